@@ -1,0 +1,41 @@
+# make demo: the main job end to end.  make test: the tests.
+# Both make a virtual environment in .venv first and install what they need;
+# later calls reuse it until a requirements file changes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+WORKDIR ?= runs/people
+
+.PHONY: help install demo test coverage clean
+
+help:
+	@echo "make demo      make people, train, unlearn, report (WORKDIR=$(WORKDIR))"
+	@echo "make test      run the tests"
+	@echo "make coverage  run the tests and show what they cover"
+	@echo "make clean     delete the virtual environment (runs/ stays)"
+
+$(INSTALLED): requirements.txt requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; \
+	  sys.exit(None if v >= (3, 11) else "mmu_jax needs Python 3.11 or newer, \
+	  this is %d.%d: make PYTHON=python3.12 ..." % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+install: $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/mmu pipeline --config=configs/people.py --workdir=$(WORKDIR)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+coverage: $(INSTALLED)
+	$(BIN)/python -m pytest --cov=mmu_jax --cov-report=term-missing:skip-covered
+
+clean:
+	rm -rf $(VENV) *.egg-info
