@@ -1,0 +1,201 @@
+"""Masks: one bool per parameter, True = may change; packed, one bit each.
+
+A packed mask is a pytree like the parameters whose leaves are uint8, eight
+entries of the *last* axis to a byte (``[..., n] -> [..., ceil(n / 8)]``), so
+every other axis keeps its meaning and its sharding. The transformations take
+either form.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mmu_jax import tree as tree_lib
+from mmu_jax.typing import Mask
+
+
+def pack(mask: Mask) -> Mask:
+  """Packs a bool mask, eight entries to a byte along the last axis.
+
+  Args:
+    mask: pytree of bool arrays ``[..., n]``; a scalar counts as ``[1]``.
+
+  Returns:
+    Pytree of uint8 arrays ``[..., ceil(n / 8)]``.
+
+  Raises:
+    TypeError: if a leaf is not bool: packing would turn numbers into bits.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> pack({'w': jnp.array([True, False, True])})
+    {'w': Array([160], dtype=uint8)}
+  """
+
+  def pack_leaf(name, leaf):
+    if leaf.dtype != bool:
+      raise TypeError(
+          f'pack takes bool masks; {name!r} is {leaf.dtype}. Compare first, '
+          'for example mask_from_saliency(saliency, threshold=1.0).'
+      )
+    return jnp.packbits(jnp.atleast_1d(leaf), axis=-1)
+
+  return tree_lib.map_with_name(pack_leaf, mask)
+
+
+def unpack(mask: Mask, like: Any) -> Mask:
+  """Returns the bool form of a mask that is packed or already bool.
+
+  Args:
+    mask: pytree of uint8 (packed) or bool leaves.
+    like: pytree of the parameters (or their shapes) the mask belongs to.
+
+  Returns:
+    Pytree of bool arrays with the shapes of ``like``.
+
+  Raises:
+    ValueError: if the mask does not belong to a tree like this one. Raised
+      while tracing, before anything is compiled.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> mask = {'w': jnp.array([True, False, True])}
+    >>> unpack(pack(mask), like=mask)
+    {'w': Array([ True, False,  True], dtype=bool)}
+  """
+  tree_lib.check_same(
+      mask, like, got_name='the mask', want_name='the parameters', shapes=False
+  )
+  return tree_lib.map_with_name(_unpack_leaf, mask, like)
+
+
+def density(
+    mask: Mask, like: Any = None, components: Mapping[str, str] | None = None
+) -> dict[str, float]:
+  """Returns the share of True entries, in all and per component.
+
+  Args:
+    mask: bool mask, or a packed one with ``like`` given.
+    like: the parameters, needed for a packed mask only.
+    components: component -> regex over leaf names.
+
+  Returns:
+    ``{'all': share, component: share, ...}``, each in [0, 1].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> mask = {'a': jnp.array([True, False]), 'b': jnp.array([True, True])}
+    >>> density(mask, components={'first': 'a', 'second': 'b'})
+    {'all': 0.75, 'first': 0.5, 'second': 1.0}
+  """
+  mask = mask if like is None else unpack(mask, like)
+  leaves = tree_lib.flatten(mask)
+  groups = {'all': list(leaves)}
+  for name in leaves if components else ():
+    groups.setdefault(tree_lib.component_of(name, components), []).append(name)
+  return {
+      group: _share([leaves[n] for n in names])
+      for group, names in groups.items()
+  }
+
+
+def density_by_leaf(mask: Mask) -> dict[str, float]:
+  """Returns the share of True entries of every leaf of a bool mask."""
+  return {n: _share([leaf]) for n, leaf in tree_lib.flatten(mask).items()}
+
+
+def density_by_layer(
+    mask: Mask, components: Mapping[str, str]
+) -> dict[str, list[float]]:
+  """Returns the share of True entries of every layer of each component.
+
+  Layers are the leading axis of the leaves under a ``layers`` node; a
+  component without such leaves is left out.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> mask = {'layers': {'w': jnp.array([[True, True], [True, False]])}}
+    >>> density_by_layer(mask, {'language': 'layers'})
+    {'language': [1.0, 0.5]}
+  """
+  stacks: dict[str, list[jax.Array]] = {}
+  for name, leaf in tree_lib.flatten(mask).items():
+    if 'layers' in name.split('/'):
+      component = tree_lib.component_of(name, components)
+      stacks.setdefault(component, []).append(leaf)
+  return {
+      component: [
+          _share([leaf[i] for leaf in leaves])
+          for i in range(leaves[0].shape[0])
+      ]
+      for component, leaves in stacks.items()
+  }
+
+
+def counts(mask: Mask, components: Mapping[str, str]) -> dict[str, int]:
+  """Returns the number of True entries of each component of a bool mask."""
+  found = dict.fromkeys(components, 0)
+  for name, leaf in tree_lib.flatten(mask).items():
+    found[tree_lib.component_of(name, components)] += _total([leaf])
+  return found
+
+
+def overlap(a: Mask, b: Mask) -> float:
+  """Returns |a and b| / |a or b|, the Jaccard index of two bool masks."""
+  tree_lib.check_same(a, b, got_name='one mask', want_name='the other')
+  both = jax.tree.map(jnp.logical_and, a, b)
+  either = jax.tree.map(jnp.logical_or, a, b)
+  return _total(jax.tree.leaves(both)) / max(
+      _total(jax.tree.leaves(either)), 1
+  )
+
+
+def random_like(mask: Mask, key: jax.Array) -> Mask:
+  """Returns a random mask with as many True entries in every leaf.
+
+  The control that tells what sparsity alone does: equal density, no saliency.
+
+  Args:
+    mask: bool mask to imitate.
+    key: a ``jax.random`` key.
+  """
+  leaves, structure = jax.tree.flatten(mask)
+  keys = jax.random.split(key, len(leaves))
+  shuffled = [
+      jax.random.permutation(k, leaf.ravel()).reshape(leaf.shape)
+      for k, leaf in zip(keys, leaves)
+  ]
+  return structure.unflatten(shuffled)
+
+
+def _unpack_leaf(name: str, mask: jax.Array, like: Any) -> jax.Array:
+  """Checks one leaf of a mask, and turns bits to bools."""
+  if mask.dtype not in (jnp.bool_, jnp.uint8):
+    raise ValueError(
+        f'a mask is bool or packed uint8; {name!r} is {mask.dtype}. Make it '
+        'with mask_from_saliency, or compare your scores with a threshold.'
+    )
+  *rest, last = like.shape or (1,)
+  want = like.shape if mask.dtype == bool else (*rest, -(-last // 8))
+  if mask.shape != want:
+    raise ValueError(
+        f'a {mask.dtype} mask for {name!r} of shape {like.shape} must have '
+        f'shape {want}, got {mask.shape}. It was made for another model: make '
+        'it again from these parameters.'
+    )
+  if mask.dtype == bool:
+    return mask
+  bits = jnp.unpackbits(mask, axis=-1, count=last)
+  return bits.astype(bool).reshape(like.shape)
+
+
+def _total(leaves: list[jax.Array]) -> int:
+  """Counts True entries without overflowing int32."""
+  return sum(int(jnp.sum(leaf, dtype=jnp.int32)) for leaf in leaves)
+
+
+def _share(leaves: list[jax.Array]) -> float:
+  """Share of True entries over some leaves."""
+  return _total(leaves) / max(sum(leaf.size for leaf in leaves), 1)

@@ -1,0 +1,411 @@
+"""Importance, saliency and the mask: which weights hold what must go.
+
+The walk: ``importance`` of the forget batches and of each preserve set ->
+``saliency``, their ratio -> ``mask_from_saliency``. All of it is float32 and
+stays on the device; nothing here knows a model or a dataset.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmu_jax import tree as tree_lib
+from mmu_jax.typing import Batch, Mask, Params
+
+BatchLoss = Callable[[Params, Batch], jax.Array]  # -> scalar
+EPS = 1e-15  # of the published ratio
+
+
+def importance(
+    loss: BatchLoss,
+    params: Params,
+    batches: Iterable[Batch],
+    *,
+    granularity: str = 'batch',
+) -> Params:
+  r"""Mean squared gradient of a loss: the diagonal of the empirical Fisher.
+
+  Two definitions are in use, and they differ in more than scale:
+
+  * ``'batch'``: the gradient of the batch's mean loss is squared, and averaged
+    over batches. It depends on the batch size; the published code does this.
+  * ``'example'``: the gradient of each row's own loss is squared, and averaged
+    over rows: the Fisher diagonal proper. Give it plain rows, one question
+    each. Rows without any weight (padding of a last batch) do not count.
+
+  .. math:: F = \frac{1}{n} \sum_{b=1}^{n} \left( \nabla_\theta L_b(\theta)
+            \right)^2
+
+  Args:
+    loss: ``loss(params, batch) -> scalar``; keep it one object over calls, so
+      that it compiles once.
+    params: theta_0, a tree of float arrays.
+    batches: what the importance is measured on, at least one batch. For
+      ``'example'`` every leaf has a leading axis of rows.
+    granularity: ``'batch'`` or ``'example'``.
+
+  Returns:
+    A tree like ``params``, float32, >= 0.
+
+  Raises:
+    ValueError: if there is no batch, or the granularity is unknown.
+    FloatingPointError: if an importance is not finite; names the leaves.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> loss = lambda w, x: jnp.mean(x @ w)
+    >>> w = jnp.zeros(2)
+    >>> x = jnp.array([[1., 0.], [3., 2.]])
+    >>> importance(loss, w, [x])  # the squared mean
+    Array([4., 1.], dtype=float32)
+    >>> importance(loss, w, [x], granularity='example')  # the mean square
+    Array([5., 2.], dtype=float32)
+
+  References:
+    Huo et al., MMUnlearner, 2025 (https://arxiv.org/abs/2502.11051);
+    Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks,
+    2017 (https://arxiv.org/abs/1612.00796).
+  """
+  if granularity not in ('batch', 'example'):
+    raise ValueError(
+        f"granularity is 'batch' or 'example', got {granularity!r}."
+    )
+  total = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+  count = jnp.zeros([], jnp.float32)
+  step = _add_batch if granularity == 'batch' else _add_examples
+  seen = 0
+  for seen, batch in enumerate(batches, start=1):
+    total, count = step(loss, total, count, params, batch)
+  if not seen:
+    raise ValueError(
+        'importance needs at least one batch, got none. Is the split empty?'
+    )
+  total = jax.tree.map(lambda t: t / jnp.maximum(count, 1), total)
+  _check_finite(total)
+  return total
+
+
+def saliency(
+    forget: Params,
+    preserve: Params | Sequence[Params],
+    *,
+    eps: float = EPS,
+    normalize: Mapping[str, str] | None = None,
+) -> Params:
+  r"""The ratio of two importances: what the forget set needs, others do not.
+
+  .. math:: s = \frac{F_T + \epsilon}{F_P + \epsilon}
+
+  A weight that neither set uses has ratio eps / eps = 1: see ``dead`` and the
+  tie rule of ``mask_from_saliency``. The saliency of a set with itself is 1.
+
+  Args:
+    forget: F_T, tree of float32 >= 0.
+    preserve: F_P, a tree like it, or several: then their largest, entry by
+      entry, so that each preserve set protects what it needs.
+    eps: > 0, in units of squared gradients.
+    normalize: None for the published ratio. Component -> regex over leaf
+      names: each importance is first divided by its mean over the component,
+      so that the ratio compares where the two sets look, not how large their
+      losses are. Without it a few hard retain items decide the density.
+
+  Returns:
+    A tree of float32 > 0.
+
+  Raises:
+    ValueError: if the trees differ, or no preserve set is given.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> saliency({'w': jnp.array([4., 1.])}, {'w': jnp.array([1., 4.])})
+    {'w': Array([4.  , 0.25], dtype=float32)}
+
+  References:
+    Huo et al., MMUnlearner, 2025 (https://arxiv.org/abs/2502.11051);
+    Huang et al., Unified Gradient-Based Machine Unlearning with Remain
+    Geometry Enhancement, 2024 (https://arxiv.org/abs/2409.19732).
+  """
+  preserves = list(preserve) if isinstance(preserve, (list, tuple)) else [
+      preserve
+  ]
+  if not preserves:
+    raise ValueError('saliency needs at least one preserve importance.')
+  for tree in preserves:
+    tree_lib.check_same(
+        tree, forget, got_name='a preserve importance',
+        want_name='the forget importance',
+    )
+  if normalize is not None:
+    forget = _normalized(forget, normalize)
+    preserves = [_normalized(tree, normalize) for tree in preserves]
+  largest = functools.reduce(
+      lambda a, b: jax.tree.map(jnp.maximum, a, b), preserves
+  )
+  return jax.tree.map(lambda f, p: (f + eps) / (p + eps), forget, largest)
+
+
+def component_saliency(
+    forget: Params,
+    preserve: Mapping[str, Params],
+    *,
+    protects: Mapping[str, Sequence[str]],
+    components: Mapping[str, str],
+    normalize: bool = False,
+    eps: float = EPS,
+) -> tuple[Params, Mask]:
+  r"""The saliency whose preserve set differs by component.
+
+  The vision tower and the projector are restricted by pictures of the others;
+  the language model also by what is known in text, of everybody.
+
+  Args:
+    forget: F_T.
+    preserve: name of a preserve set -> F_P.
+    protects: component -> names of the preserve sets that restrict it. Several
+      are one set, as in the paper: the mean of their importances, each measured
+      on as many batches. With ``normalize`` their entry-wise largest.
+    components: component -> regex over leaf names.
+    normalize: divide each importance by its mean over the component, see
+      ``saliency``. False is the published ratio.
+    eps: of the ratio.
+
+  Returns:
+    The saliency, and the ties (``dead``), each a tree like ``forget``.
+
+  Raises:
+    ValueError: if a component has no preserve set, or one that is unknown.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> tree = lambda a, b: {'see': jnp.array([a]), 'say': jnp.array([b])}
+    >>> scores, _ = component_saliency(
+    ...     tree(4., 4.), {'pictures': tree(2., 2.), 'text': tree(8., 6.)},
+    ...     protects={'vision': ['pictures'], 'language': ['pictures', 'text']},
+    ...     components={'vision': 'see', 'language': 'say'})
+    >>> scores
+    {'say': Array([1.], dtype=float32), 'see': Array([2.], dtype=float32)}
+
+  References:
+    Huo et al., MMUnlearner, 2025 (https://arxiv.org/abs/2502.11051).
+  """
+  scores, ties = {}, {}
+  for component in components:
+    names = protects.get(component, ())
+    unknown = [name for name in names if name not in preserve]
+    if not names or unknown:
+      raise ValueError(
+          f'component {component!r} must name preserve sets that restrict it, '
+          f'got {list(names)}; known: {", ".join(preserve)}. A component '
+          'without one would change freely.'
+      )
+    sets = [preserve[name] for name in names]
+    if not normalize:
+      mean = lambda *leaves: sum(leaves) / len(leaves)
+      sets = [jax.tree.map(mean, *sets)]
+    scores[component] = saliency(
+        forget, sets, eps=eps, normalize=components if normalize else None
+    )
+    ties[component] = dead(forget, sets, eps=eps)
+  return (
+      tree_lib.by_component(scores, components),
+      tree_lib.by_component(ties, components),
+  )
+
+
+def top_share(
+    scores: Params, shares: Mapping[str, float], components: Mapping[str, str]
+) -> Mask:
+  """Marks the highest scores of each component: the top-k control.
+
+  Args:
+    scores: tree of float32, for example the forget importance alone.
+    shares: component -> share in [0, 1] of its entries to mark.
+    components: component -> regex over leaf names.
+
+  Returns:
+    A bool tree.
+  """
+  made = {}
+  for component in components:
+    if shares[component] == 0:
+      made[component] = jax.tree.map(lambda x: jnp.zeros(x.shape, bool), scores)
+      continue
+    inside = lambda name, c=component: (
+        tree_lib.component_of(name, components) == c
+    )
+    made[component] = mask_from_saliency(
+        scores, density=shares[component], scope=inside
+    )
+  return tree_lib.by_component(made, components)
+
+
+def dead(
+    forget: Params, preserve: Params | Sequence[Params], *, eps: float = EPS
+) -> Mask:
+  """Marks the ties: entries whose ratio eps decides, not data.
+
+  An entry is dead where every importance is below ``eps``: a token that never
+  occurred, a layer that is never run. Its published ratio is about 1 whatever
+  the data say.
+
+  Args:
+    forget: F_T, tree of float32 >= 0, not normalised.
+    preserve: F_P, a tree like it, or several.
+    eps: > 0, the eps of the ratio.
+
+  Returns:
+    A bool tree.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> dead({'w': jnp.array([0., 0.])}, {'w': jnp.array([0., 1.])})
+    {'w': Array([ True, False], dtype=bool)}
+  """
+  preserves = preserve if isinstance(preserve, (list, tuple)) else [preserve]
+  return jax.tree.map(
+      lambda *leaves: functools.reduce(jnp.maximum, leaves) < eps,
+      forget,
+      *preserves,
+  )
+
+
+def mask_from_saliency(
+    scores: Params,
+    *,
+    threshold: float | None = None,
+    density: float | None = None,
+    ties: Mask | None = None,
+    scope: Callable[[str], bool] | None = None,
+) -> Mask:
+  """Marks the salient weights: True may change, False is frozen.
+
+  Every parameter is covered: a leaf out of scope is frozen, not forgotten.
+
+  Args:
+    scores: tree of float32, a saliency (or an importance, for the top-k
+      control).
+    threshold: salient where ``score >= threshold``; the paper has 1.
+    density: instead of a threshold, the share in (0, 1] of all entries in
+      scope with the highest scores. Equal scores at the border are all taken.
+    ties: bool tree of entries that are not salient whatever their score, from
+      ``dead``. None lets them compete: at threshold 1 a never used weight is
+      then salient, as in the published code.
+    scope: ``scope(leaf name) -> bool``, which leaves may be salient at all;
+      None for all.
+
+  Returns:
+    A bool tree like ``scores``.
+
+  Raises:
+    ValueError: unless exactly one of threshold and density is given, in range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> scores = {'w': jnp.array([0.5, 1.0, 3.0])}
+    >>> mask_from_saliency(scores, threshold=1.0)
+    {'w': Array([False,  True,  True], dtype=bool)}
+    >>> mask_from_saliency(scores, density=0.34)
+    {'w': Array([False, False,  True], dtype=bool)}
+  """
+  if (threshold is None) == (density is None):
+    raise ValueError(
+        'mask_from_saliency takes either threshold or density, got '
+        f'threshold={threshold}, density={density}.'
+    )
+  if density is not None and not 0 < density <= 1:
+    raise ValueError(f'density is a share in (0, 1], got {density}.')
+  in_scope = tree_lib.map_with_name(
+      lambda name, x: jnp.full(x.shape, scope is None or bool(scope(name))),
+      scores,
+  )
+  if ties is not None:
+    tree_lib.check_same(ties, scores, got_name='ties', want_name='the scores')
+    in_scope = jax.tree.map(lambda s, t: s & ~t, in_scope, ties)
+  if density is not None:
+    threshold = _quantile(scores, in_scope, density)
+  return jax.tree.map(lambda x, s: (x >= threshold) & s, scores, in_scope)
+
+
+def _quantile(scores: Params, in_scope: Mask, density: float) -> float:
+  """The score that the wanted share of the entries in scope reaches."""
+  kept = [
+      np.asarray(x)[np.asarray(s)]
+      for x, s in zip(jax.tree.leaves(scores), jax.tree.leaves(in_scope))
+  ]
+  values = np.concatenate(kept)
+  if not values.size:
+    raise ValueError('no entry is in scope, so none can be salient.')
+  rank = max(round(density * values.size), 1)
+  return float(np.partition(values, -rank)[-rank])
+
+
+def _normalized(tree: Params, components: Mapping[str, str]) -> Params:
+  """Divides every component by its mean; a component of zeros stays zero."""
+  groups = {}
+  for name, leaf in tree_lib.flatten(tree).items():
+    component = tree_lib.component_of(name, components)
+    groups.setdefault(component, []).append(leaf)
+  means = {
+      component: sum(jnp.sum(x) for x in leaves) / sum(x.size for x in leaves)
+      for component, leaves in groups.items()
+  }
+
+  def divide(name, leaf):
+    mean = means[tree_lib.component_of(name, components)]
+    return leaf / jnp.where(mean > 0, mean, 1)
+
+  return tree_lib.map_with_name(divide, tree)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+def _add_batch(loss, total, count, params, batch):
+  """Adds the squared gradient of one batch's loss."""
+  grads = jax.grad(loss)(params, batch)
+  return _add_squares(total, grads), count + 1
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+def _add_examples(loss, total, count, params, batch):
+  """Adds the squared gradients of every row's own loss, one row at a time."""
+  rows = jax.tree.map(lambda x: x[:, None], batch)  # rows of one
+
+  def add_row(carry, row):
+    total, count = carry
+    grads = jax.grad(loss)(params, row)
+    return (_add_squares(total, grads), count + _is_real(row)), None
+
+  (total, count), _ = jax.lax.scan(add_row, (total, count), rows)
+  return total, count
+
+
+def _is_real(row: Any) -> jax.Array:
+  """1.0 unless the row is padding, that is a Batch without any weight."""
+  if isinstance(row, Mapping) and 'weights' in row:
+    return jnp.any(row['weights'] > 0).astype(jnp.float32)
+  return jnp.float32(1)
+
+
+def _add_squares(total: Params, grads: Params) -> Params:
+  """total + grads^2 in float32: in half precision small squares are 0."""
+  return jax.tree.map(
+      lambda t, g: t + jnp.square(g.astype(jnp.float32)), total, grads
+  )
+
+
+def _check_finite(tree: Params) -> None:
+  """Raises if an importance is NaN or infinite."""
+  bad = [
+      name
+      for name, leaf in tree_lib.flatten(tree).items()
+      if not bool(jnp.all(jnp.isfinite(leaf)))
+  ]
+  if bad:
+    raise FloatingPointError(
+        f'an importance must be finite; {len(bad)} leaves are not, the first '
+        f'is {bad[0]!r}. Look for a NaN loss in the batches, or compute in '
+        'float32.'
+    )

@@ -1,0 +1,53 @@
+"""The types that every module shares, and the letters that name axes.
+
+Shapes are written with these letters: **B** examples (rows of a batch),
+**L** tokens of a row, **I** images of a row, **N** image patches, **V**
+vocabulary, **D** width, **H** heads.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import jax
+
+Params = Any  # a pytree of parameters: nested dicts of float arrays
+Mask = Any  # a pytree like Params: bool, True = may change; or packed bits
+Scalar = jax.Array  # shape []
+
+
+class Batch(TypedDict):
+  """A batch of rows, packed or plain, all of one static shape.
+
+  A row is a sequence of *documents* (one picture with its questions, or one
+  text question). Within a document, branch 0 is the part that all its
+  questions share and branches 1, 2, ... are the questions with their answers.
+  A token sees what comes before it in its document, in its own branch and in
+  branch 0; so a packed question sees exactly what it would see alone.
+
+  Attributes:
+    tokens: ``[B, L]`` int32 token ids.
+    positions: ``[B, L]`` int32; restart in every document and branch.
+    documents: ``[B, L]`` int32; 0 marks padding, 1, 2, ... the documents.
+    branches: ``[B, L]`` int32; 0 is shared by the document's branches.
+    image_slots: ``[B, L]`` int32; which image token of the row stands here
+      (``0 .. I * N - 1``), -1 for text.
+    pixel_values: ``[B, I, 3, height, width]`` float32, as the Hugging Face
+      image processors give them; I is 0 where no row has a picture.
+    targets: ``[B, L]`` int32; the token to predict *at* this position.
+    weights: ``[B, L]`` float32 >= 0; how much that prediction counts in the
+      loss, 0 for prompts, image tokens and padding.
+  """
+
+  tokens: jax.Array
+  positions: jax.Array
+  documents: jax.Array
+  branches: jax.Array
+  image_slots: jax.Array
+  pixel_values: jax.Array
+  targets: jax.Array
+  weights: jax.Array
+
+
+Forward = Callable[[Params, Batch], jax.Array]  # -> logits [B, L, V]
+# (forward, params, ref_params, batch) -> scalar
+LossFn = Callable[[Forward, Params, Params, Batch], Scalar]
