@@ -1,0 +1,180 @@
+"""The CLIP vision transformer that LLaVA looks through."""
+
+import dataclasses
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from mmu_jax.models import layers as layers_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipVisionConfig:
+  """Sizes of the vision tower, with the names of ``config.json``.
+
+  The defaults are those of CLIP ViT-L/14 at 336 pixels.
+  """
+
+  hidden_size: int = 1024
+  intermediate_size: int = 4096
+  num_hidden_layers: int = 24
+  num_attention_heads: int = 16
+  image_size: int = 336
+  patch_size: int = 14
+  layer_norm_eps: float = 1e-5
+  hidden_act: str = 'quick_gelu'
+  embedding_std: float = 0.02  # of a random position embedding
+
+  @property
+  def num_patches(self) -> int:
+    """N, the patches of one image."""
+    return (self.image_size // self.patch_size) ** 2
+
+
+class ClipAttention(nnx.Module):
+  """Multi-head self-attention over patches, with biases."""
+
+  def __init__(self, config: ClipVisionConfig, dtype, rngs: nnx.Rngs):
+    d = config.hidden_size
+    self.num_heads = config.num_attention_heads
+    linear = lambda: nnx.Linear(d, d, dtype=dtype, rngs=rngs)
+    self.q_proj, self.k_proj = linear(), linear()
+    self.v_proj, self.out_proj = linear(), linear()
+
+  def __call__(self, x: jax.Array, implementation: str) -> jax.Array:
+    heads = (*x.shape[:-1], self.num_heads, -1)
+    q, k, v = (
+        f(x).reshape(heads) for f in (self.q_proj, self.k_proj, self.v_proj)
+    )  # [B, N + 1, H, D / H]
+    out = jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+    return self.out_proj(out.reshape(x.shape))
+
+
+class ClipMlp(nnx.Module):
+  """Two linear layers with an activation between."""
+
+  def __init__(self, config: ClipVisionConfig, dtype, rngs: nnx.Rngs):
+    d, hidden = config.hidden_size, config.intermediate_size
+    self.fc1 = nnx.Linear(d, hidden, dtype=dtype, rngs=rngs)
+    self.fc2 = nnx.Linear(hidden, d, dtype=dtype, rngs=rngs)
+    self.act = layers_lib.ACTIVATIONS[config.hidden_act]
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self.fc2(self.act(self.fc1(x)))
+
+
+class ClipLayer(nnx.Module):
+  """A pre-norm transformer layer."""
+
+  def __init__(self, config: ClipVisionConfig, dtype, rngs: nnx.Rngs):
+    norm = lambda: nnx.LayerNorm(
+        config.hidden_size,
+        epsilon=config.layer_norm_eps,
+        dtype=dtype,
+        rngs=rngs,
+    )
+    self.layer_norm1, self.layer_norm2 = norm(), norm()
+    self.self_attn = ClipAttention(config, dtype, rngs)
+    self.mlp = ClipMlp(config, dtype, rngs)
+
+  def __call__(self, x: jax.Array, implementation: str) -> jax.Array:
+    x = x + self.self_attn(self.layer_norm1(x), implementation)
+    return x + self.mlp(self.layer_norm2(x))
+
+
+class ClipEmbeddings(nnx.Module):
+  """Patches, a class token, and where each of them is."""
+
+  def __init__(self, config: ClipVisionConfig, dtype, rngs: nnx.Rngs):
+    d, patch = config.hidden_size, config.patch_size
+    self.patch_size = patch
+    # The convolution of the checkpoint has a stride of its own size, so it is
+    # a matrix over flattened (channel, row, column) patches.
+    self.patch_embedding = nnx.Linear(
+        3 * patch * patch, d, use_bias=False, dtype=dtype, rngs=rngs
+    )
+    normal = nnx.initializers.normal(config.embedding_std)
+    self.class_embedding = nnx.Param(normal(rngs.params(), (d,)))
+    self.position_embedding = nnx.Embed(
+        config.num_patches + 1,
+        d,
+        embedding_init=normal,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+  def __call__(self, pixel_values: jax.Array) -> jax.Array:
+    b, c, height, width = pixel_values.shape
+    p = self.patch_size
+    x = pixel_values.reshape(b, c, height // p, p, width // p, p)
+    x = x.transpose(0, 2, 4, 1, 3, 5).reshape(b, -1, c * p * p)
+    x = self.patch_embedding(x)  # [B, N, D]
+    first = jnp.broadcast_to(
+        self.class_embedding[...].astype(x.dtype), (b, 1, x.shape[-1])
+    )
+    x = jnp.concatenate([first, x], axis=1)  # [B, N + 1, D]
+    return x + self.position_embedding(jnp.arange(x.shape[1]))
+
+
+class ClipEncoder(nnx.Module):
+  """The stacked layers, under the name that the checkpoint gives them."""
+
+  def __init__(self, config: ClipVisionConfig, dtype, rngs: nnx.Rngs):
+    self.layers = layers_lib.stack(
+        lambda rngs: ClipLayer(config, dtype, rngs),
+        config.num_hidden_layers,
+        rngs,
+    )
+
+
+class ClipVisionModel(nnx.Module):
+  """CLIP's image encoder without its pooled output."""
+
+  def __init__(self, config: ClipVisionConfig, dtype, rngs: nnx.Rngs):
+    norm = lambda: nnx.LayerNorm(
+        config.hidden_size,
+        epsilon=config.layer_norm_eps,
+        dtype=dtype,
+        rngs=rngs,
+    )
+    self.embeddings = ClipEmbeddings(config, dtype, rngs)
+    self.pre_layrnorm = norm()  # spelled as in every CLIP checkpoint
+    self.encoder = ClipEncoder(config, dtype, rngs)
+    self.post_layernorm = norm()  # in the checkpoint; LLaVA does not use it
+
+  def __call__(
+      self,
+      pixel_values: jax.Array,
+      *,
+      num_layers: int,
+      attention: str = 'xla',
+      remat: str = 'none',
+  ) -> jax.Array:
+    """Returns hidden states after some layers.
+
+    Args:
+      pixel_values: ``[B, 3, height, width]``.
+      num_layers: how many layers to run, from the first.
+      attention: implementation of ``jax.nn.dot_product_attention``.
+      remat: a key of ``layers.REMAT``.
+
+    Returns:
+      ``[B, N + 1, D]``; the class token comes first.
+    """
+    x = self.pre_layrnorm(self.embeddings(pixel_values))
+    x, _ = layers_lib.scan(
+        self.encoder.layers,
+        lambda layer, x, _: (layer(x, attention), None),
+        x,
+        num_layers=num_layers,
+        remat=remat,
+    )
+    return x
+
+
+class ClipVisionTower(nnx.Module):
+  """Holds the model under the name ``vision_model``, as checkpoints do."""
+
+  def __init__(self, config: ClipVisionConfig, dtype, rngs: nnx.Rngs):
+    self.vision_model = ClipVisionModel(config, dtype, rngs)

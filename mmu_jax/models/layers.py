@@ -1,0 +1,77 @@
+"""What the vision tower and the decoder share: a scanned stack of layers."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+import jax
+
+REMAT = {
+    'none': None,  # keep every activation
+    'dots': jax.checkpoint_policies.checkpoint_dots,  # keep the matmuls
+    'full': jax.checkpoint_policies.nothing_saveable,  # keep layer inputs only
+}
+
+
+def stack(
+    make: Callable[[nnx.Rngs], nnx.Module], num_layers: int, rngs: nnx.Rngs
+) -> nnx.Module:
+  """Makes layers of one kind whose parameters share a leading layer axis.
+
+  Args:
+    make: builds one layer from its random stream.
+    num_layers: how many, >= 1.
+    rngs: the random streams, split for the layers.
+
+  Returns:
+    One module; each of its parameters has shape ``[num_layers, ...]``.
+  """
+  split = nnx.split_rngs(splits=num_layers)
+  return split(nnx.vmap(make, in_axes=0, out_axes=0))(rngs)
+
+
+def scan(
+    layers: nnx.Module,
+    apply: Callable[[nnx.Module, jax.Array, Any], tuple[jax.Array, Any]],
+    x: jax.Array,
+    per_layer: Any = None,
+    *,
+    num_layers: int | None = None,
+    remat: str = 'none',
+) -> tuple[jax.Array, Any]:
+  """Runs stacked layers one after the other, compiled once for any depth.
+
+  Args:
+    layers: from ``stack``.
+    apply: ``apply(layer, x, extra) -> (x, extra)`` for one layer.
+    x: what flows through, for example ``[B, L, D]``.
+    per_layer: pytree with a leading layer axis, such as a KV cache.
+    num_layers: run only the first so many; None for all.
+    remat: a key of ``REMAT``: which activations the backward pass keeps.
+
+  Returns:
+    The last x, and the extras of every layer, stacked.
+  """
+  definition, params = nnx.split(layers)
+  if num_layers is not None:
+    params = jax.tree.map(lambda p: p[:num_layers], params)
+
+  def body(x, inputs):
+    layer_params, extra = inputs
+    return apply(nnx.merge(definition, layer_params), x, extra)
+
+  if remat != 'none':
+    body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
+  return jax.lax.scan(body, x, (params, per_layer))
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+  """x * sigmoid(1.702 x), the activation that CLIP was trained with."""
+  return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {
+    'quick_gelu': quick_gelu,
+    'gelu': lambda x: jax.nn.gelu(x, approximate=False),
+    'silu': jax.nn.silu,
+}

@@ -1,0 +1,224 @@
+"""The Llama decoder: grouped-query attention, RoPE, RMSNorm, SwiGLU."""
+
+import dataclasses
+from typing import NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from mmu_jax.models import layers as layers_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig:
+  """Sizes of the decoder, with the names of ``config.json``.
+
+  The defaults are those of Llama-2 7B with LLaVA-1.5's vocabulary.
+  """
+
+  vocab_size: int = 32064
+  hidden_size: int = 4096
+  intermediate_size: int = 11008
+  num_hidden_layers: int = 32
+  num_attention_heads: int = 32
+  num_key_value_heads: int = 32
+  rms_norm_eps: float = 1e-5
+  rope_theta: float = 10000.0
+  embedding_std: float = 0.02  # of a random token embedding
+
+  @property
+  def head_dim(self) -> int:
+    """Width of one attention head."""
+    return self.hidden_size // self.num_attention_heads
+
+
+class Cache(NamedTuple):
+  """Keys and values of every layer, ``[layers, B, S, H_kv, head_dim]``."""
+
+  keys: jax.Array
+  values: jax.Array
+
+
+def make_cache(config: LlamaConfig, batch: int, size: int, dtype) -> Cache:
+  """Returns an empty cache of ``size`` slots for each row."""
+  shape = (
+      config.num_hidden_layers,
+      batch,
+      size,
+      config.num_key_value_heads,
+      config.head_dim,
+  )
+  return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+
+def rotary(
+    positions: jax.Array, head_dim: int, theta: float
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the cosines and sines of rotary embedding.
+
+  Args:
+    positions: ``[B, L]`` int.
+    head_dim: even.
+    theta: base of the wavelengths.
+
+  Returns:
+    Two float32 arrays ``[B, L, 1, head_dim]``.
+
+  References:
+    Su et al., RoFormer, 2021 (https://arxiv.org/abs/2104.09864).
+  """
+  exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
+  angles = positions[..., None].astype(jnp.float32) / theta**exponents
+  angles = jnp.concatenate([angles, angles], axis=-1)[..., None, :]
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+  """Rotates ``[B, L, H, head_dim]`` by its positions, in float32."""
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  turned = jnp.concatenate([-second, first], axis=-1)
+  return (x * cos + turned * sin).astype(x.dtype)
+
+
+class LlamaAttention(nnx.Module):
+  """Causal self-attention whose heads may share keys and values."""
+
+  def __init__(self, config: LlamaConfig, dtype, rngs: nnx.Rngs):
+    d, size = config.hidden_size, config.head_dim
+    self.head_dim = size
+    linear = lambda i, o: nnx.Linear(
+        i, o, use_bias=False, dtype=dtype, rngs=rngs
+    )
+    self.q_proj = linear(d, config.num_attention_heads * size)
+    self.k_proj = linear(d, config.num_key_value_heads * size)
+    self.v_proj = linear(d, config.num_key_value_heads * size)
+    self.o_proj = linear(config.num_attention_heads * size, d)
+
+  def __call__(self, x, cos, sin, mask, cache, slot, implementation):
+    heads = (*x.shape[:2], -1, self.head_dim)
+    q = rotate(self.q_proj(x).reshape(heads), cos, sin)
+    k = rotate(self.k_proj(x).reshape(heads), cos, sin)
+    v = self.v_proj(x).reshape(heads)
+    if cache is not None:
+      write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
+          old, new.astype(old.dtype), slot, axis=1
+      )
+      cache = Cache(write(cache.keys, k), write(cache.values, v))
+      k, v = cache
+    out = jax.nn.dot_product_attention(
+        q, k, v, mask=mask[:, None], implementation=implementation
+    )
+    return self.o_proj(out.reshape(*x.shape[:2], -1)), cache
+
+
+class LlamaMlp(nnx.Module):
+  """SwiGLU."""
+
+  def __init__(self, config: LlamaConfig, dtype, rngs: nnx.Rngs):
+    d, hidden = config.hidden_size, config.intermediate_size
+    linear = lambda i, o: nnx.Linear(
+        i, o, use_bias=False, dtype=dtype, rngs=rngs
+    )
+    self.gate_proj, self.up_proj = linear(d, hidden), linear(d, hidden)
+    self.down_proj = linear(hidden, d)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class LlamaLayer(nnx.Module):
+  """A pre-norm decoder layer."""
+
+  def __init__(self, config: LlamaConfig, dtype, rngs: nnx.Rngs):
+    norm = lambda: _norm(config, dtype, rngs)
+    self.input_layernorm, self.post_attention_layernorm = norm(), norm()
+    self.self_attn = LlamaAttention(config, dtype, rngs)
+    self.mlp = LlamaMlp(config, dtype, rngs)
+
+  def __call__(self, x, cache, **attention):
+    attended, cache = self.self_attn(
+        self.input_layernorm(x), cache=cache, **attention
+    )
+    x = x + attended
+    return x + self.mlp(self.post_attention_layernorm(x)), cache
+
+
+class LlamaModel(nnx.Module):
+  """Token embedding, layers, last norm."""
+
+  def __init__(self, config: LlamaConfig, dtype, rngs: nnx.Rngs):
+    self.config = config
+    self.embed_tokens = nnx.Embed(
+        config.vocab_size,
+        config.hidden_size,
+        embedding_init=nnx.initializers.normal(config.embedding_std),
+        dtype=dtype,
+        rngs=rngs,
+    )
+    self.layers = layers_lib.stack(
+        lambda rngs: LlamaLayer(config, dtype, rngs),
+        config.num_hidden_layers,
+        rngs,
+    )
+    self.norm = _norm(config, dtype, rngs)
+
+  def __call__(
+      self,
+      x: jax.Array,
+      positions: jax.Array,
+      mask: jax.Array,
+      cache: Cache | None = None,
+      slot: jax.Array | int = 0,
+      *,
+      attention: str = 'xla',
+      remat: str = 'none',
+  ) -> tuple[jax.Array, Cache | None]:
+    """Runs the decoder over embeddings.
+
+    Args:
+      x: ``[B, L, D]`` embeddings.
+      positions: ``[B, L]`` int.
+      mask: ``[B, L, S]`` bool, which of S keys a token sees; S is L, or the
+        size of the cache.
+      cache: keys and values so far, or None.
+      slot: where in the cache the L new tokens go.
+      attention: implementation of ``jax.nn.dot_product_attention``.
+      remat: a key of ``layers.REMAT``.
+
+    Returns:
+      Hidden states ``[B, L, D]`` after the last norm, and the new cache.
+    """
+    cos, sin = rotary(positions, self.config.head_dim, self.config.rope_theta)
+    apply = lambda layer, x, cache: layer(
+        x,
+        cache,
+        cos=cos,
+        sin=sin,
+        mask=mask,
+        slot=slot,
+        implementation=attention,
+    )
+    x, cache = layers_lib.scan(self.layers, apply, x, cache, remat=remat)
+    return self.norm(x), cache
+
+
+class Llama(nnx.Module):
+  """The decoder with its output layer."""
+
+  def __init__(self, config: LlamaConfig, dtype, rngs: nnx.Rngs):
+    self.model = LlamaModel(config, dtype, rngs)
+    self.lm_head = nnx.Linear(
+        config.hidden_size,
+        config.vocab_size,
+        use_bias=False,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def _norm(config: LlamaConfig, dtype, rngs: nnx.Rngs) -> nnx.RMSNorm:
+  """RMSNorm with the config's epsilon."""
+  return nnx.RMSNorm(
+      config.hidden_size, epsilon=config.rms_norm_eps, dtype=dtype, rngs=rngs
+  )
