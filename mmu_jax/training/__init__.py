@@ -1,0 +1,1 @@
+"""One loop for every method: an optimizer chain, one turn, many rounds."""

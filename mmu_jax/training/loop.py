@@ -1,0 +1,229 @@
+"""The host loop: rounds of turns, with a log, checkpoints and resume."""
+
+from collections.abc import Callable, Mapping
+import json
+import math
+import pathlib
+import shutil
+import time
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from mmu_jax import checkpoint
+from mmu_jax import progress
+from mmu_jax.methods import Turn
+from mmu_jax.training import step as step_lib
+from mmu_jax.typing import Batch, Forward, Mask, Params
+
+Probe = Callable[[Params], dict[str, float]]
+FINAL = 'params'  # the folder of the final parameters: the run is finished
+RUNNING = 'checkpoints'  # the folder of train states, until then
+
+
+class Plan(NamedTuple):
+  """What a run does; everything that its result depends on.
+
+  Attributes:
+    turns: of a method; each is taken in every ``turn.every``-th round.
+    streams: split -> ``stream(step) -> Batch``, for the splits of the turns
+      and of their projections.
+    rates: split -> learning rate as a function of the round.
+    rounds: how many, >= 1.
+    forward: the model.
+    tx: from ``optimizer.build``.
+    mask: for the masked turns.
+    ref_params: for the turns that need a reference.
+  """
+
+  turns: tuple[Turn, ...]
+  streams: Mapping[str, Callable[[int], Batch]]
+  rates: Mapping[str, optax.Schedule]
+  rounds: int
+  forward: Forward
+  tx: optax.GradientTransformationExtraArgs
+  mask: Mask = None
+  ref_params: Params = None
+
+
+def fit(
+    plan: Plan,
+    params: Params,
+    folder: str | pathlib.Path,
+    *,
+    title: str = 'train',
+    save_every: int = 100,
+    log_every: int = 10,
+    probe: Probe | None = None,
+    probe_every: int = 10,
+) -> Params:
+  """Runs a plan to its end, from its newest checkpoint if it has one.
+
+  Args:
+    plan: what to do.
+    params: where to start; kept.
+    folder: gets ``metrics.jsonl``, ``checkpoints/`` while the run goes on, and
+      at its end ``params/`` instead.
+    title: of the progress bar.
+    save_every: rounds between checkpoints.
+    log_every: rounds between rows of the log.
+    probe: ``probe(params) -> {name: value}``, a quick look at the model for
+      the plots, before the first round and after each ``probe_every``.
+    probe_every: rounds between probes.
+
+  Returns:
+    The final parameters.
+
+  Raises:
+    ValueError: before compiling, if the plan is incomplete.
+    FloatingPointError: if a loss is not finite; names round, turn and rows.
+  """
+  check(plan)
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  state = step_lib.init(params, plan.tx)
+  start = checkpoint.latest_step(folder / RUNNING) or 0
+  if start:
+    state = checkpoint.restore(folder / RUNNING, state).tree
+    print(f'{title}: goes on after round {start}', flush=True)
+  log = Log(folder / 'metrics.jsonl', start)
+  if probe is not None and not start:
+    log.write({'round': 0, 'probe': probe(state.params)})
+  bar = progress.track(
+      range(start, plan.rounds), title, initial=start, total=plan.rounds
+  )
+  with checkpoint.Series(folder / RUNNING) as series:
+    before = (start, [])
+    for round_ in bar:
+      state, measured = _take_round(plan, state, round_)
+      # The round before is looked at while this one runs on the device.
+      _numbers(plan, *before)
+      before = (round_, measured)
+      done = round_ + 1
+      due = lambda every: done % every == 0 or done == plan.rounds
+      if due(log_every):
+        rows = _numbers(plan, round_, measured)
+        for row in rows:
+          log.write({'round': done, **row})
+        bar.set_postfix({row['turn']: f'{row["loss"]:.3f}' for row in rows})
+      if probe is not None and due(probe_every):
+        log.write({'round': done, 'probe': probe(state.params)})
+      if due(save_every):
+        _numbers(plan, round_, measured)
+        series.save(done, state, {'round': done, 'rounds': plan.rounds})
+  checkpoint.save(folder / FINAL, state.params, {'rounds': plan.rounds})
+  shutil.rmtree(folder / RUNNING)  # twice or three times the parameters
+  return state.params
+
+
+def check(plan: Plan) -> None:
+  """Raises, before anything is compiled, if a plan cannot be run.
+
+  Raises:
+    ValueError: names the turn, what it lacks, and where to get it.
+  """
+  if plan.rounds < 1:
+    raise ValueError(f'a run needs at least one round, got {plan.rounds}.')
+  for turn in plan.turns:
+    name = f'the turn on {turn.split!r}'
+    if turn.every < 1:
+      raise ValueError(
+          f'{name} is taken every {turn.every} rounds; it must be >= 1.'
+      )
+    for split in {turn.split, turn.project} - {None}:
+      if split not in plan.streams:
+        raise ValueError(
+            f'{name} draws from {split!r}, but the streams are '
+            f'{sorted(plan.streams)}. Add that stream to the config.'
+        )
+    if turn.split not in plan.rates:
+      raise ValueError(
+          f'{name} has no learning rate; rates are given for '
+          f'{sorted(plan.rates)}.'
+      )
+    if turn.masked and plan.mask is None:
+      raise ValueError(
+          f'{name} is masked, and no mask is given. Compute one first (`mmu '
+          'saliency`), or choose a method without a mask.'
+      )
+    if turn.needs_reference and plan.ref_params is None:
+      raise ValueError(
+          f'{name} needs reference parameters (KL and NPO compare with '
+          'them), and none are given. Pass ref_params, usually the vanilla '
+          'model.'
+      )
+
+
+class Log:
+  """A metrics.jsonl that a resumed run continues where its checkpoint is."""
+
+  def __init__(self, path: pathlib.Path, start: int):
+    """Opens the file and drops rows of rounds that will be done again.
+
+    Args:
+      path: the file.
+      start: the round that the checkpoint has reached.
+    """
+    self._path = path
+    kept = []
+    if start and path.exists():
+      for line in path.read_text().splitlines():
+        row = _parse(line)
+        if row is not None and row['round'] <= start:
+          kept.append(line + '\n')
+    path.write_text(''.join(kept))
+
+  def write(self, row: Mapping[str, Any]) -> None:
+    """Appends a row, with the time in seconds since 1970."""
+    with self._path.open('a') as file:
+      file.write(json.dumps({**row, 'time': round(time.time(), 1)}) + '\n')
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+  """One row, None where a killed process left half a line."""
+  try:
+    return json.loads(line)
+  except json.JSONDecodeError:
+    return None
+
+
+def _take_round(plan, state, round_):
+  """Takes the turns of a round; returns the state and what was measured."""
+  measured = []
+  for turn in plan.turns:
+    if round_ % turn.every:
+      continue
+    index = round_ // turn.every
+    rate = float(plan.rates[turn.split](round_))
+    state, values = step_lib.take_turn(
+        state,
+        plan.streams[turn.split](index),
+        rate,
+        plan.mask if turn.masked else None,
+        plan.ref_params if turn.needs_reference else None,
+        plan.streams[turn.project](index) if turn.project else None,
+        forward=plan.forward,
+        turn=turn,
+        tx=plan.tx,
+    )
+    measured.append((turn, index, rate, values))
+  return state, measured
+
+
+def _numbers(plan, round_, measured) -> list[dict[str, Any]]:
+  """Returns the measured rows as numbers; raises where a loss is not one."""
+  rows = []
+  for turn, index, rate, values in measured:
+    values = {k: float(v) for k, v in jax.device_get(values).items()}
+    if not math.isfinite(values['loss']):
+      keys = getattr(plan.streams[turn.split], 'keys', lambda _: ['?'])(index)
+      raise FloatingPointError(
+          f'every loss must be finite; the one of the turn on {turn.split!r} '
+          f'in round {round_} is {values["loss"]}, at learning rate {rate:g} '
+          f'on rows {", ".join(keys[:8])} ({len(keys)} in all). Earlier '
+          'checkpoints are whole: lower the learning rate or look at these '
+          'rows, then run again.'
+      )
+    rows.append({'turn': turn.split, 'lr': rate, **values})
+  return rows

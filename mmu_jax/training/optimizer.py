@@ -1,0 +1,95 @@
+"""The optimizer of every run: one visible chain, and its schedules."""
+
+import functools
+
+import optax
+
+from mmu_jax.transforms import hf_adamw
+from mmu_jax.transforms import mask_updates
+from mmu_jax.transforms import project_updates
+
+OPTIMIZERS = {
+    'hf_adamw': hf_adamw,  # what the published runs used
+    'adamw': optax.adamw,
+    'sgd': optax.sgd,
+    'lion': optax.lion,
+    'adafactor': optax.adafactor,
+}
+
+
+@functools.cache
+def build(
+    name: str = 'hf_adamw', *, clip_norm: float = 1.0, **options: float
+) -> optax.GradientTransformationExtraArgs:
+  """Builds the chain that every turn runs through.
+
+  The mask acts first, so that clip and moments see what is trained, and last,
+  so that momentum and weight decay cannot move what is frozen. The learning
+  rate is a hyperparameter in the state, set before each step: turns may have
+  different rates without compiling twice.
+
+  Args:
+    name: a key of ``OPTIMIZERS``.
+    clip_norm: largest global norm of the gradient, > 0.
+    **options: of the optimizer, for example ``weight_decay=0.05, b2=0.98``.
+
+  Returns:
+    A transformation whose ``update`` takes ``mask=`` and ``against=``, and
+    whose state has ``hyperparams['learning_rate']``. Equal arguments give the
+    same object.
+
+  Raises:
+    ValueError: if the name is unknown.
+  """
+  if name not in OPTIMIZERS:
+    raise ValueError(
+        f'unknown optimizer {name!r}; known: {", ".join(OPTIMIZERS)}.'
+    )
+
+  def chain(learning_rate):
+    return optax.chain(
+        mask_updates(),
+        project_updates('conflict'),
+        optax.clip_by_global_norm(clip_norm),
+        OPTIMIZERS[name](learning_rate, **options),
+        mask_updates(),
+    )
+
+  return optax.inject_hyperparams(chain)(learning_rate=0.0)
+
+
+def schedule(
+    name: str, peak: float, *, steps: int, warmup: int = 0
+) -> optax.Schedule:
+  """Returns the learning rate as a function of the round.
+
+  Args:
+    name: 'constant', 'linear' (to zero) or 'cosine' (to zero).
+    peak: the highest rate, > 0.
+    steps: rounds in all.
+    warmup: rounds of linear rise from zero, before the rest.
+
+  Raises:
+    ValueError: if the name is unknown or the peak not positive.
+
+  Example:
+    >>> rate = schedule('linear', 1.0, steps=4)
+    >>> [float(rate(i)) for i in range(4)]
+    [1.0, 0.75, 0.5, 0.25]
+  """
+  if peak <= 0:
+    raise ValueError(f'a learning rate must be positive, got {peak}.')
+  rest = max(steps - warmup, 1)
+  decays = {
+      'constant': optax.constant_schedule(peak),
+      'linear': optax.linear_schedule(peak, 0.0, rest),
+      'cosine': optax.cosine_decay_schedule(peak, rest),
+  }
+  if name not in decays:
+    raise ValueError(
+        f'unknown schedule {name!r}; known: {", ".join(decays)}.'
+    )
+  if not warmup:
+    return decays[name]
+  rise = optax.linear_schedule(peak / warmup, peak, warmup)
+  return optax.join_schedules([rise, decays[name]], [warmup])

@@ -1,0 +1,119 @@
+"""A folder of a job: what it was made from, and files that are never half."""
+
+from collections.abc import Iterable, Mapping
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import jax
+
+CONFIG = 'config.json'
+PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'numpy')
+
+
+def claim(
+    folder: pathlib.Path, settings: Mapping[str, Any], name: str = CONFIG
+) -> None:
+  """Writes what a folder is made from, or checks that it is the same.
+
+  It comes first, before any result is written, so that a later run with other
+  settings cannot take over the results of an earlier one.
+
+  Args:
+    folder: made if it is missing.
+    settings: JSON; everything that the result depends on.
+    name: of the file that says so.
+
+  Raises:
+    ValueError: if the folder was made from other settings; names them.
+  """
+  settings = json.loads(json.dumps(settings))  # tuples become lists
+  path = folder / name
+  if not path.exists():
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
+    return
+  found = json.loads(path.read_text())
+  if found != settings:
+    raise ValueError(
+        f'{folder} was made from other settings: '
+        f'{"; ".join(differences(found, settings)[:4])}. Use another '
+        '--workdir, set these back, or delete that folder to make it again.'
+    )
+
+
+def differences(old: Any, new: Any, name: str = '') -> list[str]:
+  """Says where two JSON values differ: ``'a.b: 1 there, 2 asked for'``.
+
+  Example:
+    >>> differences({'a': {'b': 1}, 'c': 3}, {'a': {'b': 2}, 'c': 3})
+    ['a.b: 1 there, 2 asked for']
+  """
+  if old == new:
+    return []
+  if isinstance(old, dict) and isinstance(new, dict):
+    keys = [*old, *(key for key in new if key not in old)]
+    return [
+        text
+        for key in keys
+        for text in differences(
+            old.get(key), new.get(key), f'{name}.{key}' if name else key
+        )
+    ]
+  return [f'{name}: {old!r} there, {new!r} asked for']
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes a JSON file at once."""
+  _write(path, json.dumps(value, indent=2) + '\n')
+
+
+def write_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+  """Writes a JSON line for each row, all at once."""
+  _write(path, ''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Reads what ``write_jsonl`` wrote."""
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def manifest(seed: int) -> dict[str, Any]:
+  """Returns what a result was made with: versions, machine, code, seed."""
+  return {
+      'seed': seed,
+      'python': platform.python_version(),
+      'packages': {
+          name: importlib.metadata.version(name)
+          for name in ('mmu_jax', *PACKAGES)
+      },
+      'devices': [str(device) for device in jax.devices()],
+      'revision': _revision(),
+  }
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+  """Writes beside the file and renames: a killed process leaves the old."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(path.name + '.part')
+  part.write_text(text)
+  part.replace(path)
+
+
+def _revision() -> str:
+  """The git revision of the code, 'unknown' where it is not in a checkout."""
+  here = pathlib.Path(__file__).parent
+  try:
+    found = subprocess.run(
+        ['git', 'describe', '--always', '--dirty'],
+        cwd=here,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+  except (OSError, subprocess.CalledProcessError):
+    return 'unknown'
+  return found.stdout.strip()
