@@ -1,0 +1,1 @@
+"""What a model still answers, and the tables, plots and report about it."""

@@ -1,0 +1,224 @@
+"""Greedy decoding, and scores of given answers: batches in, arrays out."""
+
+from collections.abc import Sequence
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmu_jax import losses
+from mmu_jax.data import batching
+from mmu_jax.data import processing
+from mmu_jax.data.row import Row
+from mmu_jax.models import Model
+from mmu_jax.typing import Batch, Forward, Params
+
+
+@functools.partial(
+    jax.jit, static_argnames=('model', 'max_new_tokens', 'stop_ids')
+)
+def greedy(
+    params: Params,
+    batch: Batch,
+    *,
+    model: Model,
+    max_new_tokens: int,
+    stop_ids: tuple[int, ...],
+) -> jax.Array:
+  """Continues prompts with the likeliest token, again and again.
+
+  The prompts are read once and their keys and values kept; then all rows go
+  on together, and the loop ends when each has produced a stop token.
+
+  Args:
+    params: of the model.
+    batch: prompts ``[B, L]``, one document a row, padded on the right; their
+      targets and weights are not read.
+    model: from ``models.build``.
+    max_new_tokens: T, at most so many tokens.
+    stop_ids: tokens that end an answer.
+
+  Returns:
+    ``[B, T]`` int32 new tokens; from the stop token on, ``stop_ids[0]``.
+  """
+  real = batch['documents'] > 0  # [B, L]
+  rows, length = real.shape
+  prompt_length = jnp.sum(real, axis=1)
+  logits, cache = model.prefill(
+      params,
+      batch,
+      jnp.maximum(prompt_length - 1, 0),
+      length + max_new_tokens,
+  )
+  slots = jnp.arange(length + max_new_tokens)
+  prompt = jnp.pad(real, ((0, 0), (0, max_new_tokens)))
+  stops = jnp.asarray(stop_ids, jnp.int32)
+
+  def write(t, out, logits, done):
+    token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    token = jnp.where(done, stops[0], token)
+    return token, out.at[:, t].set(token), done | jnp.isin(token, stops)
+
+  def unfinished(carry):
+    t, _, _, done, _ = carry
+    return (t < max_new_tokens) & ~jnp.all(done)
+
+  def step(carry):
+    t, token, out, done, cache = carry
+    visible = prompt | ((slots >= length) & (slots < length + t))[None]
+    logits, cache = model.extend(
+        params, token, prompt_length + t - 1, visible, length + t - 1, cache
+    )
+    token, out, done = write(t, out, logits, done)
+    return t + 1, token, out, done, cache
+
+  out = jnp.full((rows, max_new_tokens), stops[0], jnp.int32)
+  done = prompt_length == 0  # padding rows
+  token, out, done = write(0, out, logits, done)
+  carry = (jnp.int32(1), token, out, done, cache)
+  return jax.lax.while_loop(unfinished, step, carry)[2]
+
+
+def generate(
+    model: Model,
+    params: Params,
+    rows: Sequence[Row],
+    encoder: batching.Encoder,
+    *,
+    max_new_tokens: int,
+    size: int,
+) -> list[str]:
+  """Returns the model's answer to every row's question, as text.
+
+  Args:
+    model: from ``models.build``.
+    params: its parameters.
+    rows: the questions; all with a picture, or all without.
+    encoder: encodes them.
+    max_new_tokens: longest answer.
+    size: B, questions a batch.
+
+  Returns:
+    One answer for each row, without special tokens.
+  """
+  tokenizer = encoder.processor.tokenizer
+  answers = []
+  for batch in prompt_batches(rows, encoder, size=size):
+    out = greedy(
+        params,
+        batch,
+        model=model,
+        max_new_tokens=max_new_tokens,
+        stop_ids=(tokenizer.eos_token_id,),
+    )
+    answers += tokenizer.batch_decode(
+        np.asarray(out), skip_special_tokens=True
+    )
+  return [answer.strip() for answer in answers[: len(rows)]]
+
+
+def prompt_batches(
+    rows: Sequence[Row], encoder: batching.Encoder, *, size: int
+) -> list[Batch]:
+  """Makes batches of the prompts alone, one a row, padded on the right."""
+  examples = [encoder.example(row) for row in rows]
+  prompts = [
+      processing.Example(
+          tokens=e.tokens[: e.prompt_length],
+          labelled=np.zeros(e.prompt_length, bool),
+          prompt_length=e.prompt_length,
+          row=e.row,
+      )
+      for e in examples
+  ]
+  longest = max(e.prompt_length for e in examples)
+  shape = None if rows[0].image is None else encoder.pixel_shape()
+  sequences = [
+      [(batching.document([e], encoder.image_token), encoder.pixels(e.row))]
+      for e in prompts
+  ]
+  return [
+      batching.assemble(
+          sequences[i : i + size], -(-longest // 8) * 8, shape, size
+      )
+      for i in range(0, len(sequences), size)
+  ]
+
+
+@functools.partial(jax.jit, static_argnames='forward')
+def answer_scores(
+    params: Params, batch: Batch, *, forward: Forward
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Scores the given answers of a batch without decoding.
+
+  Args:
+    params: of the model.
+    batch: rows with their answers, packed or plain.
+    forward: the model.
+
+  Returns:
+    Three arrays ``[B, L]``: the nll of every answer in nats; whether greedy
+    decoding would give exactly this answer (each of its tokens is the
+    likeliest); and which entries are answers.
+  """
+  logits = forward(params, batch)
+  answers = batch['weights'], batch['documents'], batch['branches']
+  log_probs = losses.token_log_probs(logits, batch['targets'])
+  nll, is_answer = losses.sum_by_answer(-log_probs, *answers)
+  wrong = jnp.argmax(logits, axis=-1) != batch['targets']
+  num_wrong, _ = losses.sum_by_answer(wrong, *answers)
+  return nll, (num_wrong == 0) & is_answer, is_answer
+
+
+def exact_share(
+    params: Params, batches: Sequence[Batch], *, forward: Forward
+) -> float:
+  """Returns the share of answers in the batches that greedy decoding gives."""
+  right = total = 0
+  for batch in batches:
+    _, exact, is_answer = answer_scores(params, batch, forward=forward)
+    right += int(exact.sum())
+    total += int(is_answer.sum())
+  return right / total
+
+
+def option_nll(
+    model: Model,
+    params: Params,
+    rows: Sequence[Row],
+    encoder: batching.Encoder,
+    *,
+    size: int,
+) -> list[np.ndarray]:
+  """Returns the nll of every option of every row, in nats.
+
+  The options of a question are branches of one document, so the picture and
+  the question are read once for all of them.
+
+  Args:
+    model: from ``models.build``.
+    params: its parameters.
+    rows: classification rows; all with a picture, or all without.
+    encoder: encodes them.
+    size: B, questions a batch.
+  """
+  sequences = []
+  for row in rows:
+    examples = [
+        encoder.example(row._replace(key=f'{row.key}#{i}', answer=option))
+        for i, option in enumerate(row.options)
+    ]
+    doc = batching.document(examples, encoder.image_token)
+    sequences.append([(doc, encoder.pixels(row))])
+  longest = max(len(s[0][0]['tokens']) for s in sequences)
+  shape = None if rows[0].image is None else encoder.pixel_shape()
+  found = []
+  for i in range(0, len(sequences), size):
+    batch = batching.assemble(
+        sequences[i : i + size], -(-longest // 8) * 8, shape, size
+    )
+    nll, _, is_answer = answer_scores(params, batch, forward=model.forward)
+    nll, is_answer = np.asarray(nll), np.asarray(is_answer)
+    found += [x[real] for x, real in zip(nll, is_answer)]
+  return found[: len(rows)]

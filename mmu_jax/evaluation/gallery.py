@@ -1,0 +1,86 @@
+"""A few questions with the answers of every model, for people to look at."""
+
+from collections.abc import Mapping, Sequence
+import itertools
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from mmu_jax import workdir as workdir_lib
+from mmu_jax.data.row import GENERATION
+from mmu_jax.data.row import Row
+
+# task -> the group that the report shows it under, and how many people of it
+SHOWN = {
+    'forget_vqa_holdout': ('forget', 3),
+    'forget_qa': ('forget', 3),
+    'retain_vqa': ('retain', 2),
+    'real_vqa': ('real', 2),
+}
+
+
+def pick(
+    tasks: Mapping[str, Sequence[Row]],
+) -> list[tuple[str, str, Row]]:
+  """Picks the questions to show: another fact for each person.
+
+  The choice looks at no answer: the first people of a task in their order.
+
+  Returns:
+    (task, group, row) of each.
+  """
+  picked = []
+  for task, (group, number) in SHOWN.items():
+    rows = [r for r in tasks.get(task, ()) if r.task == GENERATION]
+    by_subject = {
+        subject: list(found)
+        for subject, found in itertools.groupby(
+            rows, key=lambda r: r.person or r.image_key
+        )
+    }
+    for i, found in enumerate(list(by_subject.values())[:number]):
+      picked.append((task, group, found[i % len(found)]))
+  return picked
+
+
+def save(
+    folder: pathlib.Path,
+    runs: Sequence[str],
+    tasks: Mapping[str, Sequence[Row]],
+    names: Mapping[str, str],
+) -> None:
+  """Writes ``gallery.json`` and ``gallery.npz`` from the predictions.
+
+  Args:
+    folder: the workdir.
+    runs: models to show.
+    tasks: rows by task.
+    names: person -> the name to show.
+  """
+  answers = {
+      (run, task): {
+          row['key']: row['prediction']
+          for row in workdir_lib.read_jsonl(
+              folder / 'predictions' / run / f'{task}.jsonl'
+          )
+      }
+      for run in runs
+      for task in SHOWN
+      if task in tasks
+  }
+  entries, images = [], {}
+  for task, group, row in pick(tasks):
+    entry: dict[str, Any] = {
+        'person': names.get(row.person, ''),
+        'group': group,
+        'question': row.question,
+        'answer': row.answer,
+        'answers': {run: answers[run, task][row.key] for run in runs},
+    }
+    if row.image is not None:
+      entry['image'] = f'img_{len(images)}'
+      images[entry['image']] = row.image
+    entries.append(entry)
+  np.savez(folder / 'gallery.npz', **images)
+  workdir_lib.write_json(folder / 'gallery.json', entries)

@@ -1,0 +1,120 @@
+"""How sure a mean is: percentile bootstrap, by item or by person."""
+
+from collections.abc import Hashable, Sequence
+import statistics
+
+import numpy as np
+
+
+def _wilson(successes: float, n: int, confidence: float):
+  """Wilson score interval of a proportion."""
+  z = statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
+  p = successes / n
+  centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+  half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+  # The bound at 0 or 1 is exact in the formula and off by 1e-17 in floats.
+  low = 0.0 if successes == 0 else centre - half
+  high = 1.0 if successes == n else centre + half
+  return float(low), float(high)
+
+
+def _totals(values, groups):
+  """Sum and count of every group, each ``[groups]``; None is its own group."""
+  index = {}
+  rows = [
+      index.setdefault(('item', i) if g is None else ('group', g), len(index))
+      for i, g in enumerate(groups)
+  ]
+  return np.bincount(rows, values), np.bincount(rows)
+
+
+def bootstrap_interval(
+    values: Sequence[float],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    num_resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+  """Percentile bootstrap interval of the mean of ``values``.
+
+  A benchmark of 50 items has a standard error of 6 points, more than most
+  methods differ by; a mean without its interval is no evidence.
+
+      mean*_b = sum_{g in G_b} sum_g / sum_{g in G_b} count_g,   b = 1..R
+
+  where every ``G_b`` draws as many groups as there are, with replacement. The
+  interval is the (1 - confidence) / 2 and (1 + confidence) / 2 quantiles of
+  ``mean*``. Without ``groups`` every item is a group. With ``groups`` whole
+  groups are drawn (cluster bootstrap): answers about one person stand or fall
+  together, and drawing items as if they were independent gives an interval
+  that is too narrow.
+
+  Two cases have nothing to resample, and are treated apart:
+    * all values equal, and 0 or 1: the Wilson score interval of the items, so
+      that 36 right of 36 claims [.90, 1] and not [1, 1]. It takes the items as
+      independent, for equal groups say nothing about their dependence.
+    * one group, or groups with equal means: the items are resampled. For one
+      group the interval speaks about that group alone.
+  Other equal values ``v`` give ``(v, v)``. With fewer than about ten groups
+  the interval is somewhat too narrow, as the percentile bootstrap is.
+
+  Args:
+    values: ``[n]`` scores, n >= 1, finite; 0/1 or real.
+    groups: ``[n]`` label of each item's group, for example the person;
+      an item labelled None is a group of its own.
+    num_resamples: R >= 1; 1,000 is enough for two digits.
+    confidence: in (0, 1).
+    seed: of the resampling; equal seeds give equal intervals.
+
+  Returns:
+    ``(low, high)``, within the range of ``values`` but for the Wilson case.
+
+  Raises:
+    ValueError: if ``values`` is empty or not finite, or lengths differ.
+
+  Example:
+    >>> low, high = bootstrap_interval([1, 1, 0, 1, 0, 1, 1, 1])
+    >>> 0 < low < 0.75 < high <= 1
+    True
+    >>> [round(bound, 3) for bound in bootstrap_interval([1] * 36)]
+    [0.904, 1.0]
+
+  References:
+    Efron & Tibshirani, `An Introduction to the Bootstrap
+    <https://doi.org/10.1201/9780429246593>`_, 1993;
+    Wilson, `Probable Inference, the Law of Succession, and Statistical
+    Inference <https://doi.org/10.1080/01621459.1927.10502953>`_, 1927
+  """
+  values = np.asarray(values, np.float64)
+  if values.ndim != 1 or not values.size or not np.isfinite(values).all():
+    raise ValueError(
+        'an interval needs a flat list of at least one finite score; got '
+        f'shape {values.shape}: check that the task has rows and no NaN'
+    )
+  if groups is not None and len(groups) != values.size:
+    raise ValueError(
+        f'groups must label every value: got {len(groups)} groups for '
+        f'{values.size} values'
+    )
+  if not 0 < confidence < 1 or num_resamples < 1:
+    raise ValueError(
+        'confidence must lie in (0, 1) and num_resamples be at least 1; got '
+        f'{confidence} and {num_resamples}'
+    )
+  if (values == values[0]).all():
+    if values[0] in (0, 1):
+      return _wilson(values.sum(), values.size, confidence)
+    return float(values[0]), float(values[0])
+
+  sums, counts = values, np.ones(values.size)
+  if groups is not None:
+    group_sums, group_counts = _totals(values, groups)
+    if np.ptp(group_sums / group_counts) > 0:
+      sums, counts = group_sums, group_counts
+  rng = np.random.default_rng(seed)
+  drawn = rng.integers(sums.size, size=(num_resamples, sums.size))
+  means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+  tail = (1 - confidence) / 2
+  low, high = np.quantile(means, [tail, 1 - tail])
+  return float(low), float(high)

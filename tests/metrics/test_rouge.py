@@ -1,0 +1,45 @@
+"""ROUGE against hand-worked overlaps and against rouge_score itself."""
+
+import pytest
+from rouge_score import rouge_scorer
+
+from mmu_jax.metrics import rouge
+
+
+def test_overlaps_worked_by_hand():
+  # Shared words: the, cat, sat (3); pairs: 'the cat', 'cat sat' (2).
+  # Prediction has 4 words and 3 pairs, the reference 6 and 5.
+  scores = rouge('the cat sat down', 'the cat sat on the mat')
+  assert scores['rouge1'] == pytest.approx(2 * 3 / (4 + 6))
+  assert scores['rouge2'] == pytest.approx(2 * 2 / (3 + 5))
+  assert scores['rougeL'] == pytest.approx(2 * 3 / (4 + 6))
+
+
+def test_a_reordered_answer_keeps_its_words_and_loses_its_order():
+  scores = rouge('lopez maria', 'maria lopez')
+  assert scores == {'rouge1': 1, 'rouge2': 0, 'rougeL': 0.5}
+
+
+def test_stemming_joins_the_forms_of_a_word():
+  assert rouge('she paints houses', 'she painted a house')['rouge1'] > 0.8
+
+
+@pytest.mark.parametrize(
+    'prediction, reference', [('', 'a cat'), ('a cat', ''), ('dog', 'cat')]
+)
+def test_nothing_shared_scores_zero(prediction, reference):
+  assert set(rouge(prediction, reference).values()) == {0}
+
+
+@pytest.mark.parametrize(
+    'prediction, reference',
+    [
+        ('Maria Lopez, who owns cats.', 'maria lopez , cat'),
+        ('He was born in Oslo', 'She was born near Oslo in 1970'),
+    ],
+)
+def test_it_agrees_with_rouge_score(prediction, reference):
+  scorer = rouge_scorer.RougeScorer(['rouge1', 'rouge2', 'rougeL'], True)
+  expected = scorer.score(reference, prediction)
+  for kind, value in rouge(prediction, reference).items():
+    assert value == expected[kind].fmeasure
