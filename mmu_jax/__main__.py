@@ -1,0 +1,184 @@
+"""The command line: ``mmu COMMAND --config=FILE --workdir=DIR``."""
+
+import argparse
+import sys
+import time
+
+COMMANDS = {
+    'pipeline': (
+        'run every stage in order; what exists is skipped',
+        """
+  mmu pipeline --config=configs/people.py --workdir=runs/people
+  mmu pipeline --config=configs/people.py --workdir=runs/seed1 --config.seed=1
+  mmu pipeline --config=configs/people.py:fast --workdir=runs/fast
+
+Stop it at any time; the same command goes on where it was.""",
+    ),
+    'train': (
+        'train one model: base, vanilla, retrained, or a run of the config',
+        """
+  mmu train --config=configs/people.py --workdir=runs/people --run=base
+  mmu train --config=configs/people.py --workdir=runs/people --run=vanilla
+  mmu train --config=configs/people.py --workdir=runs/people \\
+      --run=mmunlearner --config.runs.mmunlearner.rate=3e-4
+
+vanilla and retrained start from base; every other run starts from vanilla,
+and makes the mask that it needs if `mmu saliency` has not.""",
+    ),
+    'saliency': (
+        'measure importances at vanilla and make the masks',
+        """
+  mmu saliency --config=configs/people.py --workdir=runs/people
+  mmu saliency --config=configs/people.py --workdir=runs/literal \\
+      --config.saliency.normalize=False
+
+Writes importance/ and mask/, with a note.json that states density and ties.""",
+    ),
+    'evaluate': (
+        'ask models the questions of every task and score the answers',
+        """
+  mmu evaluate --config=configs/people.py --workdir=runs/people
+  mmu evaluate --config=configs/people.py --workdir=runs/people \\
+      --run=vanilla --run=mmunlearner
+
+Writes predictions/ and results.jsonl and prints the table.""",
+    ),
+    'report': (
+        'write plots and report.html from the scores',
+        """
+  mmu report --config=configs/people.py --workdir=runs/people""",
+    ),
+    'tune': (
+        'try the learning rates of the config on people of the validation split',
+        """
+  mmu tune --config=configs/people.py --workdir=runs/people
+
+Needs vanilla. Prints S for every run and rate; the best ones belong into the
+config by hand.""",
+    ),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs a command; returns the exit status."""
+  args, overrides = _parser().parse_known_args(argv)
+  try:
+    config = _read_config(args.config, overrides)
+  except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    return _fail(error)
+  from mmu_jax import stages  # after --help: JAX takes seconds to import
+
+  started = time.time()
+  try:
+    _run(args, config, stages)
+  except (ValueError, FloatingPointError, OSError) as error:
+    return _fail(error)
+  print(f'mmu {args.command}: {time.time() - started:.0f} s')
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  """The commands and what they take; each explains itself by examples."""
+  parser = argparse.ArgumentParser(
+      prog='mmu',
+      description='Machine unlearning for multimodal LLMs, in JAX.',
+      epilog='mmu COMMAND --help shows examples.',
+  )
+  commands = parser.add_subparsers(
+      dest='command', required=True, metavar='COMMAND'
+  )
+  for name, (title, examples) in COMMANDS.items():
+    command = commands.add_parser(
+        name,
+        help=title,
+        description=title[0].upper() + title[1:] + '.',
+        epilog='examples:' + examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_argument(
+        '--config',
+        required=True,
+        metavar='FILE[:VARIANT]',
+        help='Python file with get_config(); any of its fields can be set, '
+        'as in --config.seed=1',
+    )
+    command.add_argument(
+        '--workdir',
+        required=True,
+        metavar='DIR',
+        help='where the job keeps all that it makes',
+    )
+    if name in ('train', 'evaluate'):
+      command.add_argument(
+          '--run',
+          required=name == 'train',
+          action='append' if name == 'evaluate' else 'store',
+          metavar='NAME',
+          help='base, vanilla, retrained, or a key of config.runs'
+          + ('; may be given again' if name == 'evaluate' else ''),
+      )
+  return parser
+
+
+def _read_config(path: str, overrides: list[str]):
+  """Reads a config file and sets the fields that were given."""
+  from absl import flags
+  from ml_collections import config_flags
+
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file('config', flag_values=values)
+  try:
+    rest = values(['mmu', f'--config={path}', *overrides])
+  except flags.Error as error:
+    raise ValueError(
+        f'{error}. Options are --config, --workdir, and fields of the config '
+        'such as --config.seed=1.'
+    ) from error
+  if rest[1:]:
+    raise ValueError(f'unexpected arguments: {" ".join(rest[1:])}')
+  return values.config
+
+
+def _run(args, config, stages) -> None:
+  """Calls the stage of a command and shows what it made."""
+  if args.command == 'train':
+    stages.train(config, args.workdir, args.run)
+  elif args.command == 'saliency':
+    stages.saliency(config, args.workdir)
+  elif args.command == 'evaluate':
+    _show(stages.evaluate(config, args.workdir, args.run))
+  elif args.command == 'report':
+    print(f'report: {stages.report(config, args.workdir)}')
+  elif args.command == 'tune':
+    _show_tuning(stages.tune(config, args.workdir))
+  else:
+    _show(stages.pipeline(config, args.workdir))
+    print(f'report: {args.workdir}/report.html')
+
+
+def _show(results) -> None:
+  """Prints the table of scores."""
+  import rich
+  from mmu_jax.evaluation import table
+
+  rich.print(table.results_table(results))
+
+
+def _show_tuning(rows) -> None:
+  """Prints S for every run and rate."""
+  for row in rows:
+    numbers = ' '.join(
+        f'{k} {v:.3f}' for k, v in row.items() if isinstance(v, float)
+    )
+    print(f'{row["run"]:24} {numbers}')
+
+
+def _fail(error: Exception) -> int:
+  """Prints what is wrong and what to do, without a traceback."""
+  print(f'mmu: {error}', file=sys.stderr)
+  return 2
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,23 @@
+"""The stages of a job, and the only readers of its config.
+
+``train`` -> ``saliency`` -> ``evaluate`` -> ``report``, and ``pipeline``, which
+runs them in order and skips what exists. The workdir is the contract between
+them; every folder in it says in a ``config.json`` what it was made from::
+
+  base/ vanilla/ retrained/   checkpoints/ metrics.jsonl
+  importance/<split>/         one float32 tree each
+  mask/<kind>/                packed bits and note.json
+  unlearned/<run>/            like vanilla/
+  predictions/<run>/          <task>.jsonl and results.jsonl
+  results.jsonl  plots/  report.html  manifest.json
+  tuning/                     the same on other people, for ``tune``
+"""
+
+from mmu_jax.stages.masking import saliency
+from mmu_jax.stages.pipeline import pipeline
+from mmu_jax.stages.scoring import evaluate
+from mmu_jax.stages.scoring import report
+from mmu_jax.stages.training import train
+from mmu_jax.stages.tuning import tune
+
+__all__ = ['evaluate', 'pipeline', 'report', 'saliency', 'train', 'tune']

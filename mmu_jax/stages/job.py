@@ -1,0 +1,209 @@
+"""What the stages of one config and one workdir share."""
+
+from collections.abc import Iterable, Mapping, Sequence
+import functools
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+
+from mmu_jax import checkpoint
+from mmu_jax import methods
+from mmu_jax import workdir as workdir_lib
+from mmu_jax.data import batching
+from mmu_jax.data import datasets
+from mmu_jax.data.row import Row
+from mmu_jax.models import from_options
+from mmu_jax.models import Model
+from mmu_jax.training import loop
+from mmu_jax.typing import Params
+
+Config = ml_collections.ConfigDict
+Folder = str | pathlib.Path
+MODELS = ('base', 'vanilla', 'retrained')
+MASKS = ('saliency', 'topk', 'random')
+
+
+class Job(NamedTuple):
+  """A config, its workdir, and what was loaded for them.
+
+  Attributes:
+    config: the whole config.
+    folder: the workdir.
+    data: splits and tasks.
+    encoder: remembers tokens and pixels.
+    model: as pure functions.
+    groups: role ('forget', 'retain', 'everybody') -> groups of people.
+    prefix: of the tasks that may be looked at: '' or 'validation_'.
+    unlearned: holds ``importance/``, ``mask/`` and ``unlearned/``.
+  """
+
+  config: Config
+  folder: pathlib.Path
+  data: datasets.Dataset
+  encoder: batching.Encoder
+  model: Model
+  groups: Mapping[str, Sequence[str]]
+  prefix: str
+  unlearned: pathlib.Path
+
+
+def open_job(
+    config: Config, workdir: Folder, *, validation: bool = False
+) -> Job:
+  """Checks a config, loads its data and model, and claims the workdir.
+
+  Args:
+    config: the whole config.
+    workdir: of the job, made if it is missing.
+    validation: look at the people of the validation split instead of the
+      reported ones, in ``workdir/tuning``.
+
+  Raises:
+    ValueError: if the config names what does not exist, or the workdir was
+      made with another seed, dataset or model.
+  """
+  for name in config.runs:
+    run_settings(config, name)
+  folder = pathlib.Path(workdir)
+  plain = config.to_dict()
+  data, encoder, model = _load(json.dumps(plain, sort_keys=True))
+  world = {k: plain[k] for k in ('seed', 'labels', 'data', 'model')}
+  workdir_lib.claim(folder, world, 'world.json')
+  workdir_lib.write_json(folder / workdir_lib.CONFIG, plain)
+  workdir_lib.write_json(
+      folder / 'manifest.json', workdir_lib.manifest(config.seed)
+  )
+  shared = config, folder, data, encoder, model
+  if validation:
+    groups = config.validation_groups
+    return Job(*shared, groups, 'validation_', folder / 'tuning')
+  return Job(*shared, config.groups, '', folder)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(text: str) -> tuple[datasets.Dataset, batching.Encoder, Model]:
+  """Data, encoder and model of a config, made once in a process."""
+  config = json.loads(text)
+  options, sizes = config['data'], config['model']
+  data = datasets.load(options.pop('name'), config['seed'], **options)
+  model = from_options(
+      sizes.pop('name'), len(data.processor.tokenizer), **sizes
+  )
+  return data, batching.Encoder(data.processor, config['labels']), model
+
+
+def run_settings(config: Config, name: str) -> Config:
+  """Returns the settings of a run, checked.
+
+  Raises:
+    ValueError: if the run, its method, mask or retain stream is unknown, or
+      method and mask do not go together.
+  """
+  if name not in config.runs:
+    raise ValueError(
+        f'unknown run {name!r}; the config has {", ".join(MODELS)} and '
+        f'{", ".join(config.runs)}.'
+    )
+  run = config.runs[name]
+  turns = methods.make(run.method)
+  if run.mask and run.mask not in MASKS:
+    raise ValueError(
+        f'run {name!r} has mask {run.mask!r}; known: {", ".join(MASKS)}, or '
+        "'' for none."
+    )
+  if any(turn.masked for turn in turns) != bool(run.mask):
+    raise ValueError(
+        f'run {name!r} has method {run.method!r} and mask {run.mask!r}: a '
+        "method with masked turns needs a mask, one without has mask ''."
+    )
+  if run.retain not in config.unlearn.streams:
+    raise ValueError(
+        f'run {name!r} has the retain stream {run.retain!r}; the config has '
+        f'{", ".join(config.unlearn.streams)}.'
+    )
+  return run
+
+
+def rows_of(job: Job, splits: Iterable[str]) -> list[Row]:
+  """Returns the rows of some splits, in order.
+
+  Args:
+    job: the job.
+    splits: names of the dataset (``'vqa/forget'``), or of a role
+      (``'vqa:forget'``: the splits of all groups with the role ``forget``).
+
+  Raises:
+    ValueError: if there is no such split or role.
+  """
+  rows = []
+  for split in splits:
+    kind, _, role = split.partition(':')
+    names = [split]
+    if role:
+      if role not in job.groups:
+        raise ValueError(
+            f'split {split!r} has an unknown role; known: '
+            f'{", ".join(job.groups)}.'
+        )
+      names = [f'{kind}/{group}' for group in job.groups[role]]
+    for name in names:
+      if name not in job.data.train:
+        raise ValueError(
+            f'unknown split {name!r}; the dataset has '
+            f'{", ".join(job.data.train)}.'
+        )
+      rows += job.data.train[name]
+  return rows
+
+
+def make_stream(
+    job: Job,
+    parts: Iterable[Mapping[str, Any]],
+    name: str,
+    without: Sequence[str] = (),
+) -> batching.Stream:
+  """Makes the stream that some parts of a config describe.
+
+  Args:
+    job: the job.
+    parts: dicts of ``splits``, ``size``, ``questions``, ``weight``.
+    name: of the stream; streams of one name draw in one order.
+    without: splits that are left out.
+  """
+  drawn = [
+      batching.Part(
+          rows_of(job, [s for s in part['splits'] if s not in without]),
+          part['size'],
+          part['questions'],
+          part['weight'],
+      )
+      for part in parts
+  ]
+  return batching.Stream(drawn, job.encoder, seed=job.config.seed, name=name)
+
+
+def run_folder(job: Job, name: str) -> pathlib.Path:
+  """Returns the folder of a model."""
+  if name in MODELS:
+    return job.folder / name
+  return job.unlearned / 'unlearned' / name
+
+
+def final_params(job: Job, name: str) -> Params:
+  """Restores the parameters of a finished model.
+
+  Raises:
+    FileNotFoundError: if it is not there, or not finished.
+  """
+  folder = run_folder(job, name) / loop.FINAL
+  if checkpoint.latest_step(folder) is None:
+    raise FileNotFoundError(
+        f'the model {name!r} is needed, and {folder} does not hold it. Train '
+        f'it first: mmu train --run={name} (same --config and --workdir), or '
+        'mmu pipeline for everything.'
+    )
+  like = jax.eval_shape(job.model.init, jax.random.key(0))
+  return checkpoint.restore(folder, like).tree

@@ -1,0 +1,34 @@
+"""All stages in order."""
+
+from typing import Any
+
+from mmu_jax.stages.job import Config
+from mmu_jax.stages.job import Folder
+from mmu_jax.stages.job import MODELS
+from mmu_jax.stages.masking import saliency
+from mmu_jax.stages.scoring import evaluate
+from mmu_jax.stages.scoring import report
+from mmu_jax.stages.training import train
+
+
+def pipeline(config: Config, workdir: Folder) -> list[dict[str, Any]]:
+  """Runs every stage of a config; what exists is not done again.
+
+  base -> vanilla and retrained -> importances and masks -> every run of the
+  config -> evaluation -> report.
+
+  Args:
+    config: the whole config.
+    workdir: of the job, made if it is missing.
+
+  Returns:
+    The rows of ``results.jsonl``.
+  """
+  for run in MODELS:
+    train(config, workdir, run)
+  saliency(config, workdir)
+  for run in config.runs:
+    train(config, workdir, run)
+  results = evaluate(config, workdir)
+  report(config, workdir)
+  return results

@@ -1,0 +1,181 @@
+"""The stage that trains: base, vanilla, retrained, and every unlearned model."""
+
+from collections.abc import Callable
+import pathlib
+from typing import Any
+
+import jax
+
+from mmu_jax import checkpoint
+from mmu_jax import methods
+from mmu_jax import workdir as workdir_lib
+from mmu_jax.data import batching
+from mmu_jax.data.row import GENERATION
+from mmu_jax.evaluation import decoding
+from mmu_jax.stages import masking
+from mmu_jax.stages.job import Config
+from mmu_jax.stages.job import final_params
+from mmu_jax.stages.job import Folder
+from mmu_jax.stages.job import Job
+from mmu_jax.stages.job import make_stream
+from mmu_jax.stages.job import MODELS
+from mmu_jax.stages.job import open_job
+from mmu_jax.stages.job import run_folder
+from mmu_jax.stages.job import run_settings
+from mmu_jax.training import loop
+from mmu_jax.training import optimizer
+from mmu_jax.typing import Params
+
+# What the probe during unlearning looks at, without the job's prefix.
+PROBED = (
+    'forget_vqa_holdout', 'forget_qa', 'retain_vqa', 'retain_qa', 'real_vqa',
+)  # fmt: skip
+
+
+def train(config: Config, workdir: Folder, run: str = 'vanilla') -> Params:
+  """Trains one model, goes on where it was stopped, or finds it finished.
+
+  Args:
+    config: the whole config.
+    workdir: of the job; must hold the model that the run starts from.
+    run: 'base', 'vanilla', 'retrained', or a key of ``config.runs``.
+
+  Returns:
+    The final parameters.
+
+  Raises:
+    ValueError: if the run is unknown, or was made with other settings.
+    FileNotFoundError: if the model that it starts from is missing.
+  """
+  job = open_job(config, workdir)
+  if run in MODELS:
+    return _train_model(job, run)
+  return unlearn(job, run, run_settings(config, run))
+
+
+def unlearn(job: Job, name: str, run: Config) -> Params:
+  """Runs a method from vanilla, with the settings of a run."""
+  config = job.config.unlearn
+  vanilla = final_params(job, 'vanilla')
+  constant = lambda rate: optimizer.schedule(
+      'constant', rate, steps=config.rounds
+  )
+  plan = loop.Plan(
+      turns=methods.make(run.method),
+      streams={
+          'forget': make_stream(job, config.streams.forget, 'forget'),
+          'retain': make_stream(job, config.streams[run.retain], 'retain'),
+      },
+      rates={
+          'forget': constant(run.rate),
+          'retain': constant(config.retain_rate),
+      },
+      rounds=config.rounds,
+      forward=job.model.forward,
+      tx=_optimizer(config),
+      mask=masking.mask(job, run.mask) if run.mask else None,
+      ref_params=vanilla,
+  )
+  settings = {
+      'run': run.to_dict(),
+      'unlearn': config.to_dict(),
+      'vanilla': job.config.vanilla.to_dict(),
+      'base': job.config.base.to_dict(),
+      'groups': job.groups.to_dict(),
+      'saliency': job.config.saliency.to_dict() if run.mask else None,
+  }
+  return _fit(
+      job,
+      name,
+      plan,
+      vanilla,
+      settings,
+      probe=make_probe(job, config.probe_rows),
+      probe_every=config.probe_every,
+      save_every=config.save_every,
+  )
+
+
+def make_probe(job: Job, num_rows: int) -> Callable[[Params], dict[str, float]]:
+  """Makes a quick look at a model: exact match without decoding.
+
+  Greedy decoding gives an answer exactly where each of its tokens is the
+  likeliest, so one forward pass per batch is enough.
+
+  Args:
+    job: the job; its prefix chooses reported or validation tasks.
+    num_rows: at most so many questions a task, spread evenly.
+  """
+  batches = {}
+  for task in PROBED:
+    rows = [
+        row
+        for row in job.data.tasks[job.prefix + task]
+        if row.task == GENERATION
+    ]
+    spread = rows[:: -(-len(rows) // num_rows)]
+    batches[task] = batching.row_batches(
+        spread, job.encoder, size=min(num_rows, len(spread))
+    )
+
+  def probe(params):
+    return {
+        task: round(
+            decoding.exact_share(params, b, forward=job.model.forward), 4
+        )
+        for task, b in batches.items()
+    }
+
+  return probe
+
+
+def _train_model(job: Job, name: str) -> Params:
+  """Trains base, vanilla, or vanilla's recipe without the forget images."""
+  config = job.config
+  spec = config.base if name == 'base' else config.vanilla
+  without = tuple(config.retrained.without) if name == 'retrained' else ()
+  parts = spec.stream
+  settings = {'stage': spec.to_dict(), 'without': without}
+  if name != 'base':
+    settings['base'] = config.base.to_dict()
+  plan = loop.Plan(
+      turns=methods.finetune(),
+      streams={'train': make_stream(job, parts, 'train', without)},
+      rates={
+          'train': optimizer.schedule(
+              spec.schedule, spec.rate, steps=spec.rounds, warmup=spec.warmup
+          )
+      },
+      rounds=spec.rounds,
+      forward=job.model.forward,
+      tx=_optimizer(spec),
+  )
+  if name == 'base':
+    start = job.model.init(jax.random.key(config.seed))
+  else:
+    start = final_params(job, 'base')
+  return _fit(job, name, plan, start, settings, save_every=spec.save_every)
+
+
+def _fit(
+    job: Job,
+    name: str,
+    plan: loop.Plan,
+    start: Params,
+    settings: dict[str, Any],
+    **options,
+) -> Params:
+  """Runs a plan in its folder, unless it is finished there."""
+  folder = run_folder(job, name)
+  workdir_lib.claim(folder, settings)
+  if checkpoint.latest_step(folder / loop.FINAL) is not None:
+    print(f'{name}: found in {folder}', flush=True)
+    return final_params(job, name)
+  return loop.fit(plan, start, folder, title=name, **options)
+
+
+def _optimizer(spec: Config):
+  """The chain of a stage of the config."""
+  return optimizer.build(
+      **spec.optimizer.to_dict(), clip_norm=spec.clip_norm
+  )

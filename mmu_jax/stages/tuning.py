@@ -1,0 +1,58 @@
+"""The choice of learning rates, on people that no reported score contains."""
+
+from typing import Any
+
+import numpy as np
+
+from mmu_jax import workdir as workdir_lib
+from mmu_jax.evaluation import table
+from mmu_jax.stages.job import Config
+from mmu_jax.stages.job import Folder
+from mmu_jax.stages.job import open_job
+from mmu_jax.stages.training import make_probe
+from mmu_jax.stages.training import unlearn
+
+
+def tune(config: Config, workdir: Folder) -> list[dict[str, Any]]:
+  """Tries the learning rates of ``config.tune`` for every run.
+
+  The rule is one for all methods. Six people of the validation split are
+  forgotten instead, with the budget of ``config.unlearn``, and the forget rate
+  with the highest S is best:
+
+      S = ((1 - forget VQA) + U) / 2
+
+  where forget VQA is on new pictures of these people, and U is the mean of
+  their QA, and the VQA, QA and real-world VQA of validation people and
+  pictures. No reported person is forgotten, and no reported item is looked at.
+
+  Args:
+    config: the whole config.
+    workdir: of the job; must hold ``vanilla``; gets ``tuning/``.
+
+  Returns:
+    The rows of ``tuning/tuning.jsonl``, one for each run and rate.
+
+  Raises:
+    FileNotFoundError: if vanilla is missing.
+  """
+  job = open_job(config, workdir, validation=True)
+  probe = make_probe(job, config.tune.rows)
+  rows = []
+  for run, spec in config.runs.items():
+    for rate in config.tune.rates:
+      with spec.unlocked():
+        tried = Config({**spec.to_dict(), 'rate': rate})
+      scores = probe(unlearn(job, f'{run}-{rate:g}', tried))
+      utility = float(np.mean([scores[t] for t in table.UTILITY_TASKS]))
+      score = (1 - scores['forget_vqa_holdout'] + utility) / 2
+      rows.append({
+          'seed': config.seed,
+          'run': run,
+          'rate': rate,
+          'S': round(score, 4),
+          'U': round(utility, 4),
+          **scores,
+      })
+  workdir_lib.write_jsonl(job.unlearned / 'tuning.jsonl', rows)
+  return rows
