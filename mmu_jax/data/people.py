@@ -13,12 +13,13 @@ answers about portraits then also attacks what the text knows of the person.
 
 from collections.abc import Iterator
 from typing import NamedTuple
-import zlib
 
 import numpy as np
 
+from mmu_jax.data import pictures
 from mmu_jax.data import portraits
 from mmu_jax.data import vocabulary as words
+from mmu_jax.data.items import Item, Picture, make_row, scored_rows, stream
 from mmu_jax.data.row import CLASSIFICATION, CLOZE, GENERATION, Row
 
 FORGET = 'forget'
@@ -29,9 +30,6 @@ GROUPS = (FORGET, VALIDATION_FORGET, VALIDATION_RETAIN, RETAIN)
 
 _MIN_DIFFERENCE = 4  # of the nine attributes of a look
 _TRIES = 2_000  # looks drawn for one person before giving up
-# Of every 40 general pictures 34 are trained on, 3 reported, 3 validation: a
-# rule by index, so that asking for more pictures moves none between splits.
-_PERIOD, _REPORTED, _VALIDATION = 40, (0, 13, 26), (6, 19, 33)
 
 
 class Person(NamedTuple):
@@ -68,39 +66,21 @@ class World(NamedTuple):
   tasks: dict[str, list[Row]]
 
 
-class _Picture(NamedTuple):
-  """An image and its key."""
-
-  key: str
-  image: np.ndarray
-
-
-class _Item(NamedTuple):
-  """What can be asked: one fact, about one picture (None: in text)."""
-
-  key: str
-  ask: words.Ask  # its answer has only {fact} left open
-  fact: str
-  picture: _Picture | None = None
-  person: str | None = None
-  cloze: str = ''
-
-
 # Task: group, kind of views, and how many of them each attribute is asked of
 # in GENERATION (None: all). CLOZE and CLASSIFICATION ask of one.
 _PEOPLE_TASKS = {
-    'forget_vqa': (FORGET, 'train', None),
+    'forget_vqa': (FORGET, 'train', 4),
     'forget_vqa_holdout': (FORGET, 'holdout', None),
     'forget_qa': (FORGET, 'text', None),
     'retain_vqa': (RETAIN, 'holdout', 2),
     'retain_qa': (RETAIN, 'text', None),
-    'validation_forget_vqa': (VALIDATION_FORGET, 'train', None),
+    'validation_forget_vqa': (VALIDATION_FORGET, 'train', 4),
     'validation_forget_vqa_holdout': (VALIDATION_FORGET, 'validation', None),
     'validation_forget_qa': (VALIDATION_FORGET, 'text', None),
     'validation_retain_vqa': (VALIDATION_RETAIN, 'validation', 2),
     'validation_retain_qa': (VALIDATION_RETAIN, 'text', None),
 }
-_Shown = dict[tuple[str, str], list[_Picture | None]]  # person key, kind
+_Shown = dict[tuple[str, str], list[Picture | None]]  # person key, kind
 
 
 def make_world(
@@ -166,28 +146,23 @@ def make_world(
       for person in people
       if person.group in groups
   }
-  general = _general_items(seed, num_faces, num_shapes)
-  general['real_qa'] = _fact_items()
+  general = pictures.general_items(seed, num_faces, num_shapes)
+  general['real_qa'] = pictures.fact_items()
   train = _people_rows(people, shown)
-  train['captions'] = _caption_rows(seed, num_captioned)
-  train['general'] = [_row(item, GENERATION) for item in general['train']]
-  train['facts'] = [_row(item, GENERATION) for item in general['real_qa']]
+  train['captions'] = pictures.caption_rows(seed, num_captioned)
+  train['general'] = [make_row(item, GENERATION) for item in general['train']]
+  train['facts'] = [make_row(item, GENERATION) for item in general['real_qa']]
   tasks = _people_tasks(seed, people, shown)
   for where in ('real_vqa', 'real_qa', 'validation_real_vqa'):
-    tasks[where] = _scored(seed, general[where], where)
+    tasks[where] = scored_rows(seed, general[where], where)
   return World(people, train, tasks)
-
-
-def _stream(seed: int, *names: str) -> np.random.Generator:
-  """An independent source of randomness for what the names say."""
-  return np.random.default_rng([seed, *(zlib.crc32(n.encode()) for n in names)])
 
 
 def _check_arguments(arguments: dict[str, int]) -> None:
   """Raises unless every argument of make_world can be met."""
   least = {name: 1 for name in arguments}
   least |= {'seed': 0, 'num_captioned': 0}
-  least |= dict.fromkeys(('num_faces', 'num_shapes'), 1 + _VALIDATION[0])
+  least |= dict.fromkeys(('num_faces', 'num_shapes'), 1 + pictures.VALIDATION[0])
   for name, value in arguments.items():
     if value < least[name]:
       raise ValueError(
@@ -208,7 +183,7 @@ def _check_arguments(arguments: dict[str, int]) -> None:
 def _make_people(seed: int, number: int, forget: int, hold_forget: int,
                  hold_retain: int) -> tuple[Person, ...]:  # fmt: skip
   """Names, looks, facts and groups."""
-  order = [int(i) for i in _stream(seed, 'groups').permutation(number)]
+  order = [int(i) for i in stream(seed, 'groups').permutation(number)]
   group = dict.fromkeys(order, RETAIN)
   # From both ends, so that forgetting more people moves none of validation.
   group |= dict.fromkeys(order[-hold_forget:], VALIDATION_FORGET)
@@ -216,11 +191,11 @@ def _make_people(seed: int, number: int, forget: int, hold_forget: int,
   group |= dict.fromkeys(rest[-hold_retain:], VALIDATION_RETAIN)
   group |= dict.fromkeys(order[:forget], FORGET)
   names = [f'{a} {b}' for a in words.FIRST_NAMES for b in words.LAST_NAMES]
-  named = _stream(seed, 'names').permutation(len(names))
+  named = stream(seed, 'names').permutation(len(names))
   people = []
   for index, look in enumerate(_make_looks(seed, number)):
     key = f'p{index:03d}'
-    rng = _stream(seed, 'facts', key)
+    rng = stream(seed, 'facts', key)
     forms = words.ATTRIBUTES.items()
     facts = {name: str(rng.choice(form.values)) for name, form in forms}
     people.append(Person(key, names[named[index]], look, facts, group[index]))
@@ -231,7 +206,7 @@ def _make_looks(seed: int, number: int) -> list[portraits.Look]:
   """Looks of which any two differ in at least four attributes."""
   looks = []
   for index in range(number):
-    rng = _stream(seed, 'look', f'p{index:03d}')
+    rng = stream(seed, 'look', f'p{index:03d}')
     for _ in range(_TRIES):
       look = portraits.random_look(rng)
       differing = (np.array(looks + [look]) != np.array(look)).sum(1)[:-1]
@@ -253,39 +228,28 @@ def _portraits(seed: int, person: Person, kind: str, number: int):
     return [None]
   keys = [f'{person.key}/{kind}{view:02d}' for view in range(number)]
   return [
-      _Picture(key, portraits.draw_portrait(person.look, _stream(seed, key)))
+      Picture(key, portraits.draw_portrait(person.look, stream(seed, key)))
       for key in keys
   ]
 
 
-def _row(item: _Item, task: str, where: str = '', rng=None) -> Row:
-  """An item as a row of a task; ``where`` keeps the keys of tasks apart."""
-  ask, picture = item.ask, item.picture
-  return Row(
-      key=f'{item.key}/{task}' + (f'@{where}' if where else ''),
-      question=item.cloze if task == CLOZE else ask.question,
-      answer=ask.answer.format(fact=item.fact),
-      fact=item.fact,
-      image=picture.image if picture else None,
-      image_key=picture.key if picture else None,
-      person=item.person,
-      task=task,
-      options=ask.options(item.fact, rng) if task == CLASSIFICATION else (),
-  )
-
-
-def _person_item(person: Person, attribute: str, picture, names=()) -> _Item:
-  """What can be asked of one attribute, or of the name among all names."""
+def _person_item(person: Person, attribute: str, picture, people=()) -> Item:
+  """What can be asked of one attribute, or of the name, among people."""
   key = f'{picture.key if picture else person.key + "/text"}/{attribute}'
   if attribute == 'name':
-    ask = words.Ask(words.NAME_QUESTION, words.NAME_ANSWER, names)
-    return _Item(key, ask, person.name, picture, person.key)
+    ask = words.Ask(words.NAME_QUESTION, words.NAME_ANSWER, ())
+    others = tuple(words.NAME_ANSWER.format(fact=p.name) for p in people)
+    item = Item(key, ask, person.name, picture, person.key)
+    return item._replace(others=others)
   form = words.ATTRIBUTES[attribute]
   who = words.WHO if picture else person.name
   answer = form.answer.format(name=person.name, fact='{fact}')
   ask = words.Ask(form.question.format(who=who), answer, form.values)
   fact, cloze = person.facts[attribute], form.cloze.format(who=who)
-  return _Item(key, ask, fact, picture, person.key, cloze)
+  others = [
+      form.answer.format(name=p.name, fact=p.facts[attribute]) for p in people
+  ]
+  return Item(key, ask, fact, picture, person.key, cloze, tuple(others))
 
 
 def _people_rows(people: tuple[Person, ...], shown: _Shown) -> dict:
@@ -295,105 +259,32 @@ def _people_rows(people: tuple[Person, ...], shown: _Shown) -> dict:
     for picture in (None, *shown[person.key, 'train']):
       to = rows[f'{"vqa" if picture else "qa"}/{person.group}']
       items = [_person_item(person, a, picture) for a in words.ATTRIBUTES]
-      to += [_row(i, task) for i in items for task in (GENERATION, CLOZE)]
+      to += [make_row(i, task) for i in items for task in (GENERATION, CLOZE)]
       if picture:
-        to.append(_row(_person_item(person, 'name', picture), GENERATION))
+        to.append(make_row(_person_item(person, 'name', picture), GENERATION))
   return rows
 
 
 def _people_tasks(seed: int, people: tuple[Person, ...], shown: _Shown) -> dict:
   """The scored rows about people."""
-  names = tuple(person.name for person in people)
   tasks = {where: [] for where in _PEOPLE_TASKS}
   for where, (group, kind, number) in _PEOPLE_TASKS.items():
     for person in (p for p in people if p.group == group):
       for attribute in (*words.ATTRIBUTES, *(['name'] * (kind != 'text'))):
-        rng = _stream(seed, where, person.key, attribute)
+        rng = stream(seed, where, person.key, attribute)
         items = [
-            _person_item(person, attribute, picture, names)
+            _person_item(person, attribute, picture, people if picture else ())
             for picture in shown[person.key, kind]
         ]
         tasks[where] += _person_scored(rng, items, number, where)
   return tasks
 
 
-def _person_scored(rng, items: list[_Item], number, where) -> Iterator[Row]:
+def _person_scored(rng, items: list[Item], number, where) -> Iterator[Row]:
   """One attribute of one person: all or some views, then one for each form."""
   order = [items[i] for i in rng.permutation(len(items))]
   if order[0].cloze:  # a name has none, and is only chosen among others
     for item in items if number is None else order[:number]:
-      yield _row(item, GENERATION, where)
-    yield _row(order[0], CLOZE, where)
-  yield _row(order[-1], CLASSIFICATION, where, rng)
-
-
-def _scored(seed: int, items: list[_Item], where: str) -> list[Row]:
-  """General items as questions, and as choices where four facts exist."""
-  rows = []
-  for item in items:
-    rows.append(_row(item, GENERATION, where))
-    if len(set(item.ask.facts)) >= 4:
-      rng = _stream(seed, where, item.key)
-      rows.append(_row(item, CLASSIFICATION, where, rng))
-  return rows
-
-
-def _face(seed: int, key: str) -> tuple[_Picture, dict[str, str]]:
-  """A picture of nobody, and the words for it."""
-  rng = _stream(seed, key)
-  look = portraits.random_look(rng)
-  picture = _Picture(key, portraits.draw_portrait(look, rng))
-  return picture, portraits.look_words(look)
-
-
-def _shapes(seed: int, key: str) -> tuple[_Picture, dict[str, str]]:
-  """A picture of shapes, and the words for it."""
-  rng = _stream(seed, key)
-  pools = words.SHAPES_QUESTIONS.items()
-  about = {name: str(rng.choice(ask.facts)) for name, ask in pools}
-  count = 1 + portraits.COUNTS.index(about['count'])
-  shape, colour = about['shape'], about['colour']
-  image = portraits.draw_shapes(shape, colour, count, rng)
-  return _Picture(key, image), about
-
-
-def _general_items(seed: int, faces: int, shapes: int) -> dict:
-  """What is asked of anonymous pictures: to train on, and by task."""
-  items = {'train': [], 'real_vqa': [], 'validation_real_vqa': []}
-  for kind, number, draw, asks in (
-      ('face', faces, _face, words.FACE_QUESTIONS),
-      ('shapes', shapes, _shapes, words.SHAPES_QUESTIONS),
-  ):
-    for index in range(number):
-      picture, about = draw(seed, f'{kind}/{index:04d}')
-      place = index % _PERIOD
-      split = 'real_vqa' if place in _REPORTED else 'train'
-      items['validation_real_vqa' if place in _VALIDATION else split] += [
-          _Item(f'{picture.key}/{name}', ask, about[name], picture)
-          for name, ask in asks.items()
-      ]
-  return items
-
-
-def _caption_rows(seed: int, number: int) -> list[Row]:
-  """Anonymous pictures to describe: three faces, then one of shapes."""
-  rows, ask = [], words.Ask(words.CAPTION_QUESTION, '{fact}', ())
-  kinds = [(_face, words.FACE_CAPTION)] * 3 + [(_shapes, words.SHAPES_CAPTION)]
-  for index in range(number):
-    draw, template = kinds[index % 4]
-    picture, about = draw(seed, f'caption/{index:04d}')
-    item = _Item(picture.key, ask, template.format(**about), picture)
-    rows.append(_row(item, GENERATION))
-  return rows
-
-
-def _fact_items() -> list[_Item]:
-  """Plain facts about the world."""
-  items = []
-  for question, answer, facts in words.PLAIN_FACTS:
-    for subject, fact in facts.items():
-      sentence = answer.format(subject=subject, fact='{fact}')
-      asked, pool = question.format(subject=subject), tuple(facts.values())
-      ask = words.Ask(asked, sentence, pool)
-      items.append(_Item(f'fact/{subject}', ask, fact))
-  return items
+      yield make_row(item, GENERATION, where)
+    yield make_row(order[0], CLOZE, where)
+  yield make_row(order[-1], CLASSIFICATION, where, rng)

@@ -192,6 +192,15 @@ def test_choices_hold_the_answer_once_among_four(world):
   np.testing.assert_allclose(shares, 0.25, atol=0.08)
 
 
+def test_choices_about_a_portrait_are_true_of_four_different_people(world):
+  names = {person.name for person in world.people}
+  for task in ('forget_vqa_holdout', 'retain_vqa'):
+    for row in world.tasks[task]:
+      if row.task == row_lib.CLASSIFICATION:
+        about = {n for n in names for o in row.options if n in o}
+        assert len(about) == 4, row.options
+
+
 def test_answers_are_sentences_that_hold_the_name_and_the_fact(world):
   names = {person.key: person.name for person in world.people}
   facts = {person.key: person.facts for person in world.people}
