@@ -7,6 +7,7 @@ import pathlib
 import platform
 import subprocess
 from typing import Any
+import warnings
 
 import jax
 
@@ -76,9 +77,46 @@ def write_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
   _write(path, ''.join(json.dumps(row) + '\n' for row in rows))
 
 
-def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Reads what ``write_jsonl`` wrote."""
-  return [json.loads(line) for line in path.read_text().splitlines()]
+def read_jsonl(path: str | pathlib.Path) -> list[dict[str, Any]]:
+  """The rows of a JSON-lines file; blank lines are passed over.
+
+  A process that was killed leaves a partial last line: that one is dropped
+  with a warning. A broken line anywhere else means that the file is damaged.
+
+  Args:
+    path: the file.
+
+  Returns:
+    One dict per line.
+
+  Raises:
+    ValueError: naming file and line, if a line that is not the last one is
+      not a JSON object.
+  """
+  text = pathlib.Path(path).read_text(encoding='utf-8', errors='replace')
+  lines = [(i, s) for i, s in enumerate(text.split('\n'), 1) if s.strip()]
+  found = []
+  for number, line in lines:
+    try:
+      row = json.loads(line)
+    except json.JSONDecodeError as error:
+      if number == lines[-1][0]:
+        warnings.warn(
+            f'{path}: line {number} is cut off (a stopped process?) and is '
+            f'left out: {line[:60]!r}', stacklevel=2,
+        )
+        return found
+      raise ValueError(
+          f'{path}, line {number}: every line must be a JSON object; got '
+          f'{line[:60]!r} ({error}): remove that line or write the file again'
+      ) from error
+    if not isinstance(row, dict):
+      raise ValueError(
+          f'{path}, line {number}: every line must be a JSON object; got '
+          f'{line[:60]!r}: write the file again'
+      )
+    found.append(row)
+  return found
 
 
 def manifest(seed: int) -> dict[str, Any]:

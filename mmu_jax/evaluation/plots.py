@@ -185,6 +185,9 @@ def tradeoff(results: Sequence[dict]):
   return figure
 
 
+FORGET_TASK = 'forget_vqa_holdout'  # what the probes look at
+
+
 def trajectory(histories: dict[str, list[dict]], results: Sequence[dict]):
   """The way of every method from the vanilla model, probe by probe.
 
@@ -194,7 +197,7 @@ def trajectory(histories: dict[str, list[dict]], results: Sequence[dict]):
     results: lines of ``results.jsonl``, for the two fixed points.
 
   Returns:
-    A ``matplotlib.figure.Figure``: forget VQA on training images against
+    A ``matplotlib.figure.Figure``: forget VQA on held-out images against
     retain VQA (left) and forget QA (right).
   """
   found = table.scores(results)
@@ -202,23 +205,21 @@ def trajectory(histories: dict[str, list[dict]], results: Sequence[dict]):
   style = styles(runs)
   figure, axes = _axes(1, 2, (12, 5))
   for ax, (task, title) in zip(axes[0], _PANELS[3:1:-1]):
-    _wanted(ax, 'forget VQA, training images', title)
+    _wanted(ax, 'forget VQA, held-out images', title)
     fixed = {}
     for run in (table.VANILLA, table.RETRAINED):
       values = table.exact_matches(found.get(run, {}))
-      if {'forget_vqa', task} <= set(values):
-        fixed[run] = (values['forget_vqa'], values[task])
+      if {FORGET_TASK, task} <= set(values):
+        fixed[run] = (values[FORGET_TASK], values[task])
     ends, paths = {}, []
     for run, rows in histories.items():
       path = [
-          (row['probe']['forget_vqa'], row['probe'][task])
+          (row['probe'][FORGET_TASK], row['probe'][task])
           for row in rows
-          if {'forget_vqa', task} <= set(row.get('probe', ()))
+          if {FORGET_TASK, task} <= set(row.get('probe', ()))
       ]
       if not path:
         continue
-      start = fixed.get(table.VANILLA)
-      path = [start, *path] if start else path
       colour, marker = style[run]
       ax.plot(*zip(*path), color=colour, lw=1.4, alpha=0.8, zorder=2)
       ax.plot(*zip(*path[1:-1]), color=colour, marker='.', ms=5, ls='')

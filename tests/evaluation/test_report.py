@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mmu_jax.evaluation import plots, report, table
+from mmu_jax.evaluation import plots, report, summary, table
 
 TASKS = (
     'forget_vqa', 'forget_vqa_holdout', 'forget_qa', 'retain_vqa', 'retain_qa',
@@ -85,7 +85,7 @@ def _full(bare):
     _write_jsonl(folder / run / 'forget_qa.jsonl', [_prediction('3', said)])
   probes = [{'step': 1, 'round': 1, 'turn': 'forget', 'loss': 0.1}]
   for step, value in ((10, 0.5), (20, 0.05)):
-    probe = {'forget_vqa': value, 'retain_vqa': 0.9, 'forget_qa': 0.99}
+    probe = {'forget_vqa_holdout': value, 'retain_vqa': 0.9, 'forget_qa': 0.99}
     probes.append({'round': step, 'probe': probe})
   _write_jsonl(bare / 'unlearned' / 'mmunlearner' / 'metrics.jsonl', probes)
   for name, note in MASKS.items():
@@ -172,7 +172,7 @@ def test_several_seeds_give_the_mean_and_the_range():
 
 
 def test_the_first_two_sentences_say_what_was_asked_and_what_happened():
-  asked, happened, *rest = report.headline(_results(), people=6)
+  asked, happened, *rest = summary.headline(_results(), people=6)
   assert 'asked to forget 6 people' in asked
   assert 'no longer recognises them' in happened and 'it kept' in happened
   for figure in ('5% right, 97% before, 0%', '100% right, 100% before'):
@@ -193,35 +193,35 @@ def test_the_first_two_sentences_say_what_was_asked_and_what_happened():
 )
 def test_failure_is_said_as_plainly_as_success(holdout, text, words):
   values = (holdout, holdout, text, 0.9, 1, 0.7, 1, 0.9)
-  said = report.headline(_results(SCORES | {'mmunlearner': values}))
+  said = summary.headline(_results(SCORES | {'mmunlearner': values}))
   assert re.search(words, said[1])
   assert any('so something is left' in sentence for sentence in said)
 
 
 def test_the_place_of_the_main_method_is_told_when_another_is_nearer():
   scores = SCORES | {'npo': SCORES['retrained']}
-  said = ' '.join(report.headline(_results(scores)))
+  said = ' '.join(summary.headline(_results(scores)))
   assert 'npo is nearest to the retrained model (distance .00)' in said
   assert 'mmunlearner is number 2 (.03)' in said
 
 
 def test_the_summary_is_about_another_method_where_the_main_one_is_missing():
   without = {k: v for k, v in SCORES.items() if k != 'mmunlearner'}
-  said = report.headline(_results(without))
+  said = summary.headline(_results(without))
   assert 'unlearning with ga_diff' in said[1]
   assert 'no run named mmunlearner' in said[-1]
   only = {k: SCORES[k] for k in ('vanilla', 'retrained')}
-  assert 'No unlearned model' in report.headline(_results(only))[1]
+  assert 'No unlearned model' in summary.headline(_results(only))[1]
 
 
 def test_missing_scores_are_called_missing():
   results = [r for r in _results() if r['task'] != 'forget_qa']
-  happened = report.headline(results)[1]
+  happened = summary.headline(results)[1]
   assert 'cannot be judged' in happened and 'not measured' in happened
 
 
 def test_every_plot_draws_something_for_every_run():
-  probe = {'forget_vqa': 0.2, 'retain_vqa': 0.9, 'forget_qa': 0.9}
+  probe = {'forget_vqa_holdout': 0.2, 'retain_vqa': 0.9, 'forget_qa': 0.9}
   history = {'mmunlearner': [{'round': 10, 'probe': probe}], 'new_method': []}
   results = [*_results(), *_results({'new_method': SCORES['ga_diff']})]
   figures = (
