@@ -5,12 +5,18 @@ an image, and keep what it knows in text about that person and everything about
 everybody else. See ``mmu --help`` for the command line.
 """
 
+from mmu_jax import version
+
+version.check_installed()  # before Flax is imported, which would fail obscurely
+
+# pylint: disable=wrong-import-position
 from mmu_jax import losses
 from mmu_jax import masks
 from mmu_jax import methods
 from mmu_jax import saliency
 from mmu_jax import transforms
-from mmu_jax.version import __version__
+
+__version__ = version.__version__
 
 __all__ = [
     '__version__',

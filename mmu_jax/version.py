@@ -1,3 +1,46 @@
-"""The version, importable without JAX."""
+"""The version, and a check of two libraries that must fit; without JAX."""
 
-__version__ = "0.1.0"
+import importlib.metadata
+
+__version__ = '0.1.0'
+
+
+def check_pair(jax: str, flax: str) -> None:
+  """Raises if a version of Flax does not import with a version of JAX.
+
+  Flax up to 0.12.9 fails on import with JAX from 0.11.2 on, with an error that
+  names neither.
+
+  Args:
+    jax: its version, '0.11.2'.
+    flax: its version.
+
+  Raises:
+    ImportError: says what to install.
+
+  Example:
+    >>> check_pair('0.10.2', '0.12.8')
+    >>> check_pair('0.11.2', '0.12.9')
+    Traceback (most recent call last):
+    ...
+    ImportError: flax 0.12.9 does not work with jax 0.11.2; upgrade with: pip \
+install 'flax>=0.12.10'
+  """
+  if _numbers(jax) >= (0, 11, 2) and _numbers(flax) <= (0, 12, 9):
+    raise ImportError(
+        f'flax {flax} does not work with jax {jax}; upgrade with: pip install '
+        "'flax>=0.12.10'"
+    )
+
+
+def check_installed() -> None:
+  """Checks the installed JAX and Flax."""
+  check_pair(
+      importlib.metadata.version('jax'), importlib.metadata.version('flax')
+  )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+  """The first three numbers of a version: '0.12.0.1' -> (0, 12, 0)."""
+  parts = version.split('.')[:3]
+  return tuple(int(''.join(filter(str.isdigit, p)) or 0) for p in parts)
