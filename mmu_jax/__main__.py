@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
   args, overrides = _parser().parse_known_args(argv)
   try:
     config = _read_config(args.config, overrides)
-  except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+  except (SyntaxError, AttributeError, TypeError, ValueError, OSError) as error:
     return _fail(error)
   from mmu_jax import stages  # after --help: JAX takes seconds to import
 
@@ -115,8 +115,9 @@ def _parser() -> argparse.ArgumentParser:
           required=name == 'train',
           action='append' if name == 'evaluate' else 'store',
           metavar='NAME',
-          help='base, vanilla, retrained, or a key of config.runs'
-          + ('; may be given again' if name == 'evaluate' else ''),
+          help='vanilla, retrained, or a key of config.runs; may be given again'
+          if name == 'evaluate'
+          else 'base, vanilla, retrained, or a key of config.runs',
       )
   return parser
 
@@ -126,10 +127,20 @@ def _read_config(path: str, overrides: list[str]):
   from absl import flags
   from ml_collections import config_flags
 
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file('config', flag_values=values)
+  config = _load_config(path)
+  values, given = flags.FlagValues(), ['mmu', *overrides]
   try:
-    rest = values(['mmu', f'--config={path}', *overrides])
+    # Without sys_argv, the fields to set are looked for in sys.argv.
+    config_flags.DEFINE_config_dict(
+        'config', config, flag_values=values, sys_argv=given
+    )
+    rest = values(given)
+  except (AttributeError, KeyError) as error:
+    raise ValueError(
+        f'the config has no such field: {" ".join(overrides)}. Its fields are '
+        f'{", ".join(f"config.{field}" for field in config)}; look into {path} '
+        'for those within them.'
+    ) from error
   except flags.Error as error:
     raise ValueError(
         f'{error}. Options are --config, --workdir, and fields of the config '
@@ -138,6 +149,19 @@ def _read_config(path: str, overrides: list[str]):
   if rest[1:]:
     raise ValueError(f'unexpected arguments: {" ".join(rest[1:])}')
   return values.config
+
+
+def _load_config(path: str):
+  """Runs ``get_config`` of a file, with what follows the colon."""
+  import importlib.machinery
+  import importlib.util
+
+  name, *variant = path.split(':', 1)
+  loader = importlib.machinery.SourceFileLoader('mmu_config', name)
+  spec = importlib.util.spec_from_loader('mmu_config', loader)
+  module = importlib.util.module_from_spec(spec)
+  loader.exec_module(module)
+  return module.get_config(*variant)
 
 
 def _run(args, config, stages) -> None:

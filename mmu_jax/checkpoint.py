@@ -6,6 +6,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -93,9 +94,11 @@ def save(folder: str | pathlib.Path, tree: Tree, note: Mapping[str, Any]):
   """
   folder = pathlib.Path(folder)
   step = latest_step(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  # First, for a step on disk tells the stages that all is there.
+  (folder / 'note.json').write_text(json.dumps(note, indent=2) + '\n')
   with Series(folder) as series:
     series.save(0 if step is None else step + 1, tree, note)
-  (folder / 'note.json').write_text(json.dumps(note, indent=2) + '\n')
 
 
 def read_note(folder: str | pathlib.Path) -> dict[str, Any]:
@@ -151,7 +154,8 @@ def restore(
           'read. Delete this step to go back to the one before, or run the '
           f'stage again. Orbax says: {error}'
       ) from error
-  return Restored(found['tree'], found['note'], step)
+  tree = jax.tree.map(_free, found['tree'], like)
+  return Restored(tree, found['note'], step)
 
 
 def _manager(
@@ -187,6 +191,15 @@ def _check_tree(manager, step: int, like: Tree, folder: pathlib.Path) -> None:
       got_name=f'the checkpoint {folder / str(step)}',
       want_name='the wanted tree',
   )
+
+
+def _free(x: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
+  """Unties an array from its device, if no sharding was wanted.
+
+  Beside tied arrays, new ones (optimizer states) become tied in the first step
+  of a run, and the second step compiles everything again.
+  """
+  return x if like.sharding is not None else jnp.array(np.asarray(x))
 
 
 def _abstract(x: Any) -> jax.ShapeDtypeStruct:

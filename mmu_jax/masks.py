@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmu_jax import tree as tree_lib
 from mmu_jax.typing import Mask
@@ -145,8 +146,8 @@ def counts(mask: Mask, components: Mapping[str, str]) -> dict[str, int]:
 def overlap(a: Mask, b: Mask) -> float:
   """Returns |a and b| / |a or b|, the Jaccard index of two bool masks."""
   tree_lib.check_same(a, b, got_name='one mask', want_name='the other')
-  both = jax.tree.map(jnp.logical_and, a, b)
-  either = jax.tree.map(jnp.logical_or, a, b)
+  both = jax.tree.map(lambda x, y: x & y, a, b)
+  either = jax.tree.map(lambda x, y: x | y, a, b)
   return _total(jax.tree.leaves(both)) / max(
       _total(jax.tree.leaves(either)), 1
   )
@@ -162,6 +163,7 @@ def random_like(mask: Mask, key: jax.Array) -> Mask:
     key: a ``jax.random`` key.
   """
   leaves, structure = jax.tree.flatten(mask)
+  _check_bool(leaves)
   keys = jax.random.split(key, len(leaves))
   shuffled = [
       jax.random.permutation(k, leaf.ravel()).reshape(leaf.shape)
@@ -191,9 +193,27 @@ def _unpack_leaf(name: str, mask: jax.Array, like: Any) -> jax.Array:
   return bits.astype(bool).reshape(like.shape)
 
 
+def _check_bool(leaves: list[jax.Array]) -> None:
+  """Raises on a packed mask: its bytes are not to be counted or moved."""
+  for leaf in leaves:
+    if leaf.dtype != bool:
+      raise TypeError(
+          f'this takes a bool mask, got one with a leaf of {leaf.dtype}. If it '
+          'is packed, unpack it first: unpack(mask, like=params).'
+      )
+
+
 def _total(leaves: list[jax.Array]) -> int:
   """Counts True entries without overflowing int32."""
-  return sum(int(jnp.sum(leaf, dtype=jnp.int32)) for leaf in leaves)
+  _check_bool(leaves)
+  total = 0
+  for leaf in leaves:
+    # Stacked leaves of large models have more than 2**31 entries.
+    rows = jnp.sum(
+        jnp.atleast_1d(leaf), axis=range(1, leaf.ndim), dtype=jnp.int32
+    )
+    total += int(np.asarray(rows).sum(dtype=np.int64))
+  return total
 
 
 def _share(leaves: list[jax.Array]) -> float:

@@ -48,8 +48,8 @@ def encode(
     An ``Example``.
 
   Raises:
-    ValueError: if the answer is empty, the question contains the image token,
-      or the template does not put the answer after the prompt.
+    ValueError: if the answer is empty, question or answer contain the image
+      token, or the template does not put the answer after the prompt.
   """
   if labels not in ('answer', 'full'):
     raise ValueError(f"labels is 'answer' or 'full', got {labels!r}.")
@@ -104,11 +104,12 @@ def image_token_id(processor: Processor) -> int:
 
 def _render(row: Row, processor: Processor) -> tuple[str, str]:
   """Renders the prompt, and the prompt with its answer."""
-  if processor.image_token in row.question:
-    raise ValueError(
-        f'the question of row {row.key!r} contains {processor.image_token!r}; '
-        'the placeholder is put in for each image. Remove it from the text.'
-    )
+  for field, text in (('question', row.question), ('answer', row.answer)):
+    if processor.image_token in text:
+      raise ValueError(
+          f'the {field} of row {row.key!r} contains {processor.image_token!r}; '
+          'the placeholder is put in for each image. Remove it from the text.'
+      )
   content = [{'type': 'text', 'text': row.question}]
   if row.image is not None:
     content = [{'type': 'image'}, *content]

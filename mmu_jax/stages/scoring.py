@@ -37,10 +37,17 @@ def evaluate(
     The rows of ``results.jsonl``: of these runs and of those scored before.
 
   Raises:
+    ValueError: if a run is unknown.
     FileNotFoundError: if a model is missing, or there is none.
   """
-  job = open_job(config, workdir)
   every = [*SCORED, *config.runs]
+  unknown = [run for run in runs or () if run not in every]
+  if unknown:
+    raise ValueError(
+        f'unknown run {", ".join(map(repr, unknown))}; what can be evaluated '
+        f'is {", ".join(every)}.'
+    )
+  job = open_job(config, workdir)
   if runs is None:
     final = lambda run: run_folder(job, run) / loop.FINAL
     runs = [r for r in every if checkpoint.latest_step(final(r)) is not None]
@@ -73,7 +80,8 @@ def report(config: Config, workdir: Folder) -> pathlib.Path:
     FileNotFoundError: if there are no results.
   """
   job = open_job(config, workdir)
-  names = [r for r in (*SCORED, *config.runs) if _folder(job, r).is_dir()]
+  done = lambda run: (_folder(job, run) / 'results.jsonl').exists()
+  names = [run for run in (*SCORED, *config.runs) if done(run)]
   gallery.save(job.folder, names, job.data.tasks, job.data.names)
   return report_lib.write_report(job.folder)
 

@@ -77,7 +77,8 @@ def fit(
 
   Raises:
     ValueError: before compiling, if the plan is incomplete.
-    FloatingPointError: if a loss is not finite; names round, turn and rows.
+    FloatingPointError: if a loss, gradient or update is not finite; names
+      round, turn and rows.
   """
   check(plan)
   folder = pathlib.Path(folder)
@@ -212,15 +213,19 @@ def _take_round(plan, state, round_):
 
 
 def _numbers(plan, round_, measured) -> list[dict[str, Any]]:
-  """Returns the measured rows as numbers; raises where a loss is not one."""
+  """Returns the measured rows as numbers; raises where one is not finite."""
   rows = []
   for turn, index, rate, values in measured:
     values = {k: float(v) for k, v in jax.device_get(values).items()}
-    if not math.isfinite(values['loss']):
+    # A finite loss can still give a step that is not, and its checkpoint.
+    bad = [k for k, v in values.items() if not math.isfinite(v)]
+    if bad:
+      name = 'loss' if 'loss' in bad else bad[0]
       keys = getattr(plan.streams[turn.split], 'keys', lambda _: ['?'])(index)
       raise FloatingPointError(
-          f'every loss must be finite; the one of the turn on {turn.split!r} '
-          f'in round {round_} is {values["loss"]}, at learning rate {rate:g} '
+          'every loss, gradient and update must be finite; the '
+          f'{name} of the turn on {turn.split!r} in round {round_} is '
+          f'{values[name]}, at learning rate {rate:g} '
           f'on rows {", ".join(keys[:8])} ({len(keys)} in all). Earlier '
           'checkpoints are whole: lower the learning rate or look at these '
           'rows, then run again.'
