@@ -63,7 +63,7 @@ def document(
 
   Raises:
     ValueError: if the shared tokens carry a label (train on full sequences
-      with one question a document), or do not contain the whole image.
+      with one question a document), or the rows do not share one image.
   """
   tokens, positions, branches, targets, weights = [], [], [], [], []
 
@@ -86,7 +86,10 @@ def document(
           f'label; packing {examples[0].row.key!r} would train on them once '
           "instead of once a question. Use questions=1 with labels='full'."
       )
-    if any((e.tokens[shared:] == image_token).any() for e in examples):
+    pictures = {e.row.image_key for e in examples}
+    if len(pictures) > 1 or any(
+        (e.tokens[shared:] == image_token).any() for e in examples
+    ):
       raise ValueError(
           'questions packed together must begin with the same image; '
           f'{examples[0].row.key!r} and {examples[1].row.key!r} do not. Pack '
@@ -259,6 +262,20 @@ class Stream:
     return assemble(sequences, self.length, self._pixel_shape)
 
 
+def bucket(length: int) -> int:
+  """Returns the static length that holds so many tokens.
+
+  Few lengths are in use, so that few programs are compiled: multiples of 16
+  up to 128, of 64 up to 1024, of 256 beyond.
+
+  Example:
+    >>> [bucket(n) for n in (9, 16, 100, 130, 1100)]
+    [16, 16, 112, 192, 1280]
+  """
+  step = 16 if length <= 128 else 64 if length <= 1024 else 256
+  return -(-length // step) * step
+
+
 def row_batches(
     rows: Sequence[Row], encoder: Encoder, *, size: int, questions: int = 1
 ) -> list[Batch]:
@@ -289,7 +306,7 @@ def row_batches(
   longest = max(sum(len(d['tokens']) for d, _ in s) for s in sequences)
   shape = None if rows[0].image is None else encoder.pixel_shape()
   return [
-      assemble(sequences[i : i + size], -(-longest // 8) * 8, shape, size)
+      assemble(sequences[i : i + size], bucket(longest), shape, size)
       for i in range(0, len(sequences), size)
   ]
 

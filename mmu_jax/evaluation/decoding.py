@@ -140,7 +140,7 @@ def prompt_batches(
   ]
   return [
       batching.assemble(
-          sequences[i : i + size], -(-longest // 8) * 8, shape, size
+          sequences[i : i + size], batching.bucket(longest), shape, size
       )
       for i in range(0, len(sequences), size)
   ]
@@ -216,7 +216,7 @@ def option_nll(
   found = []
   for i in range(0, len(sequences), size):
     batch = batching.assemble(
-        sequences[i : i + size], -(-longest // 8) * 8, shape, size
+        sequences[i : i + size], batching.bucket(longest), shape, size
     )
     nll, _, is_answer = answer_scores(params, batch, forward=model.forward)
     nll, is_answer = np.asarray(nll), np.asarray(is_answer)

@@ -13,6 +13,7 @@ them; every folder in it says in a ``config.json`` what it was made from::
   tuning/                     the same on other people, for ``tune``
 """
 
+from mmu_jax.stages.job import open_job
 from mmu_jax.stages.masking import saliency
 from mmu_jax.stages.pipeline import pipeline
 from mmu_jax.stages.scoring import evaluate
@@ -20,4 +21,12 @@ from mmu_jax.stages.scoring import report
 from mmu_jax.stages.training import train
 from mmu_jax.stages.tuning import tune
 
-__all__ = ['evaluate', 'pipeline', 'report', 'saliency', 'train', 'tune']
+__all__ = [
+    'evaluate',
+    'open_job',
+    'pipeline',
+    'report',
+    'saliency',
+    'train',
+    'tune',
+]

@@ -23,7 +23,7 @@ from mmu_jax.typing import Params
 Config = ml_collections.ConfigDict
 Folder = str | pathlib.Path
 MODELS = ('base', 'vanilla', 'retrained')
-MASKS = ('saliency', 'topk', 'random')
+MASKS = ('saliency', 'literal', 'topk', 'random')
 
 
 class Job(NamedTuple):

@@ -47,7 +47,8 @@ def mask(job: Job, kind: str) -> Mask:
 
   Args:
     job: the job.
-    kind: 'saliency'; 'topk', the weights most important to the forget set
+    kind: 'saliency'; 'literal', the published ratio even where the config
+      normalises; 'topk', the weights most important to the forget set
       alone, as many in each component; 'random', as many in each leaf.
   """
   folder = job.unlearned / 'mask' / kind
@@ -88,10 +89,11 @@ def _make(job: Job, kind: str, params: Params) -> tuple[Mask, dict[str, Any]]:
   """Makes a bool mask and what is worth knowing of it."""
   config = job.config.saliency
   components = job.model.components
+  normalize = config.normalize and kind != 'literal'
   note = {
       'threshold': config.threshold,
       'granularity': config.granularity,
-      'normalize': config.normalize,
+      'normalize': normalize,
   }
   if kind == 'random':
     like = masks_lib.unpack(mask(job, 'saliency'), params)
@@ -102,13 +104,15 @@ def _make(job: Job, kind: str, params: Params) -> tuple[Mask, dict[str, Any]]:
     like = masks_lib.unpack(mask(job, 'saliency'), params)
     shares = masks_lib.density(like, components=components)
     made = saliency_lib.top_share(forget, shares, components)
-    return made, note | {'overlap': masks_lib.overlap(made, like)}
+    return made, note | {
+        'overlap': {'saliency': masks_lib.overlap(made, like)}
+    }
   scores, ties = saliency_lib.component_saliency(
       forget,
       preserve,
       protects=config.protects,
       components=components,
-      normalize=config.normalize,
+      normalize=normalize,
   )
   made = saliency_lib.mask_from_saliency(
       scores,
@@ -128,10 +132,11 @@ def _importance(job: Job, name: str, parts: Any) -> Params:
     return checkpoint.restore(folder, params).tree
   config = job.config.saliency
   stream = make_stream(job, parts, f'importance/{name}')
+  vanilla = final_params(job, 'vanilla')
   steps = progress.track(range(config.batches), f'importance {name}')
   found = saliency_lib.importance(
       _loss(job.model.forward),
-      final_params(job, 'vanilla'),
+      vanilla,
       map(stream, steps),
       granularity=config.granularity,
   )

@@ -47,14 +47,21 @@ def train(config: Config, workdir: Folder, run: str = 'vanilla') -> Params:
     ValueError: if the run is unknown, or was made with other settings.
     FileNotFoundError: if the model that it starts from is missing.
   """
-  job = open_job(config, workdir)
   if run in MODELS:
-    return _train_model(job, run)
-  return unlearn(job, run, run_settings(config, run))
+    return _train_model(open_job(config, workdir), run)
+  settings = run_settings(config, run)
+  return unlearn(open_job(config, workdir), run, settings)
 
 
-def unlearn(job: Job, name: str, run: Config) -> Params:
-  """Runs a method from vanilla, with the settings of a run."""
+def unlearn(job: Job, name: str, run: Config, *, probe: bool = True) -> Params:
+  """Runs a method from vanilla, with the settings of a run.
+
+  Args:
+    job: the job.
+    name: of its folder.
+    run: method, mask, rate and retain stream.
+    probe: whether to look at the model on the way, for the plots.
+  """
   config = job.config.unlearn
   vanilla = final_params(job, 'vanilla')
   constant = lambda rate: optimizer.schedule(
@@ -90,7 +97,7 @@ def unlearn(job: Job, name: str, run: Config) -> Params:
       plan,
       vanilla,
       settings,
-      probe=make_probe(job, config.probe_rows),
+      probe=make_probe(job, config.probe_rows) if probe else None,
       probe_every=config.probe_every,
       save_every=config.save_every,
   )
@@ -115,7 +122,7 @@ def make_probe(job: Job, num_rows: int) -> Callable[[Params], dict[str, float]]:
     ]
     spread = rows[:: -(-len(rows) // num_rows)]
     batches[task] = batching.row_batches(
-        spread, job.encoder, size=min(num_rows, len(spread))
+        spread, job.encoder, size=job.config.evaluation.batch_size
     )
 
   def probe(params):

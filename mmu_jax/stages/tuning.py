@@ -41,9 +41,10 @@ def tune(config: Config, workdir: Folder) -> list[dict[str, Any]]:
   rows = []
   for run, spec in config.runs.items():
     for rate in config.tune.rates:
-      with spec.unlocked():
-        tried = Config({**spec.to_dict(), 'rate': rate})
-      scores = probe(unlearn(job, f'{run}-{rate:g}', tried))
+      tried = Config({**spec.to_dict(), 'rate': rate})
+      scores = probe(
+          unlearn(job, f'{run}-{rate:g}', tried, probe=False)
+      )
       utility = float(np.mean([scores[t] for t in table.UTILITY_TASKS]))
       score = (1 - scores['forget_vqa_holdout'] + utility) / 2
       rows.append({
