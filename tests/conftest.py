@@ -1,0 +1,32 @@
+"""Eight CPU devices for every test, set before JAX is imported."""
+
+import os
+import pathlib
+import sys
+
+import pytest
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault(
+    'XLA_FLAGS', '--xla_force_host_platform_device_count=8'
+)
+
+try:
+  import mmu_jax  # pylint: disable=unused-import
+except ImportError:  # not installed: use this checkout
+  sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+
+@pytest.fixture(scope='module')
+def quick_compile():
+  """Compiles the programs of a module with few optimizations.
+
+  For modules whose time is spent on compiling. Bits are tested as in a run,
+  with the optimizations that a run has: without this fixture.
+  """
+  import jax
+
+  before = jax.config.values['jax_disable_most_optimizations']
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)

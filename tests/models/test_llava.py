@@ -1,0 +1,266 @@
+"""The model: where pictures go, which layers run, what remat and depth cost."""
+
+import dataclasses
+import functools
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmu_jax import losses
+from mmu_jax import models
+from mmu_jax import tree as tree_lib
+from mmu_jax.models import llama
+import toy
+
+NUM_PATCHES = toy.IMAGE_TOKENS
+
+
+def _variant(**changes):
+  """The toy model with other options; ``vision`` and ``text`` are nested."""
+  config = toy.llava().config
+  vision = dataclasses.replace(
+      config.vision_config, **changes.pop('vision', {})
+  )
+  text = dataclasses.replace(config.text_config, **changes.pop('text', {}))
+  return models.build(
+      dataclasses.replace(
+          config, vision_config=vision, text_config=text, **changes
+      )
+  )
+
+
+def _params(model, seed):
+  """Random parameters, none zero; they are not compiled."""
+  rng = np.random.default_rng(seed)
+  return tree_lib.map_with_name(
+      lambda name, x: rng.normal(
+          float(name.endswith('scale')), 0.25, x.shape
+      ).astype(np.float32),
+      _shapes(model),
+  )
+
+
+def _shapes(model):
+  return jax.eval_shape(model.init, jax.random.key(0))
+
+
+@functools.cache
+def _part(model, function):
+  """A jitted method of the Flax module, by parameters."""
+  abstract = nnx.eval_shape(lambda: models.Llava(model.config, nnx.Rngs(0)))
+  definition = nnx.split(abstract)[0]
+
+  @jax.jit
+  def call(params, argument):
+    module = nnx.merge(definition, nnx.State(params))
+    return getattr(module, function)(argument)
+
+  return call
+
+
+def _gradient(model):
+  return jax.jit(
+      jax.grad(
+          lambda params, batch: losses.nll(
+              model.forward(params, batch), batch['targets'], batch['weights']
+          )
+      )
+  )
+
+
+def test_image_features_go_to_their_slots():
+  model = toy.llava()
+  params, rng = _params(model, 0), np.random.default_rng(1)
+  batch = toy.batch(2, rows=3)
+  batch['pixel_values'] = rng.normal(
+      size=(3, 2, 3, toy.IMAGE_SIZE, toy.IMAGE_SIZE)
+  ).astype(np.float32)  # two pictures a row
+  slots = rng.integers(-4, 2 * NUM_PATCHES, batch['tokens'].shape)
+  batch['image_slots'] = np.maximum(slots, -1).astype(np.int32)
+  embedded = _part(model, 'embed')(params, batch)
+  features = _part(model, 'image_features')(
+      params, batch['pixel_values'].reshape(-1, *(3, 24, 24))
+  )
+  table = params['language_model']['model']['embed_tokens']['embedding']
+  for b, i in np.ndindex(*batch['tokens'].shape):
+    picture, patch = divmod(int(batch['image_slots'][b, i]), NUM_PATCHES)
+    want = table[batch['tokens'][b, i]]
+    if batch['image_slots'][b, i] >= 0:
+      want = features[2 * b + picture, patch]
+    np.testing.assert_allclose(embedded[b, i], want, rtol=2e-5, atol=2e-6)
+  assert {-1, *range(2 * NUM_PATCHES)} == set(batch['image_slots'].ravel())
+
+
+def test_a_patch_feels_its_own_pixels():
+  """With attention out of the way, patch n sees rows and columns of patch n."""
+  model = _variant(vision_feature_layer=0)  # embeddings, then the projector
+  params, rng = _params(model, 3), np.random.default_rng(4)
+  pixels = rng.normal(size=(1, 3, 24, 24)).astype(np.float32)
+  features = _part(model, 'image_features')
+  before = features(params, pixels)[0]
+  for n in range(NUM_PATCHES):
+    row, column = divmod(n, 2)
+    changed = pixels.copy()
+    changed[..., row * 12 : row * 12 + 12, column * 12 : column * 12 + 12] += 1
+    differs = np.any(features(params, changed)[0] != before, axis=-1)
+    assert differs.tolist() == [i == n for i in range(NUM_PATCHES)]
+
+
+def test_text_batches_need_no_picture():
+  model = toy.llava()
+  params = _params(model, 5)
+  batch = toy.batch(6, pictures=False)
+  assert batch['pixel_values'].shape[1] == 0
+  unread = dict(batch, pixel_values=toy.batch(7)['pixel_values'])
+  forward = jax.jit(model.forward)
+  logits = forward(params, batch)
+  assert logits.shape == (*batch['tokens'].shape, toy.VOCAB)
+  assert np.isfinite(logits).all()
+  np.testing.assert_allclose(forward(params, unread), logits, 1e-5, 1e-5)
+
+
+def test_bfloat16_is_float32_up_to_its_rounding():
+  model = toy.llava('bfloat16')
+  params, batch = _params(model, 8), toy.batch(9)
+
+  def loss(params):
+    logits = model.forward(params, batch)
+    weights = batch['weights']
+    return losses.nll(logits, batch['targets'], weights), logits
+
+  grads, logits = jax.jit(jax.grad(loss, has_aux=True))(params)
+  assert logits.dtype == jnp.bfloat16
+  exact = np.asarray(jax.jit(toy.llava().forward)(params, batch))
+  real = batch['documents'] > 0
+  error = np.asarray(logits, np.float32)[real] - exact[real]
+  assert 1e-4 < np.linalg.norm(error) / np.linalg.norm(exact[real]) < 0.03
+  assert {x.dtype for x in jax.tree.leaves(grads)} == {jnp.dtype('float32')}
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
+
+
+def test_remat_gives_the_same_gradients():
+  with jax.enable_x64(True):
+    params = jax.tree.map(np.float64, _params(toy.llava(), 10))
+    batch, grads = toy.batch(11), {}
+    for remat in ('none', 'dots', 'full'):
+      model = _variant(dtype='float64', remat=remat)
+      gradient = _gradient(model)
+      program = gradient.trace(params, batch)
+      # Two stacks of layers, and nothing else, are computed again.
+      recomputed = str(program.jaxpr).count('prevent_cse=False')
+      assert (recomputed >= 2) == (remat != 'none')
+      grads[remat] = tree_lib.flatten(gradient(params, batch))
+    whole = np.linalg.norm(toy.vector(grads['none']))
+    for remat in ('dots', 'full'):
+      for name, want in grads['none'].items():
+        norm = np.linalg.norm(want)
+        # Nothing depends on what is added to all keys: rounding alone.
+        scale = whole if name.endswith('k_proj/bias') else norm
+        assert np.linalg.norm(grads[remat][name] - want) <= 1e-6 * scale, name
+
+
+@pytest.mark.parametrize('layer, runs', [(-1, 3), (-2, 2), (-4, 0), (2, 2)])
+def test_the_projector_reads_the_layer_that_is_named(layer, runs):
+  model = _variant(vision_feature_layer=layer, vision={'num_hidden_layers': 3})
+  assert model.config.num_vision_layers == runs
+  params = _params(model, 12)
+  pixels = np.random.default_rng(13).normal(size=(2, 3, 24, 24))
+  pixels = pixels.astype(np.float32)
+  features = _part(model, 'image_features')
+  base = features(params, pixels)
+  for changed in range(3):
+    tree = jax.tree.map(np.copy, params)
+    kernel = tree['vision_tower']['vision_model']['encoder']['layers']['mlp'][
+        'fc2'
+    ]['kernel']
+    kernel[changed] += 0.5
+    differs = bool(np.any(features(tree, pixels) != base))
+    assert differs == (changed < runs)
+
+
+def test_rotary_is_a_complex_rotation_in_float64():
+  rng = np.random.default_rng(14)
+  positions = np.concatenate([np.arange(40), rng.integers(40, 4096, 24)])
+  positions = positions.reshape(2, 32)
+  x = rng.normal(size=(2, 32, 3, 16)).astype(np.float32)
+  cos, sin = llama.rotary(jnp.asarray(positions), 16, 10000.0)
+  got = llama.rotate(jnp.asarray(x), cos, sin)
+  frequencies = 10000.0 ** (-np.arange(8) / 8)  # [head_dim / 2]
+  angles = positions[..., None, None] * frequencies  # [B, L, 1, head_dim / 2]
+  turned = (x[..., :8] + 1j * x[..., 8:]) * np.exp(1j * angles)
+  want = np.concatenate([turned.real, turned.imag], axis=-1)
+  # An angle in float32 is off by 2^-23 of itself.
+  allowed = 2.0**-22 * (1 + positions[..., None, None]) * np.abs(x).max()
+  assert np.all(np.abs(got - want) <= 2 * allowed)
+
+
+def test_scores_depend_on_distance_alone():
+  rng = np.random.default_rng(15)
+  q, k = jnp.asarray(rng.normal(size=(2, 1, 1, 1, 16)), jnp.float32)
+
+  def score(i, j):
+    turn = lambda x, p: llama.rotate(
+        x, *llama.rotary(jnp.array([[p]]), 16, 10000.0)
+    )
+    return float(jnp.vdot(turn(q, i), turn(k, j)))
+
+  assert score(9, 2) == pytest.approx(score(19, 12), abs=1e-5)
+  assert abs(score(9, 2) - score(9, 3)) > 1e-2
+
+
+@pytest.mark.parametrize('remat', ['none', 'full'])
+def test_the_program_does_not_grow_with_depth(remat):
+  sizes = []
+  for depth in (2, 8):
+    model = _variant(
+        remat=remat,
+        vision={'num_hidden_layers': depth},
+        text={'num_hidden_layers': depth},
+    )
+    lowered = _gradient(model).lower(_shapes(model), toy.batch(16))
+    sizes.append(len(lowered.as_text()))
+  assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
+
+
+def test_equal_configs_give_one_model():
+  options = dict(text_config=dict(hidden_size=16, num_attention_heads=2))
+  first = models.from_options('llava', 40, **options)
+  assert models.from_options('llava', 40, **options) is first
+  assert models.from_options('llava', 41, **options) is not first
+  assert first.config.text_config.vocab_size == 40
+  assert first.config.text_config.hidden_size == 16
+  assert first.config.vision_config == models.LlavaConfig().vision_config
+
+
+@pytest.mark.parametrize(
+    'name, options, message',
+    [
+        ('lava', {}, "unknown model 'lava'; known: llava"),
+        ('llava', {'depth': 3}, "model has no option 'depth'; known: vision_"),
+        (
+            'llava',
+            {'vision_config': {'width': 3}},
+            "model.vision_config has no option 'width'; known: hidden_size",
+        ),
+        (
+            'llava',
+            {'text_config': {'width': 3, 'depth': 2}},
+            "model.text_config has no option 'depth', 'width'",
+        ),
+    ],
+)
+def test_an_unknown_model_or_option_is_a_clear_error(name, options, message):
+  with pytest.raises(ValueError, match=message):
+    models.from_options(name, 40, **options)
+
+
+def test_every_parameter_has_one_component():
+  model = toy.llava()
+  found = {
+      tree_lib.component_of(name, model.components)
+      for name in tree_lib.flatten(_shapes(model))
+  }
+  assert found == {'vision', 'projector', 'language'}

@@ -1,0 +1,142 @@
+"""Every config file is valid as it stands, in all its variants."""
+
+import importlib.util
+import pathlib
+
+import jax
+import pytest
+
+from mmu_jax import methods
+from mmu_jax import tree as tree_lib
+from mmu_jax.data import datasets
+from mmu_jax.data import vocabulary
+from mmu_jax.evaluation import table
+from mmu_jax.models import from_options
+from mmu_jax.stages import job
+from mmu_jax.training import optimizer
+
+FOLDER = pathlib.Path(__file__).parents[1] / 'configs'
+VARIANTS = ('full', 'fast')
+
+
+def _load(name):
+  spec = importlib.util.spec_from_file_location(name, FOLDER / f'{name}.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def _config(variant):
+  return _load('people').get_config(variant)
+
+
+@pytest.fixture(scope='module')
+def splits():
+  """The names of the splits of a small world."""
+  options = _config('fast').data.to_dict()
+  return set(datasets.load(options.pop('name'), 0, **options).train)
+
+
+def test_full_is_the_default():
+  assert _config('full').to_dict() == _load('people').get_config().to_dict()
+  assert _config('fast').to_dict() != _config('full').to_dict()
+
+
+def test_an_unknown_variant_is_a_clear_error():
+  with pytest.raises(ValueError, match="'full' or 'fast', got 'huge'"):
+    _config('huge')
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_every_run_has_a_method_a_mask_and_a_stream(variant):
+  config = _config(variant)
+  assert len(config.runs) >= 3
+  for name in config.runs:
+    run = job.run_settings(config, name)
+    turns = methods.make(run.method)
+    assert any(turn.masked for turn in turns) == bool(run.mask)
+    for turn in turns:
+      assert turn.split in ('forget', 'retain')
+    assert optimizer.schedule('constant', run.rate, steps=1)(0) == (
+        pytest.approx(run.rate)
+    )
+
+
+def test_the_full_config_compares_masks_with_their_controls():
+  runs = _config('full').runs
+  assert {run.mask for run in runs.values()} == {'', *job.MASKS}
+  assert {'ga', 'npo', 'ga_diff', 'kl_min', 'mmunlearner'} <= set(runs)
+
+
+def _parts(config):
+  """(splits, part) of every stream of a config."""
+  yield from config.base.stream
+  yield from config.vanilla.stream
+  yield from config.saliency.forget
+  for parts in config.saliency.preserve.values():
+    yield from parts
+  for parts in config.unlearn.streams.values():
+    yield from parts
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_every_stream_names_splits_and_roles_that_exist(variant, splits):
+  config = _config(variant)
+  for groups in (config.groups, config.validation_groups):
+    assert set(groups) == {'forget', 'retain', 'everybody'}
+    for part in _parts(config):
+      assert part['size'] >= 1 and part['questions'] >= 1
+      assert part['weight'] > 0
+      for split in part['splits']:
+        kind, _, role = split.partition(':')
+        found = [f'{kind}/{g}' for g in groups[role]] if role else [split]
+        assert found and set(found) <= splits
+  assert set(config.retrained.without) <= splits
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_nobody_is_both_forgotten_and_retained(variant):
+  config = _config(variant)
+  for groups in (config.groups, config.validation_groups):
+    assert not set(groups.forget) & set(groups.retain)
+    assert not set(groups.forget) - set(groups.everybody)
+  assert 'forget' not in sum(
+      (tuple(g) for g in config.validation_groups.values()), ()
+  )
+  assert set(config.retrained.without) == {
+      f'vqa/{group}' for group in config.groups.forget
+  }
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_the_model_and_the_optimizers_can_be_built(variant):
+  config = _config(variant)
+  sizes = config.model.to_dict()
+  tokenizer = vocabulary.make_tokenizer()
+  model = from_options(sizes.pop('name'), len(tokenizer), **sizes)
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  assert 1e5 < tree_lib.count(params) < 3e6
+  assert set(config.saliency.protects) == set(model.components)
+  for names in config.saliency.protects.values():
+    assert set(names) <= set(config.saliency.preserve)
+  for spec in (config.base, config.vanilla, config.unlearn):
+    optimizer.build(**spec.optimizer.to_dict(), clip_norm=spec.clip_norm)
+  for spec in (config.base, config.vanilla):
+    assert 0 <= spec.warmup < spec.rounds
+    optimizer.schedule(
+        spec.schedule, spec.rate, steps=spec.rounds, warmup=spec.warmup
+    )
+
+
+def test_longest_answers_can_be_decoded():
+  """An answer that is cut off can never be right."""
+  config = _config('full')
+  options = _config('fast').data.to_dict()
+  data = datasets.load(options.pop('name'), 0, **options)
+  tokenizer = data.processor.tokenizer
+  longest = max(
+      len(tokenizer(row.answer, add_special_tokens=False)['input_ids'])
+      for task in table.UTILITY_TASKS
+      for row in data.tasks[task]
+  )
+  assert longest + 1 <= config.evaluation.max_new_tokens  # and the end token

@@ -1,0 +1,132 @@
+"""The library is layered: an import goes to a lower rank, and edges stay edges."""
+
+import ast
+import pathlib
+import sys
+
+import pytest
+
+import mmu_jax
+
+ROOT = pathlib.Path(mmu_jax.__file__).parent
+RANKS = {
+    'version': 0, 'typing': 0, 'tree': 0,
+    'masks': 0.5,  # the transformations unpack them
+    'data': 1, 'metrics': 1, 'losses': 1, 'saliency': 1, 'transforms': 1,
+    'checkpoint': 1, 'workdir': 1, 'progress': 1,
+    'methods': 2, 'models': 2,
+    'training': 3, 'evaluation': 3,
+    'stages': 4,
+    '__main__': 5,
+}  # fmt: skip
+CORE = {
+    'tree', 'typing', 'models', 'losses', 'saliency', 'masks', 'transforms',
+    'methods', 'checkpoint', 'training',
+}  # fmt: skip
+CORE_PACKAGES = {
+    'jax', 'flax', 'optax', 'orbax', 'numpy', 'chex', 'safetensors', 'tqdm',
+}  # fmt: skip
+FILES = sorted(ROOT.rglob('*.py'))
+
+
+def _module(path):
+  parts = path.relative_to(ROOT.parent).with_suffix('').parts
+  return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+MODULES = {_module(path): path for path in FILES}
+
+
+def _imports(path, *, everywhere=True):
+  """Modules that a file imports; at module level only, if wanted."""
+  nodes = [ast.parse(path.read_text())]
+  found = set()
+  while nodes:
+    node = nodes.pop()
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert not node.level, f'{path}: write imports from the root'
+      for alias in node.names:
+        inner = f'{node.module}.{alias.name}'
+        found.add(inner if inner in MODULES else node.module)
+    function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    if everywhere or not function:
+      nodes += ast.iter_child_nodes(node)
+  return found
+
+
+def _own(path):
+  return {name for name in _imports(path) if name.split('.')[0] == 'mmu_jax'}
+
+
+def _part(module):
+  """``mmu_jax.models.llama`` is part of ``models``; the package of itself."""
+  return (module.split('.') + [''])[1]
+
+
+def _parametrize(paths):
+  return pytest.mark.parametrize(
+      'path', paths, ids=lambda path: str(path.relative_to(ROOT))
+  )
+
+
+def test_every_module_has_a_rank():
+  parts = {_part(module) for module in MODULES} - {''}
+  assert parts == set(RANKS), 'name new modules in RANKS; drop removed ones'
+
+
+@_parametrize([path for path in FILES if path != ROOT / '__init__.py'])
+def test_imports_go_to_a_lower_rank(path):
+  here = _part(_module(path))
+  for module in _own(path):
+    there = _part(module)
+    if there == '':  # `import mmu_jax` itself would pull in everything
+      pytest.fail(f'{path.name} imports the package instead of a module')
+    lower = RANKS[there] < RANKS[here]
+    assert lower or there == here, f'{path.name} imports {module}'
+
+
+def test_siblings_import_each_other_without_cycles():
+  imports = {module: _own(path) for module, path in MODULES.items()}
+  done, under_way = set(), []
+
+  def visit(module):
+    assert module not in under_way, f'cycle: {under_way + [module]}'
+    if module in done:
+      return
+    under_way.append(module)
+    for other in imports[module]:
+      visit(other)
+    done.add(under_way.pop())
+
+  for module in imports:
+    visit(module)
+  assert done == set(MODULES)
+
+
+@_parametrize([p for p in FILES if _part(_module(p)) in ('data', 'metrics')])
+def test_data_and_metrics_know_no_jax(path):
+  packages = {name.split('.')[0] for name in _imports(path)}
+  assert not packages & {'jax', 'flax', 'optax', 'orbax', 'chex'}
+
+
+@_parametrize([ROOT / 'tree.py', ROOT / 'typing.py', ROOT / 'version.py'])
+def test_the_lowest_rank_imports_nothing_of_ours(path):
+  assert not _own(path)
+
+
+@_parametrize([p for p in FILES if _part(_module(p)) in CORE])
+def test_the_core_needs_few_packages(path):
+  packages = {name.split('.')[0] for name in _imports(path, everywhere=False)}
+  allowed = CORE_PACKAGES | set(sys.stdlib_module_names) | {'mmu_jax'}
+  assert packages <= allowed
+
+
+def test_orbax_has_one_door():
+  users = {
+      _module(path)
+      for path in FILES
+      if any(name.startswith('orbax') for name in _imports(path))
+  }
+  assert users == {'mmu_jax.checkpoint'}

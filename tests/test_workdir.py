@@ -1,0 +1,81 @@
+"""A folder knows what it was made from, and its files are whole or absent."""
+
+import json
+
+import pytest
+
+from mmu_jax import workdir
+
+SETTINGS = {'seed': 3, 'data': {'name': 'people', 'views': (1, 2)}}
+
+
+def test_a_claimed_folder_can_be_claimed_again_with_the_same_settings(tmp_path):
+  folder = tmp_path / 'a' / 'b'
+  workdir.claim(folder, SETTINGS)
+  written = (folder / 'config.json').stat().st_mtime_ns
+  workdir.claim(folder, SETTINGS)  # tuples are lists in JSON, and still equal
+  assert (folder / 'config.json').stat().st_mtime_ns == written
+  found = json.loads((folder / 'config.json').read_text())
+  assert found == {'seed': 3, 'data': {'name': 'people', 'views': [1, 2]}}
+
+
+def test_other_settings_are_refused_and_named(tmp_path):
+  workdir.claim(tmp_path, SETTINGS)
+  other = {'seed': 4, 'data': {'name': 'people', 'views': (1, 2)}}
+  with pytest.raises(ValueError) as error:
+    workdir.claim(tmp_path, other)
+  message = str(error.value)
+  assert str(tmp_path) in message
+  assert 'seed: 3 there, 4 asked for' in message
+  assert '--workdir' in message  # the next step
+  assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 3
+
+
+def test_claims_of_other_names_do_not_meet(tmp_path):
+  workdir.claim(tmp_path, {'seed': 1}, 'world.json')
+  workdir.claim(tmp_path, {'seed': 2})
+  with pytest.raises(ValueError, match='seed: 1 there, 2 asked for'):
+    workdir.claim(tmp_path, {'seed': 2}, 'world.json')
+
+
+@pytest.mark.parametrize(
+    'old, new, want',
+    [
+        ({'a': 1}, {'a': 1}, []),
+        ({'a': 1}, {}, ['a: 1 there, None asked for']),
+        ({}, {'a': 'x'}, ["a: None there, 'x' asked for"]),
+        (
+            {'a': {'b': {'c': [1]}}, 'd': 0},
+            {'a': {'b': {'c': [2]}}, 'd': 0},
+            ['a.b.c: [1] there, [2] asked for'],
+        ),
+        ({'a': {'b': 1}}, {'a': 2}, ["a: {'b': 1} there, 2 asked for"]),
+    ],
+)
+def test_differences_name_the_field_and_both_values(old, new, want):
+  assert workdir.differences(old, new) == want
+
+
+def test_a_write_that_was_killed_leaves_the_old_file(tmp_path):
+  path = tmp_path / 'x' / 'rows.jsonl'
+  workdir.write_jsonl(path, [{'n': 1}, {'n': 2}])
+  path.with_name('rows.jsonl.part').write_text('{"n": 7')  # half a line
+  assert workdir.read_jsonl(path) == [{'n': 1}, {'n': 2}]
+  workdir.write_jsonl(path, [{'n': 3}])
+  assert workdir.read_jsonl(path) == [{'n': 3}]
+  assert [p.name for p in path.parent.iterdir()] == ['rows.jsonl']
+
+
+def test_a_value_that_is_not_json_leaves_the_old_file(tmp_path):
+  path = tmp_path / 'note.json'
+  workdir.write_json(path, {'n': 1})
+  with pytest.raises(TypeError):
+    workdir.write_json(path, {'n': object()})
+  assert json.loads(path.read_text()) == {'n': 1}
+
+
+def test_the_manifest_names_seed_versions_devices_and_revision():
+  made = json.loads(json.dumps(workdir.manifest(11)))
+  assert made['seed'] == 11
+  assert {'mmu_jax', 'jax', 'orbax-checkpoint'} <= set(made['packages'])
+  assert made['devices'] and made['revision'] and made['python']

@@ -1,0 +1,355 @@
+"""The loop: what it refuses, what it writes, and that a kill changes nothing."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from mmu_jax import __main__ as command_line
+from mmu_jax import checkpoint
+from mmu_jax import methods
+from mmu_jax.stages import job
+from mmu_jax.training import loop
+from mmu_jax.training import optimizer
+from mmu_jax.training import step as step_lib
+import toy
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+class _Stream:
+  """Random batches by step; remembers the steps that were asked for."""
+
+  def __init__(self, seed, poisoned=None):
+    self.seed, self.poisoned, self.asked = seed, poisoned, []
+
+  def __call__(self, step):
+    self.asked.append(step)
+    batch = toy.batch(1000 * self.seed + step, rows=2)
+    if step == self.poisoned:
+      batch['pixel_values'][1] = np.nan
+    return batch
+
+  def keys(self, step):
+    return [f'row-{self.seed}-{step}-{b}' for b in range(2)]
+
+
+def _plan(turns=None, **changes):
+  """A plan that works, with changes."""
+  plan = loop.Plan(
+      turns=methods.ga_diff() if turns is None else turns,
+      streams={'forget': _Stream(1), 'retain': _Stream(2)},
+      rates=dict.fromkeys(('forget', 'retain'), lambda _: 1e-2),
+      rounds=6,
+      forward=toy.forward,
+      tx=optimizer.build('sgd'),  # compiles fast
+  )
+  return plan._replace(**changes)
+
+
+def _rows(folder):
+  """The log without its times."""
+  rows = [json.loads(x) for x in (folder / 'metrics.jsonl').open()]
+  assert all(row.pop('time') > 1.6e9 for row in rows)
+  return rows
+
+
+def _bytes(tree):
+  return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
+
+
+def _compiled(*_):
+  raise AssertionError('the model was traced')
+
+
+@pytest.mark.parametrize(
+    'plan, message',
+    [
+        (
+            _plan(methods.mmunlearner(), forward=_compiled),
+            "the turn on 'forget' is masked, and no mask is given.*saliency",
+        ),
+        (
+            _plan(methods.npo(), forward=_compiled),
+            "'forget' needs reference parameters.*Pass ref_params",
+        ),
+        (
+            _plan(streams={'retain': _Stream(2)}, forward=_compiled),
+            r"draws from 'forget', but the streams are \['retain'\]",
+        ),
+        (
+            _plan(
+                (methods.Turn('forget', methods.ascend, project='kept'),),
+                forward=_compiled,
+            ),
+            "draws from 'kept', but the streams are",
+        ),
+        (
+            _plan(rates={'forget': lambda _: 1.0}, forward=_compiled),
+            r"'retain' has no learning rate; .* \['forget'\]",
+        ),
+        (_plan(rounds=0, forward=_compiled), 'at least one round, got 0'),
+        (
+            _plan(methods.ga(forget_every=0), forward=_compiled),
+            'taken every 0 rounds; it must be >= 1',
+        ),
+    ],
+    ids=['mask', 'reference', 'stream', 'project', 'rate', 'rounds', 'every'],
+)
+def test_an_incomplete_plan_is_refused_before_compiling(
+    plan, message, tmp_path
+):
+  with pytest.raises(ValueError, match=message):
+    loop.fit(plan, toy.params(0), tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_the_final_parameters_are_there_and_checkpoints_are_gone(tmp_path):
+  params = toy.params(0)
+  before = _bytes(params)
+  final = loop.fit(_plan(), params, tmp_path, save_every=2)
+  assert _bytes(params) == before  # kept, although the steps donate
+  assert _bytes(final) != before
+  saved = checkpoint.restore(tmp_path / loop.FINAL, params)
+  assert _bytes(saved.tree) == _bytes(final)
+  assert checkpoint.read_note(tmp_path / loop.FINAL) == {'rounds': 6}
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+      'metrics.jsonl', 'params',
+  ]  # fmt: skip
+
+
+def test_the_log_has_probes_and_every_turn(tmp_path):
+  seen = []
+
+  def probe(params):
+    seen.append(toy.vector(params))
+    return {'norm': float(np.linalg.norm(seen[-1]))}
+
+  rates = {'forget': lambda r: 0.01 * (1 + r), 'retain': lambda r: 0.02}
+  final = loop.fit(
+      _plan(rounds=5, rates=rates), toy.params(0), tmp_path,
+      log_every=2, probe=probe, probe_every=3,
+  )  # fmt: skip
+  rows = _rows(tmp_path)
+  probes = [(row['round'], row['probe']) for row in rows if 'probe' in row]
+  assert [r for r, _ in probes] == [0, 3, 5]  # the last round, too
+  assert [p['norm'] for _, p in probes] == [np.linalg.norm(x) for x in seen]
+  np.testing.assert_array_equal(seen[0], toy.vector(toy.params(0)))
+  np.testing.assert_array_equal(seen[-1], toy.vector(final))
+  turns = [row for row in rows if 'turn' in row]
+  assert [(r['round'], r['turn']) for r in turns] == [
+      (done, split) for done in (2, 4, 5) for split in ('forget', 'retain')
+  ]
+  for row in turns:
+    want = 0.02 if row['turn'] == 'retain' else 0.01 * row['round']
+    assert row['lr'] == pytest.approx(want)
+    sign = -1 if row['turn'] == 'forget' else 1
+    assert sign * row['loss'] > 0
+    assert row['grad_norm'] > 0 and row['update_norm'] > 0
+
+
+def test_every_counts_rounds_and_draws_the_batches_in_order(tmp_path):
+  plan = _plan(methods.ga_diff(forget_every=3), rounds=8)
+  loop.fit(plan, toy.params(0), tmp_path, log_every=1)
+  assert plan.streams['forget'].asked == [0, 1, 2]
+  assert plan.streams['retain'].asked == [*range(8)]
+  rows = _rows(tmp_path)
+  taken = [r['round'] for r in rows if r['turn'] == 'forget']
+  assert taken == [1, 4, 7]  # rounds 0, 3, 6, as counted when done
+
+
+def test_a_projected_turn_draws_the_batch_of_its_own_step(tmp_path):
+  turn = methods.Turn('forget', methods.ascend, project='retain', every=2)
+  plan = _plan((turn,), rounds=4)
+  loop.fit(plan, toy.params(0), tmp_path)
+  assert plan.streams['forget'].asked == [0, 1]
+  assert plan.streams['retain'].asked == [0, 1]
+
+
+def test_a_run_that_is_stopped_goes_on_to_the_same_end(tmp_path):
+  """Stopped in round 5, after the checkpoint of round 4."""
+  params, mask = toy.params(0), toy.random_mask(toy.params(0), 1)
+  turn = methods.Turn('forget', methods.ascend, masked=True)
+  plan = _plan((turn,), mask=mask, tx=optimizer.build())  # with moments
+  options = dict(save_every=2, log_every=1)
+  want = loop.fit(plan, params, tmp_path / 'whole', **options)
+
+  class Stopping(_Stream):
+    def __call__(self, step):
+      if step == 5:
+        raise KeyboardInterrupt
+      return super().__call__(step)
+
+  stopped = plan._replace(streams={'forget': Stopping(1)})
+  with pytest.raises(KeyboardInterrupt):
+    loop.fit(stopped, params, tmp_path / 'cut', **options)
+  assert checkpoint.latest_step(tmp_path / 'cut' / loop.RUNNING) == 4
+  plan.streams['forget'].asked.clear()
+  got = loop.fit(plan, params, tmp_path / 'cut', **options)
+  assert plan.streams['forget'].asked == [4, 5]
+  assert _bytes(got) == _bytes(want)
+  assert toy.frozen_bits_kept(params, got, mask)
+  assert _rows(tmp_path / 'cut') == _rows(tmp_path / 'whole')
+
+
+def test_a_run_from_a_checkpoint_compiles_each_turn_once(tmp_path):
+  checkpoint.save(tmp_path / 'start', toy.params(0), {})
+  shapes = jax.eval_shape(lambda: toy.params(0))
+  params = checkpoint.restore(tmp_path / 'start', shapes).tree
+  # New to the cache, and with a state that is new beside the parameters.
+  plan = _plan(methods.ga(), tx=optimizer.build('adamw', clip_norm=0.9))
+  before = step_lib.take_turn._cache_size()  # pylint: disable=protected-access
+  loop.fit(plan, params, tmp_path / 'run')
+  after = step_lib.take_turn._cache_size()  # pylint: disable=protected-access
+  assert after - before == len(plan.turns)
+
+
+def test_a_half_written_line_of_the_log_is_dropped(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  lines = [json.dumps({'round': r, 'loss': r / 3}) for r in (1, 2, 3, 4)]
+  path.write_text('\n'.join(lines) + '\n{"round": 2, "lo')
+  log = loop.Log(path, start=3)
+  log.write({'round': 4})
+  rows = _rows_of(path)
+  assert [row['round'] for row in rows] == [1, 2, 3, 4]
+  assert 'loss' not in rows[-1]
+
+
+def _rows_of(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_poisoned_batch_stops_the_run_and_is_named(tmp_path):
+  streams = {'forget': _Stream(1), 'retain': _Stream(2, poisoned=4)}
+  params = toy.params(0)
+  with pytest.raises(FloatingPointError) as error:
+    loop.fit(_plan(streams=streams), params, tmp_path, save_every=2)
+  message = str(error.value)
+  assert "the loss of the turn on 'retain' in round 4 is nan" in message
+  assert 'learning rate 0.01' in message
+  assert 'row-2-4-0, row-2-4-1 (2 in all)' in message
+  assert checkpoint.latest_step(tmp_path / loop.RUNNING) == 4
+  assert not (tmp_path / loop.FINAL).exists()
+  # With the batch repaired the run goes on from there, as if nothing happened.
+  got = loop.fit(_plan(), params, tmp_path, save_every=2)
+  want = loop.fit(_plan(), params, tmp_path / 'whole', save_every=2)
+  assert _bytes(got) == _bytes(want)
+
+
+@pytest.mark.parametrize('rounds', [3, 6], ids=['last round', 'earlier'])
+def test_a_step_that_is_not_finite_reaches_no_checkpoint(tmp_path, rounds):
+  """The loss of round 2 is still finite; its update is not."""
+  rates = {'forget': lambda r: np.inf if r == 2 else 1e-2}
+  plan = _plan(methods.ga(), rounds=rounds, rates=rates)
+  with pytest.raises(FloatingPointError, match='update_norm .* round 2 .* rate inf'):
+    loop.fit(plan, toy.params(0), tmp_path, save_every=1)
+  assert not (tmp_path / loop.FINAL).exists()
+  state = step_lib.init(toy.params(0), plan.tx)
+  kept = checkpoint.restore(tmp_path / loop.RUNNING, state)
+  assert kept.step == 2
+  assert np.isfinite(toy.vector(kept.tree.params)).all()
+
+
+# A kill, for real: `python -m mmu_jax train`, SIGKILL, and the same again.
+
+OVERRIDES = (
+    '--config.vanilla.rounds=35',
+    '--config.vanilla.save_every=7',
+    '--config.model.vision_config.hidden_size=16',
+    '--config.model.vision_config.intermediate_size=16',
+    '--config.model.vision_config.num_hidden_layers=1',
+    '--config.model.text_config.hidden_size=16',
+    '--config.model.text_config.intermediate_size=16',
+    '--config.model.text_config.num_hidden_layers=1',
+    '--config.data.num_captioned=8',
+    '--config.data.num_faces=8',
+    '--config.data.num_shapes=8',
+)
+
+
+CONFIG = f'{ROOT / "configs" / "people.py"}:fast'
+
+
+def _job(folder):
+  config = command_line._read_config(  # pylint: disable=protected-access
+      CONFIG, list(OVERRIDES)
+  )
+  return job.open_job(config, folder)
+
+
+def _make_base(folder):
+  """A base to start from: random, so that nothing is compiled for it."""
+  shapes = jax.eval_shape(_job(folder).model.init, jax.random.key(0))
+  params = toy.tree_like(shapes, 0)
+  params = jax.tree.map(lambda x: 0.1 * x, params)
+  checkpoint.save(folder / 'base' / loop.FINAL, params, {'rounds': 2})
+
+
+def _start(folder, compiled):
+  """Trains vanilla in a process; the restarted one need not compile."""
+  return subprocess.Popen(
+      [sys.executable, '-m', 'mmu_jax', 'train', f'--config={CONFIG}',
+       f'--workdir={folder}', '--run=vanilla', *OVERRIDES],
+      cwd=ROOT,
+      env=os.environ | {
+          'PYTHONPATH': str(ROOT),
+          'JAX_COMPILATION_CACHE_DIR': str(compiled),
+      },
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+  )
+
+
+def _finish(process):
+  out, _ = process.communicate(timeout=300)
+  assert process.returncode == 0, out
+  return out
+
+
+def _wait_for_progress(process, folder):
+  """Until a checkpoint and a row of the log are on disk."""
+  log = folder / 'vanilla' / 'metrics.jsonl'
+  for _ in range(60_000):
+    step = checkpoint.latest_step(folder / 'vanilla' / loop.RUNNING)
+    if (step or 0) >= 14 and log.stat().st_size:
+      return step
+    assert process.poll() is None, process.communicate()[0]
+    time.sleep(0.005)
+  raise TimeoutError('no progress in five minutes')
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_as_if_it_had_not_been_killed(tmp_path):
+  whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+  _make_base(whole)
+  shutil.copytree(whole, killed)
+  compiled = tmp_path / 'compiled'
+  processes = [_start(folder, compiled) for folder in (whole, killed)]
+  step = _wait_for_progress(processes[1], killed)
+  processes[1].send_signal(signal.SIGKILL)
+  processes[1].communicate()
+  assert processes[1].returncode == -signal.SIGKILL
+  assert not (killed / 'vanilla' / loop.FINAL).exists()
+  out = _finish(_start(killed, compiled))
+  assert f'vanilla: goes on after round {step}' in out
+  _finish(processes[0])
+  got, want = (_final(folder) for folder in (killed, whole))
+  assert _bytes(got) == _bytes(want)
+  assert len(_bytes(want)) > 20 and np.isfinite(toy.vector(want)).all()
+  rows = [_rows(folder / 'vanilla') for folder in (killed, whole)]
+  assert rows[0] == rows[1]
+  assert [row['round'] for row in rows[0]] == [10, 20, 30, 35]
+
+
+def _final(folder):
+  """The final parameters of vanilla."""
+  return job.final_params(_job(folder), 'vanilla')
