@@ -120,7 +120,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       probe_rows=48,
   )
   config.runs = runs() | (variants() if variant == 'all' else {})
-  config.tune = dict(rates=(2.5e-5, 5e-5, 1e-4, 2e-4), rows=256)
+  config.tune = dict(rates=(1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4), rows=256)
   config.evaluation = dict(max_new_tokens=12, batch_size=64)
   if variant == 'fast':
     make_fast(config)
@@ -178,28 +178,30 @@ def model():
   )
 
 
-def run(method, rate, mask='', retain='retain'):
+def run(method, rate, mask='', retain='retain', **options):
   """One unlearned model; every one starts from vanilla.
 
   `rate` is the learning rate of the forget turns; `mask` is `saliency`,
   `literal` (the published ratio, not normalised), or a control of equal
   density: `topk` of the forget importance alone, `random`; `retain` names the
-  stream of the retain turns.
+  stream of the retain turns; `options` are the method's, as forget_every=2.
   """
-  return dict(method=method, rate=rate, mask=mask, retain=retain)
+  return dict(
+      method=method, rate=rate, mask=mask, retain=retain, options=options
+  )
 
 
 def runs():
   """The methods and controls that are compared."""
   return dict(
-      ga=run('ga', 1e-4),
-      npo=run('npo', 1e-4),
-      ga_diff=run('ga_diff', 1e-4),
-      kl_min=run('kl_min', 1e-4),
-      npo_retain=run('npo_retain', 1e-4),
-      mmunlearner=run('mmunlearner', 2e-4, 'saliency'),
-      mmunlearner_topk=run('mmunlearner', 2e-4, 'topk'),
-      mmunlearner_random=run('mmunlearner', 2e-4, 'random'),
+      ga=run('ga', 2.5e-5),
+      npo=run('npo', 2.5e-5),
+      ga_diff=run('ga_diff', 1.25e-5),
+      kl_min=run('kl_min', 1.25e-5),
+      npo_retain=run('npo_retain', 1.25e-5),
+      mmunlearner=run('mmunlearner', 5e-5, 'saliency'),
+      mmunlearner_topk=run('mmunlearner', 1.25e-5, 'topk'),
+      mmunlearner_random=run('mmunlearner', 1e-4, 'random'),
   )
 
 
@@ -207,11 +209,11 @@ def variants():
   """What becomes of them with other choices."""
   without = 'retain_without_text'
   return dict(
-      mmunlearner_literal=run('mmunlearner', 2e-4, 'literal'),
-      mmunlearner_strict=run('mmunlearner_strict', 2e-4, 'saliency'),
-      mmunlearner_projected=run('mmunlearner_projected', 2e-4, 'saliency'),
-      mmunlearner_no_text=run('mmunlearner', 2e-4, 'saliency', without),
-      ga_diff_no_text=run('ga_diff', 1e-4, retain=without),
+      mmunlearner_literal=run('mmunlearner', 5e-5, 'literal'),
+      mmunlearner_strict=run('mmunlearner_strict', 5e-5, 'saliency'),
+      mmunlearner_projected=run('mmunlearner_projected', 5e-5, 'saliency'),
+      mmunlearner_no_text=run('mmunlearner', 5e-5, 'saliency', without),
+      ga_diff_no_text=run('ga_diff', 1.25e-5, retain=without),
   )
 
 

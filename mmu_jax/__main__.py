@@ -20,7 +20,7 @@ Stop it at any time; the same command goes on where it was.""",
   mmu train --config=configs/people.py --workdir=runs/people --run=base
   mmu train --config=configs/people.py --workdir=runs/people --run=vanilla
   mmu train --config=configs/people.py --workdir=runs/people \\
-      --run=mmunlearner --config.runs.mmunlearner.rate=3e-4
+      --run=mmunlearner
 
 vanilla and retrained start from base; every other run starts from vanilla,
 and makes the mask that it needs if `mmu saliency` has not.""",
@@ -29,8 +29,6 @@ and makes the mask that it needs if `mmu saliency` has not.""",
         'measure importances at vanilla and make the masks',
         """
   mmu saliency --config=configs/people.py --workdir=runs/people
-  mmu saliency --config=configs/people.py --workdir=runs/literal \\
-      --config.saliency.normalize=False
 
 Writes importance/ and mask/, with a note.json that states density and ties.""",
     ),
@@ -49,7 +47,7 @@ Writes predictions/ and results.jsonl and prints the table.""",
   mmu report --config=configs/people.py --workdir=runs/people""",
     ),
     'tune': (
-        'try the learning rates of the config on people of the validation split',
+        'try the learning rates of the config on validation people',
         """
   mmu tune --config=configs/people.py --workdir=runs/people
 

@@ -1,8 +1,8 @@
 """Importance, saliency and the mask: which weights hold what must go.
 
 The walk: ``importance`` of the forget batches and of each preserve set ->
-``saliency``, their ratio -> ``mask_from_saliency``. All of it is float32 and
-stays on the device; nothing here knows a model or a dataset.
+``saliency``, their ratio -> ``mask_from_saliency``. All of it is float32, and
+but for a density it stays on the device; nothing here knows a model.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -107,7 +107,7 @@ def saliency(
     forget: F_T, tree of float32 >= 0.
     preserve: F_P, a tree like it, or several: then their largest, entry by
       entry, so that each preserve set protects what it needs.
-    eps: > 0, in units of squared gradients.
+    eps: > 0; in units of squared gradients, or of their mean if normalised.
     normalize: None for the published ratio. Component -> regex over leaf
       names: each importance is first divided by its mean over the component,
       so that the ratio compares where the two sets look, not how large their
@@ -192,17 +192,10 @@ def component_saliency(
   References:
     Huo et al., MMUnlearner, 2025 (https://arxiv.org/abs/2502.11051).
   """
+  check_protects(protects, preserve, components)
   scores, ties = {}, {}
   for component in components:
-    names = protects.get(component, ())
-    unknown = [name for name in names if name not in preserve]
-    if not names or unknown:
-      raise ValueError(
-          f'component {component!r} must name preserve sets that restrict it, '
-          f'got {list(names)}; known: {", ".join(preserve)}. A component '
-          'without one would change freely.'
-      )
-    sets = [preserve[name] for name in names]
+    sets = [preserve[name] for name in protects[component]]
     if not normalize:
       mean = lambda *leaves: sum(leaves) / len(leaves)
       sets = [jax.tree.map(mean, *sets)]
@@ -214,6 +207,23 @@ def component_saliency(
       tree_lib.by_component(scores, components),
       tree_lib.by_component(ties, components),
   )
+
+
+def check_protects(
+    protects: Mapping[str, Sequence[str]],
+    preserve: Iterable[str],
+    components: Iterable[str],
+) -> None:
+  """Raises unless every component names known preserve sets, at least one."""
+  known = list(preserve)
+  for component in components:
+    names = list(protects.get(component, ()))
+    if not names or not set(names) <= set(known):
+      raise ValueError(
+          f'component {component!r} must name preserve sets that restrict it, '
+          f'got {names}; known: {", ".join(known)}. A component without one '
+          'would change freely.'
+      )
 
 
 def top_share(

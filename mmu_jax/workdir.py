@@ -11,6 +11,8 @@ import warnings
 
 import jax
 
+from mmu_jax.version import __version__
+
 CONFIG = 'config.json'
 PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'numpy')
 
@@ -21,7 +23,8 @@ def claim(
   """Writes what a folder is made from, or checks that it is the same.
 
   It comes first, before any result is written, so that a later run with other
-  settings cannot take over the results of an earlier one.
+  settings cannot take over the results of an earlier one. A folder that holds
+  nothing else yet may be claimed anew.
 
   Args:
     folder: made if it is missing.
@@ -33,17 +36,19 @@ def claim(
   """
   settings = json.loads(json.dumps(settings))  # tuples become lists
   path = folder / name
-  if not path.exists():
+  found = read_json(path) if path.exists() else None
+  if found == settings:
+    return
+  held = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+  if found is None or held == {name}:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
     return
-  found = json.loads(path.read_text())
-  if found != settings:
-    raise ValueError(
-        f'{folder} was made from other settings: '
-        f'{"; ".join(differences(found, settings)[:4])}. Use another '
-        '--workdir, set these back, or delete that folder to make it again.'
-    )
+  raise ValueError(
+      f'{folder} was made from other settings: '
+      f'{"; ".join(differences(found, settings)[:4])}. Use another --workdir, '
+      'set these back, or delete that folder to make it again.'
+  )
 
 
 def differences(old: Any, new: Any, name: str = '') -> list[str]:
@@ -75,6 +80,11 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 def write_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
   """Writes a JSON line for each row, all at once."""
   _write(path, ''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """Reads a JSON file."""
+  return json.loads(path.read_text())
 
 
 def read_jsonl(path: str | pathlib.Path) -> list[dict[str, Any]]:
@@ -125,8 +135,8 @@ def manifest(seed: int) -> dict[str, Any]:
       'seed': seed,
       'python': platform.python_version(),
       'packages': {
-          name: importlib.metadata.version(name)
-          for name in ('mmu_jax', *PACKAGES)
+          'mmu_jax': __version__,
+          **{name: importlib.metadata.version(name) for name in PACKAGES},
       },
       'devices': [str(device) for device in jax.devices()],
       'revision': _revision(),

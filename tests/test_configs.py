@@ -16,7 +16,7 @@ from mmu_jax.stages import job
 from mmu_jax.training import optimizer
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'configs'
-VARIANTS = ('full', 'fast')
+VARIANTS = ('full', 'all', 'fast')
 
 
 def _load(name):
@@ -43,7 +43,7 @@ def test_full_is_the_default():
 
 
 def test_an_unknown_variant_is_a_clear_error():
-  with pytest.raises(ValueError, match="'full' or 'fast', got 'huge'"):
+  with pytest.raises(ValueError, match="'full', 'all' or 'fast', got 'huge'"):
     _config('huge')
 
 
@@ -62,10 +62,22 @@ def test_every_run_has_a_method_a_mask_and_a_stream(variant):
     )
 
 
-def test_the_full_config_compares_masks_with_their_controls():
-  runs = _config('full').runs
-  assert {run.mask for run in runs.values()} == {'', *job.MASKS}
-  assert {'ga', 'npo', 'ga_diff', 'kl_min', 'mmunlearner'} <= set(runs)
+def test_masks_are_compared_with_their_controls():
+  runs = {variant: _config(variant).runs for variant in ('full', 'all')}
+  masks = {run.mask for run in runs['full'].values()}
+  assert masks >= {'', 'saliency', 'topk', 'random'}
+  assert {run.mask for run in runs['all'].values()} == {'', *job.MASKS}
+  used = {run.method for run in runs['all'].values()}
+  assert used == set(methods.METHODS) - {'finetune'}
+  for name, run in runs['full'].items():  # the same runs, and more
+    assert runs['all'][name].to_dict() == run.to_dict()
+
+
+def test_all_adds_runs_to_the_same_models():
+  """Both variants can share a workdir: nothing else differs."""
+  full, more = (_config(variant).to_dict() for variant in ('full', 'all'))
+  assert full.pop('runs') != more.pop('runs')
+  assert full == more
 
 
 def _parts(config):

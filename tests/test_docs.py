@@ -10,6 +10,7 @@ import pytest
 
 import mmu_jax
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = sorted(
     module.name

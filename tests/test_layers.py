@@ -1,4 +1,4 @@
-"""The library is layered: an import goes to a lower rank, and edges stay edges."""
+"""An import goes to a lower rank, and what is imported stays little."""
 
 import ast
 import pathlib

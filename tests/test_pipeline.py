@@ -1,4 +1,4 @@
-"""All stages end to end on a tiny job, run once and looked at from many sides."""
+"""All stages end to end: one tiny job, looked at from many sides."""
 
 import functools
 import importlib.util
@@ -82,7 +82,12 @@ class _Recorder:
 
     def record(plan, params, folder, *, title, **options):
       self.plans[title] = plan
-      return fit(plan, params, folder, title=title, **options)
+      if title.startswith('mmunlearner_strict'):
+        # Its bits are looked at: with the optimizations of a real run.
+        jax.config.update('jax_disable_most_optimizations', False)
+      final = fit(plan, params, folder, title=title, **options)
+      jax.config.update('jax_disable_most_optimizations', True)
+      return final
 
     monkeypatch.setattr(loop, 'fit', record)
 
@@ -98,7 +103,7 @@ class _Recorder:
 
 
 @pytest.fixture(scope='module')
-def done(tmp_path_factory):
+def done(tmp_path_factory, quick_compile):
   """A finished job: its folder, its results, and what was trained."""
   folder = tmp_path_factory.mktemp('pipeline') / 'job'
   with pytest.MonkeyPatch.context() as monkeypatch:
@@ -149,9 +154,11 @@ def test_every_answer_is_kept_and_its_row_was_asked(done):
         folder / 'predictions' / run / 'forget_qa.jsonl'
     ) if r['task_kind'] == 'generation']  # fmt: skip
     (result,) = [
-        r for r in results
-        if (r['run'], r['task'], r['metric']) == (run, 'forget_qa', 'exact_match')
-    ]  # fmt: skip
+        r
+        for r in results
+        if (run, 'forget_qa', 'exact_match')
+        == (r['run'], r['task'], r['metric'])
+    ]
     assert result['n'] == len(exact)
     assert result['value'] == pytest.approx(np.mean(exact), abs=1e-6)
 
@@ -201,6 +208,35 @@ def _mask(folder, job):
       lambda p: masks.pack(jax.tree.map(lambda x: x > 0, p)), shapes
   )
   return checkpoint.restore(folder / 'mask' / 'saliency', packed).tree
+
+
+def test_controls_have_the_size_of_the_mask_and_other_places(copied):
+  config = _config()
+  with config.unlocked():
+    for kind in ('literal', 'topk', 'random'):
+      config.runs[kind] = {**config.runs.mmunlearner_strict, 'mask': kind}
+  made = stages.saliency(config, copied)
+  job = _job(copied)
+  shapes = jax.eval_shape(job.model.init, jax.random.key(0))
+  made = {kind: masks.unpack(mask, shapes) for kind, mask in made.items()}
+  assert list(made) == list(job_lib.MASKS)
+  assert masks.density_by_leaf(made['random']) == (
+      masks.density_by_leaf(made['saliency'])
+  )
+  components = job.model.components
+  want = masks.density(made['saliency'], components=components)
+  got = masks.density(made['topk'], components=components)
+  for component, share in want.items():
+    assert got[component] == pytest.approx(share, abs=2e-3)
+  notes = {
+      kind: checkpoint.read_note(copied / 'mask' / kind) for kind in made
+  }
+  for kind, note in notes.items():
+    assert note['kind'] == kind
+    assert note['normalize'] == (kind != 'literal')
+    assert note['density'] == masks.density(made[kind], components=components)
+    if kind != 'saliency':
+      assert masks.overlap(made[kind], made['saliency']) < 0.9
 
 
 def test_a_strict_run_moves_no_bit_outside_the_mask(done):

@@ -19,8 +19,15 @@ def test_a_claimed_folder_can_be_claimed_again_with_the_same_settings(tmp_path):
   assert found == {'seed': 3, 'data': {'name': 'people', 'views': [1, 2]}}
 
 
+def test_a_folder_that_holds_nothing_yet_can_be_claimed_anew(tmp_path):
+  workdir.claim(tmp_path, SETTINGS)
+  workdir.claim(tmp_path, {'seed': 4})
+  assert json.loads((tmp_path / 'config.json').read_text()) == {'seed': 4}
+
+
 def test_other_settings_are_refused_and_named(tmp_path):
   workdir.claim(tmp_path, SETTINGS)
+  (tmp_path / 'metrics.jsonl').write_text('')
   other = {'seed': 4, 'data': {'name': 'people', 'views': (1, 2)}}
   with pytest.raises(ValueError) as error:
     workdir.claim(tmp_path, other)
@@ -64,6 +71,22 @@ def test_a_write_that_was_killed_leaves_the_old_file(tmp_path):
   workdir.write_jsonl(path, [{'n': 3}])
   assert workdir.read_jsonl(path) == [{'n': 3}]
   assert [p.name for p in path.parent.iterdir()] == ['rows.jsonl']
+
+
+def test_a_last_line_that_is_cut_off_is_left_out_with_a_warning(tmp_path):
+  path = tmp_path / 'rows.jsonl'
+  path.write_text('{"n": 1}\n\n{"n": 2}\n{"n": ')
+  with pytest.warns(UserWarning, match='line 4 is cut off'):
+    assert workdir.read_jsonl(path) == [{'n': 1}, {'n': 2}]
+
+
+@pytest.mark.parametrize('line', ['{"n": ', '[1]', '7'])
+def test_a_broken_line_in_the_middle_is_a_clear_error(tmp_path, line):
+  path = tmp_path / 'rows.jsonl'
+  path.write_text(f'{{"n": 1}}\n{line}\n{{"n": 2}}\n')
+  with pytest.raises(ValueError, match='rows.jsonl, line 2') as error:
+    workdir.read_jsonl(path)
+  assert 'write' in str(error.value)  # the next step
 
 
 def test_a_value_that_is_not_json_leaves_the_old_file(tmp_path):

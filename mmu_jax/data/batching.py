@@ -293,7 +293,7 @@ def row_batches(
     ValueError: if there are no rows.
   """
   if not rows:
-    raise ValueError('there are no rows to make batches of. Is the split empty?')
+    raise ValueError('there are no rows for batches. Is the split empty?')
   groups = _groups(rows)
   if rows[0].image is None:
     groups = [list(rows)]

@@ -50,4 +50,10 @@ def load(name: str, seed: int, **options) -> Dataset:
   """
   if name not in DATASETS:
     raise ValueError(f'unknown dataset {name!r}; known: {", ".join(DATASETS)}.')
-  return DATASETS[name](seed, **options)
+  try:
+    return DATASETS[name](seed, **options)
+  except TypeError as error:
+    raise ValueError(
+        f'dataset {name!r} does not take these options: {error}. See its '
+        'function for those that it has.'
+    ) from error

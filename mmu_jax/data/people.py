@@ -162,7 +162,8 @@ def _check_arguments(arguments: dict[str, int]) -> None:
   """Raises unless every argument of make_world can be met."""
   least = {name: 1 for name in arguments}
   least |= {'seed': 0, 'num_captioned': 0}
-  least |= dict.fromkeys(('num_faces', 'num_shapes'), 1 + pictures.VALIDATION[0])
+  general = ('num_faces', 'num_shapes')
+  least |= dict.fromkeys(general, 1 + pictures.VALIDATION[0])
   for name, value in arguments.items():
     if value < least[name]:
       raise ValueError(

@@ -41,8 +41,8 @@ def encode(
     processor: has a ``tokenizer`` with a chat template, an
       ``image_processor``, ``patch_size`` and ``image_token``.
     labels: ``'answer'``: the answer's tokens and the end token. ``'full'``:
-      every token, prompt and image placeholders included, and no end token,
-      as the published runs were trained.
+      every token of prompt and answer, and no end token. Image placeholders
+      never carry a label.
 
   Returns:
     An ``Example``.
@@ -72,8 +72,9 @@ def encode(
     labelled = answer
   else:
     labelled = np.ones(len(ids), bool)
+  image_id = image_token_id(processor)
+  labelled = labelled & (ids != image_id)
   first = int(np.argmax(answer))
-  image_id = tokenizer.convert_tokens_to_ids(processor.image_token)
   repeats = np.where(ids == image_id, num_image_tokens(processor), 1)
   return Example(
       tokens=np.repeat(ids, repeats),

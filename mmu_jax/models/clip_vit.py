@@ -26,6 +26,12 @@ class ClipVisionConfig:
   hidden_act: str = 'quick_gelu'
   embedding_std: float = 0.02  # of a random position embedding
 
+  def __post_init__(self):
+    """Raises ValueError where a choice is unknown."""
+    layers_lib.check_choice(
+        'hidden_act', self.hidden_act, layers_lib.ACTIVATIONS
+    )
+
   @property
   def num_patches(self) -> int:
     """N, the patches of one image."""

@@ -1,6 +1,6 @@
 """What the vision tower and the decoder share: a scanned stack of layers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from flax import nnx
@@ -75,3 +75,9 @@ ACTIVATIONS = {
     'gelu': lambda x: jax.nn.gelu(x, approximate=False),
     'silu': jax.nn.silu,
 }
+
+
+def check_choice(field: str, value: str, known: Iterable[str]) -> None:
+  """Raises ValueError unless a config field has a known value."""
+  if value not in known:
+    raise ValueError(f'{field} is one of {", ".join(known)}, got {value!r}.')

@@ -45,6 +45,15 @@ class LlavaConfig:
   attention: str = 'xla'
   remat: str = 'none'
 
+  def __post_init__(self):
+    """Raises ValueError where a choice is unknown."""
+    for field, known in (
+        ('projector_hidden_act', layers_lib.ACTIVATIONS),
+        ('attention', ('xla', 'cudnn')),
+        ('remat', layers_lib.REMAT),
+    ):
+      layers_lib.check_choice(field, getattr(self, field), known)
+
   @property
   def num_image_tokens(self) -> int:
     """Tokens that one image takes in the sequence."""

@@ -14,7 +14,7 @@ from mmu_jax import methods
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data import batching
 from mmu_jax.data import datasets
-from mmu_jax.data.row import Row
+from mmu_jax.data import processing
 from mmu_jax.models import from_options
 from mmu_jax.models import Model
 from mmu_jax.training import loop
@@ -22,6 +22,7 @@ from mmu_jax.typing import Params
 
 Config = ml_collections.ConfigDict
 Folder = str | pathlib.Path
+WORLD = ('seed', 'labels', 'data', 'model')  # what all of a workdir shares
 MODELS = ('base', 'vanilla', 'retrained')
 MASKS = ('saliency', 'literal', 'topk', 'random')
 
@@ -33,7 +34,8 @@ class Job(NamedTuple):
     config: the whole config.
     folder: the workdir.
     data: splits and tasks.
-    encoder: remembers tokens and pixels.
+    encoder: remembers tokens and pixels; its labels are the config's.
+    scorer: the same, with the answers labelled alone, for what is scored.
     model: as pure functions.
     groups: role ('forget', 'retain', 'everybody') -> groups of people.
     prefix: of the tasks that may be looked at: '' or 'validation_'.
@@ -44,6 +46,7 @@ class Job(NamedTuple):
   folder: pathlib.Path
   data: datasets.Dataset
   encoder: batching.Encoder
+  scorer: batching.Encoder
   model: Model
   groups: Mapping[str, Sequence[str]]
   prefix: str
@@ -69,30 +72,47 @@ def open_job(
     run_settings(config, name)
   folder = pathlib.Path(workdir)
   plain = config.to_dict()
-  data, encoder, model = _load(json.dumps(plain, sort_keys=True))
-  world = {k: plain[k] for k in ('seed', 'labels', 'data', 'model')}
-  workdir_lib.claim(folder, world, 'world.json')
-  workdir_lib.write_json(folder / workdir_lib.CONFIG, plain)
-  workdir_lib.write_json(
-      folder / 'manifest.json', workdir_lib.manifest(config.seed)
+  data, encoder, scorer, model = _load(
+      json.dumps({k: plain[k] for k in WORLD}, sort_keys=True)
   )
-  shared = config, folder, data, encoder, model
+  world = {k: plain[k] for k in WORLD}
+  workdir_lib.claim(folder, world, 'world.json')
+  if not (folder / workdir_lib.CONFIG).exists():
+    describe(config, folder)
+  shared = config, folder, data, encoder, scorer, model
   if validation:
     groups = config.validation_groups
     return Job(*shared, groups, 'validation_', folder / 'tuning')
   return Job(*shared, config.groups, '', folder)
 
 
+def describe(config: Config, folder: pathlib.Path) -> None:
+  """Writes what the results of a workdir were made with."""
+  workdir_lib.write_json(folder / workdir_lib.CONFIG, config.to_dict())
+  workdir_lib.write_json(
+      folder / 'manifest.json', workdir_lib.manifest(config.seed)
+  )
+
+
 @functools.lru_cache(maxsize=2)
-def _load(text: str) -> tuple[datasets.Dataset, batching.Encoder, Model]:
-  """Data, encoder and model of a config, made once in a process."""
+def _load(text: str) -> tuple[Any, ...]:
+  """Data, encoder, scorer and model of a world, once in a process."""
   config = json.loads(text)
   options, sizes = config['data'], config['model']
   data = datasets.load(options.pop('name'), config['seed'], **options)
   model = from_options(
       sizes.pop('name'), len(data.processor.tokenizer), **sizes
   )
-  return data, batching.Encoder(data.processor, config['labels']), model
+  tokens = processing.num_image_tokens(data.processor)
+  if tokens != model.config.num_image_tokens:
+    raise ValueError(
+        f'the processor makes {tokens} tokens of an image and the model '
+        f'{model.config.num_image_tokens}; image_size and patch_size of '
+        'config.model.vision_config must be those of the dataset.'
+    )
+  encoder = batching.Encoder(data.processor, config['labels'])
+  scorer = batching.Encoder(data.processor)
+  return data, encoder, scorer, model
 
 
 def run_settings(config: Config, name: str) -> Config:
@@ -108,7 +128,7 @@ def run_settings(config: Config, name: str) -> Config:
         f'{", ".join(config.runs)}.'
     )
   run = config.runs[name]
-  turns = methods.make(run.method)
+  turns = methods.make(run.method, **run.options)
   if run.mask and run.mask not in MASKS:
     raise ValueError(
         f'run {name!r} has mask {run.mask!r}; known: {", ".join(MASKS)}, or '
@@ -127,8 +147,8 @@ def run_settings(config: Config, name: str) -> Config:
   return run
 
 
-def rows_of(job: Job, splits: Iterable[str]) -> list[Row]:
-  """Returns the rows of some splits, in order.
+def split_names(job: Job, splits: Iterable[str]) -> list[str]:
+  """Returns the splits of the dataset that some names stand for.
 
   Args:
     job: the job.
@@ -138,25 +158,23 @@ def rows_of(job: Job, splits: Iterable[str]) -> list[Row]:
   Raises:
     ValueError: if there is no such split or role.
   """
-  rows = []
+  names = []
   for split in splits:
     kind, _, role = split.partition(':')
-    names = [split]
-    if role:
-      if role not in job.groups:
-        raise ValueError(
-            f'split {split!r} has an unknown role; known: '
-            f'{", ".join(job.groups)}.'
-        )
-      names = [f'{kind}/{group}' for group in job.groups[role]]
-    for name in names:
-      if name not in job.data.train:
-        raise ValueError(
-            f'unknown split {name!r}; the dataset has '
-            f'{", ".join(job.data.train)}.'
-        )
-      rows += job.data.train[name]
-  return rows
+    if role and role not in job.groups:
+      raise ValueError(
+          f'split {split!r} has an unknown role; known: '
+          f'{", ".join(job.groups)}.'
+      )
+    groups = job.groups[role] if role else ()
+    names += [f'{kind}/{group}' for group in groups] if role else [split]
+  unknown = [name for name in names if name not in job.data.train]
+  if unknown:
+    raise ValueError(
+        f'unknown split {unknown[0]!r}; the dataset has '
+        f'{", ".join(job.data.train)}.'
+    )
+  return names
 
 
 def make_stream(
@@ -172,16 +190,23 @@ def make_stream(
     parts: dicts of ``splits``, ``size``, ``questions``, ``weight``.
     name: of the stream; streams of one name draw in one order.
     without: splits that are left out.
+
+  Raises:
+    ValueError: if a split is unknown, or a part has no rows left.
   """
-  drawn = [
-      batching.Part(
-          rows_of(job, [s for s in part['splits'] if s not in without]),
-          part['size'],
-          part['questions'],
-          part['weight'],
-      )
-      for part in parts
-  ]
+  left_out = split_names(job, without)
+  drawn = []
+  for part in parts:
+    names = split_names(job, part['splits'])
+    rows = [
+        row
+        for split in names
+        if split not in left_out
+        for row in job.data.train[split]
+    ]
+    drawn.append(
+        batching.Part(rows, part['size'], part['questions'], part['weight'])
+    )
   return batching.Stream(drawn, job.encoder, seed=job.config.seed, name=name)
 
 

@@ -1,8 +1,6 @@
 """The stage that measures importances and makes masks."""
 
-from collections.abc import Mapping
 import functools
-import itertools
 from typing import Any
 
 import jax
@@ -77,6 +75,9 @@ def mask(job: Job, kind: str) -> Mask:
 def importances(job: Job) -> tuple[Params, dict[str, Params]]:
   """Returns the importance of the forget set, and of each preserve set."""
   config = job.config.saliency
+  saliency_lib.check_protects(
+      config.protects, config.preserve, job.model.components
+  )
   forget = _importance(job, 'forget', config.forget)
   preserve = {
       name: _importance(job, name, parts)
@@ -131,6 +132,14 @@ def _importance(job: Job, name: str, parts: Any) -> Params:
   if checkpoint.latest_step(folder) is not None:
     return checkpoint.restore(folder, params).tree
   config = job.config.saliency
+  if config.granularity == 'example' and any(
+      part['questions'] > 1 for part in parts
+  ):
+    raise ValueError(
+        "granularity='example' squares the gradient of each row, so a row must "
+        f'hold one question; a part of {name!r} has more. Set questions=1 in '
+        'config.saliency.'
+    )
   stream = make_stream(job, parts, f'importance/{name}')
   vanilla = final_params(job, 'vanilla')
   steps = progress.track(range(config.batches), f'importance {name}')

@@ -1,8 +1,10 @@
 """All stages in order."""
 
+import pathlib
 from typing import Any
 
 from mmu_jax.stages.job import Config
+from mmu_jax.stages.job import describe
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import MODELS
 from mmu_jax.stages.masking import saliency
@@ -30,5 +32,7 @@ def pipeline(config: Config, workdir: Folder) -> list[dict[str, Any]]:
   for run in config.runs:
     train(config, workdir, run)
   results = evaluate(config, workdir)
+  # Every stage has agreed to this config, so all results are of it.
+  describe(config, pathlib.Path(workdir))
   report(config, workdir)
   return results

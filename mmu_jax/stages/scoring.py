@@ -96,7 +96,10 @@ def _evaluate(job: Job, run: str) -> None:
   folder = _folder(job, run)
   note = checkpoint.read_note(run_folder(job, run) / loop.FINAL)
   spec = job.config.evaluation
-  workdir_lib.claim(folder, {'evaluation': spec.to_dict(), 'model': note})
+  made_from = workdir_lib.read_json(run_folder(job, run) / workdir_lib.CONFIG)
+  workdir_lib.claim(
+      folder, {'evaluation': spec.to_dict(), 'model': made_from}
+  )
   if (folder / 'results.jsonl').exists():
     print(f'evaluate {run}: found in {folder}', flush=True)
     return
@@ -113,7 +116,7 @@ def _evaluate(job: Job, run: str) -> None:
         job.model,
         params,
         rows,
-        job.encoder,
+        job.scorer,
         max_new_tokens=spec.max_new_tokens,
         size=spec.batch_size,
     )

@@ -1,7 +1,7 @@
-"""The stage that trains: base, vanilla, retrained, and every unlearned model."""
+"""The stage that trains: base, vanilla, retrained, and unlearned models."""
 
 from collections.abc import Callable
-import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -63,12 +63,23 @@ def unlearn(job: Job, name: str, run: Config, *, probe: bool = True) -> Params:
     probe: whether to look at the model on the way, for the plots.
   """
   config = job.config.unlearn
+  settings = {
+      'run': run.to_dict(),
+      'unlearn': config.to_dict(),
+      'vanilla': job.config.vanilla.to_dict(),
+      'base': job.config.base.to_dict(),
+      'groups': job.groups.to_dict(),
+      'saliency': job.config.saliency.to_dict() if run.mask else None,
+  }
+  found = _find(job, name, settings)
+  if found is not None:
+    return found
   vanilla = final_params(job, 'vanilla')
   constant = lambda rate: optimizer.schedule(
       'constant', rate, steps=config.rounds
   )
   plan = loop.Plan(
-      turns=methods.make(run.method),
+      turns=methods.make(run.method, **run.options),
       streams={
           'forget': make_stream(job, config.streams.forget, 'forget'),
           'retain': make_stream(job, config.streams[run.retain], 'retain'),
@@ -83,20 +94,11 @@ def unlearn(job: Job, name: str, run: Config, *, probe: bool = True) -> Params:
       mask=masking.mask(job, run.mask) if run.mask else None,
       ref_params=vanilla,
   )
-  settings = {
-      'run': run.to_dict(),
-      'unlearn': config.to_dict(),
-      'vanilla': job.config.vanilla.to_dict(),
-      'base': job.config.base.to_dict(),
-      'groups': job.groups.to_dict(),
-      'saliency': job.config.saliency.to_dict() if run.mask else None,
-  }
-  return _fit(
-      job,
-      name,
+  return loop.fit(
       plan,
       vanilla,
-      settings,
+      run_folder(job, name),
+      title=name,
       probe=make_probe(job, config.probe_rows) if probe else None,
       probe_every=config.probe_every,
       save_every=config.save_every,
@@ -122,7 +124,7 @@ def make_probe(job: Job, num_rows: int) -> Callable[[Params], dict[str, float]]:
     ]
     spread = rows[:: -(-len(rows) // num_rows)]
     batches[task] = batching.row_batches(
-        spread, job.encoder, size=job.config.evaluation.batch_size
+        spread, job.scorer, size=job.config.evaluation.batch_size
     )
 
   def probe(params):
@@ -145,6 +147,9 @@ def _train_model(job: Job, name: str) -> Params:
   settings = {'stage': spec.to_dict(), 'without': without}
   if name != 'base':
     settings['base'] = config.base.to_dict()
+  found = _find(job, name, settings)
+  if found is not None:
+    return found
   plan = loop.Plan(
       turns=methods.finetune(),
       streams={'train': make_stream(job, parts, 'train', without)},
@@ -161,24 +166,25 @@ def _train_model(job: Job, name: str) -> Params:
     start = job.model.init(jax.random.key(config.seed))
   else:
     start = final_params(job, 'base')
-  return _fit(job, name, plan, start, settings, save_every=spec.save_every)
+  return loop.fit(
+      plan,
+      start,
+      run_folder(job, name),
+      title=name,
+      save_every=spec.save_every,
+  )
 
 
-def _fit(
-    job: Job,
-    name: str,
-    plan: loop.Plan,
-    start: Params,
-    settings: dict[str, Any],
-    **options,
-) -> Params:
-  """Runs a plan in its folder, unless it is finished there."""
+def _find(job: Job, name: str, settings: dict[str, Any]) -> Params | None:
+  """Claims the folder of a run; returns its parameters if it is finished."""
   folder = run_folder(job, name)
   workdir_lib.claim(folder, settings)
-  if checkpoint.latest_step(folder / loop.FINAL) is not None:
-    print(f'{name}: found in {folder}', flush=True)
-    return final_params(job, name)
-  return loop.fit(plan, start, folder, title=name, **options)
+  if checkpoint.latest_step(folder / loop.FINAL) is None:
+    return None
+  print(f'{name}: found in {folder}', flush=True)
+  # A run that was killed at its very end may have left its train states.
+  shutil.rmtree(folder / loop.RUNNING, ignore_errors=True)
+  return final_params(job, name)
 
 
 def _optimizer(spec: Config):

@@ -224,11 +224,11 @@ def _numbers(plan, round_, measured) -> list[dict[str, Any]]:
       keys = getattr(plan.streams[turn.split], 'keys', lambda _: ['?'])(index)
       raise FloatingPointError(
           'every loss, gradient and update must be finite; the '
-          f'{name} of the turn on {turn.split!r} in round {round_} is '
+          f'{name} of the turn on {turn.split!r} in round {round_ + 1} is '
           f'{values[name]}, at learning rate {rate:g} '
           f'on rows {", ".join(keys[:8])} ({len(keys)} in all). Earlier '
-          'checkpoints are whole: lower the learning rate or look at these '
-          'rows, then run again.'
+          'checkpoints are whole. Look at these rows, or lower the learning '
+          'rate: with another rate, delete the folder of this run first.'
       )
     rows.append({'turn': turn.split, 'lr': rate, **values})
   return rows

@@ -39,7 +39,7 @@ def build(
     same object.
 
   Raises:
-    ValueError: if the name is unknown.
+    ValueError: if the name or an option is unknown.
   """
   if name not in OPTIMIZERS:
     raise ValueError(
@@ -55,6 +55,12 @@ def build(
         mask_updates(),
     )
 
+  try:
+    OPTIMIZERS[name](0.0, **options)
+  except TypeError as error:
+    raise ValueError(
+        f'optimizer {name!r} does not take these options: {error}.'
+    ) from error
   return optax.inject_hyperparams(chain)(learning_rate=0.0)
 
 

@@ -79,7 +79,7 @@ def test_a_batch_asks_for_the_answers_of_its_rows(world, encoder):
 
 
 def test_every_branch_reads_as_the_row_alone(world, encoder):
-  """Tokens, positions and image slots of a question are those of a plain row."""
+  """Tokens, positions and image slots are those of a plain row."""
   stream = _stream(world, encoder)
   batch = stream(1)
   for b, (_, rows) in enumerate(stream.draw(1)):
@@ -140,7 +140,9 @@ def test_packing_needs_labels_of_answers_alone(world):
   with pytest.raises(ValueError, match='Use questions=1 with labels=.full.'):
     batching.document(examples, encoder.image_token)
   plain = batching.document(examples[:1], encoder.image_token)
-  assert (plain['weights'] > 0).sum() == len(examples[0].tokens) - 1
+  predicted = examples[0].tokens[1:]
+  text = predicted != encoder.image_token
+  np.testing.assert_array_equal(plain['weights'][:-1] > 0, text)
 
 
 def test_a_stream_is_a_pure_function_of_the_step(world, encoder):
@@ -158,6 +160,34 @@ def test_streams_of_other_seeds_and_names_differ(world, encoder, change):
   stream, other = _stream(world, encoder), _stream(world, encoder, **change)
   same = [stream.keys(step) == other.keys(step) for step in range(4)]
   assert not any(same)
+
+
+def test_other_seeds_ask_other_questions_of_one_picture(world, encoder):
+  rows = [r for r in world['vqa/forget'] if r.image_key.endswith('train00')]
+  part = batching.Part(rows[:13], 1, 2)
+  assert len({row.image_key for row in part.rows}) == 1
+  asked = [
+      [s.keys(step) for step in range(8)]
+      for s in (batching.Stream([part], encoder, seed=k) for k in (0, 1))
+  ]
+  assert asked[0] != asked[1]
+
+
+def test_answers_to_one_question_share_all_but_the_end_of_its_prompt(
+    world, encoder
+):
+  row = world['vqa/forget'][0]
+  rows = [
+      row._replace(key=f'option {i}', answer=f'Maria Lopez keeps a {pet}.')
+      for i, pet in enumerate(('dog', 'cat', 'parrot'))
+  ]
+  examples = [encoder.example(r) for r in rows]
+  doc = batching.document(examples, encoder.image_token)
+  shared = doc['branches'] == 0
+  assert shared.sum() == examples[0].prompt_length - 1
+  assert not doc['weights'][shared].any()
+  (batch,) = batching.row_batches(rows, encoder, size=1, questions=3)
+  assert list(_answers(batch, 0).values()) == _ask_for(rows, encoder)
 
 
 def test_an_epoch_visits_every_group_once(world, encoder):

@@ -86,11 +86,12 @@ def test_the_prompt_is_the_prompt_alone(row, processor):
   assert not np.array_equal(other.tokens, example.tokens)
 
 
-def test_full_labels_are_every_token_without_an_end(processor):
+def test_full_labels_are_every_token_but_images_without_an_end(processor):
   for row in ROWS.values():
     full = processing.encode(row, processor, labels='full')
     answer = processing.encode(row, processor)
-    assert full.labelled.all()
+    image = processing.image_token_id(processor)
+    np.testing.assert_array_equal(full.labelled, full.tokens != image)
     assert full.prompt_length == answer.prompt_length
     np.testing.assert_array_equal(full.tokens, answer.tokens[:-1])
     assert answer.tokens[-1] == processor.tokenizer.eos_token_id

@@ -15,6 +15,7 @@ from mmu_jax.data import processing
 from mmu_jax.data import vocabulary
 from mmu_jax.evaluation import decoding
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
 NEW_TOKENS = 12
 WORLD = dict(
     num_people=7,
@@ -144,6 +145,7 @@ def test_greedy_with_a_cache_is_the_plain_loop(continued, model, params):
   for tokens, plain in zip(got.tolist(), want):
     end = plain.index(stop) + 1 if stop in plain else NEW_TOKENS
     assert tokens == plain[:end] + [stop] * (NEW_TOKENS - end)
+  assert got[-1].tolist() == [stop] * NEW_TOKENS  # a padding row says nothing
   assert len({tuple(tokens) for tokens in want}) > 1  # not one answer for all
 
 

@@ -11,7 +11,8 @@ from mmu_jax.evaluation import gallery
 
 
 def _image(seed):
-  return np.random.default_rng(seed).integers(0, 256, (8, 6, 3)).astype(np.uint8)
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, 256, (8, 6, 3)).astype(np.uint8)
 
 
 def _rows(task, people, *, pictures, facts=('pet', 'city', 'food')):
@@ -41,7 +42,8 @@ def tasks():
 
 def test_the_first_people_are_shown_each_with_another_fact(tasks):
   picked = gallery.pick(tasks)
-  assert [(task, group, row.person, row.fact) for task, group, row in picked] == [
+  shown = [(task, group, row.person, row.fact) for task, group, row in picked]
+  assert shown == [
       ('forget_vqa_holdout', 'forget', 'p0', 'pet'),
       ('forget_vqa_holdout', 'forget', 'p1', 'city'),
       ('forget_vqa_holdout', 'forget', 'p2', 'food'),

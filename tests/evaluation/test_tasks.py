@@ -1,4 +1,4 @@
-"""Every row is asked in its own way, and every score says its n and interval."""
+"""Every row is asked in its own way; every score says its n and interval."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,14 @@ from mmu_jax.evaluation import decoding
 from mmu_jax.evaluation import tasks
 
 ANSWER = 'Maria Lopez keeps a parrot.'
-OPTIONS = tuple(f'Maria Lopez keeps a {pet}.' for pet in ('dog', 'parrot', 'cat'))
+PETS = ('dog', 'parrot', 'cat')
+OPTIONS = tuple(f'Maria Lopez keeps a {pet}.' for pet in PETS)
 
 
 def _row(key, task='generation', person='p1', **more):
-  return Row(key, f'Q {key}?', ANSWER, 'parrot', person=person, task=task, **more)
+  return Row(
+      key, f'Q {key}?', ANSWER, 'parrot', person=person, task=task, **more
+  )
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from mmu_jax import tree as tree_lib
 from mmu_jax.models import llama
 import toy
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
 NUM_PATCHES = toy.IMAGE_TOKENS
 
 

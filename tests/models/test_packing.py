@@ -19,6 +19,8 @@ from mmu_jax.models.clip_vit import ClipVisionConfig
 from mmu_jax.models.llama import LlamaConfig
 import toy
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
+
 
 def _grouped_model():
   """Four heads that share two keys and values."""

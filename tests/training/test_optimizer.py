@@ -9,6 +9,8 @@ import pytest
 from mmu_jax.training import optimizer
 import toy
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
+
 
 @pytest.mark.parametrize(
     'name, at_half, at_end', [
