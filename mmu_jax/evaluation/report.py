@@ -129,7 +129,7 @@ def _gallery(workdir: Path, run: str | None) -> list[dict] | None:
       if key is not None and key not in pictures:
         raise ValueError(
             f'{path} must hold every picture of gallery.json; {key!r} is '
-            'missing: run `mmu evaluate` again'
+            'missing: run `mmu report` again'
         )
       picture = None if key is None else _png(pictures[key])
       cards.append(entry | {'picture': picture, 'marks': _marks(entry, run)})

@@ -217,8 +217,8 @@ def run_folder(job: Job, name: str) -> pathlib.Path:
   return job.unlearned / 'unlearned' / name
 
 
-def final_params(job: Job, name: str) -> Params:
-  """Restores the parameters of a finished model.
+def final_folder(job: Job, name: str) -> pathlib.Path:
+  """Returns the folder of the parameters of a finished model.
 
   Raises:
     FileNotFoundError: if it is not there, or not finished.
@@ -230,5 +230,14 @@ def final_params(job: Job, name: str) -> Params:
         f'it first: mmu train --run={name} (same --config and --workdir), or '
         'mmu pipeline for everything.'
     )
+  return folder
+
+
+def final_params(job: Job, name: str) -> Params:
+  """Restores the parameters of a finished model.
+
+  Raises:
+    FileNotFoundError: if it is not there, or not finished.
+  """
   like = jax.eval_shape(job.model.init, jax.random.key(0))
-  return checkpoint.restore(folder, like).tree
+  return checkpoint.restore(final_folder(job, name), like).tree

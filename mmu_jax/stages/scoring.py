@@ -11,6 +11,7 @@ from mmu_jax.evaluation import gallery
 from mmu_jax.evaluation import report as report_lib
 from mmu_jax.evaluation import tasks as tasks_lib
 from mmu_jax.stages.job import Config
+from mmu_jax.stages.job import final_folder
 from mmu_jax.stages.job import final_params
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
@@ -94,7 +95,7 @@ def _folder(job: Job, run: str) -> pathlib.Path:
 def _evaluate(job: Job, run: str) -> None:
   """Scores one model on every reported task, unless that is done."""
   folder = _folder(job, run)
-  note = checkpoint.read_note(run_folder(job, run) / loop.FINAL)
+  note = checkpoint.read_note(final_folder(job, run))
   spec = job.config.evaluation
   made_from = workdir_lib.read_json(run_folder(job, run) / workdir_lib.CONFIG)
   workdir_lib.claim(
