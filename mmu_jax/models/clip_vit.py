@@ -74,12 +74,7 @@ class ClipLayer(nnx.Module):
   """A pre-norm transformer layer."""
 
   def __init__(self, config: ClipVisionConfig, dtype, rngs: nnx.Rngs):
-    norm = lambda: nnx.LayerNorm(
-        config.hidden_size,
-        epsilon=config.layer_norm_eps,
-        dtype=dtype,
-        rngs=rngs,
-    )
+    norm = lambda: _norm(config, dtype, rngs)
     self.layer_norm1, self.layer_norm2 = norm(), norm()
     self.self_attn = ClipAttention(config, dtype, rngs)
     self.mlp = ClipMlp(config, dtype, rngs)
@@ -138,12 +133,7 @@ class ClipVisionModel(nnx.Module):
   """CLIP's image encoder without its pooled output."""
 
   def __init__(self, config: ClipVisionConfig, dtype, rngs: nnx.Rngs):
-    norm = lambda: nnx.LayerNorm(
-        config.hidden_size,
-        epsilon=config.layer_norm_eps,
-        dtype=dtype,
-        rngs=rngs,
-    )
+    norm = lambda: _norm(config, dtype, rngs)
     self.embeddings = ClipEmbeddings(config, dtype, rngs)
     self.pre_layrnorm = norm()  # spelled as in every CLIP checkpoint
     self.encoder = ClipEncoder(config, dtype, rngs)
@@ -184,3 +174,10 @@ class ClipVisionTower(nnx.Module):
 
   def __init__(self, config: ClipVisionConfig, dtype, rngs: nnx.Rngs):
     self.vision_model = ClipVisionModel(config, dtype, rngs)
+
+
+def _norm(config: ClipVisionConfig, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+  """LayerNorm with the config's epsilon."""
+  return nnx.LayerNorm(
+      config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, rngs=rngs
+  )
