@@ -174,7 +174,11 @@ def test_a_call_that_is_not_complete_says_what_is_missing(argv, words, capsys):
         ('saliency', [], ["'vanilla' is needed", 'mmu train --run=vanilla']),
         ('tune', [], ["'vanilla' is needed", 'mmu train --run=vanilla']),
         ('evaluate', [], ['no model to evaluate', 'mmu train --run=vanilla']),
-        ('evaluate', ['--run=vanilla'], ['no finished', 'Run the stage']),
+        (
+            'evaluate',
+            ['--run=vanilla'],
+            ["'vanilla' is needed", 'mmu train --run=vanilla'],
+        ),
         ('evaluate', ['--run=gaa'], ["unknown run 'gaa'", 'ga_diff']),
         ('report', [], ['no', 'results.jsonl', 'mmu evaluate']),
     ],
@@ -214,7 +218,9 @@ def test_an_unknown_run_leaves_no_workdir(fails, tmp_path):
 
 
 def test_a_stage_of_other_settings_is_refused(fails, tmp_path):
-  workdir_lib.claim(tmp_path / 'work' / 'base', {'stage': {'rounds': 3}})
+  base = tmp_path / 'work' / 'base'
+  workdir_lib.claim(base, {'stage': {'rounds': 3}})
+  (base / 'metrics.jsonl').write_text('')
   message = fails('train', '--run=base')
   assert 'was made from other settings' in message and '3 there' in message
 
