@@ -64,7 +64,7 @@ def _config():
   config.evaluation.update(max_new_tokens=4, batch_size=16)
   config.tune.update(rates=(1e-3,), rows=4)
   run = lambda method, mask: dict(
-      method=method, rate=1e-3, mask=mask, retain='retain'
+      method=method, rate=1e-3, mask=mask, retain='retain', options={}
   )
   with config.unlocked():
     config.runs = dict(

@@ -234,7 +234,7 @@ def test_a_poisoned_batch_stops_the_run_and_is_named(tmp_path):
   with pytest.raises(FloatingPointError) as error:
     loop.fit(_plan(streams=streams), params, tmp_path, save_every=2)
   message = str(error.value)
-  assert "the loss of the turn on 'retain' in round 4 is nan" in message
+  assert "the loss of the turn on 'retain' in round 5 is nan" in message
   assert 'learning rate 0.01' in message
   assert 'row-2-4-0, row-2-4-1 (2 in all)' in message
   assert checkpoint.latest_step(tmp_path / loop.RUNNING) == 4
@@ -247,10 +247,10 @@ def test_a_poisoned_batch_stops_the_run_and_is_named(tmp_path):
 
 @pytest.mark.parametrize('rounds', [3, 6], ids=['last round', 'earlier'])
 def test_a_step_that_is_not_finite_reaches_no_checkpoint(tmp_path, rounds):
-  """The loss of round 2 is still finite; its update is not."""
+  """The loss of round 3 is still finite; its update is not."""
   rates = {'forget': lambda r: np.inf if r == 2 else 1e-2}
   plan = _plan(methods.ga(), rounds=rounds, rates=rates)
-  message = 'update_norm .* round 2 .* rate inf'
+  message = 'update_norm .* round 3 .* rate inf'
   with pytest.raises(FloatingPointError, match=message):
     loop.fit(plan, toy.params(0), tmp_path, save_every=1)
   assert not (tmp_path / loop.FINAL).exists()
