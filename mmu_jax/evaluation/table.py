@@ -72,7 +72,8 @@ COLUMNS = (
     ),
     Column(
         'real_qa', 'real-world QA', 'real QA', UP,
-        'Questions about plain facts in text.', 'real_qa',
+        'Questions about plain facts in text that every model was trained on: '
+        'whether they are kept.', 'real_qa',
     ),
     Column(
         'utility', 'U', 'U', UP,
