@@ -1,12 +1,13 @@
 """The types that every module shares, and the letters that name axes.
 
 Shapes are written with these letters: **B** examples (rows of a batch),
-**L** tokens of a row, **I** images of a row, **N** image patches, **V**
-vocabulary, **D** width, **H** heads.
+**L** tokens of a row, **I** images of a row, **N** image patches (of an
+image; of all images of a row where their number differs), **V** vocabulary,
+**D** width, **H** heads.
 """
 
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import jax
 
@@ -26,13 +27,21 @@ class Batch(TypedDict):
 
   Attributes:
     tokens: ``[B, L]`` int32 token ids.
-    positions: ``[B, L]`` int32; restart in every document and branch.
+    positions: int32; ``[B, L]``, or ``[B, L, 3]`` (time, row, column) for a
+      model with multimodal rotary embedding. They restart in every document,
+      and every branch goes on where branch 0 ends.
     documents: ``[B, L]`` int32; 0 marks padding, 1, 2, ... the documents.
     branches: ``[B, L]`` int32; 0 is shared by the document's branches.
-    image_slots: ``[B, L]`` int32; which image token of the row stands here
-      (``0 .. I * N - 1``), -1 for text.
-    pixel_values: ``[B, I, 3, height, width]`` float32, as the Hugging Face
-      image processors give them; I is 0 where no row has a picture.
+    image_slots: ``[B, L]`` int32; which image token of the row stands here,
+      counted over all its images, -1 for text.
+    pixel_values: float32, as the Hugging Face image processors give them. One
+      size for all images (LLaVA): ``[B, I, 3, height, width]``. Any size
+      (Qwen2-VL): ``[B, N, patch]``, the flattened patches of the row's images
+      one after the other. I or N is 0 where no row has an image.
+    patch_images: ``[B, N]`` int32, for images of any size: 0 marks padding,
+      1, 2, ... the image of the row that a patch belongs to.
+    patch_positions: ``[B, N, 2]`` int32, for images of any size: row and
+      column of a patch in its image.
     targets: ``[B, L]`` int32; the token to predict *at* this position.
     weights: ``[B, L]`` float32 >= 0; how much that prediction counts in the
       loss, 0 for prompts, image tokens and padding.
@@ -44,6 +53,8 @@ class Batch(TypedDict):
   branches: jax.Array
   image_slots: jax.Array
   pixel_values: jax.Array
+  patch_images: NotRequired[jax.Array]
+  patch_positions: NotRequired[jax.Array]
   targets: jax.Array
   weights: jax.Array
 
