@@ -112,7 +112,7 @@ def density_by_layer(
 ) -> dict[str, list[float]]:
   """Returns the share of True entries of every layer of each component.
 
-  Layers are the leading axis of the leaves under a ``layers`` node; a
+  Layers are the leading axis of the leaves under a node of ``tree.STACKS``; a
   component without such leaves is left out.
 
   Example:
@@ -123,7 +123,7 @@ def density_by_layer(
   """
   stacks: dict[str, list[jax.Array]] = {}
   for name, leaf in tree_lib.flatten(mask).items():
-    if 'layers' in name.split('/'):
+    if tree_lib.STACKS & set(name.split('/')):
       component = tree_lib.component_of(name, components)
       stacks.setdefault(component, []).append(leaf)
   return {

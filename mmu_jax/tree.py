@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 Tree = Any
+STACKS = {'layers', 'blocks'}  # nodes whose leaves have a leading layer axis
 
 
 def path_name(path: tuple[Any, ...]) -> str:

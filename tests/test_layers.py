@@ -13,7 +13,7 @@ RANKS = {
     'version': 0, 'typing': 0, 'tree': 0,
     'masks': 0.5,  # the transformations unpack them
     'data': 1, 'metrics': 1, 'losses': 1, 'saliency': 1, 'transforms': 1,
-    'checkpoint': 1, 'workdir': 1, 'progress': 1,
+    'checkpoint': 1, 'sharding': 1, 'workdir': 1, 'progress': 1,
     'methods': 2, 'models': 2,
     'training': 3, 'evaluation': 3,
     'stages': 4,

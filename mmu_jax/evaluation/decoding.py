@@ -15,16 +15,13 @@ from mmu_jax.models import Model
 from mmu_jax.typing import Batch, Forward, Params
 
 
-@functools.partial(
-    jax.jit, static_argnames=('model', 'max_new_tokens', 'stop_ids')
-)
 def greedy(
     params: Params,
     batch: Batch,
     *,
     model: Model,
     max_new_tokens: int,
-    stop_ids: tuple[int, ...],
+    stop_ids: Sequence[int],
 ) -> jax.Array:
   """Continues prompts with the likeliest token, again and again.
 
@@ -33,24 +30,46 @@ def greedy(
 
   Args:
     params: of the model.
-    batch: prompts ``[B, L]``, one document a row, padded on the right; their
+    batch: prompts ``[B, L]``, one document a row, padded on either side; their
       targets and weights are not read.
-    model: from ``models.build``.
+    model: from ``models.build`` or ``models.load``.
     max_new_tokens: T, at most so many tokens.
-    stop_ids: tokens that end an answer.
+    stop_ids: tokens that end an answer, at least one.
 
   Returns:
     ``[B, T]`` int32 new tokens; from the stop token on, ``stop_ids[0]``.
+
+  Raises:
+    ValueError: if there is no stop token, or none may be generated.
   """
-  real = batch['documents'] > 0  # [B, L]
-  rows, length = real.shape
-  prompt_length = jnp.sum(real, axis=1)
-  logits, cache = model.prefill(
+  if not stop_ids or max_new_tokens < 1:
+    raise ValueError(
+        'greedy needs a stop token and room for one new token; got stop_ids='
+        f'{stop_ids}, max_new_tokens={max_new_tokens}.'
+    )
+  # The functions are static and not the model, whose parameters would stay.
+  return _greedy(
       params,
       batch,
-      jnp.maximum(prompt_length - 1, 0),
-      length + max_new_tokens,
+      prefill=model.prefill,
+      extend=model.extend,
+      max_new_tokens=max_new_tokens,
+      stop_ids=tuple(stop_ids),
   )
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=('prefill', 'extend', 'max_new_tokens', 'stop_ids'),
+)
+def _greedy(params, batch, *, prefill, extend, max_new_tokens, stop_ids):
+  """The jitted part of ``greedy``."""
+  real = batch['documents'] > 0  # [B, L]
+  rows, length = real.shape
+  last = jnp.max(jnp.where(real, jnp.arange(length), 0), axis=1)
+  used = jnp.where(real, _latest(batch['positions']), -1)
+  first_new = jnp.max(used, axis=1) + 1  # [B] position of the first new token
+  logits, cache = prefill(params, batch, last, length + max_new_tokens)
   slots = jnp.arange(length + max_new_tokens)
   prompt = jnp.pad(real, ((0, 0), (0, max_new_tokens)))
   stops = jnp.asarray(stop_ids, jnp.int32)
@@ -67,17 +86,22 @@ def greedy(
   def step(carry):
     t, token, out, done, cache = carry
     visible = prompt | ((slots >= length) & (slots < length + t))[None]
-    logits, cache = model.extend(
-        params, token, prompt_length + t - 1, visible, length + t - 1, cache
+    logits, cache = extend(
+        params, token, first_new + t - 1, visible, length + t - 1, cache
     )
     token, out, done = write(t, out, logits, done)
     return t + 1, token, out, done, cache
 
   out = jnp.full((rows, max_new_tokens), stops[0], jnp.int32)
-  done = prompt_length == 0  # padding rows
+  done = ~jnp.any(real, axis=1)  # padding rows
   token, out, done = write(0, out, logits, done)
   carry = (jnp.int32(1), token, out, done, cache)
   return jax.lax.while_loop(unfinished, step, carry)[2]
+
+
+def _latest(positions: jax.Array) -> jax.Array:
+  """The position ``[B, L]`` after which text goes on: the largest of three."""
+  return positions if positions.ndim == 2 else jnp.max(positions, axis=-1)
 
 
 def generate(

@@ -10,5 +10,16 @@ from mmu_jax.models.model import build
 from mmu_jax.models.model import from_options
 from mmu_jax.models.model import Model
 from mmu_jax.models.model import MODELS
+from mmu_jax.models.qwen2_vl import Qwen2VL
+from mmu_jax.models.qwen2_vl import Qwen2VLConfig
 
-__all__ = ['Llava', 'LlavaConfig', 'MODELS', 'Model', 'build', 'from_options']
+__all__ = [
+    'Llava',
+    'LlavaConfig',
+    'MODELS',
+    'Model',
+    'Qwen2VL',
+    'Qwen2VLConfig',
+    'build',
+    'from_options',
+]

@@ -1,10 +1,11 @@
-"""What the vision tower and the decoder share: a scanned stack of layers."""
+"""What towers and decoders share: scanned layers, activations, choices."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from flax import nnx
 import jax
+import jax.numpy as jnp
 
 REMAT = {
     'none': None,  # keep every activation
@@ -75,6 +76,33 @@ ACTIVATIONS = {
     'gelu': lambda x: jax.nn.gelu(x, approximate=False),
     'silu': jax.nn.silu,
 }
+
+
+def place(
+    x: jax.Array, features: jax.Array, slots: jax.Array
+) -> jax.Array:
+  """Puts image features where the tokens of a sequence stand for them.
+
+  Args:
+    x: ``[B, L, D]`` embedded tokens.
+    features: ``[B, N, D]``, the image tokens of each row.
+    slots: ``[B, L]`` int, which of them stands here; -1 for text.
+
+  Returns:
+    ``[B, L, D]``.
+  """
+  slots = slots[..., None]  # [B, L, 1]
+  picked = jnp.take_along_axis(features, jnp.maximum(slots, 0), axis=1)
+  return jnp.where(slots >= 0, picked.astype(x.dtype), x)
+
+
+ATTENTION = ('xla', 'cudnn')  # of jax.nn.dot_product_attention
+
+
+def check_computation(attention: str, remat: str) -> None:
+  """Raises ValueError unless these are known ways to compute."""
+  check_choice('attention', attention, ATTENTION)
+  check_choice('remat', remat, REMAT)
 
 
 def check_choice(field: str, value: str, known: Iterable[str]) -> None:

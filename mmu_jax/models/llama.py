@@ -1,11 +1,17 @@
-"""The Llama decoder: grouped-query attention, RoPE, RMSNorm, SwiGLU."""
+"""The Llama decoder: grouped-query attention, RoPE, RMSNorm, SwiGLU.
 
+Qwen2's decoder is the same with biases on queries, keys and values; Qwen2-VL's
+rotates each frequency by one of three positions (time, row, column).
+"""
+
+from collections.abc import Sequence
 import dataclasses
 from typing import NamedTuple
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmu_jax.models import layers as layers_lib
 
@@ -25,7 +31,25 @@ class LlamaConfig:
   num_key_value_heads: int = 32
   rms_norm_eps: float = 1e-5
   rope_theta: float = 10000.0
+  qkv_bias: bool = False
+  # How many frequencies follow time, row and column; () for plain rotary.
+  mrope_section: tuple[int, ...] = ()
   embedding_std: float = 0.02  # of a random token embedding
+
+  def __post_init__(self):
+    """Raises ValueError where sizes do not go together."""
+    heads = self.num_attention_heads
+    if self.hidden_size % heads or heads % self.num_key_value_heads:
+      raise ValueError(
+          'hidden_size is a multiple of num_attention_heads, and that of '
+          f'num_key_value_heads; got {self.hidden_size}, {heads} and '
+          f'{self.num_key_value_heads}.'
+      )
+    if self.mrope_section and sum(self.mrope_section) * 2 != self.head_dim:
+      raise ValueError(
+          'mrope_section has a frequency for each pair of a head, '
+          f'{self.head_dim // 2} in all; got {self.mrope_section}.'
+      )
 
   @property
   def head_dim(self) -> int:
@@ -53,23 +77,36 @@ def make_cache(config: LlamaConfig, batch: int, size: int, dtype) -> Cache:
 
 
 def rotary(
-    positions: jax.Array, head_dim: int, theta: float
+    positions: jax.Array,
+    head_dim: int,
+    theta: float,
+    mrope_section: Sequence[int] = (),
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the cosines and sines of rotary embedding.
 
   Args:
-    positions: ``[B, L]`` int.
+    positions: int; ``[B, L]``, or ``[B, L, 3]`` with ``mrope_section``.
     head_dim: even.
     theta: base of the wavelengths.
+    mrope_section: how many of the ``head_dim / 2`` frequencies follow time,
+      row and column; not read for positions ``[B, L]``, which stand for three
+      equal ones.
 
   Returns:
     Two float32 arrays ``[B, L, 1, head_dim]``.
 
   References:
-    Su et al., RoFormer, 2021 (https://arxiv.org/abs/2104.09864).
+    Su et al., RoFormer, 2021 (https://arxiv.org/abs/2104.09864);
+    Wang et al., Qwen2-VL, 2024 (https://arxiv.org/abs/2409.12191).
   """
   exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
-  angles = positions[..., None].astype(jnp.float32) / theta**exponents
+  frequencies = 1.0 / theta**exponents  # [head_dim / 2]
+  if positions.ndim == 3:
+    axes = np.repeat(np.arange(len(mrope_section)), mrope_section)
+    positions = positions[..., axes]  # [B, L, head_dim / 2]
+  else:
+    positions = positions[..., None]
+  angles = positions.astype(jnp.float32) * frequencies
   angles = jnp.concatenate([angles, angles], axis=-1)[..., None, :]
   return jnp.cos(angles), jnp.sin(angles)
 
@@ -87,13 +124,13 @@ class LlamaAttention(nnx.Module):
   def __init__(self, config: LlamaConfig, dtype, rngs: nnx.Rngs):
     d, size = config.hidden_size, config.head_dim
     self.head_dim = size
-    linear = lambda i, o: nnx.Linear(
-        i, o, use_bias=False, dtype=dtype, rngs=rngs
+    linear = lambda i, o, bias=config.qkv_bias: nnx.Linear(
+        i, o, use_bias=bias, dtype=dtype, rngs=rngs
     )
     self.q_proj = linear(d, config.num_attention_heads * size)
     self.k_proj = linear(d, config.num_key_value_heads * size)
     self.v_proj = linear(d, config.num_key_value_heads * size)
-    self.o_proj = linear(config.num_attention_heads * size, d)
+    self.o_proj = linear(config.num_attention_heads * size, d, False)
 
   def __call__(self, x, cos, sin, mask, cache, slot, implementation):
     heads = (*x.shape[:2], -1, self.head_dim)
@@ -178,7 +215,7 @@ class LlamaModel(nnx.Module):
 
     Args:
       x: ``[B, L, D]`` embeddings.
-      positions: ``[B, L]`` int.
+      positions: ``[B, L]`` int, or ``[B, L, 3]`` for multimodal rotary.
       mask: ``[B, L, S]`` bool, which of S keys a token sees; S is L, or the
         size of the cache.
       cache: keys and values so far, or None.
@@ -189,7 +226,10 @@ class LlamaModel(nnx.Module):
     Returns:
       Hidden states ``[B, L, D]`` after the last norm, and the new cache.
     """
-    cos, sin = rotary(positions, self.config.head_dim, self.config.rope_theta)
+    config = self.config
+    cos, sin = rotary(
+        positions, config.head_dim, config.rope_theta, config.mrope_section
+    )
     apply = lambda layer, x, cache: layer(
         x,
         cache,
@@ -222,3 +262,35 @@ def _norm(config: LlamaConfig, dtype, rngs: nnx.Rngs) -> nnx.RMSNorm:
   return nnx.RMSNorm(
       config.hidden_size, epsilon=config.rms_norm_eps, dtype=dtype, rngs=rngs
   )
+
+
+def attention_mask(documents: jax.Array, branches: jax.Array) -> jax.Array:
+  """Which token sees which: earlier ones of its document and its branch.
+
+  Padding sees all real tokens before it and nobody sees padding, as in right-
+  padded batches of transformers: no result depends on what it computes, but
+  for the published KL, which counts it.
+
+  Args:
+    documents: ``[B, L]`` int, 0 for padding.
+    branches: ``[B, L]`` int, 0 for what all branches of a document share.
+
+  Returns:
+    ``[B, L, L]`` bool.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> one = jnp.ones((1, 4), int)
+    >>> attention_mask(one, jnp.array([[0, 1, 2, 2]]))[0].astype(int)
+    Array([[1, 0, 0, 0],
+           [1, 1, 0, 0],
+           [1, 0, 1, 0],
+           [1, 0, 1, 1]], dtype=int32)
+  """
+  query, key = documents[:, :, None], documents[:, None, :]
+  same_document = ((query == key) | (query == 0)) & (key > 0)
+  query, key = branches[:, :, None], branches[:, None, :]
+  same_branch = (query == key) | (key == 0)
+  length = documents.shape[1]
+  causal = jnp.tril(jnp.ones((length, length), bool))
+  return same_document & same_branch & causal

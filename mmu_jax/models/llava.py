@@ -4,14 +4,14 @@ import dataclasses
 
 from flax import nnx
 import jax
-import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from mmu_jax.models import layers as layers_lib
 from mmu_jax.models.clip_vit import ClipVisionConfig
 from mmu_jax.models.clip_vit import ClipVisionTower
-from mmu_jax.models.llama import Cache
 from mmu_jax.models.llama import Llama
 from mmu_jax.models.llama import LlamaConfig
+from mmu_jax.models.llama import LlamaModel
 from mmu_jax.typing import Batch
 
 # component -> regex over leaf names
@@ -20,6 +20,13 @@ COMPONENTS = {
     'projector': r'multi_modal_projector/',
     'language': r'language_model/',
 }
+# (regex over leaf names, how the last axes are split); see `sharding`.
+PARTITION_RULES = (
+    (r'.*(embed_tokens|position_embedding)/embedding', P('tensor', 'fsdp')),
+    (r'.*(o_proj|out_proj|down_proj|fc2|linear_2)/kernel', P('tensor', 'fsdp')),
+    (r'.*/kernel', P('fsdp', 'tensor')),
+    (r'.*', P()),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +38,10 @@ class LlavaConfig:
     text_config: the decoder.
     vision_feature_layer: which hidden state of the tower the projector reads,
       as ``config.json`` counts them: -1 after the last layer, -2 before it.
+    vision_feature_select_strategy: ``'default'`` leaves the class token out,
+      ``'full'`` keeps it.
     projector_hidden_act: a key of ``layers.ACTIVATIONS``.
-    dtype: of the computation; parameters are float32.
+    dtype: of the computation; parameters are float32 unless loaded otherwise.
     attention: ``'xla'`` or ``'cudnn'``.
     remat: a key of ``layers.REMAT``.
   """
@@ -40,6 +49,7 @@ class LlavaConfig:
   vision_config: ClipVisionConfig = ClipVisionConfig()
   text_config: LlamaConfig = LlamaConfig()
   vision_feature_layer: int = -2
+  vision_feature_select_strategy: str = 'default'
   projector_hidden_act: str = 'gelu'
   dtype: str = 'float32'
   attention: str = 'xla'
@@ -47,17 +57,25 @@ class LlavaConfig:
 
   def __post_init__(self):
     """Raises ValueError where a choice is unknown."""
-    for field, known in (
-        ('projector_hidden_act', layers_lib.ACTIVATIONS),
-        ('attention', ('xla', 'cudnn')),
-        ('remat', layers_lib.REMAT),
-    ):
-      layers_lib.check_choice(field, getattr(self, field), known)
+    layers_lib.check_computation(self.attention, self.remat)
+    layers_lib.check_choice(
+        'projector_hidden_act', self.projector_hidden_act,
+        layers_lib.ACTIVATIONS,
+    )
+    layers_lib.check_choice(
+        'vision_feature_select_strategy',
+        self.vision_feature_select_strategy, ('default', 'full'),
+    )
 
   @property
   def num_image_tokens(self) -> int:
     """Tokens that one image takes in the sequence."""
-    return self.vision_config.num_patches
+    return self.vision_config.num_patches + (1 - self.first_image_token)
+
+  @property
+  def first_image_token(self) -> int:
+    """0 if the class token is kept, 1 if not."""
+    return int(self.vision_feature_select_strategy == 'default')
 
   @property
   def num_vision_layers(self) -> int:
@@ -100,6 +118,11 @@ class Llava(nnx.Module):
     self.multi_modal_projector = Projector(config, rngs)
     self.language_model = Llama(config.text_config, config.dtype, rngs)
 
+  @property
+  def decoder(self) -> LlamaModel:
+    """The layers between embeddings and logits."""
+    return self.language_model.model
+
   def image_features(self, pixel_values: jax.Array) -> jax.Array:
     """Maps ``[B, 3, height, width]`` to ``[B, N, D]``, one token a patch."""
     x = self.vision_tower.vision_model(
@@ -108,11 +131,11 @@ class Llava(nnx.Module):
         attention=self.config.attention,
         remat=self.config.remat,
     )
-    return self.multi_modal_projector(x[:, 1:])  # without the class token
+    return self.multi_modal_projector(x[:, self.config.first_image_token :])
 
   def embed(self, batch: Batch) -> jax.Array:
     """Embeds tokens ``[B, L]`` and puts image features in their slots."""
-    x = self.language_model.model.embed_tokens(batch['tokens'])
+    x = self.decoder.embed_tokens(batch['tokens'])
     b, num_images = batch['pixel_values'].shape[:2]
     if not num_images:
       return x
@@ -120,60 +143,8 @@ class Llava(nnx.Module):
         b * num_images, *batch['pixel_values'].shape[2:]
     )
     features = self.image_features(pixels).reshape(b, -1, x.shape[-1])
-    slots = batch['image_slots'][..., None]  # [B, L, 1]
-    picked = jnp.take_along_axis(features, jnp.maximum(slots, 0), axis=1)
-    return jnp.where(slots >= 0, picked.astype(x.dtype), x)
-
-  def hidden(
-      self, batch: Batch, cache: Cache | None = None
-  ) -> tuple[jax.Array, Cache | None]:
-    """Returns the decoder's last hidden states ``[B, L, D]`` and the cache."""
-    mask = attention_mask(batch['documents'], batch['branches'])
-    if cache is not None:
-      unused = cache.keys.shape[2] - mask.shape[2]
-      mask = jnp.pad(mask, ((0, 0), (0, 0), (0, unused)))
-    return self.decode(self.embed(batch), batch['positions'], mask, cache)
-
-  def decode(self, x, positions, mask, cache=None, slot=0):
-    """Runs the decoder as this config says; see ``LlamaModel``."""
-    return self.language_model.model(
-        x,
-        positions,
-        mask,
-        cache,
-        slot,
-        attention=self.config.attention,
-        remat=self.config.remat,
-    )
+    return layers_lib.place(x, features, batch['image_slots'])
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """Maps hidden states ``[..., D]`` to logits ``[..., V]``."""
     return self.language_model.lm_head(hidden)
-
-
-def attention_mask(documents: jax.Array, branches: jax.Array) -> jax.Array:
-  """Which token sees which: earlier ones of its document and its branch.
-
-  Args:
-    documents: ``[B, L]`` int, 0 for padding.
-    branches: ``[B, L]`` int, 0 for what all branches of a document share.
-
-  Returns:
-    ``[B, L, L]`` bool.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> one = jnp.ones((1, 4), int)
-    >>> attention_mask(one, jnp.array([[0, 1, 2, 2]]))[0].astype(int)
-    Array([[1, 0, 0, 0],
-           [1, 1, 0, 0],
-           [1, 0, 1, 0],
-           [1, 0, 1, 1]], dtype=int32)
-  """
-  query, key = documents[:, :, None], documents[:, None, :]
-  same_document = (query == key) & (key > 0)
-  query, key = branches[:, :, None], branches[:, None, :]
-  same_branch = (query == key) | (key == 0)
-  length = documents.shape[1]
-  causal = jnp.tril(jnp.ones((length, length), bool))
-  return same_document & same_branch & causal

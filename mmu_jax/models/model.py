@@ -3,20 +3,43 @@
 from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any
+import pathlib
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
 from mmu_jax.models import llama
-from mmu_jax.models.llava import COMPONENTS
-from mmu_jax.models.llava import Llava
-from mmu_jax.models.llava import LlavaConfig
+from mmu_jax.models import llava
+from mmu_jax.models import qwen2_vl
+from mmu_jax.sharding import Rules
 from mmu_jax.typing import Forward, Params
 
 
-MODELS = {'llava': LlavaConfig}
+class Family(NamedTuple):
+  """What the models of one architecture share."""
+
+  config: type  # its dataclass
+  module: type[nnx.Module]
+  components: dict[str, str]
+  partition_rules: Rules
+
+
+MODELS = {
+    'llava': Family(
+        llava.LlavaConfig,
+        llava.Llava,
+        llava.COMPONENTS,
+        llava.PARTITION_RULES,
+    ),
+    'qwen2_vl': Family(
+        qwen2_vl.Qwen2VLConfig,
+        qwen2_vl.Qwen2VL,
+        qwen2_vl.COMPONENTS,
+        qwen2_vl.PARTITION_RULES,
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # equal if it is the same one
@@ -24,9 +47,12 @@ class Model:
   """What the rest of the library knows of a model.
 
   Attributes:
+    family: a key of ``MODELS``.
     config: its sizes.
     init: ``init(key) -> params``, nested dicts of float32 arrays.
     forward: ``forward(params, batch) -> logits [B, L, V]``.
+    image_features: ``image_features(params, batch) -> [.., D]``, the image
+      tokens that the decoder reads.
     prefill: ``prefill(params, batch, last, cache_size) -> (logits [B, V],
       cache)``: the logits after token ``last [B]`` of every prompt.
     extend: ``extend(params, tokens, positions, visible, slot, cache) ->
@@ -34,19 +60,40 @@ class Model:
       ``positions [B]`` and goes to ``slot`` of the cache; ``visible [B, S]``
       are the slots it sees.
     components: component -> regex over leaf names.
+    partition_rules: (regex over leaf names, PartitionSpec) for ``sharding``.
+    params: of a checkpoint, if the model was loaded from one.
+    processor: tokenizer and image processor of that checkpoint, if it has any.
+    source: the folder of that checkpoint.
   """
 
-  config: LlavaConfig
+  family: str
+  config: Any
   init: Callable[[jax.Array], Params]
   forward: Forward
+  image_features: Callable[..., jax.Array]
   prefill: Callable[..., Any]
   extend: Callable[..., Any]
   components: dict[str, str]
+  partition_rules: Rules
+  params: Params = None
+  processor: Any = None
+  source: pathlib.Path | None = None
+
+  @property
+  def abstract_params(self) -> Params:
+    """Shapes and dtypes of the parameters, nothing allocated."""
+    return _abstract(self.init)
 
 
 @functools.cache
-def build(config: LlavaConfig) -> Model:
+def build(config: Any) -> Model:
   """Builds a model from its config; equal configs give the same object.
+
+  Args:
+    config: a ``LlavaConfig`` or ``Qwen2VLConfig``.
+
+  Raises:
+    TypeError: if it is the config of no known family.
 
   Example:
     >>> from mmu_jax.models import llava, llama, clip_vit
@@ -57,39 +104,70 @@ def build(config: LlavaConfig) -> Model:
     >>> sorted(params)
     ['language_model', 'multi_modal_projector', 'vision_tower']
   """
-  abstract = nnx.eval_shape(lambda: Llava(config, nnx.Rngs(0)))
+  name = next((k for k, f in MODELS.items() if type(config) is f.config), None)
+  if name is None:
+    kinds = ', '.join(f.config.__name__ for f in MODELS.values())
+    raise TypeError(f'a model config is one of {kinds}, got {config!r}.')
+  family = MODELS[name]
+  abstract = nnx.eval_shape(lambda: family.module(config, nnx.Rngs(0)))
   definition = nnx.split(abstract)[0]
 
-  def merge(params: Params) -> Llava:
+  def merge(params: Params) -> nnx.Module:
     return nnx.merge(definition, nnx.State(params))
+
+  def decode(module, x, positions, mask, cache=None, slot=0):
+    return module.decoder(
+        x, positions, mask, cache, slot,
+        attention=config.attention, remat=config.remat,
+    )  # fmt: skip
 
   @jax.jit
   def init(key):
-    return nnx.to_pure_dict(nnx.state(Llava(config, nnx.Rngs(params=key))))
+    module = family.module(config, nnx.Rngs(params=key))
+    return nnx.to_pure_dict(nnx.state(module))
 
   def forward(params, batch):
-    model = merge(params)
-    return model.logits(model.hidden(batch)[0])
+    module = merge(params)
+    mask = llama.attention_mask(batch['documents'], batch['branches'])
+    x = module.embed(batch)
+    hidden, _ = decode(module, x, batch['positions'], mask)
+    return module.logits(hidden)
+
+  def image_features(params, batch):
+    return merge(params).image_features(batch)
 
   def prefill(params, batch, last, cache_size):
-    model = merge(params)
-    rows = batch['tokens'].shape[0]
+    module = merge(params)
+    rows, length = batch['tokens'].shape
+    mask = llama.attention_mask(batch['documents'], batch['branches'])
+    mask = jnp.pad(mask, ((0, 0), (0, 0), (0, cache_size - length)))
     cache = llama.make_cache(
         config.text_config, rows, cache_size, config.dtype
     )
-    hidden, cache = model.hidden(batch, cache)
+    x = module.embed(batch)
+    hidden, cache = decode(module, x, batch['positions'], mask, cache)
     hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-    return model.logits(hidden), cache
+    return module.logits(hidden), cache
 
   def extend(params, tokens, positions, visible, slot, cache):
-    model = merge(params)
-    x = model.language_model.model.embed_tokens(tokens[:, None])
-    hidden, cache = model.decode(
-        x, positions[:, None], visible[:, None], cache, slot
+    module = merge(params)
+    x = module.decoder.embed_tokens(tokens[:, None])
+    hidden, cache = decode(
+        module, x, positions[:, None], visible[:, None], cache, slot
     )
-    return model.logits(hidden[:, 0]), cache
+    return module.logits(hidden[:, 0]), cache
 
-  return Model(config, init, forward, prefill, extend, dict(COMPONENTS))
+  return Model(
+      family=name,
+      config=config,
+      init=init,
+      forward=forward,
+      image_features=image_features,
+      prefill=prefill,
+      extend=extend,
+      components=dict(family.components),
+      partition_rules=family.partition_rules,
+  )
 
 
 def from_options(name: str, vocab_size: int, **options: Any) -> Model:
@@ -110,7 +188,13 @@ def from_options(name: str, vocab_size: int, **options: Any) -> Model:
   options['text_config'] = dict(
       options.get('text_config', {}), vocab_size=vocab_size
   )
-  return build(_config(MODELS[name], 'model', options))
+  return build(_config(MODELS[name].config, 'model', options))
+
+
+@functools.cache
+def _abstract(init: Callable[[jax.Array], Params]) -> Params:
+  """The shapes that an init gives."""
+  return jax.eval_shape(init, jax.random.key(0))
 
 
 def _config(kind: type, where: str, options: dict[str, Any]) -> Any:
@@ -125,7 +209,7 @@ def _config(kind: type, where: str, options: dict[str, Any]) -> Any:
   values = {
       name: _config(type(fields[name].default), f'{where}.{name}', value)
       if isinstance(value, dict)
-      else value
+      else tuple(value) if isinstance(value, list) else value
       for name, value in options.items()
   }
   return kind(**values)

@@ -227,7 +227,8 @@ def test_the_program_does_not_grow_with_depth(remat):
 
 
 def test_equal_configs_give_one_model():
-  options = dict(text_config=dict(hidden_size=16, num_attention_heads=2))
+  text = dict(hidden_size=16, num_attention_heads=2, num_key_value_heads=2)
+  options = dict(text_config=text)
   first = models.from_options('llava', 40, **options)
   assert models.from_options('llava', 40, **options) is first
   assert models.from_options('llava', 41, **options) is not first

@@ -1,0 +1,110 @@
+"""Meshes, and which part of an array lives on which device.
+
+A rule is ``(regex over leaf names, PartitionSpec of the last axes)``; the first
+rule that matches counts, as in most JAX training code. One set of rules serves
+parameters, optimizer moments, importances and packed masks alike, since all of
+them are trees with the same names.
+"""
+
+from collections.abc import Sequence
+import re
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from mmu_jax import tree as tree_lib
+
+Rules = Sequence[tuple[str, PartitionSpec]]
+AXES = ('data', 'fsdp', 'tensor')
+
+
+def make_mesh(spec: str, devices: Sequence[Any] | None = None) -> Mesh:
+  """Makes a mesh from a line of a config.
+
+  Args:
+    spec: ``'data=2,fsdp=4'``: sizes of the axes data (copies of the model),
+      fsdp (parameters split, batch split) and tensor (layers split); left
+      out means 1, and one of them may be -1: what remains.
+    devices: all devices if None.
+
+  Raises:
+    ValueError: if an axis is unknown or the sizes do not make the devices.
+
+  Example:
+    >>> dict(make_mesh('fsdp=-1').shape)['data']
+    1
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = dict.fromkeys(AXES, 1)
+  for part in filter(None, spec.split(',')):
+    name, _, size = part.partition('=')
+    if name.strip() not in AXES or not re.fullmatch(r'\s*(-1|[1-9]\d*)\s*', size):
+      raise ValueError(
+          f'a mesh is written like data=2,fsdp=4 with axes {", ".join(AXES)} '
+          f'and sizes >= 1 or -1; {part!r} of {spec!r} is not.'
+      )
+    sizes[name.strip()] = int(size)
+  free = [name for name, size in sizes.items() if size == -1]
+  known = int(np.prod([size for size in sizes.values() if size > 0]))
+  if len(free) == 1 and len(devices) % known == 0:
+    sizes[free[0]] = len(devices) // known
+  if int(np.prod(list(sizes.values()))) != len(devices):
+    raise ValueError(
+        f'the axes of a mesh multiply to the number of devices; {spec!r} does '
+        f'not fit {len(devices)}. Use -1 for one axis to take what remains.'
+    )
+  shape = tuple(sizes.values())
+  return jax.make_mesh(
+      shape, AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES)
+  )
+
+
+def spec_of(
+    name: str, shape: Sequence[int], rules: Rules, mesh: Mesh
+) -> PartitionSpec:
+  """Returns how a leaf is split.
+
+  Args:
+    name: of the leaf, ``'model/layers/mlp/up_proj/kernel'``.
+    shape: of the leaf.
+    rules: see above.
+    mesh: an axis of the rule that does not divide its dimension is left out,
+      so that a vocabulary of 32,003 tokens is copied instead of refused.
+
+  Raises:
+    ValueError: if no rule matches.
+  """
+  rule = next((spec for regex, spec in rules if re.fullmatch(regex, name)), None)
+  if rule is None:
+    raise ValueError(
+        f'every parameter needs a partition rule; none matches {name!r}. End '
+        "the rules with ('.*', PartitionSpec())."
+    )
+  axes = (None,) * (len(shape) - len(rule)) + tuple(rule)
+  fits = lambda size, axis: axis and size % mesh.shape[axis] == 0
+  return PartitionSpec(
+      *(axis if fits(size, axis) else None for size, axis in zip(shape, axes))
+  )
+
+
+def shardings(tree: Any, rules: Rules, mesh: Mesh) -> Any:
+  """Returns a tree of ``NamedSharding`` for a tree of arrays or shapes.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> tree = {'w': {'kernel': jnp.ones((8, 8))}}
+    >>> rules = [('.*kernel', PartitionSpec('fsdp', None))]
+    >>> shardings(tree, rules, make_mesh('fsdp=-1'))['w']['kernel'].spec
+    PartitionSpec('fsdp', None)
+  """
+  return tree_lib.map_with_name(
+      lambda name, x: NamedSharding(mesh, spec_of(name, x.shape, rules, mesh)),
+      tree,
+  )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Rows of a batch are split over the axes data and fsdp."""
+  return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
