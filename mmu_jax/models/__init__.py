@@ -4,6 +4,8 @@
 losses, saliency, masks and optimizers see pytrees and nothing else.
 """
 
+from mmu_jax.models.checkpoints import load
+from mmu_jax.models.checkpoints import save
 from mmu_jax.models.llava import Llava
 from mmu_jax.models.llava import LlavaConfig
 from mmu_jax.models.model import build
@@ -22,4 +24,6 @@ __all__ = [
     'Qwen2VLConfig',
     'build',
     'from_options',
+    'load',
+    'save',
 ]

@@ -1,0 +1,135 @@
+"""The safetensors files of a checkpoint folder: what they hold, how to write.
+
+Reading is the safetensors library's. It writes a file only from arrays that
+are all in memory at once, 5 GB of them for a 7B model; ``write`` streams.
+"""
+
+from collections.abc import Callable, Mapping
+import contextlib
+import json
+import pathlib
+import struct
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+SINGLE = 'model.safetensors'
+INDEX = 'model.safetensors.index.json'
+DTYPES = {
+    'F32': np.dtype(np.float32),
+    'F16': np.dtype(np.float16),
+    'BF16': np.dtype(ml_dtypes.bfloat16),
+}
+
+
+class Tensor(NamedTuple):
+  """What the header of a file says of a tensor."""
+
+  file: pathlib.Path
+  dtype: str  # a key of DTYPES, or one that is not supported
+  shape: tuple[int, ...]
+
+
+def files(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the weight files of a checkpoint: a single one, or its shards.
+
+  Raises:
+    FileNotFoundError: if there are none, or one of the index is missing.
+  """
+  index = folder / INDEX
+  if index.exists():
+    names = sorted(set(json.loads(index.read_text())['weight_map'].values()))
+  elif (folder / SINGLE).exists():
+    names = [SINGLE]
+  else:
+    raise FileNotFoundError(
+        f'a checkpoint holds {SINGLE}, or {INDEX} and its shards; {folder} '
+        'has neither. Weights in the .bin format must be converted to '
+        'safetensors first.'
+    )
+  missing = [name for name in names if not (folder / name).exists()]
+  if missing:
+    raise FileNotFoundError(
+        f'{INDEX} in {folder} names {len(names)} files; missing: '
+        f'{", ".join(missing)}. Fetch them again.'
+    )
+  return [folder / name for name in names]
+
+
+def tensors(folder: pathlib.Path) -> dict[str, Tensor]:
+  """Returns what is in the files of a checkpoint, from their headers alone.
+
+  Raises:
+    ValueError: if a file is truncated or otherwise damaged.
+  """
+  found = {}
+  for file in files(folder):
+    with opened(file) as handle:
+      for name in handle.keys():
+        piece = handle.get_slice(name)
+        found[name] = Tensor(file, piece.get_dtype(), tuple(piece.get_shape()))
+  return found
+
+
+@contextlib.contextmanager
+def opened(file: pathlib.Path):
+  """Opens a file to read slices of its tensors as NumPy arrays."""
+  try:
+    handle = safetensors.safe_open(file, 'numpy')
+  except safetensors.SafetensorError as error:
+    raise ValueError(
+        f'{file} is not a whole safetensors file; it has '
+        f'{file.stat().st_size} bytes. Fetch or copy it again. The library '
+        f'says: {error}'
+    ) from error
+  with handle:
+    yield handle
+
+
+def read_header(file: pathlib.Path) -> dict[str, Any]:
+  """Returns the header of a whole file: name -> dtype, shape, data_offsets."""
+  with file.open('rb') as stream:
+    (size,) = struct.unpack('<Q', stream.read(8))
+    return json.loads(stream.read(size))
+
+
+def write(
+    file: pathlib.Path,
+    header: Mapping[str, Any],
+    make: Callable[[str], np.ndarray],
+) -> None:
+  """Writes a file, one tensor in memory at a time.
+
+  Args:
+    file: where.
+    header: as ``read_header`` returns it; the offsets are made anew.
+    make: ``make(name) -> contiguous array`` of the header's dtype and shape.
+
+  Raises:
+    ValueError: if an array is not what the header says.
+  """
+  entries = {k: v for k, v in header.items() if k != '__metadata__'}
+  names = sorted(entries, key=lambda k: entries[k]['data_offsets'][0])
+  fresh, end = {}, 0
+  for name in names:
+    entry = entries[name]
+    size = int(np.prod(entry['shape'])) * DTYPES[entry['dtype']].itemsize
+    fresh[name] = dict(entry, data_offsets=[end, end + size])
+    end += size
+  if '__metadata__' in header:
+    fresh = {'__metadata__': header['__metadata__'], **fresh}
+  text = json.dumps(fresh, separators=(',', ':')).encode()
+  text += b' ' * (-len(text) % 8)  # the data begin at a multiple of eight
+  with file.open('wb') as stream:
+    stream.write(struct.pack('<Q', len(text)) + text)
+    for name in names:
+      array = make(name)
+      want = DTYPES[entries[name]['dtype']], tuple(entries[name]['shape'])
+      if (array.dtype, array.shape) != want:
+        raise ValueError(
+            f'{name} of {file.name} must have dtype and shape {want}, got '
+            f'{(array.dtype, array.shape)}.'
+        )
+      stream.write(array.reshape(-1).view(np.uint8))
