@@ -54,12 +54,37 @@ Writes predictions/ and results.jsonl and prints the table.""",
 Needs vanilla. Prints S for every run and rate; the best ones belong into the
 config by hand.""",
     ),
+    'convert': (
+        'convert a checkpoint: Hugging Face to Orbax, or back',
+        """
+  mmu convert --from=llava-1.5-7b-hf --to=llava-orbax
+  mmu convert --from=llava-orbax --to=llava-again
+  mmu convert --from=runs/people/unlearned/mmunlearner/params \\
+      --to=unlearned-hf --like=llava-1.5-7b-hf
+
+A folder with config.json is Hugging Face; a folder with numbered steps is
+Orbax. The way back writes the files that serving software loads, in the names
+and with the tokenizer of the source checkpoint.""",
+    ),
+    'inspect': (
+        'show what a checkpoint holds: components, shapes, dtypes, memory',
+        """
+  mmu inspect llava-1.5-7b-hf
+  mmu inspect runs/people/vanilla/params
+
+Reads headers alone, so it takes a second for a model of any size.""",
+    ),
 }
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs a command; returns the exit status."""
-  args, overrides = _parser().parse_known_args(argv)
+  parser = _parser()
+  args, overrides = parser.parse_known_args(argv)
+  if args.command in ('convert', 'inspect'):
+    if overrides:
+      parser.error(f'unexpected arguments: {" ".join(overrides)}')
+    return _run_on_files(args)
   try:
     config = _read_config(args.config, overrides)
   except (SyntaxError, AttributeError, TypeError, ValueError, OSError) as error:
@@ -94,30 +119,64 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    command.add_argument(
-        '--config',
-        required=True,
-        metavar='FILE[:VARIANT]',
-        help='Python file with get_config(); any of its fields can be set, '
-        'as in --config.seed=1',
-    )
-    command.add_argument(
-        '--workdir',
-        required=True,
-        metavar='DIR',
-        help='where the job keeps all that it makes',
-    )
-    if name in ('train', 'evaluate'):
-      command.add_argument(
-          '--run',
-          required=name == 'train',
-          action='append' if name == 'evaluate' else 'store',
-          metavar='NAME',
-          help='vanilla, retrained, or a key of config.runs; may be given again'
-          if name == 'evaluate'
-          else 'base, vanilla, retrained, or a key of config.runs',
-      )
+    if name == 'convert':
+      _add_convert(command)
+    elif name == 'inspect':
+      command.add_argument('path', metavar='DIR', help='a checkpoint folder')
+    else:
+      _add_stage(command, name)
   return parser
+
+
+def _add_stage(command: argparse.ArgumentParser, name: str) -> None:
+  """What the stages take."""
+  command.add_argument(
+      '--config',
+      required=True,
+      metavar='FILE[:VARIANT]',
+      help='Python file with get_config(); any of its fields can be set, '
+      'as in --config.seed=1',
+  )
+  command.add_argument(
+      '--workdir',
+      required=True,
+      metavar='DIR',
+      help='where the job keeps all that it makes',
+  )
+  if name in ('train', 'evaluate'):
+    command.add_argument(
+        '--run',
+        required=name == 'train',
+        action='append' if name == 'evaluate' else 'store',
+        metavar='NAME',
+        help='vanilla, retrained, or a key of config.runs; may be given again'
+        if name == 'evaluate'
+        else 'base, vanilla, retrained, or a key of config.runs',
+    )
+
+
+def _add_convert(command: argparse.ArgumentParser) -> None:
+  """What ``convert`` takes."""
+  command.add_argument(
+      '--from', required=True, dest='source', metavar='DIR',
+      help='a checkpoint, Hugging Face or Orbax',
+  )  # fmt: skip
+  command.add_argument(
+      '--to', required=True, dest='target', metavar='DIR',
+      help='a new folder for the other form',
+  )  # fmt: skip
+  command.add_argument(
+      '--like',
+      metavar='DIR',
+      help='for the way back: the Hugging Face checkpoint that the model came '
+      'from (found by itself if `mmu convert` made the Orbax folder)',
+  )
+  command.add_argument(
+      '--dtype',
+      choices=('float32', 'bfloat16', 'float16'),
+      help='of the result; by default that of the source, and on the way back '
+      'that of the Hugging Face checkpoint',
+  )
 
 
 def _read_config(path: str, overrides: list[str]):
@@ -177,6 +236,35 @@ def _run(args, config, stages) -> None:
   else:
     _show(stages.pipeline(config, args.workdir))
     print(f'report: {args.workdir}/report.html')
+
+
+def _run_on_files(args) -> int:
+  """Runs a command that needs no config."""
+  from mmu_jax.models import convert, inspection
+
+  started = time.time()
+  try:
+    if args.command == 'inspect':
+      _show_contents(inspection.inspect(args.path))
+    else:
+      print(
+          convert.convert(
+              args.source, args.target, like=args.like, dtype=args.dtype
+          )
+      )
+      print(f'mmu convert: {time.time() - started:.0f} s')
+  except (ValueError, OSError) as error:
+    return _fail(error)
+  return 0
+
+
+def _show_contents(contents) -> None:
+  """Prints the tables of ``mmu inspect``."""
+  import rich
+  from mmu_jax.models import inspection
+
+  for part in inspection.tables(contents):
+    rich.print(part)
 
 
 def _show(results) -> None:

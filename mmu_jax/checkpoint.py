@@ -158,6 +158,24 @@ def restore(
   return Restored(tree, found['note'], step)
 
 
+def describe(folder: str | pathlib.Path) -> Tree:
+  """Returns shapes and dtypes of the newest tree in a folder; reads no array.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint.
+    ValueError: if its description cannot be read.
+  """
+  folder = pathlib.Path(folder).absolute()
+  step = latest_step(folder)
+  if step is None:
+    raise FileNotFoundError(f'there is no checkpoint in {folder}.')
+  with _manager(folder) as manager:
+    stored = _stored(manager, step, folder)
+  return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored
+  )
+
+
 def _manager(
     folder: pathlib.Path, options: ocp.CheckpointManagerOptions | None = None
 ) -> ocp.CheckpointManager:
@@ -171,6 +189,16 @@ def _manager(
 
 def _check_tree(manager, step: int, like: Tree, folder: pathlib.Path) -> None:
   """Compares the names and shapes on disk with those wanted."""
+  tree_lib.check_same(
+      tree_lib.flatten(_stored(manager, step, folder)),
+      tree_lib.flatten(like),
+      got_name=f'the checkpoint {folder / str(step)}',
+      want_name='the wanted tree',
+  )
+
+
+def _stored(manager, step: int, folder: pathlib.Path) -> Tree:
+  """The description of the arrays of a step."""
   try:
     stored = manager.item_metadata(step)['tree']
   except (ValueError, OSError, KeyError) as error:
@@ -183,14 +211,7 @@ def _check_tree(manager, step: int, like: Tree, folder: pathlib.Path) -> None:
         f'the checkpoint {folder / str(step)} is damaged: it has no '
         'description of its arrays. Delete this step.'
     )
-  stored = tree_lib.flatten(getattr(stored, 'tree', stored))
-  wanted = tree_lib.flatten(like)
-  tree_lib.check_same(
-      stored,
-      wanted,
-      got_name=f'the checkpoint {folder / str(step)}',
-      want_name='the wanted tree',
-  )
+  return getattr(stored, 'tree', stored)
 
 
 def _free(x: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:

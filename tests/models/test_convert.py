@@ -1,0 +1,114 @@
+"""mmu convert and mmu inspect: Hugging Face to Orbax and back."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from mmu_jax import __main__ as command_line
+from mmu_jax import checkpoint
+from mmu_jax import models
+from mmu_jax import tree as tree_lib
+from mmu_jax.models import convert
+from mmu_jax.models import inspection
+import tiny_checkpoints
+
+
+@pytest.fixture(params=['llava', 'qwen2_vl'])
+def folder(request, tmp_path):
+  path = tmp_path / 'hf'
+  tiny_checkpoints.write(path, request.param, seed=3, dtype='bfloat16')
+  return path
+
+
+def test_there_and_back_gives_the_same_bytes(folder, tmp_path, capsys):
+  orbax, back = tmp_path / 'orbax', tmp_path / 'back'
+  main = command_line.main
+  assert main(['convert', f'--from={folder}', f'--to={orbax}']) == 0
+  assert main(['convert', f'--from={orbax}', f'--to={back}']) == 0
+  assert f'with the tokenizer of {folder}' in ' '.join(
+      capsys.readouterr().out.split()
+  )
+  names = sorted(p.name for p in folder.iterdir())
+  assert names == sorted(p.name for p in back.iterdir())
+  for name in names:
+    assert (back / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_trained_parameters_come_out_under_the_names_of_the_hub(
+    folder, tmp_path
+):
+  model = models.load(folder)
+  rng = np.random.default_rng(0)
+  moved = jax.tree.map(
+      lambda x: x + rng.normal(size=x.shape).astype(x.dtype), model.params
+  )
+  checkpoint.save(tmp_path / 'params', moved, {'rounds': 3})
+  with pytest.raises(ValueError, match='--like=DIR'):
+    convert.convert(tmp_path / 'params', tmp_path / 'out')
+  convert.convert(
+      tmp_path / 'params', tmp_path / 'out', like=folder, dtype='float32'
+  )
+  again = models.load(tmp_path / 'out')
+  for name, want in tree_lib.flatten(moved).items():
+    np.testing.assert_array_equal(
+        tree_lib.flatten(again.params)[name], want, name
+    )
+  before = load_file(folder / 'model.safetensors')
+  after = load_file(tmp_path / 'out' / 'model.safetensors')
+  assert list(before) == list(after)
+  assert all(np.any(np.float32(before[n]) != after[n]) for n in before)
+
+
+def test_inspect_counts_every_parameter_once(folder, tmp_path, capsys):
+  contents = inspection.inspect(folder)
+  tensors = load_file(folder / 'model.safetensors')
+  count = sum(x.size for x in tensors.values())
+  shapes = contents.leaves.values()
+  assert sum(int(np.prod(x.shape)) for x in shapes) == count
+  assert {x.dtype.name for x in shapes} == {'bfloat16'}
+  convert.convert(folder, tmp_path / 'orbax')
+  capsys.readouterr()
+  for path in (folder, tmp_path / 'orbax'):
+    assert command_line.main(['inspect', str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert f'{count:,}' in shown
+    for component in ('vision', 'projector', 'language'):
+      assert component in shown
+    found = inspection.inspect(path).leaves
+    assert {k: (v.shape, v.dtype) for k, v in found.items()} == {
+        k: (v.shape, v.dtype) for k, v in contents.leaves.items()
+    }
+
+
+def test_what_is_no_checkpoint_is_refused(folder, tmp_path, capsys):
+  inspect = lambda path: command_line.main(['inspect', str(path)])
+  (tmp_path / 'empty').mkdir()
+  assert inspect(tmp_path / 'empty') == 2
+  assert 'holds neither config.json' in capsys.readouterr().err
+  checkpoint.save(tmp_path / 'other', {'w': np.ones(3)}, {})
+  assert inspect(tmp_path / 'other') == 2
+  assert "of no known model (llava, qwen2_vl); the first is 'w'" in (
+      capsys.readouterr().err
+  )
+  full = ['convert', f'--from={folder}', f'--to={tmp_path / "other"}']
+  assert command_line.main(full) == 2
+  assert 'is written to a new folder' in capsys.readouterr().err
+  shutil.rmtree(tmp_path / 'other')
+  config = json.loads((folder / 'config.json').read_text())
+  config['model_type'] = 'mllama'
+  (folder / 'config.json').write_text(json.dumps(config))
+  assert command_line.main(full) == 2
+  assert "'mllama' is not supported; supported are llava, qwen2_vl" in (
+      capsys.readouterr().err
+  )
+  assert not (tmp_path / 'other').exists()
+
+
+def test_unknown_options_of_file_commands_are_refused(folder, capsys):
+  with pytest.raises(SystemExit):
+    command_line.main(['inspect', str(folder), '--config.seed=1'])
+  assert 'unexpected arguments: --config.seed=1' in capsys.readouterr().err
