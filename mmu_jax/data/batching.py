@@ -1,34 +1,31 @@
-"""From examples to batches of one static shape; packed or plain.
-
-Several questions about one image share its encoding: the tokens that they have
-in common (the start of the prompt and the image) come once, as branch 0 of a
-*document*, and each question is a branch of its own whose positions restart.
-With 576 image tokens a picture this is most of the cost of a question list.
+"""Which rows a batch holds: streams to train on, and lists to go through.
 
 A stream is a pure function of a step number, so that resuming a run needs the
 step alone.
 """
 
-from collections.abc import Sequence
+import collections
+from collections.abc import Callable, Iterator, Sequence
 import functools
 from typing import NamedTuple
 import zlib
 
 import numpy as np
 
+from mmu_jax.data import packing
 from mmu_jax.data import processing
+from mmu_jax.data.packing import Document
+from mmu_jax.data.patches import bucket
+from mmu_jax.data.patches import EncodedImage
+from mmu_jax.data.patches import Grid
 from mmu_jax.data.processing import Example
-from mmu_jax.data.processing import Processor
+from mmu_jax.data.processors import Processor
+from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.typing import Batch
 
-# One document: the arrays of a Batch, [n] each, and the row's picture.
-Document = dict[str, np.ndarray]
-FIELDS = (
-    'tokens', 'positions', 'documents', 'branches', 'image_slots', 'targets',
-    'weights',
-)  # fmt: skip
-PAD = {'image_slots': -1}
+# One row of a batch: documents, each with its pictures.
+Documents = list[tuple[Document, tuple[Picture, ...]]]
 
 
 class Part(NamedTuple):
@@ -48,132 +45,32 @@ class Part(NamedTuple):
   weight: float = 1.0
 
 
-def document(
-    examples: Sequence[Example], image_token: int, weight: float = 1.0
-) -> Document:
-  """Packs questions about one picture (or one text question).
-
-  Args:
-    examples: of one image, or a single one.
-    image_token: id of the image placeholder.
-    weight: loss weight of every labelled token, > 0.
-
-  Returns:
-    Arrays ``[n]`` under the names of ``Batch``; ``documents`` is 1 throughout.
-
-  Raises:
-    ValueError: if the shared tokens carry a label (train on full sequences
-      with one question a document), or the rows do not share one image.
-  """
-  tokens, positions, branches, targets, weights = [], [], [], [], []
-
-  def put(example, start, stop, branch):
-    ids, labelled = example.tokens, example.labelled
-    tokens.append(ids[start:stop])
-    positions.append(np.arange(start, stop))
-    branches.append(np.full(stop - start, branch))
-    targets.append(np.append(ids[1:], 0)[start:stop])
-    follows = np.append(labelled[1:], False)[start:stop]
-    weights.append(np.where(follows, weight, 0.0))
-
-  if len(examples) == 1:
-    put(examples[0], 0, len(examples[0].tokens), 0)
-  else:
-    shared = _shared_prefix(examples)
-    if any(e.labelled[: shared + 1].any() for e in examples):
-      raise ValueError(
-          'questions can share their first tokens only if these carry no '
-          f'label; packing {examples[0].row.key!r} would train on them once '
-          "instead of once a question. Use questions=1 with labels='full'."
-      )
-    pictures = {e.row.image_key for e in examples}
-    if len(pictures) > 1 or any(
-        (e.tokens[shared:] == image_token).any() for e in examples
-    ):
-      raise ValueError(
-          'questions packed together must begin with the same image; '
-          f'{examples[0].row.key!r} and {examples[1].row.key!r} do not. Pack '
-          'rows of one image_key, or use questions=1.'
-      )
-    put(examples[0], 0, shared, 0)
-    for branch, example in enumerate(examples, start=1):
-      put(example, shared, len(example.tokens), branch)
-  ids = np.concatenate(tokens)
-  is_image = ids == image_token
-  return {
-      'tokens': ids,
-      'positions': np.concatenate(positions),
-      'documents': np.ones(len(ids), np.int32),
-      'branches': np.concatenate(branches),
-      'image_slots': np.where(is_image, np.cumsum(is_image) - 1, -1),
-      'targets': np.concatenate(targets),
-      'weights': np.concatenate(weights),
-  }
-
-
-def assemble(
-    sequences: Sequence[Sequence[tuple[Document, np.ndarray | None]]],
-    length: int,
-    pixel_shape: tuple[int, int, int] | None,
-    size: int | None = None,
-) -> Batch:
-  """Stacks sequences of documents into a batch, padded to a static shape.
-
-  Args:
-    sequences: one list for each row of the batch, of (document, pixel values
-      ``[3, height, width]`` or None); at most one picture a row.
-    length: L, at least the longest row.
-    pixel_shape: ``(3, height, width)``, or None for batches without pictures.
-    size: B, at least the number of sequences; None for just that number.
-
-  Returns:
-    A ``Batch`` of NumPy arrays.
-
-  Raises:
-    ValueError: if a row is longer than ``length``, or has two pictures.
-  """
-  size = len(sequences) if size is None else size
-  batch = {
-      name: np.full((size, length), PAD.get(name, 0), np.int32)
-      for name in FIELDS
-  }
-  batch['weights'] = np.zeros((size, length), np.float32)
-  images = 0 if pixel_shape is None else 1
-  batch['pixel_values'] = np.zeros(
-      (size, images, *(pixel_shape or (3, 0, 0))), np.float32
-  )
-  for b, parts in enumerate(sequences):
-    end = 0
-    pictures = [p for _, p in parts if p is not None]
-    if len(pictures) > images:
-      raise ValueError(
-          f'a row of this batch holds {images} pictures, got {len(pictures)}. '
-          'Put pictures into rows of their own.'
-      )
-    for number, (doc, _) in enumerate(parts, start=1):
-      start, end = end, end + len(doc['tokens'])
-      if end > length:
-        raise ValueError(
-            f'a row of the batch holds {length} tokens, got {end}. Raise '
-            'the length, or pack fewer questions.'
-        )
-      for name in FIELDS:
-        batch[name][b, start:end] = doc[name]
-      batch['documents'][b, start:end] = number
-    for picture in pictures:
-      batch['pixel_values'][b, 0] = picture
-  return batch
-
-
 class Encoder:
-  """Encodes rows and pictures once, and remembers them."""
+  """Encodes rows and pictures, and remembers them.
 
-  def __init__(self, processor: Processor, labels: str = 'answer'):
+  Tokens are kept for good. Pixels are not made before a batch needs them, and
+  those used last are kept, up to a number of bytes.
+  """
+
+  def __init__(
+      self,
+      processor: Processor,
+      labels: str = 'answer',
+      max_bytes: int = 2**30,
+  ):
+    """Makes an encoder that has seen nothing.
+
+    Args:
+      processor: of the model.
+      labels: what the loss asks for; see ``processing.encode``.
+      max_bytes: of pixels to keep.
+    """
     self.processor = processor
     self.labels = labels
-    self.image_token = processing.image_token_id(processor)
+    self.image_token = processor.image_token_id
     self._examples: dict[str, Example] = {}
-    self._pixels: dict[str, np.ndarray] = {}
+    self._images: dict[str, EncodedImage] = collections.OrderedDict()
+    self._free = max_bytes
 
   def example(self, row: Row) -> Example:
     """The tokens of a row."""
@@ -183,20 +80,55 @@ class Encoder:
       )
     return self._examples[row.key]
 
-  def pixels(self, row: Row) -> np.ndarray | None:
-    """The pixel values of a row's picture, or None."""
-    if row.image is None:
-      return None
-    if row.image_key not in self._pixels:
-      self._pixels[row.image_key] = processing.pixels(
-          row.image, self.processor
-      )
-    return self._pixels[row.image_key]
+  def image(self, picture: Picture) -> EncodedImage:
+    """A picture, encoded."""
+    image = self._images.pop(picture.key, None)
+    if image is None:
+      image = self.processor.images.encode(picture.image)
+      self._free -= image.pixel_values.nbytes
+    self._images[picture.key] = image  # the one used last is at the end
+    while self._free < 0 and len(self._images) > 1:
+      _, oldest = self._images.popitem(last=False)
+      self._free += oldest.pixel_values.nbytes
+    return image
 
-  def pixel_shape(self) -> tuple[int, int, int]:
-    """(3, height, width) of every picture."""
-    crop = self.processor.image_processor.crop_size
-    return (3, crop['height'], crop['width'])
+  def document(
+      self, examples: Sequence[Example], weight: float = 1.0
+  ) -> tuple[Document, tuple[Picture, ...]]:
+    """Packs examples about the same pictures, or one: see ``packing``."""
+    doc = packing.document(examples, self.image_token, weight)
+    return doc, examples[0].pictures
+
+  def room(self, pictures: Sequence[Picture]) -> int:
+    """How many places of a batch's row these pictures take."""
+    return self.processor.images.room(self._grids(pictures))
+
+  def pixel_shape(self, room: int) -> tuple[int, ...]:
+    """The static shape of a row's images, from the most places they take."""
+    return self.processor.images.pixel_shape(room)
+
+  def batch(
+      self,
+      sequences: Sequence[Documents],
+      length: int,
+      pixel_shape: tuple[int, ...],
+      size: int | None = None,
+      *,
+      padding: str = 'right',
+  ) -> Batch:
+    """Encodes the pictures of sequences and stacks them: see ``assemble``."""
+    encoded = [
+        [(doc, [self.image(p) for p in pictures]) for doc, pictures in parts]
+        for parts in sequences
+    ]
+    return packing.assemble(
+        encoded, length, pixel_shape, size, padding=padding
+    )
+
+  def _grids(self, pictures) -> list[Grid]:
+    """The patches of pictures, from their sizes."""
+    grid = self.processor.images.grid
+    return [grid(*picture.image.shape[:2]) for picture in pictures]
 
 
 class Stream:
@@ -204,8 +136,8 @@ class Stream:
 
   Every part goes through its pictures (or text rows) in an order that is new
   in each epoch; at each visit a picture's questions are drawn at random. The
-  length L is the longest that can occur, rounded up to 8, so that a stream
-  compiles once.
+  length L is the longest that can occur, rounded up to 8, and there is room
+  for the largest pictures, so that a stream compiles once.
   """
 
   def __init__(
@@ -225,7 +157,8 @@ class Stream:
       name: of the stream, so that streams of one seed differ.
 
     Raises:
-      ValueError: if a part has no rows.
+      ValueError: if a part has no rows, or some with pictures and some
+        without.
     """
     self._encoder = encoder
     self._plans = []
@@ -235,12 +168,19 @@ class Stream:
             f'a stream needs rows to draw from; part {i} of {name!r} has '
             'none. Check the split sizes of the data config.'
         )
+      if len({row.image is None for row in part.rows}) == 2:
+        raise ValueError(
+            'the rows of a part all have a picture, or none has; part '
+            f'{i} of {name!r} mixes them. Make two parts of it: a batch may '
+            'hold both.'
+        )
       key = (seed, zlib.crc32(f'{name}/{i}'.encode()))
-      self._plans.append((part, _groups(part.rows), key))
+      groups = _groups(part.rows, _by_picture)
+      self._plans.append((part, groups, key))
     longest = max(_longest(p, groups, encoder) for p, groups, _ in self._plans)
     self.length = -(-longest // 8) * 8
-    pictures = any(r.image is not None for p in parts for r in p.rows)
-    self._pixel_shape = encoder.pixel_shape() if pictures else None
+    room = max(_most_room(groups, encoder) for _, groups, _ in self._plans)
+    self._pixel_shape = encoder.pixel_shape(room)
 
   def draw(self, step: int) -> list[tuple[Part, list[Row]]]:
     """Returns the rows of every sequence of a step's batch."""
@@ -259,32 +199,19 @@ class Stream:
         _sequence(rows, part.weight, self._encoder)
         for part, rows in self.draw(step)
     ]
-    return assemble(sequences, self.length, self._pixel_shape)
-
-
-def bucket(length: int) -> int:
-  """Returns the static length that holds so many tokens.
-
-  Few lengths are in use, so that few programs are compiled: multiples of 16
-  up to 128, of 64 up to 1024, of 256 beyond.
-
-  Example:
-    >>> [bucket(n) for n in (9, 16, 100, 130, 1100)]
-    [16, 16, 112, 192, 1280]
-  """
-  step = 16 if length <= 128 else 64 if length <= 1024 else 256
-  return -(-length // step) * step
+    return self._encoder.batch(sequences, self.length, self._pixel_shape)
 
 
 def row_batches(
     rows: Sequence[Row], encoder: Encoder, *, size: int, questions: int = 1
 ) -> list[Batch]:
-  """Cuts rows, in their order, into batches that hold each row once.
+  """Cuts rows into batches that hold each row once.
 
-  For importances and evaluation: the last batch is padded with empty rows.
+  For importances and evaluation. Rows of one picture stay together, text rows
+  too, else the order is kept; the last batch is padded with empty rows.
 
   Args:
-    rows: what the batches hold: all with a picture, or all without.
+    rows: what the batches hold, with pictures and without.
     encoder: encodes them.
     size: B, sequences a batch.
     questions: how many to pack into a sequence.
@@ -294,29 +221,59 @@ def row_batches(
   """
   if not rows:
     raise ValueError('there are no rows for batches. Is the split empty?')
-  groups = _groups(rows)
-  if rows[0].image is None:
-    groups = [list(rows)]
-  chunks = [
-      group[i : i + questions]
-      for group in groups
+  sequences = [
+      _sequence(group[i : i + questions], 1.0, encoder)
+      for group in _groups(rows, lambda row: row.image_key or '')
       for i in range(0, len(group), questions)
   ]
-  sequences = [_sequence(chunk, 1.0, encoder) for chunk in chunks]
-  longest = max(sum(len(d['tokens']) for d, _ in s) for s in sequences)
-  shape = None if rows[0].image is None else encoder.pixel_shape()
-  return [
-      assemble(sequences[i : i + size], bucket(longest), shape, size)
-      for i in range(0, len(sequences), size)
-  ]
+  return list(stack(sequences, encoder, size=size))
 
 
-def _groups(rows: Sequence[Row]) -> list[list[Row]]:
-  """Rows of one picture together; every text row by itself."""
+def stack(
+    sequences: Sequence[Documents],
+    encoder: Encoder,
+    *,
+    size: int,
+    padding: str = 'right',
+) -> Iterator[Batch]:
+  """Yields batches of one static shape that hold the sequences in order.
+
+  Pictures are encoded when their batch is made.
+
+  Args:
+    sequences: rows of batches.
+    encoder: encodes the pictures.
+    size: B; the last batch is padded with empty rows.
+    padding: the side where short rows are padded: see ``packing.assemble``.
+  """
+  longest = max(sum(len(doc['tokens']) for doc, _ in s) for s in sequences)
+  room = max(
+      encoder.room([p for _, pictures in s for p in pictures])
+      for s in sequences
+  )
+  for i in range(0, len(sequences), size):
+    yield encoder.batch(
+        sequences[i : i + size],
+        bucket(longest),
+        encoder.pixel_shape(room),
+        size,
+        padding=padding,
+    )
+
+
+def _groups(
+    rows: Sequence[Row], key: Callable[[Row], str]
+) -> list[list[Row]]:
+  """Rows of one key together, in the order of their first."""
   groups: dict[str, list[Row]] = {}
   for row in rows:
-    groups.setdefault(row.image_key or row.key, []).append(row)
+    groups.setdefault(key(row), []).append(row)
   return list(groups.values())
+
+
+def _by_picture(row):
+  """Rows of one picture go together; every text row by itself."""
+  return row.image_key or row.key
 
 
 def _draw(part, groups, key, step):
@@ -346,15 +303,12 @@ def _order(key: tuple[int, ...], epoch: int, n: int) -> np.ndarray:
   return np.random.default_rng([*key, 0, epoch]).permutation(n)
 
 
-def _sequence(rows, weight, encoder):
-  """One row of a batch: (document, pixel values or None) for each document."""
+def _sequence(rows, weight, encoder) -> Documents:
+  """One row of a batch: branches about a picture, or texts each by itself."""
   examples = [encoder.example(row) for row in rows]
-  if rows[0].image is None:
-    return [
-        (document([e], encoder.image_token, weight), None) for e in examples
-    ]
-  doc = document(examples, encoder.image_token, weight)
-  return [(doc, encoder.pixels(rows[0]))]
+  if rows[0].image is not None:
+    return [encoder.document(examples, weight)]
+  return [encoder.document([example], weight) for example in examples]
 
 
 def _longest(part, groups, encoder) -> int:
@@ -368,19 +322,13 @@ def _longest(part, groups, encoder) -> int:
     examples = sorted(
         (encoder.example(row) for row in group), key=lambda e: len(e.tokens)
     )[-part.questions :]
-    shared = _shared_prefix([encoder.example(row) for row in group])
+    shared = packing.shared_prefix([encoder.example(row) for row in group])
     total = sum(len(e.tokens) - shared for e in examples) + shared
     longest = max(longest, total)
   return longest
 
 
-def _shared_prefix(examples: Sequence[Example]) -> int:
-  """How many first tokens all have in common, short of the prompt's last.
-
-  The last token of a prompt predicts the answer, so it belongs to the branch.
-  """
-  n = min(e.prompt_length for e in examples) - 1
-  same = np.all(
-      [e.tokens[:n] == examples[0].tokens[:n] for e in examples], axis=0
-  )
-  return n if same.all() else int(np.argmin(same))
+def _most_room(groups, encoder) -> int:
+  """The most places that the pictures of a sequence take."""
+  examples = [encoder.example(group[0]) for group in groups]
+  return max(encoder.room(example.pictures) for example in examples)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from mmu_jax.data import people
 from mmu_jax.data import vocabulary
-from mmu_jax.data.processing import Processor
+from mmu_jax.data.processors import Processor
 from mmu_jax.data.row import Row
 
 

@@ -6,14 +6,7 @@ import zlib
 import numpy as np
 
 from mmu_jax.data import vocabulary as words
-from mmu_jax.data.row import CLASSIFICATION, CLOZE, GENERATION, Row
-
-
-class Picture(NamedTuple):
-  """An image and its key."""
-
-  key: str
-  image: np.ndarray
+from mmu_jax.data.row import CLASSIFICATION, CLOZE, GENERATION, Picture, Row
 
 
 class Item(NamedTuple):

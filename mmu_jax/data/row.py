@@ -10,6 +10,13 @@ CLASSIFICATION = 'classification'  # the likeliest of the options
 TASKS = (GENERATION, CLOZE, CLASSIFICATION)
 
 
+class Picture(NamedTuple):
+  """An image and its key."""
+
+  key: str
+  image: np.ndarray  # RGB [height, width, 3] uint8
+
+
 class Row(NamedTuple):
   """A question, its reference answer, and the picture that it is about.
 
@@ -40,3 +47,10 @@ class Row(NamedTuple):
   person: str | None = None
   task: str = GENERATION
   options: tuple[str, ...] = ()
+
+
+def pictures(row: Row) -> tuple[Picture, ...]:
+  """Returns the pictures that a row's question is asked about: one or none."""
+  if row.image is None:
+    return ()
+  return (Picture(row.image_key or row.key, row.image),)

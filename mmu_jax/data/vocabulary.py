@@ -18,7 +18,9 @@ from tokenizers import (
 )  # fmt: skip
 import transformers
 
+from mmu_jax.data import patches
 from mmu_jax.data import portraits
+from mmu_jax.data.processors import Processor
 
 FIRST_NAMES = tuple(
     'Maria James Aisha Chen Elena Diego Fatima Hugo Ingrid Jonas Keiko Liam'
@@ -246,7 +248,7 @@ def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 def make_processor(
     image_size: int = 48, patch_size: int = 12
-) -> transformers.LlavaProcessor:
+) -> Processor:
   """Returns the tokenizer and CLIP's image processor, as LLaVA pairs them.
 
   Args:
@@ -255,15 +257,14 @@ def make_processor(
 
   Returns:
     A processor that counts ``(image_size // patch_size) ** 2`` tokens per
-    picture: the class token is added, then dropped by feature selection.
+    picture: feature selection drops the class token.
 
   Raises:
     ValueError: if the patches do not tile the picture.
 
   Example:
-    >>> processor = make_processor()
-    >>> processor.image_processor.crop_size['height'], processor.patch_size
-    (48, 12)
+    >>> make_processor().images.tokens_per_image
+    16
   """
   if patch_size < 1 or image_size < patch_size or image_size % patch_size:
     raise ValueError(
@@ -272,18 +273,14 @@ def make_processor(
         ' give 16 image tokens'
     )
   tokenizer = make_tokenizer()
-  return transformers.LlavaProcessor(
-      image_processor=transformers.CLIPImageProcessorPil(
+  images = patches.LlavaImages(
+      transformers.CLIPImageProcessorPil(
           size={'shortest_edge': image_size},
           crop_size={'height': image_size, 'width': image_size},
       ),
-      tokenizer=tokenizer,
-      patch_size=patch_size,
-      vision_feature_select_strategy='default',
-      num_additional_image_tokens=1,
-      image_token=IMAGE,
-      chat_template=CHAT_TEMPLATE,
+      patch_size,
   )
+  return Processor(tokenizer, images, IMAGE, (tokenizer.eos_token_id,))
 
 
 def _splitter() -> tokenizers.Tokenizer:

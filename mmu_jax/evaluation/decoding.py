@@ -1,6 +1,6 @@
 """Greedy decoding, and scores of given answers: batches in, arrays out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import functools
 
 import jax
@@ -118,7 +118,7 @@ def generate(
   Args:
     model: from ``models.build``.
     params: its parameters.
-    rows: the questions; all with a picture, or all without.
+    rows: the questions, with pictures and without.
     encoder: encodes them.
     max_new_tokens: longest answer.
     size: B, questions a batch.
@@ -134,7 +134,7 @@ def generate(
         batch,
         model=model,
         max_new_tokens=max_new_tokens,
-        stop_ids=(tokenizer.eos_token_id,),
+        stop_ids=encoder.processor.stop_ids,
     )
     answers += tokenizer.batch_decode(
         np.asarray(out), skip_special_tokens=True
@@ -143,31 +143,24 @@ def generate(
 
 
 def prompt_batches(
-    rows: Sequence[Row], encoder: batching.Encoder, *, size: int
-) -> list[Batch]:
-  """Makes batches of the prompts alone, one a row, padded on the right."""
-  examples = [encoder.example(row) for row in rows]
-  prompts = [
-      processing.Example(
-          tokens=e.tokens[: e.prompt_length],
-          labelled=np.zeros(e.prompt_length, bool),
-          prompt_length=e.prompt_length,
-          row=e.row,
-      )
-      for e in examples
-  ]
-  longest = max(e.prompt_length for e in examples)
-  shape = None if rows[0].image is None else encoder.pixel_shape()
-  sequences = [
-      [(batching.document([e], encoder.image_token), encoder.pixels(e.row))]
-      for e in prompts
-  ]
-  return [
-      batching.assemble(
-          sequences[i : i + size], batching.bucket(longest), shape, size
-      )
-      for i in range(0, len(sequences), size)
-  ]
+    rows: Sequence[Row],
+    encoder: batching.Encoder,
+    *,
+    size: int,
+    padding: str = 'right',
+) -> Iterator[Batch]:
+  """Yields batches of the prompts alone, one a row, of one static shape.
+
+  Args:
+    rows: the questions, with pictures and without.
+    encoder: encodes them.
+    size: B; the last batch is padded with empty rows.
+    padding: ``'right'`` or ``'left'``, the side where short prompts are
+      padded.
+  """
+  prompts = [processing.prompt_of(encoder.example(row)) for row in rows]
+  sequences = [[encoder.document([prompt])] for prompt in prompts]
+  return batching.stack(sequences, encoder, size=size, padding=padding)
 
 
 @functools.partial(jax.jit, static_argnames='forward')
@@ -223,7 +216,7 @@ def option_nll(
   Args:
     model: from ``models.build``.
     params: its parameters.
-    rows: classification rows; all with a picture, or all without.
+    rows: classification rows, with pictures and without.
     encoder: encodes them.
     size: B, questions a batch.
   """
@@ -233,15 +226,9 @@ def option_nll(
         encoder.example(row._replace(key=f'{row.key}#{i}', answer=option))
         for i, option in enumerate(row.options)
     ]
-    doc = batching.document(examples, encoder.image_token)
-    sequences.append([(doc, encoder.pixels(row))])
-  longest = max(len(s[0][0]['tokens']) for s in sequences)
-  shape = None if rows[0].image is None else encoder.pixel_shape()
+    sequences.append([encoder.document(examples)])
   found = []
-  for i in range(0, len(sequences), size):
-    batch = batching.assemble(
-        sequences[i : i + size], batching.bucket(longest), shape, size
-    )
+  for batch in batching.stack(sequences, encoder, size=size):
     nll, _, is_answer = answer_scores(params, batch, forward=model.forward)
     nll, is_answer = np.asarray(nll), np.asarray(is_answer)
     found += [x[real] for x, real in zip(nll, is_answer)]

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from mmu_jax.data import batching
+from mmu_jax.data import packing
 from mmu_jax.data import people
+from mmu_jax.data import row as row_lib
 from mmu_jax.data import vocabulary
 from mmu_jax.typing import Batch
 
@@ -34,6 +36,11 @@ def encoder():
   return batching.Encoder(vocabulary.make_processor())
 
 
+def _picture(row):
+  (picture,) = row_lib.pictures(row)
+  return picture
+
+
 def _stream(world, encoder, *, seed=0, name='x', weight=0.5):
   """Pictures with three questions each, single ones, and two texts a row."""
   parts = [
@@ -45,7 +52,7 @@ def _stream(world, encoder, *, seed=0, name='x', weight=0.5):
 
 
 def _equal(a, b):
-  return all(np.array_equal(a[name], b[name]) for name in Batch.__annotations__)
+  return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
 
 
 def _answers(batch, b):
@@ -101,7 +108,8 @@ def test_every_branch_reads_as_the_row_alone(world, encoder):
       assert (slots[~is_image] == -1).all()
       if picture:
         np.testing.assert_array_equal(
-            batch['pixel_values'][b, 0], encoder.pixels(row)
+            batch['pixel_values'][b, 0],
+            encoder.image(_picture(row)).pixel_values,
         )
 
 
@@ -109,17 +117,29 @@ def test_padding_carries_nothing(world, encoder):
   batch = _stream(world, encoder)(0)
   padding = batch['documents'] == 0
   assert padding.any() and not padding.all(axis=1).any()
-  for name in ('tokens', 'targets', 'weights', 'branches', 'positions'):
+  for name in ('tokens', 'targets', 'weights', 'branches'):
     assert not batch[name][padding].any()
   assert (batch['image_slots'][padding] == -1).all()
   assert (np.diff(padding.astype(int), axis=1) >= 0).all()  # on the right
+
+
+def test_positions_of_padding_go_on_behind_the_row(world, encoder):
+  batch = _stream(world, encoder)(0)
+  for positions, documents in zip(batch['positions'], batch['documents']):
+    n = (documents > 0).sum()
+    np.testing.assert_array_equal(
+        positions[n:], positions[n - 1] + 1 + np.arange(len(positions) - n)
+    )
+  (batch,) = batching.row_batches(world['qa/forget'][:1], encoder, size=2)
+  length = batch['tokens'].shape[1]
+  assert batch['positions'].tolist() == [[*range(length)]] * 2  # one row empty
 
 
 def test_the_image_is_stored_once_for_all_its_questions(world, encoder):
   rows = world['vqa/forget'][:5]
   assert len({row.image_key for row in rows}) == 1
   examples = [encoder.example(row) for row in rows]
-  doc = batching.document(examples, encoder.image_token)
+  doc = packing.document(examples, encoder.image_token)
   assert (doc['tokens'] == encoder.image_token).sum() == 16
   assert len(doc['tokens']) < sum(len(e.tokens) for e in examples) - 4 * 16
   assert set(doc['branches']) == set(range(6))
@@ -130,16 +150,16 @@ def test_packing_needs_a_shared_picture(world, encoder, split, index):
   rows = world['vqa/forget'][0], world[split][index]
   examples = [encoder.example(row) for row in rows]
   with pytest.raises(ValueError, match='begin with the same image.*image_key'):
-    batching.document(examples, encoder.image_token)
+    packing.document(examples, encoder.image_token)
 
 
 def test_packing_needs_labels_of_answers_alone(world):
   encoder = batching.Encoder(vocabulary.make_processor(), 'full')
   rows = world['vqa/forget'][:2]
   examples = [encoder.example(row) for row in rows]
-  with pytest.raises(ValueError, match='Use questions=1 with labels=.full.'):
-    batching.document(examples, encoder.image_token)
-  plain = batching.document(examples[:1], encoder.image_token)
+  with pytest.raises(ValueError, match="Use labels='answer', or "):
+    packing.document(examples, encoder.image_token)
+  plain = packing.document(examples[:1], encoder.image_token)
   predicted = examples[0].tokens[1:]
   text = predicted != encoder.image_token
   np.testing.assert_array_equal(plain['weights'][:-1] > 0, text)
@@ -182,7 +202,7 @@ def test_answers_to_one_question_share_all_but_the_end_of_its_prompt(
       for i, pet in enumerate(('dog', 'cat', 'parrot'))
   ]
   examples = [encoder.example(r) for r in rows]
-  doc = batching.document(examples, encoder.image_token)
+  doc = packing.document(examples, encoder.image_token)
   shared = doc['branches'] == 0
   assert shared.sum() == examples[0].prompt_length - 1
   assert not doc['weights'][shared].any()
@@ -236,7 +256,7 @@ def test_shapes_are_static(world, encoder):
   }
   assert len(shapes) == 1
   found = {name: (shape, dtype) for name, shape, dtype in shapes.pop()}
-  assert set(found) == set(Batch.__annotations__)
+  assert set(found) == Batch.__required_keys__
   length = stream.length
   assert length % 8 == 0
   assert found['tokens'] == ((7, length), 'int32')
@@ -277,13 +297,17 @@ def test_empty_parts_and_batches_are_clear_errors(world, encoder):
 
 def test_a_row_that_does_not_fit_is_a_clear_error(world, encoder):
   row = world['vqa/forget'][0]
-  doc = batching.document([encoder.example(row)], encoder.image_token)
-  picture, shape = encoder.pixels(row), encoder.pixel_shape()
+  doc = packing.document([encoder.example(row)], encoder.image_token)
+  images, shape = [encoder.image(_picture(row))], encoder.pixel_shape(1)
   length = len(doc['tokens'])
   with pytest.raises(ValueError, match=f'{length - 1} tokens, got {length}'):
-    batching.assemble([[(doc, picture)]], length - 1, shape)
-  with pytest.raises(ValueError, match='holds 1 pictures, got 2'):
-    batching.assemble([[(doc, picture), (doc, picture)]], 2 * length, shape)
+    packing.assemble([[(doc, images)]], length - 1, shape)
+  with pytest.raises(ValueError, match='holds 1 images, got 2'):
+    packing.assemble([[(doc, images), (doc, images)]], 2 * length, shape)
+  with pytest.raises(ValueError, match='16 image tokens, and its 0 images'):
+    packing.assemble([[(doc, [])]], length, shape)
+  with pytest.raises(ValueError, match="'right' or 'left', got 'both'"):
+    packing.assemble([[(doc, images)]], length, shape, padding='both')
 
 
 def test_an_encoder_gives_each_row_its_own_tokens(world, encoder):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mmu_jax.data import people
+from mmu_jax.data import processing
 from mmu_jax.data import row as row_lib
 from mmu_jax.data import vocabulary
 
@@ -59,7 +60,7 @@ def _text(row, processor, answered=True):
   if answered:
     answer = [{'type': 'text', 'text': row.answer}]
     chat.append({'role': 'assistant', 'content': answer})
-  return processor.apply_chat_template(
+  return processor.tokenizer.apply_chat_template(
       chat, tokenize=False, add_generation_prompt=not answered
   )
 
@@ -316,15 +317,13 @@ def test_the_tokenizer_knows_letters_digits_and_is_always_the_same(processor):
 
 def test_the_processor_counts_sixteen_image_tokens(world, processor):
   row = world.train['vqa/forget'][0]
-  out = processor(
-      text=[_text(row, processor)], images=[row.image], return_tensors='np'
-  )
-  assert out['pixel_values'].shape == (1, 3, 48, 48)
-  image_id = processor.tokenizer.convert_tokens_to_ids(vocabulary.IMAGE)
-  assert (out['input_ids'] == image_id).sum() == 16
+  tokens = processing.encode(row, processor).tokens
+  assert (tokens == processor.image_token_id).sum() == 16
+  pixels = processor.images.encode(row.image).pixel_values
+  assert pixels.shape == (3, 48, 48)
   # CLIP's own mean and standard deviation, red channel, no resampling.
   red = (row.image[..., 0] / 255 - 0.48145466) / 0.26862954
-  np.testing.assert_allclose(out['pixel_values'][0, 0], red, atol=1e-4)
+  np.testing.assert_allclose(pixels[0], red, atol=1e-4)
 
 
 @pytest.mark.parametrize(

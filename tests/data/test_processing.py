@@ -64,7 +64,7 @@ def test_labels_are_the_answer_and_the_end_token(row, processor):
 @pytest.mark.parametrize('row', ROWS.values(), ids=ROWS.keys())
 def test_prompt_and_image_tokens_are_never_labelled(row, processor):
   example = processing.encode(row, processor)
-  image = example.tokens == processing.image_token_id(processor)
+  image = example.tokens == processor.image_token_id
   assert image.sum() == (0 if row.image is None else 16)
   assert not example.labelled[image].any()
   assert not example.labelled[: example.prompt_length].any()
@@ -90,7 +90,7 @@ def test_full_labels_are_every_token_but_images_without_an_end(processor):
   for row in ROWS.values():
     full = processing.encode(row, processor, labels='full')
     answer = processing.encode(row, processor)
-    image = processing.image_token_id(processor)
+    image = processor.image_token_id
     np.testing.assert_array_equal(full.labelled, full.tokens != image)
     assert full.prompt_length == answer.prompt_length
     np.testing.assert_array_equal(full.tokens, answer.tokens[:-1])
@@ -98,10 +98,19 @@ def test_full_labels_are_every_token_but_images_without_an_end(processor):
     assert processor.tokenizer.eos_token_id not in full.tokens
 
 
+def test_published_labels_are_every_token(processor):
+  """The published collators: labels are the input ids, images included."""
+  for row in ROWS.values():
+    published = processing.encode(row, processor, labels='published')
+    full = processing.encode(row, processor, labels='full')
+    assert published.labelled.all()
+    np.testing.assert_array_equal(published.tokens, full.tokens)
+
+
 def test_pixels_are_those_of_the_image_processor(processor):
   image = _picture(2, 60, 90)
-  found = processing.pixels(image, processor)
-  want = processor.image_processor(images=[image], return_tensors='np')
+  found = processor.images.encode(image).pixel_values
+  want = processor.images.processor(images=[image], return_tensors='np')
   np.testing.assert_array_equal(found, want['pixel_values'][0])
   assert found.dtype == np.float32 and found.shape == (3, 48, 48)
 
@@ -109,10 +118,10 @@ def test_pixels_are_those_of_the_image_processor(processor):
 def test_image_tokens_are_counted_from_size_and_patch():
   for size, patch, want in ((48, 12, 16), (36, 12, 9), (40, 8, 25)):
     processor = vocabulary.make_processor(size, patch)
-    assert processing.num_image_tokens(processor) == want
+    assert processor.images.tokens_per_image == want
     row = _row(image=_picture(), image_key='p')
     tokens = processing.encode(row, processor).tokens
-    assert (tokens == processing.image_token_id(processor)).sum() == want
+    assert (tokens == processor.image_token_id).sum() == want
 
 
 @pytest.mark.parametrize('answer', ['', '  ', '\n'])
@@ -132,7 +141,7 @@ def test_an_image_token_in_the_answer_is_a_clear_error(processor):
 
 
 def test_unknown_labels_are_a_clear_error(processor):
-  with pytest.raises(ValueError, match="'answer' or 'full', got 'all'"):
+  with pytest.raises(ValueError, match="'published', got 'all'"):
     processing.encode(_row(), processor, labels='all')
 
 

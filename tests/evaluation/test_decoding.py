@@ -10,8 +10,10 @@ import pytest
 from mmu_jax import models
 from mmu_jax import tree as tree_lib
 from mmu_jax.data import batching
+from mmu_jax.data import packing
 from mmu_jax.data import people
 from mmu_jax.data import processing
+from mmu_jax.data import row as row_lib
 from mmu_jax.data import vocabulary
 from mmu_jax.evaluation import decoding
 
@@ -89,8 +91,8 @@ def _continue(model, params, batch, b):
   """
   length = batch['tokens'].shape[1]
   row = {name: np.array(x[b : b + 1]) for name, x in batch.items()}
-  for name in batching.FIELDS:
-    fill = batching.PAD.get(name, 0)
+  for name in packing.FIELDS:
+    fill = packing.PAD.get(name, 0)
     row[name] = np.pad(
         row[name], ((0, 0), (0, NEW_TOKENS)), constant_values=fill
     )
@@ -152,11 +154,14 @@ def test_greedy_with_a_cache_is_the_plain_loop(continued, model, params):
 def _labelled(tokens, row):
   """An example whose answer are the last tokens."""
   prompt, answer = tokens
+  places = np.arange(len(prompt) + len(answer))
   return processing.Example(
       tokens=np.asarray([*prompt, *answer], np.int32),
-      labelled=np.arange(len(prompt) + len(answer)) >= len(prompt),
+      positions=places,
+      labelled=places >= len(prompt),
       prompt_length=len(prompt),
       row=row,
+      pictures=row_lib.pictures(row),
   )
 
 
@@ -173,11 +178,8 @@ def test_an_answer_is_exact_where_greedy_decoding_gives_it(
     first[0] = (first[0] + 1) % 50
     last[-1] = (last[-1] + 1) % 50
     examples = [_labelled((prompt, a), row) for a in (first, tokens, last)]
-    doc = batching.document(examples, encoder.image_token)
-    sequences.append([(doc, encoder.pixels(row))])
-  length = max(len(s[0][0]['tokens']) for s in sequences)
-  shape = None if rows[0].image is None else encoder.pixel_shape()
-  batch = batching.assemble(sequences, length, shape, size=len(rows) + 1)
+    sequences.append([encoder.document(examples)])
+  (batch,) = batching.stack(sequences, encoder, size=len(rows) + 1)
   nll, exact, is_answer = decoding.answer_scores(
       params, batch, forward=model.forward
   )
@@ -194,10 +196,8 @@ def test_an_answer_is_exact_where_greedy_decoding_gives_it(
 def _plain_nll(model, params, row, encoder, length, size):
   """-log p of the labelled tokens, from the logits of a plain row."""
   example = encoder.example(row)
-  doc = batching.document([example], encoder.image_token)
-  picture = encoder.pixels(row)
-  shape = None if picture is None else encoder.pixel_shape()
-  batch = batching.assemble([[(doc, picture)]], length, shape, size)
+  shape = encoder.pixel_shape(encoder.room(example.pictures))
+  batch = encoder.batch([[encoder.document([example])]], length, shape, size)
   logits = np.asarray(_forward(model)(params, batch), np.float64)[0]
   log_p = logits - np.log(np.exp(logits - logits.max()).sum(-1))[:, None]
   log_p -= logits.max()
@@ -243,7 +243,7 @@ def test_the_batch_size_changes_no_answer(tasks, encoder, model, params):
 
 def test_prompts_hold_no_answer(tasks, encoder):
   rows = _rows(tasks, 'pictures')
-  batches = decoding.prompt_batches(rows, encoder, size=2)
+  batches = list(decoding.prompt_batches(rows, encoder, size=2))
   tokenizer = encoder.processor.tokenizer
   assert [len(b['tokens']) for b in batches] == [2, 2, 2]
   assert len({b['tokens'].shape for b in batches}) == 1
