@@ -54,7 +54,10 @@ def test_help_shows_an_example(command, capsys):
   assert exit_.value.code == 0
   shown = capsys.readouterr().out
   assert 'mmu' in shown
-  if command:
+  if command in (['convert'], ['inspect']):
+    assert f'\n  mmu {command[0]} ' in shown
+    assert '--config' not in shown
+  elif command:
     assert f'mmu {command[0]} --config=configs/people.py' in shown
     assert '--workdir' in shown
   else:

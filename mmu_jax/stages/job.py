@@ -1,12 +1,12 @@
 """What the stages of one config and one workdir share."""
 
 from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
 import functools
 import json
 import pathlib
 from typing import Any, NamedTuple
 
-import jax
 import ml_collections
 
 from mmu_jax import checkpoint
@@ -14,7 +14,8 @@ from mmu_jax import methods
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data import batching
 from mmu_jax.data import datasets
-from mmu_jax.data import processing
+from mmu_jax.data import processors
+from mmu_jax.models import checkpoints
 from mmu_jax.models import from_options
 from mmu_jax.models import Model
 from mmu_jax.training import loop
@@ -100,19 +101,42 @@ def _load(text: str) -> tuple[Any, ...]:
   config = json.loads(text)
   options, sizes = config['data'], config['model']
   data = datasets.load(options.pop('name'), config['seed'], **options)
-  model = from_options(
-      sizes.pop('name'), len(data.processor.tokenizer), **sizes
-  )
-  tokens = processing.num_image_tokens(data.processor)
+  path = sizes.pop('path', '')
+  if path:
+    model, processor = _open_checkpoint(path, sizes), processors.load(path)
+  else:
+    processor = data.processor
+    model = from_options(
+        sizes.pop('name'), len(processor.tokenizer), **sizes
+    )
+  if model.family == 'llava':
+    _check_image_tokens(model, processor)
+  encoder = batching.Encoder(processor, config['labels'])
+  scorer = batching.Encoder(processor)
+  return data, encoder, scorer, model
+
+
+def _open_checkpoint(path: str, options: dict[str, Any]) -> Model:
+  """The model of a checkpoint, without its parameters."""
+  computation = {
+      name: options[name]
+      for name in ('dtype', 'attention', 'remat')
+      if name in options
+  }
+  model, _, _ = checkpoints.describe(path, **computation)
+  return dataclasses.replace(model, source=pathlib.Path(path))
+
+
+def _check_image_tokens(model: Model, processor: processors.Processor) -> None:
+  """Raises unless model and processor agree on the size of an image."""
+  tokens = processor.images.tokens_per_image
   if tokens != model.config.num_image_tokens:
     raise ValueError(
         f'the processor makes {tokens} tokens of an image and the model '
-        f'{model.config.num_image_tokens}; image_size and patch_size of '
-        'config.model.vision_config must be those of the dataset.'
+        f'{model.config.num_image_tokens}; image_size and patch_size of the '
+        "model's vision_config must be those of the image processor: the "
+        "dataset's, or that of the checkpoint (preprocessor_config.json)."
     )
-  encoder = batching.Encoder(data.processor, config['labels'])
-  scorer = batching.Encoder(data.processor)
-  return data, encoder, scorer, model
 
 
 def run_settings(config: Config, name: str) -> Config:
@@ -234,10 +258,12 @@ def final_folder(job: Job, name: str) -> pathlib.Path:
 
 
 def final_params(job: Job, name: str) -> Params:
-  """Restores the parameters of a finished model.
+  """Restores the parameters of a finished model; ``base`` of a checkpoint.
 
   Raises:
     FileNotFoundError: if it is not there, or not finished.
   """
-  like = jax.eval_shape(job.model.init, jax.random.key(0))
-  return checkpoint.restore(final_folder(job, name), like).tree
+  if name == 'base' and job.model.source is not None:
+    return checkpoints.load(job.model.source).params
+  folder = final_folder(job, name)
+  return checkpoint.restore(folder, job.model.abstract_params).tree

@@ -27,7 +27,9 @@ def pipeline(config: Config, workdir: Folder) -> list[dict[str, Any]]:
     The rows of ``results.jsonl``.
   """
   for run in MODELS:
-    train(config, workdir, run)
+    # The base model of a checkpoint is read when it is needed.
+    if run != 'base' or not config.model.get('path'):
+      train(config, workdir, run)
   saliency(config, workdir)
   for run in config.runs:
     train(config, workdir, run)
