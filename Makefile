@@ -6,14 +6,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+TORCH_INSTALLED := $(VENV)/torch_installed
 WORKDIR ?= runs/people
 
-.PHONY: help install demo test coverage clean
+.PHONY: help install demo test coverage parity clean
 
 help:
 	@echo "make demo      make people, train, unlearn, report (WORKDIR=$(WORKDIR))"
 	@echo "make test      run the tests"
 	@echo "make coverage  run the tests and show what they cover"
+	@echo "make parity    compare with transformers in torch (installs torch)"
 	@echo "make clean     delete the virtual environment (runs/ stays)"
 
 $(INSTALLED): requirements.txt requirements-dev.txt pyproject.toml
@@ -40,6 +42,14 @@ CORE := mmu_jax/losses.py,mmu_jax/saliency.py,mmu_jax/masks.py,mmu_jax/tree.py,m
 coverage: $(INSTALLED)
 	$(BIN)/python -m pytest --cov=mmu_jax --cov-report=term-missing:skip-covered
 	$(BIN)/python -m coverage report --include='$(CORE)' --fail-under=95
+
+$(TORCH_INSTALLED): requirements-parity.txt $(INSTALLED)
+	$(BIN)/python -m pip install --quiet \
+	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements-parity.txt
+	@touch $@
+
+parity: $(TORCH_INSTALLED)
+	$(BIN)/python -m pytest tests/parity
 
 clean:
 	rm -rf $(VENV) *.egg-info

@@ -123,8 +123,8 @@ class Llava(nnx.Module):
     """The layers between embeddings and logits."""
     return self.language_model.model
 
-  def image_features(self, pixel_values: jax.Array) -> jax.Array:
-    """Maps ``[B, 3, height, width]`` to ``[B, N, D]``, one token a patch."""
+  def encode(self, pixel_values: jax.Array) -> jax.Array:
+    """Maps images ``[B, 3, height, width]`` to their tokens ``[B, N, D]``."""
     x = self.vision_tower.vision_model(
         pixel_values.astype(self.config.dtype),
         num_layers=self.config.num_vision_layers,
@@ -133,17 +133,20 @@ class Llava(nnx.Module):
     )
     return self.multi_modal_projector(x[:, self.config.first_image_token :])
 
+  def image_features(self, batch: Batch) -> jax.Array:
+    """Returns the image tokens ``[B, I * N, D]`` of every row."""
+    pixels = batch['pixel_values']  # [B, I, 3, height, width]
+    features = self.encode(pixels.reshape(-1, *pixels.shape[2:]))
+    return features.reshape(pixels.shape[0], -1, features.shape[-1])
+
   def embed(self, batch: Batch) -> jax.Array:
     """Embeds tokens ``[B, L]`` and puts image features in their slots."""
     x = self.decoder.embed_tokens(batch['tokens'])
-    b, num_images = batch['pixel_values'].shape[:2]
-    if not num_images:
+    if not batch['pixel_values'].shape[1]:
       return x
-    pixels = batch['pixel_values'].reshape(
-        b * num_images, *batch['pixel_values'].shape[2:]
+    return layers_lib.place(
+        x, self.image_features(batch), batch['image_slots']
     )
-    features = self.image_features(pixels).reshape(b, -1, x.shape[-1])
-    return layers_lib.place(x, features, batch['image_slots'])
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """Maps hidden states ``[..., D]`` to logits ``[..., V]``."""

@@ -51,8 +51,8 @@ class Model:
     config: its sizes.
     init: ``init(key) -> params``, nested dicts of float32 arrays.
     forward: ``forward(params, batch) -> logits [B, L, V]``.
-    image_features: ``image_features(params, batch) -> [.., D]``, the image
-      tokens that the decoder reads.
+    image_features: ``image_features(params, batch) -> [B, tokens, D]``, the
+      image tokens that ``image_slots`` count.
     prefill: ``prefill(params, batch, last, cache_size) -> (logits [B, V],
       cache)``: the logits after token ``last [B]`` of every prompt.
     extend: ``extend(params, tokens, positions, visible, slot, cache) ->

@@ -82,7 +82,7 @@ def test_image_features_go_to_their_slots():
   slots = rng.integers(-4, 2 * NUM_PATCHES, batch['tokens'].shape)
   batch['image_slots'] = np.maximum(slots, -1).astype(np.int32)
   embedded = _part(model, 'embed')(params, batch)
-  features = _part(model, 'image_features')(
+  features = _part(model, 'encode')(
       params, batch['pixel_values'].reshape(-1, *(3, 24, 24))
   )
   table = params['language_model']['model']['embed_tokens']['embedding']
@@ -100,7 +100,7 @@ def test_a_patch_feels_its_own_pixels():
   model = _variant(vision_feature_layer=0)  # embeddings, then the projector
   params, rng = _params(model, 3), np.random.default_rng(4)
   pixels = rng.normal(size=(1, 3, 24, 24)).astype(np.float32)
-  features = _part(model, 'image_features')
+  features = _part(model, 'encode')
   before = features(params, pixels)[0]
   for n in range(NUM_PATCHES):
     row, column = divmod(n, 2)
@@ -170,7 +170,7 @@ def test_the_projector_reads_the_layer_that_is_named(layer, runs):
   params = _params(model, 12)
   pixels = np.random.default_rng(13).normal(size=(2, 3, 24, 24))
   pixels = pixels.astype(np.float32)
-  features = _part(model, 'image_features')
+  features = _part(model, 'encode')
   base = features(params, pixels)
   for changed in range(3):
     tree = jax.tree.map(np.copy, params)

@@ -1,0 +1,126 @@
+"""transformers loads what we save, under whatever names it was written."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from safetensors.numpy import save_file
+
+from mmu_jax import models
+from parity import reference  # skips where torch is not installed
+from parity import rows
+import toy
+
+pytestmark = pytest.mark.usefixtures('quick_compile')
+CASES = {'llava': ('llava', 1), 'own output layer': ('qwen2_vl', 1),
+         'tied': ('qwen2_vl', 2)}  # fmt: skip
+FILE = 'model.safetensors'
+# Beginnings of names in torch, and of the same names in the files of the hub.
+HUB = {
+    'llava': {
+        'model.language_model.': 'language_model.model.',
+        'lm_head.': 'language_model.lm_head.',
+        'model.vision_tower.': 'vision_tower.vision_model.',
+        'model.multi_modal_projector.': 'multi_modal_projector.',
+    },
+    'qwen2_vl': {
+        'model.language_model.': 'model.',
+        'lm_head.': 'lm_head.',
+        'model.visual.': 'visual.',
+    },
+}
+
+
+def _write(model, folder, names):
+  """Saves a torch model under the names of some writer."""
+  model.save_pretrained(folder)
+  state = {k: x.numpy().copy() for k, x in model.state_dict().items()}
+  if names == 'torch':  # ties are written twice
+    save_file(state, folder / FILE, metadata={'format': 'pt'})
+  elif names == 'hub':
+    begins = HUB[model.config.model_type]
+    if model.config.tie_word_embeddings:
+      del state['lm_head.weight']
+    found = {}
+    for name, x in state.items():
+      begin = next(b for b in begins if name.startswith(b))
+      found[begins[begin] + name.removeprefix(begin)] = x
+    save_file(found, folder / FILE, metadata={'format': 'pt'})
+    if model.config.model_type == 'qwen2_vl':
+      _write_flat_config(folder)
+
+
+def _write_flat_config(folder):
+  """The config of Qwen2-VL on the hub: the decoder's fields stand outside."""
+  raw = json.loads((folder / 'config.json').read_text())
+  text = raw.pop('text_config')
+  rope = text.pop('rope_parameters')
+  text |= dict(
+      rope_theta=rope['rope_theta'],
+      rope_scaling={'type': 'mrope', 'mrope_section': rope['mrope_section']},
+  )
+  del text['model_type'], text['layer_types'], raw['vision_config'][
+      'rope_parameters'
+  ]
+  (folder / 'config.json').write_text(json.dumps(text | raw))
+
+
+def _read(family, folder):
+  """transformers loads a folder; nothing is missing, nothing left over."""
+  model, info = reference.CLASSES[family].from_pretrained(
+      folder, output_loading_info=True
+  )
+  for problem in ('missing_keys', 'unexpected_keys', 'mismatched_keys'):
+    assert not info[problem], problem
+  return model.eval()
+
+
+def _logits(model, made):
+  given = rows.inputs(model.config, made)
+  return reference.forward(model, given).logits.detach().numpy()
+
+
+@pytest.mark.parametrize('names', ['saved', 'hub', 'torch'])
+@pytest.mark.parametrize('case', CASES)
+def test_transformers_gives_our_logits_with_the_weights_we_save(
+    case, names, tmp_path, record_property
+):
+  family, seed = CASES[case]
+  config = reference.CONFIGS[family](seed)
+  source = reference.build(config, 20 + seed)
+  _write(source, tmp_path / 'source', names)
+  model = models.load(tmp_path / 'source')
+  changed = toy.perturb(model.params, 3, 0.1)
+  models.save(model, changed, tmp_path / 'ours')
+  again = _read(family, tmp_path / 'ours')
+  made = rows.draw(config, 200)
+  batch = rows.batch(again, made)
+  real = batch['documents'] > 0
+  got = np.asarray(jax.jit(model.forward)(changed, batch))[real]
+  want = _logits(again, made)[real]
+  record_property('logits', float(np.abs(got - want).max()))
+  np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
+  assert np.abs(want - _logits(source, made)[real]).max() > 0.1
+  tied = again.lm_head.weight is again.model.language_model.embed_tokens.weight
+  assert tied == (case == 'tied')
+
+
+@pytest.mark.parametrize('names', ['saved', 'hub', 'torch'])
+@pytest.mark.parametrize('case', CASES)
+def test_weights_that_did_not_change_come_back_bit_for_bit(
+    case, names, tmp_path
+):
+  family, seed = CASES[case]
+  source = reference.build(reference.CONFIGS[family](seed), 30 + seed)
+  _write(source, tmp_path / 'source', names)
+  model = models.load(tmp_path / 'source')
+  models.save(model, model.params, tmp_path / 'ours')
+  before, after = (load_file(tmp_path / d / FILE) for d in ('source', 'ours'))
+  assert sorted(before) == sorted(after)
+  again = _read(family, tmp_path / 'ours').state_dict()
+  for name, want in source.state_dict().items():
+    assert reference.torch.equal(again[name], want), name
+  for name, want in before.items():
+    np.testing.assert_array_equal(after[name], want, name)
