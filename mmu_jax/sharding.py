@@ -38,19 +38,22 @@ def make_mesh(spec: str, devices: Sequence[Any] | None = None) -> Mesh:
   """
   devices = jax.devices() if devices is None else devices
   sizes = dict.fromkeys(AXES, 1)
-  for part in filter(None, spec.split(',')):
-    name, _, size = part.partition('=')
-    if name.strip() not in AXES or not re.fullmatch(r'\s*(-1|[1-9]\d*)\s*', size):
+  given = [part.partition('=') for part in spec.split(',') if part]
+  names = [name.strip() for name, _, _ in given]
+  for name, (_, _, size) in zip(names, given):
+    number = re.fullmatch(r'\s*(-1|[1-9]\d*)\s*', size)
+    if name not in AXES or not number or names.count(name) > 1:
       raise ValueError(
-          f'a mesh is written like data=2,fsdp=4 with axes {", ".join(AXES)} '
-          f'and sizes >= 1 or -1; {part!r} of {spec!r} is not.'
+          'a mesh is written like data=2,fsdp=4, each of the axes '
+          f'{", ".join(AXES)} once and with a size >= 1 or -1; '
+          f'{name}={size} of {spec!r} is not.'
       )
-    sizes[name.strip()] = int(size)
+    sizes[name] = int(size)
   free = [name for name, size in sizes.items() if size == -1]
   known = int(np.prod([size for size in sizes.values() if size > 0]))
-  if len(free) == 1 and len(devices) % known == 0:
+  if len(free) == 1:
     sizes[free[0]] = len(devices) // known
-  if int(np.prod(list(sizes.values()))) != len(devices):
+  if len(free) > 1 or int(np.prod(list(sizes.values()))) != len(devices):
     raise ValueError(
         f'the axes of a mesh multiply to the number of devices; {spec!r} does '
         f'not fit {len(devices)}. Use -1 for one axis to take what remains.'
@@ -69,24 +72,37 @@ def spec_of(
   Args:
     name: of the leaf, ``'model/layers/mlp/up_proj/kernel'``.
     shape: of the leaf.
-    rules: see above.
+    rules: see above; of a rule with more axes than the leaf, the last count.
     mesh: an axis of the rule that does not divide its dimension is left out,
       so that a vocabulary of 32,003 tokens is copied instead of refused.
 
   Raises:
     ValueError: if no rule matches.
   """
-  rule = next((spec for regex, spec in rules if re.fullmatch(regex, name)), None)
+  matching = (spec for regex, spec in rules if re.fullmatch(regex, name))
+  rule = next(matching, None)
   if rule is None:
     raise ValueError(
         f'every parameter needs a partition rule; none matches {name!r}. End '
         "the rules with ('.*', PartitionSpec())."
     )
-  axes = (None,) * (len(shape) - len(rule)) + tuple(rule)
-  fits = lambda size, axis: axis and size % mesh.shape[axis] == 0
+  axes = ((None,) * len(shape) + tuple(rule))[len(rule) :]
+  fits = lambda size, axis: axis and size % _parts(axis, mesh) == 0
   return PartitionSpec(
       *(axis if fits(size, axis) else None for size, axis in zip(shape, axes))
   )
+
+
+def _parts(axis: str | tuple[str, ...], mesh: Mesh) -> int:
+  """Into how many parts an axis of a rule, or several of them, split."""
+  axes = (axis,) if isinstance(axis, str) else axis
+  unknown = [name for name in axes if name not in mesh.shape]
+  if unknown:
+    raise ValueError(
+        'a partition rule splits over axes of the mesh, '
+        f'{", ".join(mesh.shape)}; got {", ".join(unknown)}.'
+    )
+  return int(np.prod([mesh.shape[name] for name in axes]))
 
 
 def shardings(tree: Any, rules: Rules, mesh: Mesh) -> Any:
@@ -96,8 +112,9 @@ def shardings(tree: Any, rules: Rules, mesh: Mesh) -> Any:
     >>> import jax, jax.numpy as jnp
     >>> tree = {'w': {'kernel': jnp.ones((8, 8))}}
     >>> rules = [('.*kernel', PartitionSpec('fsdp', None))]
-    >>> shardings(tree, rules, make_mesh('fsdp=-1'))['w']['kernel'].spec
-    PartitionSpec('fsdp', None)
+    >>> made = shardings(tree, rules, make_mesh('fsdp=-1'))
+    >>> tuple(made['w']['kernel'].spec)
+    ('fsdp', None)
   """
   return tree_lib.map_with_name(
       lambda name, x: NamedSharding(mesh, spec_of(name, x.shape, rules, mesh)),

@@ -5,7 +5,6 @@ losses, saliency, masks and optimizers see pytrees and nothing else.
 """
 
 from mmu_jax.models.checkpoints import load
-from mmu_jax.models.checkpoints import save
 from mmu_jax.models.llava import Llava
 from mmu_jax.models.llava import LlavaConfig
 from mmu_jax.models.model import build
@@ -14,6 +13,7 @@ from mmu_jax.models.model import Model
 from mmu_jax.models.model import MODELS
 from mmu_jax.models.qwen2_vl import Qwen2VL
 from mmu_jax.models.qwen2_vl import Qwen2VLConfig
+from mmu_jax.models.saving import save
 
 __all__ = [
     'Llava',

@@ -1,12 +1,10 @@
-"""Hugging Face checkpoints to parameters, and back."""
+"""Hugging Face checkpoints to parameters."""
 
 from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 import functools
-import os
 import pathlib
-import shutil
 from typing import Any
 
 import jax
@@ -16,6 +14,7 @@ import numpy as np
 from mmu_jax import progress
 from mmu_jax import sharding as sharding_lib
 from mmu_jax import tree as tree_lib
+from mmu_jax.data import processors
 from mmu_jax.models import hub_config
 from mmu_jax.models import safetensors_files as files_lib
 from mmu_jax.models import weights
@@ -28,8 +27,7 @@ Folder = str | pathlib.Path
 Sharding = jax.sharding.Sharding
 # Reads a part of a tensor of a checkpoint: (hub name, slices) -> array.
 Read = Callable[[str, tuple[slice, ...]], np.ndarray]
-# Files of a checkpoint folder that are weights: not copied, but made.
-WEIGHTS = ('.safetensors', '.bin', '.pt', '.pth', '.msgpack', '.h5', '.gguf')
+BLOCK = 2**17  # entries of a tensor that are read at a time
 
 
 def load(
@@ -45,13 +43,14 @@ def load(
   """Loads a LLaVA-1.5 or Qwen2-VL checkpoint in the Hugging Face format.
 
   Every device gets its part of each tensor straight from the file: besides the
-  arrays themselves, the host holds less than two tensors at a time.
+  arrays themselves, the host holds about two tensors at a time.
 
   Args:
     path: a folder with ``config.json`` and safetensors, one file or shards
       with their index, in the names of the hub or of any transformers since.
-    dtype: of the parameters; None keeps that of the files. Training needs
-      float32: bfloat16 loses most small updates to rounding.
+    dtype: of the parameters; None keeps that of the files, the widest where
+      layers differ. Training needs float32: bfloat16 loses most small updates
+      to rounding.
     mesh: where the parameters go; None for the first device.
     rules: partition rules; None for those of the model.
     compute_dtype: of the computation; None for that of the parameters, or
@@ -66,7 +65,8 @@ def load(
 
   Raises:
     FileNotFoundError: if the folder, its config or a weight file is missing.
-    ValueError: if the architecture is not supported, a file is damaged, or
+    ValueError: if the dtype is unknown, the architecture is not supported, a
+      file is damaged, the two ends of a tied embedding differ, or
       tensors are missing, unexpected, or of a wrong shape or dtype: all of
       them are named together, with file and rule.
 
@@ -76,6 +76,7 @@ def load(
     >>> logits = model.forward(model.params, batch)  # doctest: +SKIP
   """
   path = pathlib.Path(path)
+  check_dtype(dtype)
   model, found, names = describe(
       path,
       dtype=compute_dtype or dtype or 'float32',
@@ -87,16 +88,20 @@ def load(
   made = {}
   with contextlib.ExitStack() as stack:
     read = _reader(stack, found, names)
+    _check_copies(table, names, read, path)
     leaves = weights.by_leaf(table.places)
     for leaf in progress.track(leaves, f'load {path.name}'):
       pieces = {name: table.places[name] for name in leaves[leaf]}
-      first = found[names[leaves[leaf][0]]]
-      kind = np.dtype(jnp.dtype(dtype) if dtype else DTYPES[first.dtype])
+      kind = jnp.dtype(dtype) if dtype else jnp.result_type(
+          *(DTYPES[found[names[name]].dtype] for name in pieces)
+      )
       made[leaf] = _make_leaf(leaf, pieces, read, kind, mesh, rules)
   params = tree_lib.map_with_name(
       lambda name, _: made[name], model.abstract_params
   )
-  return dataclasses.replace(model, params=params, source=path)
+  return dataclasses.replace(
+      model, params=params, processor=_processor(path), source=path
+  )
 
 
 def describe(
@@ -125,123 +130,10 @@ def describe(
   return model, found, names
 
 
-def save(
-    model: Model,
-    params: Params,
-    path: Folder,
-    *,
-    like: Folder | None = None,
-    dtype: str | None = None,
-) -> pathlib.Path:
-  """Writes parameters as a checkpoint that transformers loads.
-
-  The files, their names, dtypes and order are those of the checkpoint that the
-  model came from; tokenizer, processor and config files are copied. It is
-  written beside its final place and renamed when it is whole.
-
-  Args:
-    model: the model.
-    params: what to write; float arrays of any dtype, sharded or not.
-    path: the new folder; must not exist.
-    like: the folder of the source checkpoint; None for ``model.source``.
-    dtype: of the files, 'float32', 'float16' or 'bfloat16'; None for that of
-      each tensor in ``like``.
-
-  Returns:
-    The path.
-
-  Raises:
-    FileExistsError: if ``path`` exists.
-    ValueError: if the parameters are not those of the model, ``like`` is a
-      checkpoint of another one, or a value does not fit into the dtype.
-    OSError: if the disk is full; nothing is left behind.
-  """
-  path, like = pathlib.Path(path), like or model.source
-  if like is None:
-    raise ValueError(
-        'save needs like=, the folder of the checkpoint that the model came '
-        'from: names, config and tokenizer are taken from it.'
-    )
-  if path.exists():
-    raise FileExistsError(
-        f'a checkpoint is written to a new folder; {path} exists. Give '
-        'another, or delete it.'
-    )
-  like = pathlib.Path(like)
-  tree_lib.check_same(
-      params, model.abstract_params,
-      got_name='the parameters to save', want_name='the model',
-  )
-  source, found, names = describe(like)
-  tree_lib.check_same(
-      model.abstract_params, source.abstract_params,
-      got_name='the model to save', want_name=f'the checkpoint {like}',
-  )
-  partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
-  partial.mkdir(parents=True)
-  try:
-    _write(partial, tree_lib.flatten(params), source, names, like, dtype)
-    partial.rename(path)
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
-  return path
-
-
-def _write(partial, leaves, source, names, like, dtype) -> None:
-  """Writes all files of a checkpoint into a folder."""
-  table = weights.table(source)
-  places = {names[k]: p for k, p in {**table.copies, **table.places}.items()
-            if k in names}  # fmt: skip
-  for file in like.iterdir():
-    weight = file.suffix in WEIGHTS or file.name.endswith('.index.json')
-    if file.is_file() and not (weight and file.name != files_lib.INDEX):
-      shutil.copyfile(file, partial / file.name)
-  for file in progress.track(files_lib.files(like), f'save {like.name}'):
-    header = files_lib.read_header(file)
-    if dtype is not None:
-      header = _with_dtype(header, places, dtype)
-
-    def make(name, file=file, header=header):
-      want = DTYPES[header[name]['dtype']]
-      if name not in places:  # a buffer
-        with files_lib.opened(file) as handle:
-          return handle.get_tensor(name)
-      return _cast(_entry(leaves, places[name]), want, name)
-
-    files_lib.write(partial / file.name, header, make)
-
-
-def _entry(leaves: Mapping[str, Any], place: weights.Place) -> np.ndarray:
-  """One tensor of a checkpoint, from the parameters."""
-  leaf = leaves[place.leaf]
-  return weights.to_file(
-      np.asarray(leaf if place.layer is None else leaf[place.layer]), place
-  )
-
-
-def _cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
-  """Casts; raises where a finite value becomes infinite."""
-  if array.dtype == dtype:
-    return array
-  with np.errstate(over='ignore'):
-    cast = array.astype(dtype)
-  if not np.isfinite(cast).all() and np.isfinite(array).all():
-    raise ValueError(
-        f'{name} has values up to {np.abs(array).max():g}, too large for '
-        f"{dtype.name}. Save with dtype='float32' or 'bfloat16'."
-    )
-  return cast
-
-
-def _with_dtype(header, places, dtype: str) -> dict[str, Any]:
-  """A header whose parameters have another dtype."""
-  kinds = {d.name: key for key, d in DTYPES.items()}
-  if dtype not in kinds:
-    raise ValueError(f'dtype is one of {", ".join(kinds)}, got {dtype!r}.')
-  return {
-      name: dict(entry, dtype=kinds[dtype]) if name in places else entry
-      for name, entry in header.items()
-  }
+def _processor(path: pathlib.Path) -> processors.Processor | None:
+  """The processor of a folder, None if it has weights alone."""
+  has = any((path / name).exists() for name in processors.TOKENIZER_FILES)
+  return processors.load(path) if has else None
 
 
 def _with_vocabulary(config, found: Mapping[str, files_lib.Tensor]):
@@ -277,15 +169,45 @@ def _check_tensors(
     elif tensor.shape != want:
       wrong.append(
           f'{name} in {tensor.file.name} has shape {tensor.shape}, '
-          f'the config says {want}'
+          f'not {want}'
       )
   if wrong:
     more = f' (and {len(wrong) - 5} more)' if len(wrong) > 5 else ''
     raise ValueError(
-        'every tensor must have the shape that config.json gives it, and a '
+        'every tensor must have the shape that config.json gives it (but '
+        'for the number of tokens, which is that of embed_tokens), and a '
         f'float dtype: {"; ".join(wrong[:5])}{more}. Is the config that of '
         'these weights? Quantized checkpoints are not supported.'
     )
+
+
+def check_dtype(dtype: str | None) -> None:
+  """Raises unless parameters can have the dtype."""
+  known = [kind.name for kind in DTYPES.values()]
+  if dtype is not None and dtype not in known:
+    raise ValueError(f'dtype is one of {", ".join(known)}, got {dtype!r}.')
+
+
+def _check_copies(
+    table: weights.Table,
+    names: Mapping[str, str],
+    read: Read,
+    path: pathlib.Path,
+) -> None:
+  """Raises where a tensor is not what it is said to be a copy of."""
+  places = {place.leaf: hub for hub, place in table.places.items()}
+  for hub, place in table.copies.items():
+    blocks = _blocks(place, 0, place.shape[0]) if hub in names else []
+    same = (
+        np.array_equal(read(hub, (block,)), read(places[place.leaf], (block,)))
+        for block in blocks
+    )
+    if not all(same):
+      raise ValueError(
+          f'config.json of {path} says tie_word_embeddings, so that '
+          f'{names[hub]} is a copy of {names[places[place.leaf]]}; they '
+          'differ in the files. If the weights are right, say false.'
+      )
 
 
 def _reader(
@@ -325,26 +247,51 @@ def _make_leaf(
   stacked = (len(pieces), *shape)
   whole = _sharding(leaf, stacked, mesh, rules)
   layer = _sharding(leaf, shape, mesh, rules)
-  out = _zeros(stacked, dtype, whole)
+  out = _zeros(stacked, dtype, whole)()
   for name, place in pieces.items():
-    made = _make_array(name, place, shape, read, dtype, layer)
-    out = _set_layer(whole)(out, made, place.layer)
+    out = _set_layer(whole)(
+        out, _make_array(name, place, shape, read, dtype, layer), place.layer
+    ).block_until_ready()
   return out
 
 
 def _make_array(name, place, shape, read: Read, dtype, spec) -> jax.Array:
   """Makes an array of one tensor; every device reads its part."""
 
-  def part(index):
-    if not place.transposed:
-      return read(name, index).astype(dtype)
-    rows, columns = index
-    if len(place.shape) == 2:
-      return np.ascontiguousarray(read(name, (columns, rows)).T, dtype)
-    whole = read(name, (columns,))  # a convolution
-    return np.ascontiguousarray(weights.to_leaf(whole, place)[rows], dtype)
+  made = {}  # devices that hold the same part share what is read
 
-  return jax.make_array_from_callback(shape, spec, part)
+  def part(index):
+    key = str(index)
+    if key not in made:
+      made[key] = _part(name, place, index, shape, read, dtype)
+    return made[key]
+
+  array = jax.make_array_from_callback(shape, spec, part)
+  # Or the host reads on, and keeps what devices have yet to copy.
+  return array.block_until_ready()
+
+
+def _part(name, place, index, shape, read: Read, dtype) -> np.ndarray:
+  """A part of a parameter of one tensor, some rows of the file at a time."""
+  part = np.empty(
+      [len(range(*s.indices(n))) for s, n in zip(index, shape)], dtype
+  )
+  rows, *rest = reversed(index) if place.transposed else index
+  by_rows = part.T if place.transposed else part
+  first, last, _ = rows.indices(place.shape[0])
+  for block in _blocks(place, first, last):
+    if len(place.shape) > 2:  # a convolution
+      got = weights.to_leaf(read(name, (block,)), place)[*rest].T
+    else:
+      got = read(name, (block, *rest))
+    by_rows[block.start - first : block.stop - first] = got
+  return part
+
+
+def _blocks(place: weights.Place, first: int, last: int) -> list[slice]:
+  """The rows of a tensor, as they are read."""
+  step = max(1, BLOCK * place.shape[0] // int(np.prod(place.shape)))
+  return [slice(i, min(i + step, last)) for i in range(first, last, step)]
 
 
 def _sharding(leaf, shape, mesh, rules) -> Sharding:
@@ -355,11 +302,10 @@ def _sharding(leaf, shape, mesh, rules) -> Sharding:
   return jax.sharding.NamedSharding(mesh, spec)
 
 
-def _zeros(shape, dtype, sharding: Sharding) -> jax.Array:
-  """Zeros, made where they live."""
-  return jax.jit(
-      lambda: jnp.zeros(shape, dtype), out_shardings=sharding
-  )()
+@functools.cache
+def _zeros(shape, dtype, sharding: Sharding):
+  """Makes zeros where they live."""
+  return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from mmu_jax import checkpoint
 from mmu_jax import tree as tree_lib
 from mmu_jax.models import checkpoints
 from mmu_jax.models import hub_config
+from mmu_jax.models import saving
 from mmu_jax.models.inspection import size_text
 from mmu_jax.models.model import Model
 
@@ -56,7 +57,7 @@ def convert(
   like = like or _source_of(source)
   model, _, _ = checkpoints.describe(like)
   params = checkpoint.restore(source, _stored_like(model, source)).tree
-  checkpoints.save(model, params, target, like=like, dtype=dtype)
+  saving.save(model, params, target, like=like, dtype=dtype)
   return (
       f'{_amount(params)} from {source} to {target}, in the names and with '
       f'the tokenizer of {like}'

@@ -6,10 +6,10 @@ error, since ignoring it would give another model.
 """
 
 from collections.abc import Mapping
-import json
 import pathlib
 from typing import Any
 
+from mmu_jax.models import safetensors_files
 from mmu_jax.models.clip_vit import ClipVisionConfig
 from mmu_jax.models.llama import LlamaConfig
 from mmu_jax.models.llava import LlavaConfig
@@ -39,7 +39,7 @@ def read(
         f'a checkpoint folder holds {FILE}; {file} is missing. Give the folder '
         'of a model in the Hugging Face format.'
     )
-  raw = json.loads(file.read_text())
+  raw = safetensors_files.read_json(file)
   try:
     kind = raw.get('model_type')
     if kind not in READERS:
@@ -48,17 +48,18 @@ def read(
           f'{", ".join(READERS)}.'
       )
     return READERS[kind](raw, dict(options or {}))
-  except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(f'{file}: {_reason(error)}') from error
+  except (ValueError, TypeError) as error:
+    raise ValueError(f'{file}: {error}') from error
 
 
 def _llava(raw: Mapping[str, Any], options: dict[str, Any]) -> LlavaConfig:
   """LLaVA-1.5: CLIP, a projector of two layers, Llama."""
   _require(raw, 'multimodal_projector_bias', True, default=True)
   _require(raw, 'tie_word_embeddings', False, default=False)
-  vision, text = raw['vision_config'], raw['text_config']
-  _require(vision, 'model_type', 'clip_vision_model', default=None)
-  _require(text, 'model_type', 'llama', default=None)
+  vision, text = _part(raw, 'vision_config'), _part(raw, 'text_config')
+  clip = 'clip_vision_model'
+  _require(vision, 'model_type', clip, default=clip)
+  _require(text, 'model_type', 'llama', default='llama')
   _require(text, 'tie_word_embeddings', False, default=False)
   if not isinstance(raw.get('vision_feature_layer', -2), int):
     raise ValueError(
@@ -87,10 +88,12 @@ def _llava(raw: Mapping[str, Any], options: dict[str, Any]) -> LlavaConfig:
 
 
 def _qwen2_vl(raw: Mapping[str, Any], options: dict[str, Any]) -> Qwen2VLConfig:
-  """Qwen2-VL; the decoder's fields stand beside or in ``text_config``."""
-  text = dict(raw, **raw.get('text_config', {}))
+  """Qwen2-VL; the decoder's fields stand in ``text_config`` or beside it."""
+  text = raw.get('text_config') or raw
   _require(text, 'use_sliding_window', False, default=False)
-  vision = raw['vision_config']
+  vision = _part(raw, 'vision_config')
+  rope = vision.get('rope_parameters') or {}
+  _require(rope, 'rope_theta', 10000.0, default=10000.0)
   return Qwen2VLConfig(
       vision_config=Qwen2VLVisionConfig(
           depth=vision.get('depth', 32),
@@ -104,9 +107,12 @@ def _qwen2_vl(raw: Mapping[str, Any], options: dict[str, Any]) -> Qwen2VLConfig:
           spatial_merge_size=vision.get('spatial_merge_size', 2),
           temporal_patch_size=vision.get('temporal_patch_size', 2),
       ),
-      text_config=_decoder(text, QWEN2_DEFAULTS, qkv_bias=True),
-      tie_word_embeddings=raw.get(
-          'tie_word_embeddings', text.get('tie_word_embeddings', False)
+      text_config=_decoder(
+          text, QWEN2_DEFAULTS, qkv_bias=True, mrope_section=(16, 24, 24)
+      ),
+      # Writers before transformers 5 say it in text_config alone.
+      tie_word_embeddings=bool(
+          raw.get('tie_word_embeddings') or text.get('tie_word_embeddings')
       ),
       **options,
   )
@@ -140,24 +146,24 @@ def _decoder(
     defaults: Mapping[str, Any],
     *,
     qkv_bias: bool = False,
+    mrope_section: tuple[int, ...] = (),
 ) -> LlamaConfig:
-  """The decoder's sizes."""
+  """The decoder's sizes; ``mrope_section`` is that of a config without one."""
   _require(text, 'hidden_act', 'silu', default='silu')
   _require(text, 'attention_bias', False, default=False)
   _require(text, 'mlp_bias', False, default=False)
   values = {k: text.get(k, default) for k, default in defaults.items()}
   heads = values['num_attention_heads']
   values['num_key_value_heads'] = (
-      text.get('num_key_value_heads')
-      or defaults.get('num_key_value_heads')
+      text.get('num_key_value_heads', defaults.get('num_key_value_heads'))
       or heads
   )
-  rope = text.get('rope_parameters') or text.get('rope_scaling') or {}
+  rope = text.get('rope_scaling') or text.get('rope_parameters') or {}
   kind = rope.get('rope_type', rope.get('type', 'default'))
   if kind not in ('default', 'mrope'):
     raise ValueError(f'rotary embedding of type {kind!r} is not supported.')
   values['rope_theta'] = rope.get('rope_theta', values['rope_theta'])
-  section = tuple(rope.get('mrope_section', ()))
+  section = tuple(rope.get('mrope_section', mrope_section))
   _require(
       text, 'head_dim', values['hidden_size'] // heads,
       default=values['hidden_size'] // heads,
@@ -175,8 +181,10 @@ def _require(
     raise ValueError(f'{field} must be {value!r}, got {got!r}.')
 
 
-def _reason(error: Exception) -> str:
-  """What is wrong, in words."""
-  if isinstance(error, KeyError):
-    return f'the field {error.args[0]!r} is missing.'
-  return str(error)
+def _part(raw: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+  """The config of a part of the model."""
+  if not isinstance(raw.get(field), Mapping):
+    raise ValueError(
+        f'{field} must hold the sizes of a part, got {raw.get(field)!r}.'
+    )
+  return raw[field]

@@ -11,7 +11,7 @@ import pathlib
 import struct
 from typing import Any, NamedTuple
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 
@@ -20,7 +20,15 @@ INDEX = 'model.safetensors.index.json'
 DTYPES = {
     'F32': np.dtype(np.float32),
     'F16': np.dtype(np.float16),
-    'BF16': np.dtype(ml_dtypes.bfloat16),
+    'BF16': jnp.dtype(jnp.bfloat16),
+}
+# Tensors that are no parameters (position ids, say) may have others too.
+BUFFER_DTYPES = DTYPES | {
+    'F64': np.dtype(np.float64),
+    'I64': np.dtype(np.int64),
+    'I32': np.dtype(np.int32),
+    'U8': np.dtype(np.uint8),
+    'BOOL': np.dtype(np.bool_),
 }
 
 
@@ -35,14 +43,16 @@ class Tensor(NamedTuple):
 def files(folder: pathlib.Path) -> list[pathlib.Path]:
   """Returns the weight files of a checkpoint: a single one, or its shards.
 
+  Where there are both, the single one counts, as in transformers.
+
   Raises:
     FileNotFoundError: if there are none, or one of the index is missing.
+    ValueError: if the index cannot be read.
   """
-  index = folder / INDEX
-  if index.exists():
-    names = sorted(set(json.loads(index.read_text())['weight_map'].values()))
-  elif (folder / SINGLE).exists():
+  if (folder / SINGLE).exists():
     names = [SINGLE]
+  elif (folder / INDEX).exists():
+    names = sorted(set(_weight_map(folder / INDEX).values()))
   else:
     raise FileNotFoundError(
         f'a checkpoint holds {SINGLE}, or {INDEX} and its shards; {folder} '
@@ -62,12 +72,19 @@ def tensors(folder: pathlib.Path) -> dict[str, Tensor]:
   """Returns what is in the files of a checkpoint, from their headers alone.
 
   Raises:
-    ValueError: if a file is truncated or otherwise damaged.
+    ValueError: if a file is truncated or otherwise damaged, or two files hold
+      the same tensor.
   """
   found = {}
   for file in files(folder):
     with opened(file) as handle:
       for name in handle.keys():
+        if name in found:
+          raise ValueError(
+              f'every tensor is in one file; {name} is in '
+              f'{found[name].file.name} and {file.name} of {folder}. Fetch '
+              'the checkpoint again.'
+          )
         piece = handle.get_slice(name)
         found[name] = Tensor(file, piece.get_dtype(), tuple(piece.get_shape()))
   return found
@@ -95,6 +112,12 @@ def read_header(file: pathlib.Path) -> dict[str, Any]:
     return json.loads(stream.read(size))
 
 
+def data_size(header: Mapping[str, Any]) -> int:
+  """Returns how many bytes the tensors of a header take."""
+  entries = [v for k, v in header.items() if k != '__metadata__']
+  return sum(map(_size, entries))
+
+
 def write(
     file: pathlib.Path,
     header: Mapping[str, Any],
@@ -115,21 +138,60 @@ def write(
   fresh, end = {}, 0
   for name in names:
     entry = entries[name]
-    size = int(np.prod(entry['shape'])) * DTYPES[entry['dtype']].itemsize
+    size = _size(entry)
     fresh[name] = dict(entry, data_offsets=[end, end + size])
     end += size
   if '__metadata__' in header:
     fresh = {'__metadata__': header['__metadata__'], **fresh}
-  text = json.dumps(fresh, separators=(',', ':')).encode()
+  text = json.dumps(fresh, separators=(',', ':'), ensure_ascii=False).encode()
   text += b' ' * (-len(text) % 8)  # the data begin at a multiple of eight
   with file.open('wb') as stream:
     stream.write(struct.pack('<Q', len(text)) + text)
     for name in names:
       array = make(name)
-      want = DTYPES[entries[name]['dtype']], tuple(entries[name]['shape'])
+      entry = entries[name]
+      want = BUFFER_DTYPES[entry['dtype']], tuple(entry['shape'])
       if (array.dtype, array.shape) != want:
         raise ValueError(
             f'{name} of {file.name} must have dtype and shape {want}, got '
             f'{(array.dtype, array.shape)}.'
         )
       stream.write(array.reshape(-1).view(np.uint8))
+      del array  # before the next one is made
+
+
+def read_json(file: pathlib.Path) -> dict[str, Any]:
+  """Reads a JSON object.
+
+  Raises:
+    ValueError: if it is none; names the file.
+  """
+  try:
+    found = json.loads(file.read_text())
+  except ValueError as error:  # not JSON, or not text
+    raise ValueError(
+        f'{file} is not JSON: {error}. Fetch or write it again.'
+    ) from error
+  if not isinstance(found, dict):
+    raise ValueError(
+        f'{file} must hold a JSON object, got {type(found).__name__}. Fetch '
+        'or write it again.'
+    )
+  return found
+
+
+def _size(entry: Mapping[str, Any]) -> int:
+  """How many bytes a tensor takes."""
+  dtype = BUFFER_DTYPES[entry['dtype']]
+  return int(np.prod(entry['shape'])) * dtype.itemsize
+
+
+def _weight_map(index: pathlib.Path) -> dict[str, str]:
+  """Tensor -> file, of an index."""
+  found = read_json(index).get('weight_map')
+  if not isinstance(found, dict):
+    raise ValueError(
+        f'{index} must map tensors to files under weight_map; got {found!r}. '
+        'Fetch it again.'
+    )
+  return found

@@ -118,12 +118,18 @@ def check_names(
   """Returns hub name -> name in the file, of the tensors of a checkpoint.
 
   Raises:
-    ValueError: names all that are missing and all that are unexpected.
+    ValueError: names all that are missing and all that are unexpected, or
+      two that are one under their names of different writers.
   """
   found = {}
   unexpected = []
   for name in names:
     hub = hub_name(name, family)
+    if hub in found:
+      raise ValueError(
+          f'every parameter has one tensor; in {where}, {found[hub]} and '
+          f'{name} are the same one. Delete the one that is out of date.'
+      )
     if hub in known.places or hub in known.copies:
       found[hub] = name
     elif not BUFFERS.fullmatch(name):

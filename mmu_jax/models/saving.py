@@ -1,0 +1,193 @@
+"""Parameters to Hugging Face checkpoints."""
+
+from collections.abc import Mapping
+import json
+import pathlib
+import secrets
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmu_jax import progress
+from mmu_jax import tree as tree_lib
+from mmu_jax.models import checkpoints
+from mmu_jax.models import hub_config
+from mmu_jax.models import safetensors_files as files_lib
+from mmu_jax.models import weights
+from mmu_jax.models.model import Model
+from mmu_jax.typing import Params
+
+DTYPES = files_lib.DTYPES
+Folder = str | pathlib.Path
+# Files of a checkpoint folder that are weights: not copied, but made.
+WEIGHTS = ('.safetensors', '.bin', '.pt', '.pth', '.msgpack', '.h5', '.gguf')
+
+
+def save(
+    model: Model,
+    params: Params,
+    path: Folder,
+    *,
+    like: Folder | None = None,
+    dtype: str | None = None,
+) -> pathlib.Path:
+  """Writes parameters as a checkpoint that transformers loads.
+
+  The files, their names, dtypes and order are those of the checkpoint that the
+  model came from; tokenizer, processor and config files are copied. It is
+  written beside its final place and renamed when it is whole.
+
+  Args:
+    model: the model.
+    params: what to write; float arrays of any dtype, sharded or not.
+    path: the new folder; must not exist.
+    like: the folder of the source checkpoint; None for ``model.source``.
+    dtype: of the files, 'float32', 'float16' or 'bfloat16'; None for that of
+      each tensor in ``like``.
+
+  Returns:
+    The path.
+
+  Raises:
+    FileExistsError: if ``path`` exists.
+    FileNotFoundError: if ``like`` is gone.
+    ValueError: if the dtype is unknown, the parameters are not those of the
+      model, ``like`` is a checkpoint of another one, or a value does not fit
+      into the dtype.
+    OSError: if the disk is full; nothing is left behind.
+  """
+  path, like = pathlib.Path(path), like or model.source
+  checkpoints.check_dtype(dtype)
+  if like is None:
+    raise ValueError(
+        'save needs like=, the folder of the checkpoint that the model came '
+        'from: names, config and tokenizer are taken from it.'
+    )
+  if path.exists():
+    raise FileExistsError(
+        f'a checkpoint is written to a new folder; {path} exists. Give '
+        'another, or delete it.'
+    )
+  like = pathlib.Path(like)
+  if not like.is_dir():
+    raise FileNotFoundError(
+        'save takes names, config and tokenizer from the checkpoint that the '
+        f'model came from; {like} is gone. Give another copy of it as like=.'
+    )
+  tree_lib.check_same(
+      params, model.abstract_params,
+      got_name='the parameters to save', want_name='the model',
+  )
+  source, found, names = checkpoints.describe(like)
+  tree_lib.check_same(
+      model.abstract_params, source.abstract_params,
+      got_name='the model to save', want_name=f'the checkpoint {like}',
+  )
+  partial = path.with_name(f'{path.name}.{secrets.token_hex(4)}.partial')
+  partial.mkdir(parents=True)
+  try:
+    _write(partial, tree_lib.flatten(params), source, names, like, dtype)
+    partial.rename(path)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+  return path
+
+
+def _write(partial, leaves, source, names, like, dtype) -> None:
+  """Writes all files of a checkpoint into a folder."""
+  table = weights.table(source)
+  places = {names[k]: p for k, p in {**table.copies, **table.places}.items()
+            if k in names}  # fmt: skip
+  files = files_lib.files(like)
+  headers = {file: files_lib.read_header(file) for file in files}
+  if dtype is not None:
+    headers = {
+        file: _with_dtype(header, places, dtype)
+        for file, header in headers.items()
+    }
+  for file in like.iterdir():
+    weight = file.suffix in WEIGHTS or file.name.endswith('.index.json')
+    if file.is_file() and not weight:
+      shutil.copyfile(file, partial / file.name)
+  if files[0].name != files_lib.SINGLE:
+    shutil.copyfile(like / files_lib.INDEX, partial / files_lib.INDEX)
+  if dtype is not None:
+    _state_dtype(partial, headers.values(), dtype)
+  for file, header in progress.track(headers.items(), f'save {like.name}'):
+
+    def make(name, file=file, header=header):
+      if name not in places:  # a buffer
+        with files_lib.opened(file) as handle:
+          return handle.get_tensor(name)
+      want = DTYPES[header[name]['dtype']]
+      return _entry(leaves, places[name], want, name)
+
+    files_lib.write(partial / file.name, header, make)
+
+
+def _entry(
+    leaves: Mapping[str, Any], place: weights.Place, dtype: np.dtype, name: str
+) -> np.ndarray:
+  """One tensor of a checkpoint, from the parameters."""
+  leaf = leaves[place.leaf]
+  entry = _on_host(leaf if place.layer is None else leaf[place.layer])
+  entry = _cast(entry, dtype, name)  # what was gathered can go
+  return weights.to_file(entry, place)
+
+
+def _on_host(x: Any) -> np.ndarray:
+  """A NumPy array; JAX keeps what it gathers with the array that is asked."""
+  if isinstance(x, jax.Array):
+    x = jax.make_array_from_single_device_arrays(
+        x.shape, x.sharding, [shard.data for shard in x.addressable_shards]
+    )
+  return np.asarray(x)
+
+
+def _cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+  """Casts; raises where a finite value becomes infinite."""
+  if array.dtype == dtype:
+    return array
+  with np.errstate(over='ignore'):
+    cast = array.astype(dtype)
+  lost = np.isinf(cast)
+  if lost.any() and np.isfinite(array[lost]).any():
+    most = np.abs(array[np.isfinite(array)]).max()
+    raise ValueError(
+        f'{name} has values up to {most:g}, too large for {dtype.name}. Save '
+        "with dtype='float32' or 'bfloat16'."
+    )
+  return cast
+
+
+def _with_dtype(header, places, dtype: str) -> dict[str, Any]:
+  """A header whose parameters have another dtype."""
+  kinds = {d.name: key for key, d in DTYPES.items()}
+  return {
+      name: dict(entry, dtype=kinds[dtype]) if name in places else entry
+      for name, entry in header.items()
+  }
+
+
+def _state_dtype(folder: pathlib.Path, headers, dtype: str) -> None:
+  """Says in the config and the index of a folder what its files now hold."""
+  config = files_lib.read_json(folder / hub_config.FILE)
+  fields = ('torch_dtype', 'dtype')  # the new name is that of transformers 5
+  for part in (config, *config.values()):
+    if isinstance(part, dict):
+      part |= {field: dtype for field in fields if field in part}
+  if not any(field in config for field in fields):
+    config['torch_dtype'] = dtype  # all versions read it
+  _write_json(folder / hub_config.FILE, config)
+  if (folder / files_lib.INDEX).exists():
+    index = files_lib.read_json(folder / files_lib.INDEX)
+    size = sum(map(files_lib.data_size, headers))
+    index['metadata'] = dict(index.get('metadata', {}), total_size=size)
+    _write_json(folder / files_lib.INDEX, index)
+
+
+def _write_json(file: pathlib.Path, content: dict[str, Any]) -> None:
+  """Writes JSON as transformers does."""
+  file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n')
