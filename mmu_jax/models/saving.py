@@ -1,6 +1,6 @@
 """Parameters to Hugging Face checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import json
 import pathlib
 import secrets
@@ -8,6 +8,7 @@ import shutil
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mmu_jax import progress
@@ -130,20 +131,24 @@ def _write(partial, leaves, source, names, like, dtype) -> None:
 def _entry(
     leaves: Mapping[str, Any], place: weights.Place, dtype: np.dtype, name: str
 ) -> np.ndarray:
-  """One tensor of a checkpoint, from the parameters."""
+  """One tensor of a checkpoint, put together from the parts of devices."""
   leaf = leaves[place.leaf]
-  entry = _on_host(leaf if place.layer is None else leaf[place.layer])
-  entry = _cast(entry, dtype, name)  # what was gathered can go
-  return weights.to_file(entry, place)
+  tensor = np.empty(place.shape, dtype)
+  entry = weights.to_leaf(tensor, place)  # the same memory, as a parameter
+  for index, part in _parts(leaf if place.layer is None else leaf[place.layer]):
+    entry[index] = _cast(part, dtype, name)
+  return tensor
 
 
-def _on_host(x: Any) -> np.ndarray:
-  """A NumPy array; JAX keeps what it gathers with the array that is asked."""
-  if isinstance(x, jax.Array):
-    x = jax.make_array_from_single_device_arrays(
-        x.shape, x.sharding, [shard.data for shard in x.addressable_shards]
-    )
-  return np.asarray(x)
+def _parts(x: Any) -> Iterator[tuple[Any, np.ndarray]]:
+  """Yields every part of an array once, and where it belongs."""
+  if not isinstance(x, jax.Array):
+    yield ..., np.asarray(x)
+    return
+  for shard in x.addressable_shards:
+    if shard.replica_id == 0:
+      # JAX keeps what it brings to the host with the array that was asked.
+      yield shard.index, np.asarray(jnp.copy(shard.data))
 
 
 def _cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
