@@ -2,7 +2,8 @@
 
 The walk: ``importance`` of the forget batches and of each preserve set ->
 ``saliency``, their ratio -> ``mask_from_saliency``. All of it is float32, and
-but for a density it stays on the device; nothing here knows a model.
+but for a density it stays on the device; nothing here knows a model. What
+restricts each component of one is in ``restriction``.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -148,109 +149,28 @@ def saliency(
   return jax.tree.map(lambda f, p: (f + eps) / (p + eps), forget, largest)
 
 
-def component_saliency(
-    forget: Params,
-    preserve: Mapping[str, Params],
-    *,
-    protects: Mapping[str, Sequence[str]],
-    components: Mapping[str, str],
-    normalize: bool = False,
-    eps: float = EPS,
-) -> tuple[Params, Mask]:
-  r"""The saliency whose preserve set differs by component.
-
-  The vision tower and the projector are restricted by pictures of the others;
-  the language model also by what is known in text, of everybody.
+def component_means(
+    tree: Params, components: Mapping[str, str]
+) -> dict[str, jax.Array]:
+  """Returns what an importance is divided by where it is normalised.
 
   Args:
-    forget: F_T.
-    preserve: name of a preserve set -> F_P.
-    protects: component -> names of the preserve sets that restrict it. Several
-      are one set, as in the paper: the mean of their importances, each measured
-      on as many batches. With ``normalize`` their entry-wise largest.
-    components: component -> regex over leaf names.
-    normalize: divide each importance by its mean over the component, see
-      ``saliency``. False is the published ratio.
-    eps: of the ratio.
-
-  Returns:
-    The saliency, and the ties (``dead``), each a tree like ``forget``.
-
-  Raises:
-    ValueError: if a component has no preserve set, or one that is unknown.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> tree = lambda a, b: {'see': jnp.array([a]), 'say': jnp.array([b])}
-    >>> scores, _ = component_saliency(
-    ...     tree(4., 4.), {'pictures': tree(2., 2.), 'text': tree(8., 6.)},
-    ...     protects={'vision': ['pictures'], 'language': ['pictures', 'text']},
-    ...     components={'vision': 'see', 'language': 'say'})
-    >>> scores
-    {'say': Array([1.], dtype=float32), 'see': Array([2.], dtype=float32)}
-
-  References:
-    Huo et al., MMUnlearner, 2025 (https://arxiv.org/abs/2502.11051).
-  """
-  check_protects(protects, preserve, components)
-  scores, ties = {}, {}
-  for component in components:
-    sets = [preserve[name] for name in protects[component]]
-    if not normalize:
-      mean = lambda *leaves: sum(leaves) / len(leaves)
-      sets = [jax.tree.map(mean, *sets)]
-    scores[component] = saliency(
-        forget, sets, eps=eps, normalize=components if normalize else None
-    )
-    ties[component] = dead(forget, sets, eps=eps)
-  return (
-      tree_lib.by_component(scores, components),
-      tree_lib.by_component(ties, components),
-  )
-
-
-def check_protects(
-    protects: Mapping[str, Sequence[str]],
-    preserve: Iterable[str],
-    components: Iterable[str],
-) -> None:
-  """Raises unless every component names known preserve sets, at least one."""
-  known = list(preserve)
-  for component in components:
-    names = list(protects.get(component, ()))
-    if not names or not set(names) <= set(known):
-      raise ValueError(
-          f'component {component!r} must name preserve sets that restrict it, '
-          f'got {names}; known: {", ".join(known)}. A component without one '
-          'would change freely.'
-      )
-
-
-def top_share(
-    scores: Params, shares: Mapping[str, float], components: Mapping[str, str]
-) -> Mask:
-  """Marks the highest scores of each component: the top-k control.
-
-  Args:
-    scores: tree of float32, for example the forget importance alone.
-    shares: component -> share in [0, 1] of its entries to mark.
+    tree: an importance, float32 >= 0.
     components: component -> regex over leaf names.
 
   Returns:
-    A bool tree.
+    Component -> mean over all its entries; 1 for a component of zeros, which
+    stays zero.
   """
-  made = {}
-  for component in components:
-    if shares[component] == 0:
-      made[component] = jax.tree.map(lambda x: jnp.zeros(x.shape, bool), scores)
-      continue
-    inside = lambda name, c=component: (
-        tree_lib.component_of(name, components) == c
-    )
-    made[component] = mask_from_saliency(
-        scores, density=shares[component], scope=inside
-    )
-  return tree_lib.by_component(made, components)
+  groups = {}
+  for name, leaf in tree_lib.flatten(tree).items():
+    component = tree_lib.component_of(name, components)
+    groups.setdefault(component, []).append(leaf)
+  means = {
+      component: sum(jnp.sum(x) for x in leaves) / sum(x.size for x in leaves)
+      for component, leaves in groups.items()
+  }
+  return {c: jnp.where(mean > 0, mean, 1) for c, mean in means.items()}
 
 
 def dead(
@@ -355,20 +275,11 @@ def _quantile(scores: Params, in_scope: Mask, density: float) -> float:
 
 def _normalized(tree: Params, components: Mapping[str, str]) -> Params:
   """Divides every component by its mean; a component of zeros stays zero."""
-  groups = {}
-  for name, leaf in tree_lib.flatten(tree).items():
-    component = tree_lib.component_of(name, components)
-    groups.setdefault(component, []).append(leaf)
-  means = {
-      component: sum(jnp.sum(x) for x in leaves) / sum(x.size for x in leaves)
-      for component, leaves in groups.items()
-  }
-
-  def divide(name, leaf):
-    mean = means[tree_lib.component_of(name, components)]
-    return leaf / jnp.where(mean > 0, mean, 1)
-
-  return tree_lib.map_with_name(divide, tree)
+  means = component_means(tree, components)
+  return tree_lib.map_with_name(
+      lambda name, leaf: leaf / means[tree_lib.component_of(name, components)],
+      tree,
+  )
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))

@@ -14,14 +14,15 @@ RANKS = {
     'masks': 0.5,  # the transformations unpack them
     'data': 1, 'metrics': 1, 'losses': 1, 'saliency': 1, 'transforms': 1,
     'checkpoint': 1, 'sharding': 1, 'workdir': 1, 'progress': 1,
+    'restriction': 1.5,  # saliency, component by component
     'methods': 2, 'models': 2,
     'training': 3, 'evaluation': 3,
     'stages': 4,
     '__main__': 5,
 }  # fmt: skip
 CORE = {
-    'tree', 'typing', 'models', 'losses', 'saliency', 'masks', 'transforms',
-    'methods', 'checkpoint', 'training',
+    'tree', 'typing', 'models', 'losses', 'saliency', 'restriction', 'masks',
+    'transforms', 'methods', 'checkpoint', 'training',
 }  # fmt: skip
 CORE_PACKAGES = {
     'jax', 'flax', 'optax', 'orbax', 'numpy', 'chex', 'safetensors', 'tqdm',

@@ -228,21 +228,6 @@ def _no_preserve():
   return saliency_lib.saliency(toy.params(0), [])
 
 
-def _component(protects):
-  f = toy.tree_like(toy.params(0), 0, sign=False)
-  return saliency_lib.component_saliency(
-      f, {'vqa': f, 'qa': f}, protects=protects, components=RULES
-  )
-
-
-def _unprotected_component():
-  return _component({'vision': ['vqa'], 'language': ['vqa']})
-
-
-def _unknown_preserve_set():
-  return _component(dict.fromkeys(RULES, ['vqa', 'text']))
-
-
 @pytest.mark.parametrize(
     'wrong, message',
     [
@@ -253,15 +238,6 @@ def _unknown_preserve_set():
         (_too_dense, r'density is a share in \(0, 1\], got 1.2'),
         (_nothing_in_scope, 'no entry is in scope, so none can be salient'),
         (_no_preserve, 'at least one preserve importance'),
-        (
-            _unprotected_component,
-            r"component 'projector' must name preserve sets .*got \[\]; known: "
-            'vqa, qa.*would change freely',
-        ),
-        (
-            _unknown_preserve_set,
-            r"component 'vision' .*got \['vqa', 'text'\]; known: vqa, qa",
-        ),
     ],
 )
 def test_an_error_states_the_rule_the_value_and_what_to_do(wrong, message):
@@ -347,47 +323,6 @@ def test_saliency_of_other_trees_is_an_error():
     saliency_lib.saliency(f, [f, a])
 
 
-PROTECTS = {
-    'vision': ['vqa'], 'projector': ['vqa'], 'language': ['vqa', 'qa'],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize('normalize', [False, True])
-def test_each_component_is_restricted_by_its_own_preserve_sets(normalize):
-  f, vqa, qa = _three_importances()
-  scores, _ = saliency_lib.component_saliency(
-      f, {'vqa': vqa, 'qa': qa}, protects=PROTECTS, components=RULES,
-      normalize=normalize,
-  )  # fmt: skip
-  plain = lambda t: {k: np.float64(x) for k, x in tree_lib.flatten(t).items()}
-  f, vqa, qa = map(_normalized if normalize else plain, (f, vqa, qa))
-  for name, got in tree_lib.flatten(scores).items():
-    below = vqa[name]
-    if name.startswith('language_model/'):
-      # One set in the paper: the mean. By shares: what either set needs.
-      below = np.maximum(below, qa[name]) if normalize else (
-          (below + qa[name]) / 2
-      )
-    want = (f[name] + EPS) / (below + EPS)
-    np.testing.assert_allclose(got, want, rtol=1e-5, err_msg=name)
-
-
-def test_ties_are_where_the_sets_of_that_component_see_nothing():
-  f, vqa, qa = _three_importances()
-  for i, tree in enumerate((f, vqa, qa)):
-    kill = toy.random_mask(tree, 20 + i, share=0.8)
-    tree |= jax.tree.map(lambda x, k: jnp.where(k, 1e-16, x), tree, kill)
-  _, ties = saliency_lib.component_saliency(
-      f, {'vqa': vqa, 'qa': qa}, protects=PROTECTS, components=RULES
-  )
-  flat = [tree_lib.flatten(tree) for tree in (f, vqa, qa)]
-  for name, got in tree_lib.flatten(ties).items():
-    f_, vqa_, qa_ = (np.asarray(tree[name]) < EPS for tree in flat)
-    want = f_ & vqa_ & (qa_ | (not name.startswith('language_model/')))
-    np.testing.assert_array_equal(got, want, err_msg=name)
-  assert 0.3 < toy.vector(ties).mean() < 0.7
-
-
 def test_dead_is_below_eps_in_every_set_and_not_at_it():
   tree = lambda *x: {'w': jnp.asarray(x, jnp.float32)}
   dead = lambda *trees: saliency_lib.dead(*trees, eps=1.0)['w'].tolist()
@@ -451,26 +386,6 @@ def test_ties_of_another_tree_are_an_error():
   scores = toy.tree_like(toy.params(0), 33)
   with pytest.raises(ValueError, match='ties must have the leaves of the sco'):
     saliency_lib.mask_from_saliency(scores, threshold=1.0, ties={'w': scores})
-
-
-@pytest.mark.parametrize('seed', [0, 1])
-def test_top_share_has_the_asked_density_in_each_component(seed):
-  scores = toy.tree_like(toy.params(0), seed, sign=False)
-  shares = {'vision': 0.3, 'projector': 0.0, 'language': 0.05}
-  got = saliency_lib.top_share(scores, shares, RULES)
-  found = masks.density(got, components=RULES)
-  sizes = {'vision': 65, 'projector': 30, 'language': 691}
-  for component, size in sizes.items():
-    assert found[component] * size == pytest.approx(
-        round(shares[component] * size)
-    )
-  for name, rule in RULES.items():
-    pick = lambda t, r=rule: np.concatenate(
-        [np.ravel(x) for n, x in tree_lib.flatten(t).items() if n.startswith(r)]
-    )
-    marked, values = pick(got), pick(scores)
-    if shares[name]:
-      assert values[marked].min() > values[~marked].max()
 
 
 def _saliency_mask(params, forget, preserve, granularity):
