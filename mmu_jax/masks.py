@@ -7,6 +7,7 @@ either form.
 """
 
 from collections.abc import Mapping
+import re
 from typing import Any
 
 import jax
@@ -70,6 +71,45 @@ def unpack(mask: Mask, like: Any) -> Mask:
       mask, like, got_name='the mask', want_name='the parameters', shapes=False
   )
   return tree_lib.map_with_name(_unpack_leaf, mask, like)
+
+
+def exempt(mask: Mask, rule: str) -> Mask:
+  """Lets leaves change freely: True everywhere, whatever the mask says.
+
+  The published loop masked the leaves that its list of words names, so norms,
+  embeddings and the output layer got the whole ascent. Ours exempts nothing.
+
+  Args:
+    mask: bool or packed.
+    rule: regex over leaf names, from their start; ``''`` for none.
+
+  Returns:
+    A mask of the same form.
+
+  Raises:
+    ValueError: if the rule matches no leaf.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> mask = {'norm': jnp.array([False]), 'proj': jnp.array([False])}
+    >>> exempt(mask, r'(?!.*proj)')
+    {'norm': Array([ True], dtype=bool), 'proj': Array([False], dtype=bool)}
+  """
+  if not rule:
+    return mask
+  names = tree_lib.flatten(mask)
+  if not any(re.match(rule, name) for name in names):
+    raise ValueError(
+        f'the rule {rule!r} exempts no leaf from the mask; the first leaf is '
+        f"{next(iter(names))!r}. Use '' to exempt none."
+    )
+
+  def free(name, leaf):
+    if not re.match(rule, name):
+      return leaf
+    return jnp.full_like(leaf, True if leaf.dtype == bool else 255)
+
+  return tree_lib.map_with_name(free, mask)
 
 
 def density(

@@ -10,9 +10,11 @@ at module level or made by a cached function, so that equal turns are equal
 objects and compile once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import functools
 from typing import NamedTuple
+
+import jax.numpy as jnp
 
 from mmu_jax import losses
 from mmu_jax.typing import Batch, Forward, LossFn, Params, Scalar
@@ -24,8 +26,8 @@ class Turn(NamedTuple):
   Attributes:
     split: the stream its batch comes from: 'forget', 'retain', 'train'.
     loss: what the step descends.
-    masked: whether the saliency mask acts on this turn: on its gradients, its
-      updates and when they are applied.
+    masked: whether the saliency mask acts on this turn, wherever the
+      optimizer's chain has it.
     project: a split whose gradient the step must not work against, or None.
     every: taken in one of so many rounds, from the first.
     needs_reference: whether the loss reads ``ref_params``.
@@ -55,16 +57,64 @@ def ascend(
   return -descend(forward, params, ref_params, batch)
 
 
+@functools.cache
+def ascend_by(alpha: float) -> LossFn:
+  """Ascent weighted by ``alpha``; ``ascend`` itself for 1.
+
+  Where the gradient is longer than the clip, alpha changes nothing.
+
+  Raises:
+    ValueError: if alpha is not positive.
+  """
+  if alpha <= 0:
+    raise ValueError(
+        f'the weight of the ascent must be positive, got alpha={alpha}; with '
+        'a negative one the forget set would be learned.'
+    )
+  if alpha == 1:
+    return ascend
+
+  def weighted_ascent(forward, params, ref_params, batch):
+    return alpha * ascend(forward, params, ref_params, batch)
+
+  return weighted_ascent
+
+
 def descend_near_reference(
     forward: Forward, params: Params, ref_params: Params, batch: Batch
 ) -> Scalar:
   """Cross-entropy + KL(p_ref || p_theta), both over the answer tokens."""
-  logits = forward(params, batch)
-  ref_logits = forward(ref_params, batch)
-  weights = batch['weights']
-  return losses.nll(logits, batch['targets'], weights) + losses.kl_divergence(
-      logits, ref_logits, weights
+  return _near_reference(forward, params, ref_params, batch, batch['weights'])
+
+
+def descend_near_reference_everywhere(
+    forward: Forward, params: Params, ref_params: Params, batch: Batch
+) -> Scalar:
+  """Cross-entropy + the KL of the published code, summed over a whole row.
+
+  torch's ``batchmean`` divides by the rows alone, so the KL adds up over every
+  position, of the prompt, the image and the padding too: about L times as
+  strong as per token, and it depends on how much padding a batch has.
+  """
+  everywhere = jnp.ones_like(batch['weights'])
+  scale = batch['weights'].shape[1]
+  return _near_reference(
+      forward, params, ref_params, batch, everywhere, scale
   )
+
+
+def _near_reference(forward, params, ref_params, batch, where, scale=1.0):
+  """Cross-entropy + scale * the mean KL over some positions."""
+  logits = forward(params, batch)
+  nll = losses.nll(logits, batch['targets'], batch['weights'])
+  ref_logits = forward(ref_params, batch)
+  return nll + scale * losses.kl_divergence(logits, ref_logits, where)
+
+
+KL_OVER = {
+    'answers': descend_near_reference,
+    'rows': descend_near_reference_everywhere,  # published
+}
 
 
 @functools.cache
@@ -81,6 +131,28 @@ def preference_against(beta: float) -> LossFn:
     return losses.npo(nll, ref_nll, beta=beta, where=is_answer)
 
   return npo_loss
+
+
+@functools.cache
+def batch_preference_against(beta: float) -> LossFn:
+  """The NPO loss of the published code: one term, of a batch's mean nll.
+
+  Its slope is the same for every answer of the batch, forgotten or not, so
+  that with Adam it is nearly gradient ascent.
+  """
+
+  def npo_loss(forward, params, ref_params, batch):
+    nll = descend(forward, params, None, batch)
+    ref_nll = descend(forward, ref_params, None, batch)
+    return losses.npo(nll, ref_nll, beta=beta)
+
+  return npo_loss
+
+
+NPO_PER = {
+    'answer': preference_against,
+    'batch': batch_preference_against,  # published
+}
 
 
 def finetune(split: str = 'train') -> tuple[Turn, ...]:
@@ -106,71 +178,94 @@ def ga_diff(forget_every: int = 1) -> tuple[Turn, ...]:
   )
 
 
-def kl_min(forget_every: int = 1) -> tuple[Turn, ...]:
+def kl_min(
+    forget_every: int = 1, kl_over: str = 'answers'
+) -> tuple[Turn, ...]:
   """Ascent on forget, then descent on retain held to the reference by KL.
+
+  Args:
+    forget_every: rounds between forget turns.
+    kl_over: ``'answers'``: the mean over answer tokens. ``'rows'``: the sum
+      over every position of a row, as published.
 
   References:
     Maini et al., TOFU, 2024 (https://arxiv.org/abs/2401.06121).
   """
+  _check_choice('kl_over', kl_over, KL_OVER)
   return (
       Turn('forget', ascend, every=forget_every),
-      Turn('retain', descend_near_reference, needs_reference=True),
+      Turn('retain', KL_OVER[kl_over], needs_reference=True),
   )
 
 
-def npo(forget_every: int = 1, beta: float = 0.1) -> tuple[Turn, ...]:
+def npo(
+    forget_every: int = 1, beta: float = 0.1, per: str = 'answer'
+) -> tuple[Turn, ...]:
   """Negative preference optimization on the forget set.
+
+  Args:
+    forget_every: rounds between forget turns.
+    beta: inverse temperature; 0.1 per answer, 0.4 per batch are usual.
+    per: ``'answer'``: a term for each answer, of its summed nll. ``'batch'``:
+      one of the batch's mean nll per token, as published.
 
   References:
     Zhang et al., 2024 (https://arxiv.org/abs/2404.05868).
   """
-  loss = preference_against(beta)
+  _check_choice('per', per, NPO_PER)
+  loss = NPO_PER[per](beta)
   return (Turn('forget', loss, every=forget_every, needs_reference=True),)
 
 
-def npo_retain(forget_every: int = 1, beta: float = 0.1) -> tuple[Turn, ...]:
+def npo_retain(
+    forget_every: int = 1, beta: float = 0.1, per: str = 'answer'
+) -> tuple[Turn, ...]:
   """NPO on forget, then descent on retain."""
-  return npo(forget_every, beta) + (Turn('retain', descend),)
+  return npo(forget_every, beta, per) + (Turn('retain', descend),)
 
 
-def mmunlearner(forget_every: int = 1) -> tuple[Turn, ...]:
+def mmunlearner(
+    forget_every: int = 1, alpha: float = 1.0
+) -> tuple[Turn, ...]:
   """Masked ascent on forget, then descent on retain that may move any weight.
 
   The paper's scope of protection: the mask acts on the forget turn alone.
+
+  Args:
+    forget_every: rounds between forget turns.
+    alpha: weight of the ascent, > 0; see ``ascend_by``.
 
   References:
     Huo et al., MMUnlearner, 2025 (https://arxiv.org/abs/2502.11051).
   """
   return (
-      Turn('forget', ascend, masked=True, every=forget_every),
+      Turn('forget', ascend_by(alpha), masked=True, every=forget_every),
       Turn('retain', descend),
   )
 
 
-def mmunlearner_strict(forget_every: int = 1) -> tuple[Turn, ...]:
+def mmunlearner_strict(
+    forget_every: int = 1, alpha: float = 1.0
+) -> tuple[Turn, ...]:
   """MMUnlearner whose mask acts on every turn.
 
   A weight outside the mask is bit for bit the vanilla weight at the end.
   """
-  return (
-      Turn('forget', ascend, masked=True, every=forget_every),
-      Turn('retain', descend, masked=True),
-  )
+  forget, retain = mmunlearner(forget_every, alpha)
+  return forget, retain._replace(masked=True)
 
 
-def mmunlearner_projected(forget_every: int = 1) -> tuple[Turn, ...]:
+def mmunlearner_projected(
+    forget_every: int = 1, alpha: float = 1.0
+) -> tuple[Turn, ...]:
   """MMUnlearner whose ascent does not work against the retain gradient.
 
   References:
     Geometric-Disentanglement Unlearning, 2025
     (https://arxiv.org/abs/2511.17100).
   """
-  return (
-      Turn(
-          'forget', ascend, masked=True, project='retain', every=forget_every
-      ),
-      Turn('retain', descend),
-  )
+  forget, retain = mmunlearner(forget_every, alpha)
+  return forget._replace(project='retain'), retain
 
 
 METHODS: dict[str, Callable[..., tuple[Turn, ...]]] = {
@@ -209,3 +304,9 @@ def make(name: str, **options) -> tuple[Turn, ...]:
         'a function that returns turns, added to METHODS.'
     )
   return METHODS[name](**options)
+
+
+def _check_choice(name: str, value: str, known: Iterable[str]) -> None:
+  """Raises ValueError unless an option has a known value."""
+  if value not in known:
+    raise ValueError(f'{name} is one of {", ".join(known)}; got {value!r}.')

@@ -140,13 +140,14 @@ def apply_updates(
   """Adds updates to the parameters; frozen weights keep their exact bits.
 
   ``p + 0`` is not always p: -0.0 becomes +0.0 and subnormal numbers are
-  flushed to zero. Where the mask is False the old value is selected instead,
-  so a frozen weight is bit for bit what it was.
+  flushed to zero. Where the update is 0, and where the mask is False, the old
+  value is selected instead. So what ``mask_updates`` froze at the end of a
+  chain is bit for bit what it was, and with a mask whatever the chain did.
 
   Args:
     params: tree of float arrays.
     updates: tree of the same structure and shapes.
-    mask: bool or packed tree, True = may change; None: all may.
+    mask: bool or packed tree, True = may change; None: what has an update.
 
   Returns:
     New parameters, each of its old dtype.
@@ -164,7 +165,11 @@ def apply_updates(
   tree_lib.check_same(
       updates, params, got_name='the updates', want_name='the parameters'
   )
-  new = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), params, updates)
+  new = jax.tree.map(
+      lambda p, u: jnp.where(u == 0, p, (p + u).astype(p.dtype)),
+      params,
+      updates,
+  )
   if mask is None:
     return new
   return jax.tree.map(jnp.where, masks.unpack(mask, params), new, params)

@@ -187,3 +187,25 @@ NEEDS_BOOL = {
 def test_a_packed_mask_is_never_counted_as_if_its_bytes_were_bools(name):
   with pytest.raises(TypeError, match='bool.*uint8.*unpack'):
     NEEDS_BOOL[name](masks.pack(_mask(10)))
+
+
+@pytest.mark.parametrize('packed', [False, True])
+def test_an_exempt_leaf_may_change_everywhere_and_others_as_before(packed):
+  params = toy.params(0)
+  mask = toy.random_mask(params, 50)
+  form = masks.pack(mask) if packed else mask
+  got = masks.unpack(masks.exempt(form, r'(?!.*kernel)'), params)
+  before = tree_lib.flatten(mask)
+  for name, leaf in tree_lib.flatten(got).items():
+    if 'kernel' in name:
+      np.testing.assert_array_equal(leaf, before[name])
+    else:
+      assert np.all(leaf), name
+  assert not all(np.all(before[n]) for n in before if 'kernel' not in n)
+
+
+def test_the_empty_rule_exempts_nothing_and_a_wrong_one_is_an_error():
+  mask = toy.random_mask(toy.params(0), 51)
+  assert masks.exempt(mask, '') is mask
+  with pytest.raises(ValueError, match="'kernel' exempts no leaf .*'language_"):
+    masks.exempt(mask, 'kernel')  # it is searched from the start of a name

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import toy
 
@@ -80,7 +81,90 @@ def test_the_losses_of_the_turns_are_these():
     assert loss_of(name) is methods.preference_against(0.1)
     (first, *_) = methods.make(name, beta=0.4)
     assert first.loss is methods.preference_against(0.4)
+    (first, *_) = methods.make(name, beta=0.4, per='batch')
+    assert first.loss is methods.batch_preference_against(0.4)
+  _, near = methods.make('kl_min', kl_over='rows')
+  assert near.loss is methods.descend_near_reference_everywhere
+  for name in ('mmunlearner', 'mmunlearner_strict', 'mmunlearner_projected'):
+    forget, retain = methods.make(name, alpha=0.5)
+    assert forget.loss is methods.ascend_by(0.5)
+    assert retain.loss is methods.descend
+  assert methods.ascend_by(1.0) is methods.ascend
   assert methods.finetune('forget')[0].split == 'forget'
+
+
+@pytest.mark.parametrize(
+    'name, options, message',
+    [
+        ('kl_min', {'kl_over': 'tokens'}, 'kl_over is one of answers, rows; go'),
+        ('npo', {'per': 'token'}, "per is one of answer, batch; got 'token'"),
+        ('mmunlearner', {'alpha': 0.0}, 'must be positive, got alpha=0.0'),
+        ('mmunlearner', {'alpha': -1}, 'forget set would be learned'),
+    ],
+)
+def test_an_option_out_of_range_is_an_error(name, options, message):
+  with pytest.raises(ValueError, match=message):
+    methods.make(name, **options)
+
+
+def _loss_and_gradient(loss, *arguments):
+  """Of the perceptron, as one program."""
+  loss = functools.partial(loss, toy.forward)
+  return jax.jit(jax.value_and_grad(loss))(*arguments)
+
+
+@pytest.mark.parametrize('alpha', [0.1, 2.0])
+def test_a_weighted_ascent_is_so_many_times_the_ascent(alpha):
+  params = toy.params(20)
+  value, grad = _loss_and_gradient(methods.ascend, params, None, FORGET)
+  got, got_grad = _loss_and_gradient(
+      methods.ascend_by(alpha), params, None, FORGET
+  )
+  assert float(got) == pytest.approx(alpha * float(value), rel=1e-6)
+  assert toy.relative_error(
+      got_grad, jax.tree.map(lambda g: alpha * g, grad)
+  ) < 1e-6  # fmt: skip
+
+
+def _log_softmax(x):
+  x = np.asarray(x, np.float64)
+  x = x - x.max(-1, keepdims=True)
+  return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def test_the_published_kl_is_the_sum_over_rows_divided_by_the_rows():
+  params, ref = toy.params(21), toy.perturb(toy.params(21), 21, 0.2)
+  got, _ = _loss_and_gradient(
+      methods.descend_near_reference_everywhere, params, ref, RETAIN
+  )
+  nll, _ = _loss_and_gradient(methods.descend, params, None, RETAIN)
+  log_p, log_ref = (
+      _log_softmax(toy.forward(p, RETAIN)) for p in (params, ref)
+  )
+  kl = (np.exp(log_ref) * (log_ref - log_p)).sum((1, 2)).mean()
+  assert float(got) == pytest.approx(float(nll) + kl, rel=1e-5)
+  # So it grows with padding, which the mean over answers does not see.
+  padded = toy.pad(RETAIN, 21, columns=8)
+  more, _ = _loss_and_gradient(
+      methods.descend_near_reference_everywhere, params, ref, padded
+  )
+  assert float(more) > float(got) + 0.1 * kl
+
+
+def test_the_published_npo_has_one_term_for_a_batch():
+  params, ref = toy.params(22), toy.perturb(toy.params(22), 22, 0.2)
+  nll, ascent = _loss_and_gradient(methods.ascend, params, None, FORGET)
+  ref_nll, _ = _loss_and_gradient(methods.ascend, ref, None, FORGET)
+  got, grad = _loss_and_gradient(
+      methods.batch_preference_against(0.4), params, ref, FORGET
+  )
+  forgotten = 0.4 * (float(ref_nll) - float(nll))  # beta (nll - nll_ref)
+  want = 2 / 0.4 * np.log1p(np.exp(-forgotten))
+  assert float(got) == pytest.approx(want, rel=1e-5)
+  # The same direction as ascent, for every answer alike.
+  slope = 2 / (1 + np.exp(forgotten))
+  want = jax.tree.map(lambda g: slope * g, ascent)
+  assert toy.relative_error(grad, want) < 1e-5
 
 
 def test_an_unknown_method_lists_the_known_ones():
@@ -159,6 +243,38 @@ def test_a_strict_run_keeps_the_vanilla_bits_of_every_frozen_weight(opt):
   assert toy.frozen_bits_kept(first, last, mask)
   inside = toy.vector(mask) > 0
   assert np.mean((toy.vector(first) != toy.vector(last))[inside]) > 0.5
+
+
+def _published_chain(opt, mask, clips):
+  """Three forget turns after a retain turn; what moved outside the mask."""
+  tx = optimizer.build(opt, chain=('project', 'clip', 'mask', 'optimizer'))
+  state = step_lib.init(toy.params(23), tx)
+  forget, retain = methods.make('mmunlearner')
+  outside = []
+  for turn in (retain, forget, forget, forget):
+    before = jax.tree.map(jnp.copy, state.params)
+    state, _ = step_lib.take_turn(
+        state, BATCHES[turn.split], 1e-2, masks.pack(mask),
+        clip_norm=clips[turn.split], forward=toy.forward, turn=turn, tx=tx,
+    )  # fmt: skip
+    moved = toy.vector(before) != toy.vector(state.params)
+    outside.append(np.mean(moved[toy.vector(mask) == 0]))
+  return outside, state
+
+
+def test_in_the_published_chain_momentum_moves_what_is_masked():
+  clips = {'forget': 1.0, 'retain': np.inf}
+  outside, _ = _published_chain('hf_adamw', _mask(), clips)
+  assert min(outside) > 0.4
+  outside, _ = _published_chain('sgd', _mask(), clips)
+  assert outside[0] > 0.4 and not any(outside[1:])  # it has no momentum
+
+
+def test_turns_with_different_clips_share_the_moments():
+  clips = {'forget': 1e-3, 'retain': np.inf}
+  _, state = _published_chain('hf_adamw', _mask(), clips)
+  assert float(state.opt_state.hyperparams['clip_norm']) == np.float32(1e-3)
+  assert int(optax.tree.get(state.opt_state.inner_state, 'count')) == 4
 
 
 @functools.cache

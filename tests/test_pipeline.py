@@ -63,13 +63,11 @@ def _config():
   config.unlearn.update(rounds=3, probe_every=3, probe_rows=4, save_every=2)
   config.evaluation.update(max_new_tokens=4, batch_size=16)
   config.tune.update(rates=(1e-3,), rows=4)
-  run = lambda method, mask: dict(
-      method=method, rate=1e-3, mask=mask, retain='retain', options={}
-  )
+  run = _module().run
   with config.unlocked():
     config.runs = dict(
-        ga=run('ga', ''),
-        mmunlearner_strict=run('mmunlearner_strict', 'saliency'),
+        ga=run('ga', 1e-3),
+        mmunlearner_strict=run('mmunlearner_strict', 1e-3, 'saliency'),
     )
   return config
 

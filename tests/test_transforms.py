@@ -205,6 +205,16 @@ def test_apply_updates_without_a_mask_is_that_of_optax():
   assert {x.dtype for x in jax.tree.leaves(half)} == {jnp.dtype('bfloat16')}
 
 
+@pytest.mark.parametrize('zero', [0.0, -0.0])
+def test_an_update_of_zero_keeps_the_exact_bits(zero):
+  p = np.array([-0.0, 1e-39, -3e-40, 2.0], np.float32)
+  u = np.full(4, zero, np.float32)
+  after = jax.jit(transforms.apply_updates)({'w': p}, {'w': u})['w']
+  assert np.asarray(after).tobytes() == p.tobytes()
+  broken = transforms.apply_updates(jnp.float32(2), jnp.float32(np.nan))
+  assert np.isnan(broken)  # no zero
+
+
 def test_apply_updates_refuses_updates_of_other_parameters():
   params = _weights(8)
   with pytest.raises(ValueError, match='updates must have .* 2 .*half.* miss'):

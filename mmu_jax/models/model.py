@@ -130,6 +130,10 @@ def build(config: Any) -> Model:
     module = merge(params)
     mask = llama.attention_mask(batch['documents'], batch['branches'])
     x = module.embed(batch)
+    # Padding trains no embedding, as with torch's padding_idx. Only a loss that
+    # counts padding, the published KL, can tell.
+    real = batch['documents'][..., None] > 0  # [B, L, 1]
+    x = jnp.where(real, x, jax.lax.stop_gradient(x))
     hidden, _ = decode(module, x, batch['positions'], mask)
     return module.logits(hidden)
 

@@ -1,5 +1,6 @@
 """The stage that measures importances and makes masks."""
 
+from collections.abc import Mapping
 import functools
 from typing import Any
 
@@ -9,6 +10,7 @@ from mmu_jax import checkpoint
 from mmu_jax import masks as masks_lib
 from mmu_jax import methods
 from mmu_jax import progress
+from mmu_jax import restriction
 from mmu_jax import saliency as saliency_lib
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.stages.job import Config
@@ -75,7 +77,7 @@ def mask(job: Job, kind: str) -> Mask:
 def importances(job: Job) -> tuple[Params, dict[str, Params]]:
   """Returns the importance of the forget set, and of each preserve set."""
   config = job.config.saliency
-  saliency_lib.check_protects(
+  restriction.check_protects(
       config.protects, config.preserve, job.model.components
   )
   forget = _importance(job, 'forget', config.forget)
@@ -84,6 +86,41 @@ def importances(job: Job) -> tuple[Params, dict[str, Params]]:
       for name, parts in config.preserve.items()
   }
   return forget, preserve
+
+
+def saliency_mask(
+    config: Config,
+    forget: Params,
+    preserve: Mapping[str, Params],
+    components: Mapping[str, str],
+    *,
+    normalize: bool | None = None,
+) -> tuple[Mask, Mask]:
+  """Makes the mask that ``config.saliency`` describes.
+
+  Args:
+    config: that part of the config.
+    forget: the importance of the forget set.
+    preserve: preserve set -> its importance.
+    components: component -> regex over leaf names.
+    normalize: instead of ``config.normalize``.
+
+  Returns:
+    The mask and the ties, bool.
+  """
+  scores, ties = restriction.component_saliency(
+      forget,
+      preserve,
+      protects=config.protects,
+      components=components,
+      normalize=config.normalize if normalize is None else normalize,
+  )
+  made = saliency_lib.mask_from_saliency(
+      scores,
+      threshold=config.threshold,
+      ties=None if config.ties_are_salient else ties,
+  )
+  return made, ties
 
 
 def _make(job: Job, kind: str, params: Params) -> tuple[Mask, dict[str, Any]]:
@@ -104,21 +141,12 @@ def _make(job: Job, kind: str, params: Params) -> tuple[Mask, dict[str, Any]]:
   if kind == 'topk':
     like = masks_lib.unpack(mask(job, 'saliency'), params)
     shares = masks_lib.density(like, components=components)
-    made = saliency_lib.top_share(forget, shares, components)
+    made = restriction.top_share(forget, shares, components)
     return made, note | {
         'overlap': {'saliency': masks_lib.overlap(made, like)}
     }
-  scores, ties = saliency_lib.component_saliency(
-      forget,
-      preserve,
-      protects=config.protects,
-      components=components,
-      normalize=normalize,
-  )
-  made = saliency_lib.mask_from_saliency(
-      scores,
-      threshold=config.threshold,
-      ties=None if config.ties_are_salient else ties,
+  made, ties = saliency_mask(
+      config, forget, preserve, components, normalize=normalize
   )
   counts = masks_lib.counts(ties, components)
   return made, note | {'ties': counts}

@@ -1,12 +1,13 @@
 """The stage that trains: base, vanilla, retrained, and unlearned models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import shutil
 from typing import Any
 
 import jax
 
 from mmu_jax import checkpoint
+from mmu_jax import masks as masks_lib
 from mmu_jax import methods
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data import batching
@@ -24,7 +25,7 @@ from mmu_jax.stages.job import run_folder
 from mmu_jax.stages.job import run_settings
 from mmu_jax.training import loop
 from mmu_jax.training import optimizer
-from mmu_jax.typing import Params
+from mmu_jax.typing import Batch, Forward, Mask, Params
 
 # What the probe during unlearning looks at, without the job's prefix.
 PROBED = (
@@ -70,29 +71,30 @@ def unlearn(job: Job, name: str, run: Config, *, probe: bool = True) -> Params:
       'base': job.config.base.to_dict(),
       'groups': job.groups.to_dict(),
       'saliency': job.config.saliency.to_dict() if run.mask else None,
+      'retrained': (
+          job.config.retrained.to_dict()
+          if run.reference == 'retrained'
+          else None
+      ),
   }
   found = _find(job, name, settings)
   if found is not None:
     return found
   vanilla = final_params(job, 'vanilla')
-  constant = lambda rate: optimizer.schedule(
-      'constant', rate, steps=config.rounds
-  )
-  plan = loop.Plan(
-      turns=methods.make(run.method, **run.options),
+  plan = unlearning_plan(
+      config,
+      run,
+      forward=job.model.forward,
       streams={
           'forget': make_stream(job, config.streams.forget, 'forget'),
           'retain': make_stream(job, config.streams[run.retain], 'retain'),
       },
-      rates={
-          'forget': constant(run.rate),
-          'retain': constant(config.retain_rate),
-      },
-      rounds=config.rounds,
-      forward=job.model.forward,
-      tx=_optimizer(config),
       mask=masking.mask(job, run.mask) if run.mask else None,
-      ref_params=vanilla,
+      ref_params=(
+          vanilla
+          if run.reference == 'vanilla'
+          else final_params(job, run.reference)
+      ),
   )
   return loop.fit(
       plan,
@@ -102,6 +104,62 @@ def unlearn(job: Job, name: str, run: Config, *, probe: bool = True) -> Params:
       probe=make_probe(job, config.probe_rows) if probe else None,
       probe_every=config.probe_every,
       save_every=config.save_every,
+  )
+
+
+def unlearning_plan(
+    config: Config,
+    run: Config,
+    *,
+    forward: Forward,
+    streams: Mapping[str, Callable[[int], Batch]],
+    mask: Mask = None,
+    ref_params: Params = None,
+) -> loop.Plan:
+  """Returns what a run of a method does, whatever its data and model.
+
+  Args:
+    config: ``config.unlearn``.
+    run: an entry of ``config.runs``.
+    forward: the model.
+    streams: of the splits 'forget' and 'retain'.
+    mask: bool or packed, for a method with masked turns; the leaves that
+      ``config.exempt`` matches change freely.
+    ref_params: for a method that needs a reference.
+  """
+  rounds = run.rounds or config.rounds
+  rate = lambda peak: optimizer.schedule(run.schedule, peak, steps=rounds)
+  one_clip = dict.fromkeys(streams, config.clip_norm)
+  return loop.Plan(
+      turns=methods.make(run.method, **run.options),
+      streams=streams,
+      rates={'forget': rate(run.rate), 'retain': rate(config.retain_rate)},
+      rounds=rounds,
+      forward=forward,
+      tx=optimizer.build(**config.optimizer.to_dict()),
+      mask=None if mask is None else masks_lib.exempt(mask, config.exempt),
+      ref_params=ref_params,
+      clip_norms=run.clip_norms.to_dict() or one_clip,
+      limits=config.limits.to_dict(),
+  )
+
+
+def training_plan(
+    spec: Config, *, forward: Forward, stream: Callable[[int], Batch]
+) -> loop.Plan:
+  """Returns how ``config.base`` or ``config.vanilla`` trains on a stream."""
+  return loop.Plan(
+      turns=methods.finetune(),
+      streams={'train': stream},
+      rates={
+          'train': optimizer.schedule(
+              spec.schedule, spec.rate, steps=spec.rounds, warmup=spec.warmup
+          )
+      },
+      rounds=spec.rounds,
+      forward=forward,
+      tx=optimizer.build(**spec.optimizer.to_dict()),
+      clip_norms={'train': spec.clip_norm},
   )
 
 
@@ -141,6 +199,9 @@ def make_probe(job: Job, num_rows: int) -> Callable[[Params], dict[str, float]]:
 def _train_model(job: Job, name: str) -> Params:
   """Trains base, vanilla, or vanilla's recipe without the forget images."""
   config = job.config
+  if name == 'base' and job.model.source is not None:
+    print(f'base: the checkpoint {job.model.source}', flush=True)
+    return final_params(job, 'base')
   spec = config.base if name == 'base' else config.vanilla
   without = tuple(config.retrained.without) if name == 'retrained' else ()
   parts = spec.stream
@@ -150,17 +211,10 @@ def _train_model(job: Job, name: str) -> Params:
   found = _find(job, name, settings)
   if found is not None:
     return found
-  plan = loop.Plan(
-      turns=methods.finetune(),
-      streams={'train': make_stream(job, parts, 'train', without)},
-      rates={
-          'train': optimizer.schedule(
-              spec.schedule, spec.rate, steps=spec.rounds, warmup=spec.warmup
-          )
-      },
-      rounds=spec.rounds,
+  plan = training_plan(
+      spec,
       forward=job.model.forward,
-      tx=_optimizer(spec),
+      stream=make_stream(job, parts, 'train', without),
   )
   if name == 'base':
     start = job.model.init(jax.random.key(config.seed))
@@ -185,10 +239,3 @@ def _find(job: Job, name: str, settings: dict[str, Any]) -> Params | None:
   # A run that was killed at its very end may have left its train states.
   shutil.rmtree(folder / loop.RUNNING, ignore_errors=True)
   return final_params(job, name)
-
-
-def _optimizer(spec: Config):
-  """The chain of a stage of the config."""
-  return optimizer.build(
-      **spec.optimizer.to_dict(), clip_norm=spec.clip_norm
-  )

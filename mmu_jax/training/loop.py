@@ -35,6 +35,10 @@ class Plan(NamedTuple):
     tx: from ``optimizer.build``.
     mask: for the masked turns.
     ref_params: for the turns that need a reference.
+    clip_norms: split -> largest norm of its gradients, inf for no clip; for
+      every turn's split, or empty where ``tx`` has one for all.
+    limits: split -> how often its turns are taken at most. The published loop
+      stops forgetting when every forget batch was seen once.
   """
 
   turns: tuple[Turn, ...]
@@ -45,6 +49,8 @@ class Plan(NamedTuple):
   tx: optax.GradientTransformationExtraArgs
   mask: Mask = None
   ref_params: Params = None
+  clip_norms: Mapping[str, float] = {}
+  limits: Mapping[str, int] = {}
 
 
 def fit(
@@ -126,6 +132,13 @@ def check(plan: Plan) -> None:
   """
   if plan.rounds < 1:
     raise ValueError(f'a run needs at least one round, got {plan.rounds}.')
+  splits = {turn.split for turn in plan.turns}
+  for split, limit in plan.limits.items():
+    if split not in splits or limit < 1:
+      raise ValueError(
+          f'a limit is a number >= 1 for the split of a turn, got {limit} for '
+          f'{split!r}; the turns are on {sorted(splits)}.'
+      )
   for turn in plan.turns:
     name = f'the turn on {turn.split!r}'
     if turn.every < 1:
@@ -142,6 +155,11 @@ def check(plan: Plan) -> None:
       raise ValueError(
           f'{name} has no learning rate; rates are given for '
           f'{sorted(plan.rates)}.'
+      )
+    if plan.clip_norms and turn.split not in plan.clip_norms:
+      raise ValueError(
+          f'{name} has no clip norm; they are given for '
+          f'{sorted(plan.clip_norms)}. Give every split one, or none at all.'
       )
     if turn.masked and plan.mask is None:
       raise ValueError(
@@ -193,9 +211,9 @@ def _take_round(plan, state, round_):
   """Takes the turns of a round; returns the state and what was measured."""
   measured = []
   for turn in plan.turns:
-    if round_ % turn.every:
+    index, between = divmod(round_, turn.every)
+    if between or index >= plan.limits.get(turn.split, math.inf):
       continue
-    index = round_ // turn.every
     rate = float(plan.rates[turn.split](round_))
     state, values = step_lib.take_turn(
         state,
@@ -204,6 +222,7 @@ def _take_round(plan, state, round_):
         plan.mask if turn.masked else None,
         plan.ref_params if turn.needs_reference else None,
         plan.streams[turn.project](index) if turn.project else None,
+        plan.clip_norms.get(turn.split),
         forward=plan.forward,
         turn=turn,
         tx=plan.tx,

@@ -17,51 +17,73 @@ OPTIMIZERS = {
 }
 
 
+# What a gradient passes on its way to an update. The mask acts first, so that
+# clip and moments see what is trained, and last, so that momentum and weight
+# decay cannot move what is frozen.
+CHAIN = ('mask', 'project', 'clip', 'optimizer', 'mask')
+# Clipped with what is then masked away, and momentum moves frozen weights.
+PUBLISHED_CHAIN = ('project', 'clip', 'mask', 'optimizer')
+
+
 @functools.cache
 def build(
-    name: str = 'hf_adamw', *, clip_norm: float = 1.0, **options: float
+    name: str = 'hf_adamw',
+    *,
+    clip_norm: float = 1.0,
+    chain: tuple[str, ...] = CHAIN,
+    **options: float,
 ) -> optax.GradientTransformationExtraArgs:
   """Builds the chain that every turn runs through.
 
-  The mask acts first, so that clip and moments see what is trained, and last,
-  so that momentum and weight decay cannot move what is frozen. The learning
-  rate is a hyperparameter in the state, set before each step: turns may have
-  different rates without compiling twice.
+  Learning rate and clip are hyperparameters in the state, set before each
+  step: turns that share the moments may have different ones, without compiling
+  twice.
 
   Args:
     name: a key of ``OPTIMIZERS``.
-    clip_norm: largest global norm of the gradient, > 0.
+    clip_norm: largest global norm of the gradient, > 0; inf for no clip.
+    chain: the order; ``'optimizer'`` once, and each word of ``CHAIN``: what a
+      turn does not ask for is the identity. Frozen weights keep their bits
+      where it ends with ``'mask'``.
     **options: of the optimizer, for example ``weight_decay=0.05, b2=0.98``.
 
   Returns:
     A transformation whose ``update`` takes ``mask=`` and ``against=``, and
-    whose state has ``hyperparams['learning_rate']``. Equal arguments give the
-    same object.
+    whose state has ``hyperparams['learning_rate']`` and ``['clip_norm']``.
+    Equal arguments give the same object.
 
   Raises:
-    ValueError: if the name or an option is unknown.
+    ValueError: if the name, an option, or the chain is none of these.
   """
   if name not in OPTIMIZERS:
     raise ValueError(
         f'unknown optimizer {name!r}; known: {", ".join(OPTIMIZERS)}.'
     )
-
-  def chain(learning_rate):
-    return optax.chain(
-        mask_updates(),
-        project_updates('conflict'),
-        optax.clip_by_global_norm(clip_norm),
-        OPTIMIZERS[name](learning_rate, **options),
-        mask_updates(),
+  if set(chain) != set(CHAIN) or chain.count('optimizer') != 1:
+    raise ValueError(
+        "a chain has 'optimizer' once and each of 'mask', 'project' and "
+        f"'clip', as in {CHAIN}; got {chain}. Without the mask a masked turn "
+        'would change everything.'
     )
-
   try:
     OPTIMIZERS[name](0.0, **options)
   except TypeError as error:
     raise ValueError(
         f'optimizer {name!r} does not take these options: {error}.'
     ) from error
-  return optax.inject_hyperparams(chain)(learning_rate=0.0)
+
+  def make(learning_rate, clip_norm):
+    links = {
+        'mask': mask_updates(),
+        'project': project_updates('conflict'),
+        'clip': optax.clip_by_global_norm(clip_norm),
+        'optimizer': OPTIMIZERS[name](learning_rate, **options),
+    }
+    return optax.chain(*(links[word] for word in chain))
+
+  return optax.inject_hyperparams(make)(
+      learning_rate=0.0, clip_norm=clip_norm
+  )
 
 
 def schedule(

@@ -38,6 +38,7 @@ def take_turn(
     mask: Mask = None,
     ref_params: Params = None,
     against: Batch | None = None,
+    clip_norm: jax.Array | float | None = None,
     *,
     forward: Forward,
     turn: Turn,
@@ -53,6 +54,7 @@ def take_turn(
     ref_params: frozen parameters for KL and NPO.
     against: a batch of ``turn.project``, whose cross-entropy the step must not
       work against.
+    clip_norm: of this step, inf for none; None leaves what the state has.
     forward: the model.
     turn: what to do.
     tx: from ``optimizer.build``.
@@ -68,17 +70,19 @@ def take_turn(
     retain_loss = functools.partial(descend, forward)
     retain_grads = jax.grad(retain_loss)(state.params, None, against)
   mask = mask if turn.masked else None
-  rates = state.opt_state.hyperparams | {
-      'learning_rate': jnp.asarray(learning_rate, jnp.float32)
+  step = {'learning_rate': learning_rate, 'clip_norm': clip_norm}
+  hyperparams = state.opt_state.hyperparams | {
+      k: jnp.asarray(v, jnp.float32) for k, v in step.items() if v is not None
   }
   updates, opt_state = tx.update(
       grads,
-      state.opt_state._replace(hyperparams=rates),
+      state.opt_state._replace(hyperparams=hyperparams),
       state.params,
       mask=mask,
       against=retain_grads,
   )
-  params = transforms.apply_updates(state.params, updates, mask)
+  # No mask here: where it froze a weight the update is 0, which keeps its bits.
+  params = transforms.apply_updates(state.params, updates)
   measured = {
       'loss': value,
       'grad_norm': optax.tree.norm(grads),

@@ -102,8 +102,23 @@ def _compiled(*_):
             _plan(methods.ga(forget_every=0), forward=_compiled),
             'taken every 0 rounds; it must be >= 1',
         ),
+        (
+            _plan(clip_norms={'forget': 1.0}, forward=_compiled),
+            r"'retain' has no clip norm; .* \['forget'\]. Give every split one",
+        ),
+        (
+            _plan(limits={'forgot': 1}, forward=_compiled),
+            r"got 1 for 'forgot'; the turns are on \['forget', 'retain'\]",
+        ),
+        (
+            _plan(limits={'forget': 0}, forward=_compiled),
+            "a number >= 1 for the split of a turn, got 0 for 'forget'",
+        ),
     ],
-    ids=['mask', 'reference', 'stream', 'project', 'rate', 'rounds', 'every'],
+    ids=[
+        'mask', 'reference', 'stream', 'project', 'rate', 'rounds', 'every',
+        'clip', 'limited split', 'limit',
+    ],
 )
 def test_an_incomplete_plan_is_refused_before_compiling(
     plan, message, tmp_path
@@ -165,6 +180,26 @@ def test_every_counts_rounds_and_draws_the_batches_in_order(tmp_path):
   rows = _rows(tmp_path)
   taken = [r['round'] for r in rows if r['turn'] == 'forget']
   assert taken == [1, 4, 7]  # rounds 0, 3, 6, as counted when done
+
+
+def test_a_limit_ends_the_turns_of_a_split_and_not_the_run(tmp_path):
+  plan = _plan(
+      methods.ga_diff(forget_every=2), rounds=8, limits={'forget': 3}
+  )
+  loop.fit(plan, toy.params(0), tmp_path, log_every=1)
+  assert plan.streams['forget'].asked == [0, 1, 2]  # without it also 3
+  assert plan.streams['retain'].asked == [*range(8)]
+
+
+def test_each_split_is_clipped_to_its_own_norm(tmp_path):
+  """sgd at rate 0.01: the update is a hundredth of the clipped gradient."""
+  clips = {'forget': 1e-3, 'retain': np.inf}
+  plan = _plan(rounds=3, clip_norms=clips)
+  loop.fit(plan, toy.params(0), tmp_path, log_every=1)
+  for row in _rows(tmp_path):
+    norm = 1e-3 if row['turn'] == 'forget' else row['grad_norm']
+    assert row['grad_norm'] > 0.01
+    assert row['update_norm'] == pytest.approx(0.01 * norm, rel=1e-5)
 
 
 def test_a_projected_turn_draws_the_batch_of_its_own_step(tmp_path):

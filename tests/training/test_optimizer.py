@@ -110,3 +110,47 @@ def test_small_gradients_are_not_clipped():
   grads = jax.tree.map(lambda x: 1e-3 * x, toy.tree_like(params, 9))
   updates = _update(optimizer.build('sgd'), params, grads, 1.0)
   assert toy.relative_error(updates, jax.tree.map(jnp.negative, grads)) < 1e-6
+
+
+@pytest.mark.parametrize('where', ['build', 'turn'])
+def test_without_a_clip_the_gradient_is_what_it_was(where):
+  params, grads = toy.params(10), toy.tree_like(toy.params(10), 11)
+  tx = optimizer.build('sgd', clip_norm=jnp.inf if where == 'build' else 0.1)
+  state = tx.init(params)
+  step = {'learning_rate': jnp.float32(1.0)}
+  if where == 'turn':
+    step['clip_norm'] = jnp.float32(jnp.inf)
+  state = state._replace(hyperparams=state.hyperparams | step)
+  updates, _ = tx.update(grads, state, params)
+  assert toy.relative_error(updates, jax.tree.map(jnp.negative, grads)) < 1e-6
+
+
+def test_the_published_chain_clips_with_what_is_then_masked():
+  params, grads = toy.params(12), toy.tree_like(toy.params(12), 13)
+  mask = toy.random_mask(params, 14, 0.3)
+  tx = optimizer.build(
+      'sgd', clip_norm=0.5, chain=('project', 'clip', 'mask', 'optimizer')
+  )
+  updates = _update(tx, params, grads, 1.0, mask=mask)
+  norm = optax.tree.norm(grads)
+  want = jax.tree.map(
+      lambda g, m: jnp.where(m, -0.5 * g / norm, 0), grads, mask
+  )
+  assert toy.relative_error(updates, want) < 1e-6
+  assert float(optax.tree.norm(updates)) < 0.35  # about 0.5 sqrt(0.3)
+
+
+@pytest.mark.parametrize(
+    'chain',
+    [
+        ('project', 'clip', 'optimizer'),  # nothing is masked
+        ('mask', 'clip', 'optimizer'),  # a turn would not be projected
+        ('mask', 'project', 'clip'),
+        ('mask', 'project', 'clip', 'optimizer', 'optimizer'),
+        ('mask', 'project', 'clip', 'optimizer', 'noise'),
+    ],
+)
+def test_a_chain_that_lacks_or_repeats_a_link_is_refused(chain):
+  message = "'optimizer' once .* would change every"
+  with pytest.raises(ValueError, match=message):
+    optimizer.build(chain=chain)
