@@ -54,6 +54,17 @@ Writes predictions/ and results.jsonl and prints the table.""",
 Needs vanilla. Prints S for every run and rate; the best ones belong into the
 config by hand.""",
     ),
+    'data': (
+        'check a dataset on disk before a job reads it',
+        """
+  mmu data check MLLMU-Bench
+  mmu data check CLEAR
+
+Says what the folder is and how many rows it has, and every problem at once:
+missing columns, pictures that cannot be read, empty answers, people in both
+forget and retain, pictures and texts that stand in both. The exit code is 1 if
+there is an error among them.""",
+    ),
     'convert': (
         'convert a checkpoint: Hugging Face to Orbax, or back',
         """
@@ -77,11 +88,14 @@ Reads headers alone, so it takes a second for a model of any size.""",
 }
 
 
+ON_FILES = ('data', 'convert', 'inspect')  # they need no config
+
+
 def main(argv: list[str] | None = None) -> int:
   """Runs a command; returns the exit status."""
   parser = _parser()
   args, overrides = parser.parse_known_args(argv)
-  if args.command in ('convert', 'inspect'):
+  if args.command in ON_FILES:
     if overrides:
       parser.error(f'unexpected arguments: {" ".join(overrides)}')
     return _run_on_files(args)
@@ -123,6 +137,9 @@ def _parser() -> argparse.ArgumentParser:
       _add_convert(command)
     elif name == 'inspect':
       command.add_argument('path', metavar='DIR', help='a checkpoint folder')
+    elif name == 'data':
+      command.add_argument('action', choices=('check',))
+      command.add_argument('path', metavar='DIR', help='of the dataset')
     else:
       _add_stage(command, name)
   return parser
@@ -240,30 +257,48 @@ def _run(args, config, stages) -> None:
 
 def _run_on_files(args) -> int:
   """Runs a command that needs no config."""
-  from mmu_jax.models import convert, inspection
-
-  started = time.time()
   try:
+    if args.command == 'data':
+      return _check_data(args.path)
     if args.command == 'inspect':
-      _show_contents(inspection.inspect(args.path))
+      _show_contents(args.path)
     else:
-      print(
-          convert.convert(
-              args.source, args.target, like=args.like, dtype=args.dtype
-          )
-      )
-      print(f'mmu convert: {time.time() - started:.0f} s')
+      _convert(args)
   except (ValueError, OSError) as error:
     return _fail(error)
   return 0
 
 
-def _show_contents(contents) -> None:
-  """Prints the tables of ``mmu inspect``."""
+def _check_data(path: str) -> int:
+  """Prints what is wrong with a dataset; returns 1 if a job would fail."""
+  import rich
+  from mmu_jax.data import check
+
+  report = check.check(path)
+  for part in check.tables(report):
+    rich.print(part)
+  return int(report.failed)
+
+
+def _convert(args) -> None:
+  """Converts a checkpoint and says what was written."""
+  from mmu_jax.models import convert
+
+  started = time.time()
+  print(
+      convert.convert(
+          args.source, args.target, like=args.like, dtype=args.dtype
+      )
+  )
+  print(f'mmu convert: {time.time() - started:.0f} s')
+
+
+def _show_contents(path: str) -> None:
+  """Prints the tables of a checkpoint."""
   import rich
   from mmu_jax.models import inspection
 
-  for part in inspection.tables(contents):
+  for part in inspection.tables(inspection.inspect(path)):
     rich.print(part)
 
 

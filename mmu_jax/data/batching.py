@@ -7,6 +7,7 @@ step alone.
 import collections
 from collections.abc import Callable, Iterator, Sequence
 import functools
+import threading
 from typing import NamedTuple
 import zlib
 
@@ -49,7 +50,8 @@ class Encoder:
   """Encodes rows and pictures, and remembers them.
 
   Tokens are kept for good. Pixels are not made before a batch needs them, and
-  those used last are kept, up to a number of bytes.
+  those used last are kept, up to a number of bytes. Several threads may make
+  batches at once.
   """
 
   def __init__(
@@ -71,25 +73,30 @@ class Encoder:
     self._examples: dict[str, Example] = {}
     self._images: dict[str, EncodedImage] = collections.OrderedDict()
     self._free = max_bytes
+    self._lock = threading.Lock()  # of the two dicts and _free
 
   def example(self, row: Row) -> Example:
     """The tokens of a row."""
-    if row.key not in self._examples:
-      self._examples[row.key] = processing.encode(
-          row, self.processor, labels=self.labels
-      )
-    return self._examples[row.key]
+    with self._lock:  # a tokenizer is not made for several threads
+      if row.key not in self._examples:
+        self._examples[row.key] = processing.encode(
+            row, self.processor, labels=self.labels
+        )
+      return self._examples[row.key]
 
   def image(self, picture: Picture) -> EncodedImage:
     """A picture, encoded."""
-    image = self._images.pop(picture.key, None)
-    if image is None:
+    with self._lock:
+      image = self._images.get(picture.key)
+    if image is None:  # two threads may both come here: then one is dropped
       image = self.processor.images.encode(picture.image)
-      self._free -= image.pixel_values.nbytes
-    self._images[picture.key] = image  # the one used last is at the end
-    while self._free < 0 and len(self._images) > 1:
-      _, oldest = self._images.popitem(last=False)
-      self._free += oldest.pixel_values.nbytes
+    with self._lock:
+      if self._images.pop(picture.key, None) is None:
+        self._free -= image.pixel_values.nbytes
+      self._images[picture.key] = image  # the one used last is at the end
+      while self._free < 0 and len(self._images) > 1:
+        _, oldest = self._images.popitem(last=False)
+        self._free += oldest.pixel_values.nbytes
     return image
 
   def document(
@@ -138,6 +145,10 @@ class Stream:
   in each epoch; at each visit a picture's questions are drawn at random. The
   length L is the longest that can occur, rounded up to 8, and there is room
   for the largest pictures, so that a stream compiles once.
+
+  With several hosts each makes its own rows of the batch: those of host h are
+  the h-th of ``num_hosts`` equal stretches, so that the batches of all hosts,
+  one below the other, are the batch of a single one.
   """
 
   def __init__(
@@ -147,6 +158,8 @@ class Stream:
       *,
       seed: int,
       name: str = '',
+      host_index: int = 0,
+      num_hosts: int = 1,
   ):
     """Plans the stream; nothing is drawn yet.
 
@@ -155,11 +168,14 @@ class Stream:
       encoder: encodes the rows.
       seed: of the order, >= 0.
       name: of the stream, so that streams of one seed differ.
+      host_index: h, whose rows are made; ``jax.process_index()``.
+      num_hosts: a divisor of the batch; ``jax.process_count()``.
 
     Raises:
       ValueError: if a part has no rows, or some with pictures and some
-        without.
+        without, or the hosts cannot share the batch evenly.
     """
+    self._mine = _share(parts, name, host_index, num_hosts)
     self._encoder = encoder
     self._plans = []
     for i, part in enumerate(parts):
@@ -183,15 +199,12 @@ class Stream:
     self._pixel_shape = encoder.pixel_shape(room)
 
   def draw(self, step: int) -> list[tuple[Part, list[Row]]]:
-    """Returns the rows of every sequence of a step's batch."""
-    drawn = []
-    for part, groups, key in self._plans:
-      drawn.extend((part, rows) for rows in _draw(part, groups, key, step))
-    return drawn
+    """Returns the rows of every sequence of a step's batch, on this host."""
+    return self._draw_all(step)[self._mine]
 
   def keys(self, step: int) -> list[str]:
-    """Returns the keys of the rows in a step's batch, for messages."""
-    return [row.key for _, rows in self.draw(step) for row in rows]
+    """Returns the keys of the rows of a step, on all hosts, for messages."""
+    return [row.key for _, rows in self._draw_all(step) for row in rows]
 
   def __call__(self, step: int) -> Batch:
     """Returns the batch of a step >= 0."""
@@ -200,6 +213,13 @@ class Stream:
         for part, rows in self.draw(step)
     ]
     return self._encoder.batch(sequences, self.length, self._pixel_shape)
+
+  def _draw_all(self, step):
+    """The same for all hosts; only rows are drawn, so it costs little."""
+    drawn = []
+    for part, groups, key in self._plans:
+      drawn.extend((part, rows) for rows in _draw(part, groups, key, step))
+    return drawn
 
 
 def row_batches(
@@ -259,6 +279,25 @@ def stack(
         size,
         padding=padding,
     )
+
+
+def _share(parts, name, host_index, num_hosts) -> slice:
+  """Which sequences of a batch are those of a host."""
+  if not 0 <= host_index < num_hosts:
+    raise ValueError(
+        f'host_index is one of 0 to num_hosts - 1, got {host_index} of '
+        f'{num_hosts} hosts.'
+    )
+  sizes = [part.size for part in parts]
+  if sum(sizes) % num_hosts:
+    raise ValueError(
+        'every host makes as many rows of a batch as the others; the parts of '
+        f'{name!r} have {" + ".join(map(str, sizes))} = {sum(sizes)} rows for '
+        f'{num_hosts} hosts. Change a size so that the sum is a multiple of '
+        f'{num_hosts}.'
+    )
+  share = sum(sizes) // num_hosts
+  return slice(host_index * share, (host_index + 1) * share)
 
 
 def _groups(

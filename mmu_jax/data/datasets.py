@@ -1,30 +1,19 @@
 """The datasets by name: splits to train on, tasks to score, a processor."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+import functools
+import inspect
 
+from mmu_jax.data import clear
+from mmu_jax.data import mllmu_bench
+from mmu_jax.data import own
 from mmu_jax.data import people
+from mmu_jax.data import prepared
 from mmu_jax.data import vocabulary
-from mmu_jax.data.processors import Processor
-from mmu_jax.data.row import Row
+from mmu_jax.data.dataset import Dataset
 
 
-class Dataset(NamedTuple):
-  """What every dataset gives.
-
-  Attributes:
-    train: rows by split: ``'vqa/forget'``, ``'qa/retain'``, ``'general'``.
-    tasks: rows by the name of the score: ``'forget_vqa'``.
-    names: person -> the name that people know them by, for reports.
-    processor: tokenizer and image processor.
-  """
-
-  train: Mapping[str, Sequence[Row]]
-  tasks: Mapping[str, Sequence[Row]]
-  names: Mapping[str, str]
-  processor: Processor
-
-
+@functools.wraps(people.make_world, assigned=())  # for its signature
 def make_people(seed: int, **options: int) -> Dataset:
   """The synthetic people of ``people.make_world``, which takes the options."""
   world = people.make_world(seed, **options)
@@ -34,7 +23,13 @@ def make_people(seed: int, **options: int) -> Dataset:
   )
 
 
-DATASETS: dict[str, Callable[..., Dataset]] = {'people': make_people}
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    'people': make_people,
+    'mllmu_bench': mllmu_bench.make_mllmu_bench,
+    'clear': clear.make_clear,
+    'own': own.make_own,
+    'tfds': prepared.make_tfds,
+}
 
 
 def load(name: str, seed: int, **options) -> Dataset:
@@ -50,10 +45,12 @@ def load(name: str, seed: int, **options) -> Dataset:
   """
   if name not in DATASETS:
     raise ValueError(f'unknown dataset {name!r}; known: {", ".join(DATASETS)}.')
+  make = DATASETS[name]
   try:
-    return DATASETS[name](seed, **options)
+    inspect.signature(make).bind(seed, **options)
   except TypeError as error:
     raise ValueError(
         f'dataset {name!r} does not take these options: {error}. See its '
         'function for those that it has.'
     ) from error
+  return make(seed, **options)

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmu_jax.data.images import Image
+
 
 class Grid(NamedTuple):
   """How many patches an image has in time, in a column and in a row."""
@@ -70,7 +72,7 @@ class LlavaImages:
     """Returns the tokens of an image with this grid."""
     return math.prod(grid) + int(self.class_token)
 
-  def encode(self, image: np.ndarray) -> EncodedImage:
+  def encode(self, image: Image) -> EncodedImage:
     """Encodes an RGB image ``[height, width, 3]`` uint8."""
     grid = self.grid(*image.shape[:2])
     features = _features(self.processor, image)
@@ -121,7 +123,7 @@ class Qwen2VLImages:
     """Returns the tokens of an image: one for each block of merged patches."""
     return math.prod(grid) // self.processor.merge_size**2
 
-  def encode(self, image: np.ndarray) -> EncodedImage:
+  def encode(self, image: Image) -> EncodedImage:
     """Encodes an RGB image ``[height, width, 3]`` uint8."""
     features = _features(self.processor, image)
     grid = Grid(*(int(n) for n in features['image_grid_thw'][0]))
@@ -285,7 +287,9 @@ def _features(processor, image):
   """What the image processor makes of one image."""
   # Named, because a picture three pixels high has its channels guessed wrong.
   return processor(
-      images=[image], input_data_format='channels_last', return_tensors='np'
+      images=[np.asarray(image)],
+      input_data_format='channels_last',
+      return_tensors='np',
   )
 
 

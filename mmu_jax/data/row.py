@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-import numpy as np
+from mmu_jax.data.images import Image
 
 GENERATION = 'generation'  # answered in words, compared with the reference
 CLOZE = 'cloze'  # right when the answer contains the fact
@@ -14,7 +14,7 @@ class Picture(NamedTuple):
   """An image and its key."""
 
   key: str
-  image: np.ndarray  # RGB [height, width, 3] uint8
+  image: Image  # RGB [height, width, 3] uint8
 
 
 class Row(NamedTuple):
@@ -29,24 +29,30 @@ class Row(NamedTuple):
     answer: the full reference answer, a sentence.
     fact: the words within ``answer`` that carry the knowledge; what a cloze
       answer must contain.
-    image: RGB picture ``[height, width, 3]`` uint8, or None for a text row.
-    image_key: names the picture; rows with the same one share the array and
+    image: RGB picture ``[height, width, 3]`` uint8, as an array or decoded on
+      use (``images.LazyImage``); None for a text row.
+    image_key: names the picture; rows with the same one share the object and
       can be packed into one sequence. None for a text row.
     person: who is asked about; None for general knowledge.
     task: one of ``TASKS``: how an answer is scored. Training ignores it.
     options: for classification, complete candidate answers; ``answer`` is one
       of them.
+    paraphrase: the answer in other words, for truth ratios; '' if there is
+      none.
+    perturbed: wrong answers of the same form, for truth ratios.
   """
 
   key: str
   question: str
   answer: str
   fact: str
-  image: np.ndarray | None = None
+  image: Image | None = None
   image_key: str | None = None
   person: str | None = None
   task: str = GENERATION
   options: tuple[str, ...] = ()
+  paraphrase: str = ''
+  perturbed: tuple[str, ...] = ()
 
 
 def pictures(row: Row) -> tuple[Picture, ...]:

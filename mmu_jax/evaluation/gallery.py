@@ -80,7 +80,7 @@ def save(
     }
     if row.image is not None:
       entry['image'] = f'img_{len(images)}'
-      images[entry['image']] = row.image
+      images[entry['image']] = np.asarray(row.image)
     entries.append(entry)
   np.savez(folder / 'gallery.npz', **images)
   workdir_lib.write_json(folder / 'gallery.json', entries)

@@ -101,11 +101,13 @@ def _load(text: str) -> tuple[Any, ...]:
   config = json.loads(text)
   options, sizes = config['data'], config['model']
   data = datasets.load(options.pop('name'), config['seed'], **options)
+  for note in data.notes:
+    print(f'data: {note}', flush=True)
   path = sizes.pop('path', '')
   if path:
     model, processor = _open_checkpoint(path, sizes), processors.load(path)
   else:
-    processor = data.processor
+    processor = _own_processor(data)
     model = from_options(
         sizes.pop('name'), len(processor.tokenizer), **sizes
     )
@@ -114,6 +116,17 @@ def _load(text: str) -> tuple[Any, ...]:
   encoder = batching.Encoder(processor, config['labels'])
   scorer = batching.Encoder(processor)
   return data, encoder, scorer, model
+
+
+def _own_processor(data: datasets.Dataset) -> processors.Processor:
+  """The processor of a dataset, where the model is no checkpoint."""
+  if data.processor is None:
+    raise ValueError(
+        'a benchmark is encoded with the processor of a checkpoint, and there '
+        'is none. Set config.model.path to the folder of one; to try the '
+        "config with a small model, set config.data.processor to 'small'."
+    )
+  return data.processor
 
 
 def _open_checkpoint(path: str, options: dict[str, Any]) -> Model:

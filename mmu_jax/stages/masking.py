@@ -13,6 +13,7 @@ from mmu_jax import progress
 from mmu_jax import restriction
 from mmu_jax import saliency as saliency_lib
 from mmu_jax import workdir as workdir_lib
+from mmu_jax.data import prefetch
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import final_params
 from mmu_jax.stages.job import Folder
@@ -171,12 +172,13 @@ def _importance(job: Job, name: str, parts: Any) -> Params:
   stream = make_stream(job, parts, f'importance/{name}')
   vanilla = final_params(job, 'vanilla')
   steps = progress.track(range(config.batches), f'importance {name}')
-  found = saliency_lib.importance(
-      _loss(job.model.forward),
-      vanilla,
-      map(stream, steps),
-      granularity=config.granularity,
-  )
+  with prefetch.Prefetch(stream) as made:
+    found = saliency_lib.importance(
+        _loss(job.model.forward),
+        vanilla,
+        map(made, steps),
+        granularity=config.granularity,
+    )
   checkpoint.save(folder, found, {'split': name, 'batches': config.batches})
   return found
 

@@ -11,6 +11,7 @@ from mmu_jax import masks as masks_lib
 from mmu_jax import methods
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data import batching
+from mmu_jax.data import prefetch
 from mmu_jax.data.row import GENERATION
 from mmu_jax.evaluation import decoding
 from mmu_jax.stages import masking
@@ -96,15 +97,16 @@ def unlearn(job: Job, name: str, run: Config, *, probe: bool = True) -> Params:
           else final_params(job, run.reference)
       ),
   )
-  return loop.fit(
-      plan,
-      vanilla,
-      run_folder(job, name),
-      title=name,
-      probe=make_probe(job, config.probe_rows) if probe else None,
-      probe_every=config.probe_every,
-      save_every=config.save_every,
-  )
+  with prefetch.prefetched(plan.streams) as streams:
+    return loop.fit(
+        plan._replace(streams=streams),
+        vanilla,
+        run_folder(job, name),
+        title=name,
+        probe=make_probe(job, config.probe_rows) if probe else None,
+        probe_every=config.probe_every,
+        save_every=config.save_every,
+    )
 
 
 def unlearning_plan(
@@ -177,9 +179,11 @@ def make_probe(job: Job, num_rows: int) -> Callable[[Params], dict[str, float]]:
   for task in PROBED:
     rows = [
         row
-        for row in job.data.tasks[job.prefix + task]
+        for row in job.data.tasks.get(job.prefix + task, ())
         if row.task == GENERATION
     ]
+    if not rows:  # not every dataset has every task
+      continue
     spread = rows[:: -(-len(rows) // num_rows)]
     batches[task] = batching.row_batches(
         spread, job.scorer, size=job.config.evaluation.batch_size
@@ -220,13 +224,14 @@ def _train_model(job: Job, name: str) -> Params:
     start = job.model.init(jax.random.key(config.seed))
   else:
     start = final_params(job, 'base')
-  return loop.fit(
-      plan,
-      start,
-      run_folder(job, name),
-      title=name,
-      save_every=spec.save_every,
-  )
+  with prefetch.prefetched(plan.streams) as streams:
+    return loop.fit(
+        plan._replace(streams=streams),
+        start,
+        run_folder(job, name),
+        title=name,
+        save_every=spec.save_every,
+    )
 
 
 def _find(job: Job, name: str, settings: dict[str, Any]) -> Params | None:

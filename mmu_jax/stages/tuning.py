@@ -35,7 +35,13 @@ def tune(config: Config, workdir: Folder) -> list[dict[str, Any]]:
 
   Raises:
     FileNotFoundError: if vanilla is missing.
+    ValueError: if the dataset has no people for it.
   """
+  if 'tune' not in config or 'validation_groups' not in config:
+    raise ValueError(
+        'tuning needs people that no reported score contains: the config must '
+        'have `tune` and `validation_groups`, as configs/people.py does.'
+    )
   job = open_job(config, workdir, validation=True)
   probe = make_probe(job, config.tune.rows)
   rows = []

@@ -1,0 +1,153 @@
+"""Your own questions about your own pictures, from one file.
+
+Every row has a question and an answer; most have an image. What is forgotten
+is a column of the file.
+"""
+
+from collections.abc import Iterator, Mapping
+import os
+import pathlib
+from typing import Any
+
+from mmu_jax.data import parquet
+from mmu_jax.data import reading
+from mmu_jax.data import small
+from mmu_jax.data.dataset import Dataset
+from mmu_jax.data.row import Row
+
+COLUMNS = ('question', 'answer')
+OPTIONAL = ('image', 'person', 'split')
+SPLITS = ('forget', 'retain', 'holdout', 'real')
+# split -> the task that scores it, for each modality
+TASKS = {
+    'forget': 'forget_{}',
+    'retain': 'retain_{}',
+    'holdout': 'forget_{}_holdout',
+    'real': 'real_{}',
+}
+
+
+def make_own(
+    seed: int,
+    *,
+    path: str | os.PathLike,
+    retain_rows: int = 400,
+    processor: str = '',
+) -> Dataset:
+  """Reads a file of questions.
+
+  Args:
+    seed: of the retain rows that are scored.
+    path: a ``.jsonl`` (UTF-8, one object a line) or ``.parquet`` file with
+      ``question`` and ``answer``, and optionally ``image`` (a path from the
+      folder of the file, or in parquet the bytes; null for a text row),
+      ``person`` (who is asked about) and ``split``: ``forget``, ``retain``
+      (the default), ``holdout`` (other pictures of who is forgotten) or
+      ``real`` (what has nothing to do with them); the last two are scored
+      and not trained on.
+    retain_rows: at most so many retain questions of each modality are scored;
+      0 for all.
+    processor: '' for that of a checkpoint; ``'small'``: see ``small``.
+
+  Returns:
+    A ``Dataset`` with the splits ``vqa/forget``, ``vqa/retain``,
+    ``qa/forget``, ``qa/retain``, and a task for every split and modality that
+    has rows.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if it is neither, not in UTF-8, or a row has no question or
+      answer, or an unknown split.
+  """
+  path = pathlib.Path(path)
+  pictures = reading.Pictures()
+  rows = {f'{kind}/{s}': [] for kind in ('vqa', 'qa') for s in SPLITS}
+  names = {}
+  for number, record in enumerate(records(path)):
+    split, row = _row(record, number, path, pictures)
+    rows[f'{"qa" if row.image is None else "vqa"}/{split}'].append(row)
+    if row.person is not None:
+      names[row.person] = row.person
+  tasks = {}
+  for name, found in rows.items():
+    kind, split = name.split('/')
+    task = TASKS[split].format(kind)
+    if found:
+      scored = [r._replace(key=f'{task}/{r.key}') for r in found]
+      most = retain_rows if split == 'retain' else 0
+      tasks[task] = reading.thin(scored, most, seed)
+  train = {n: r for n, r in rows.items() if n.endswith(('forget', 'retain'))}
+  return Dataset(train, tasks, names, small.choose(processor, rows.values()))
+
+
+def records(path: pathlib.Path) -> Iterator[Mapping[str, Any]]:
+  """Yields the rows of a JSONL or parquet file as dicts.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if it is neither, a column is missing, or it is not in UTF-8.
+  """
+  if not path.is_file():
+    raise FileNotFoundError(
+        f'there is no file {path}. Give a .jsonl or .parquet file.'
+    )
+  if path.suffix == '.parquet':
+    yield from parquet.read_file(path, COLUMNS, optional=OPTIONAL)
+  elif path.suffix in ('.jsonl', '.ndjson'):
+    yield from _lines(path)
+  else:
+    raise ValueError(
+        f'own data is a .jsonl or a .parquet file, got {path.name!r}.'
+    )
+
+
+def _lines(path) -> Iterator[Mapping[str, Any]]:
+  """The objects of a JSONL file."""
+  for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    if not line.strip():
+      continue
+    where = f'line {number} of {path}'
+    try:
+      record = parquet.parse_json(line.decode('utf-8-sig'), where)
+    except UnicodeDecodeError as error:
+      raise ValueError(
+          f'{where} is not UTF-8: {error.reason} at byte {error.start}. Save '
+          'the file with that encoding.'
+      ) from error
+    if not isinstance(record, dict):
+      raise ValueError(f'{where} must be a JSON object: {line[:40]!r}.')
+    missing = parquet.missing_columns(COLUMNS, list(record))
+    if missing:
+      raise ValueError(
+          f'{where} lacks {", ".join(map(repr, missing))}; it has '
+          f'{", ".join(record)}. Name its fields question, answer, image, '
+          'person, split.'
+      )
+    yield record
+
+
+def _row(record, number, path, pictures) -> tuple[str, Row]:
+  """The split and the row of a record, checked."""
+  where = f'row {number} of {path.name}'
+  split = record.get('split') or 'retain'
+  if split not in SPLITS:
+    raise ValueError(
+        f'split is one of {", ".join(SPLITS)}; that of {where} is {split!r}.'
+    )
+  for name in COLUMNS:
+    if reading.is_blank(record[name]):
+      raise ValueError(
+          f'every row has a question and an answer; {where} has no {name}. '
+          'Drop the row or fill it in.'
+      )
+  picture = pictures.get(record.get('image'), path.parent, where)
+  person, answer = record.get('person'), str(record['answer']).strip()
+  return split, Row(
+      key=f'{number:05d}',
+      question=str(record['question']).strip(),
+      answer=answer,
+      fact=answer,
+      image=picture.image if picture else None,
+      image_key=picture.key if picture else None,
+      person=None if reading.is_blank(person) else str(person),
+  )

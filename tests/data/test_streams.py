@@ -1,0 +1,170 @@
+"""Hosts share a batch, and every stream has one shape, whatever it draws."""
+
+import numpy as np
+import pytest
+
+from mmu_jax.data import batching
+from mmu_jax.data import people
+from mmu_jax.data import vocabulary
+from mmu_jax.data.row import Row
+from tests import folders
+from tests.data import test_batching
+
+FAMILIES = ('llava', 'qwen2_vl')
+
+
+@pytest.fixture(scope='module')
+def world():
+  return people.make_world(5, **test_batching.SMALL).train
+
+
+@pytest.fixture(scope='module')
+def encoder():
+  return batching.Encoder(vocabulary.make_processor())
+
+
+def _random_parts(rng, world):
+  """Up to three parts of random splits and sizes."""
+  splits = sorted(split for split, rows in world.items() if rows)
+  chosen = rng.choice(splits, rng.integers(1, 4), replace=False)
+  return [
+      batching.Part(world[s], int(rng.integers(1, 7)), int(rng.integers(1, 4)))
+      for s in chosen
+  ]
+
+
+def _shapes(batch):
+  return {name: (x.shape, x.dtype) for name, x in batch.items()}
+
+
+@pytest.mark.parametrize('seed', range(25))
+def test_the_hosts_together_make_the_batch_of_one(seed, world, encoder):
+  """Random parts, sizes, numbers of hosts, seeds and steps."""
+  rng = np.random.default_rng(seed)
+  parts = _random_parts(rng, world)
+  total = sum(part.size for part in parts)
+  hosts = int(rng.choice([n for n in range(1, 7) if total % n == 0]))
+  options = dict(seed=seed, name=f'stream {seed}')
+  alone = batching.Stream(parts, encoder, **options)
+  streams = [
+      batching.Stream(
+          parts, encoder, host_index=h, num_hosts=hosts, **options
+      )
+      for h in range(hosts)
+  ]
+  for step in rng.integers(0, 200, 3):
+    batches = [stream(step) for stream in streams]
+    assert len({str(_shapes(batch)) for batch in batches}) == 1
+    assert len(batches[0]['tokens']) == total // hosts
+    for name, whole in alone(step).items():
+      together = np.concatenate([batch[name] for batch in batches])
+      np.testing.assert_array_equal(together, whole)
+    drawn = [rows for stream in streams for rows in stream.draw(step)]
+    assert drawn == alone.draw(step)
+    assert {tuple(stream.keys(step)) for stream in streams} == {
+        tuple(alone.keys(step))
+    }
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_a_stream_goes_on_from_the_step_alone(seed, world, encoder):
+  """On every host: a new instance at step n gives what the first gave."""
+  rng = np.random.default_rng(100 + seed)
+  part = batching.Part(world['vqa/retain'], 4, 2)
+  host = dict(seed=seed, host_index=int(rng.integers(2)), num_hosts=2)
+  first = batching.Stream([part], encoder, **host)
+  for step in range(6):
+    first(step)
+  step = int(rng.integers(6, 100))
+  again = batching.Stream([part], encoder, **host)
+  for later in (step, step + 1):
+    assert test_batching._equal(again(later), first(later))
+
+
+def test_a_step_is_an_epoch_and_a_step_of_it(world, encoder):
+  """12 pictures, 4 a step: step 3 e + s is step s of epoch e."""
+  rows = world['vqa/retain']
+  stream = batching.Stream([batching.Part(rows, 4, 1)], encoder, seed=0)
+  for epoch in range(4):
+    seen = {
+        rows[0].image_key
+        for s in range(3)
+        for _, rows in stream.draw(3 * epoch + s)
+    }
+    assert len(seen) == 12
+
+
+@pytest.mark.parametrize(
+    'hosts, match',
+    [
+        (dict(num_hosts=2), r"'mixed' have 3 \+ 2 = 5 rows for 2 hosts"),
+        (dict(num_hosts=10), r'5 rows for 10 hosts. .* multiple of 10'),
+        (dict(host_index=5, num_hosts=5), 'got 5 of 5'),
+        (dict(host_index=-1, num_hosts=5), 'got -1 of 5'),
+        (dict(num_hosts=0), 'got 0 of 0'),
+    ],
+)
+def test_hosts_that_cannot_share_a_batch_are_a_clear_error(
+    world, encoder, hosts, match
+):
+  parts = [
+      batching.Part(world['vqa/forget'], 3), batching.Part(world['captions'], 2)
+  ]
+  with pytest.raises(ValueError, match=match):
+    batching.Stream(parts, encoder, seed=0, name='mixed', **hosts)
+
+
+def _rows_of_all_sizes(rng, number):
+  """Rows about pictures of many sizes, with words of many lengths."""
+  rows = []
+  for i in range(number):
+    height, width = rng.integers(8, 60, 2)
+    picture = folders.picture(i, height, width)
+    for k in range(rng.integers(1, 4)):
+      words = 'the red house ' * int(rng.integers(1, 9))
+      rows.append(
+          Row(f'{i}/{k}', f'What {words}?', f'It is {words}.', '', picture,
+              f'picture {i}')
+      )  # fmt: skip
+  return rows
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_a_stream_of_pictures_of_all_sizes_has_one_shape(family, tmp_path):
+  """Pictures and texts in one batch, for either kind of processor."""
+  encoder = batching.Encoder(folders.load(tmp_path, family))
+  rng = np.random.default_rng(3)
+  rows = _rows_of_all_sizes(rng, 12)
+  texts = [
+      row._replace(key=f'text {row.key}', image=None, image_key=None)
+      for row in rows
+  ]
+  sizes = {encoder.room(encoder.example(row).pictures) for row in rows}
+  assert len(sizes) == (1 if family == 'llava' else 5)
+  parts = [batching.Part(rows, 3, 2), batching.Part(texts, 1, 3)]
+  streams = [
+      batching.Stream(parts, encoder, seed=1, host_index=h, num_hosts=2)
+      for h in range(2)
+  ]
+  found = {
+      str(_shapes(stream(step))) for step in range(30) for stream in streams
+  }
+  assert len(found) == 1
+  batch = streams[0](0)
+  assert batch['tokens'].shape == (2, streams[0].length)
+  assert streams[0].length % 8 == 0
+  shape = {'llava': (2, 1, 3, 30, 30), 'qwen2_vl': (2, 32, 96)}[family]
+  assert batch['pixel_values'].shape == shape
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_no_step_is_longer_than_the_stream_says(family, tmp_path):
+  """The longest a stream can draw is found without drawing it."""
+  encoder = batching.Encoder(folders.load(tmp_path, family))
+  rows = _rows_of_all_sizes(np.random.default_rng(4), 6)
+  stream = batching.Stream([batching.Part(rows, 2, 3)], encoder, seed=0)
+  longest = max(
+      int((batch['documents'] > 0).sum(1).max())
+      for batch in map(stream, range(12))
+  )
+  assert stream.length - 8 < longest <= stream.length
