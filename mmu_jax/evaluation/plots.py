@@ -6,6 +6,9 @@ close. A run keeps its colour and its marker in every plot.
 
 from collections.abc import Sequence
 
+from mmu_jax.evaluation import columns
+from mmu_jax.evaluation import labels
+from mmu_jax.evaluation import layouts
 from mmu_jax.evaluation import table
 
 # Okabe & Ito's palette first, then Tol's muted one: told apart by readers
@@ -30,15 +33,9 @@ _MASK_RUNS = {
     'topk': 'mmunlearner_topk',
     'random': 'mmunlearner_random',
 }
-_PANELS = (
-    ('forget_vqa', 'forget VQA, training images'),
-    ('forget_vqa_holdout', 'forget VQA, held-out images'),
-    ('forget_qa', 'forget QA (text)'),
-    ('retain_vqa', 'retain VQA'),
-    ('retain_qa', 'retain QA (text)'),
-    ('real_vqa', 'real-world VQA'),
-    ('real_qa', 'real-world QA (text)'),
-)
+# What a probe looks at: the forget questions, and on the y axes what is kept.
+FORGET_TASKS = ('forget_vqa_holdout', 'forget_vqa')
+_PROBED = (('retain_vqa', 'retain VQA'), ('forget_qa', 'forget QA (text)'))
 
 
 def styles(runs: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -51,79 +48,31 @@ def styles(runs: Sequence[str]) -> dict[str, tuple[str, str]]:
   return {run: _KNOWN.get(run) or spare[run] for run in runs}
 
 
-def _axes(rows: int, columns: int, size: tuple[float, float], **kwargs):
-  """A figure with a grid of plain axes ``[rows, columns]``."""
+def _figure(size: tuple[float, float]):
+  """An empty figure, in inches."""
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
   figure = Figure(figsize=size, dpi=150, layout='constrained')
   FigureCanvasAgg(figure)  # a renderer, to measure the labels with
-  axes = figure.subplots(rows, columns, squeeze=False, **kwargs)
+  return figure
+
+
+def _axes(rows: int, across: int, size: tuple[float, float], **kwargs):
+  """A figure with a grid of plain axes ``[rows, across]``."""
+  figure = _figure(size)
+  return figure, _grid(figure, rows, across, **kwargs)
+
+
+def _grid(figure, rows: int, across: int, **kwargs):
+  """Plain axes ``[rows, across]`` in a figure, or in a part of one."""
+  axes = figure.subplots(rows, across, squeeze=False, **kwargs)
   for ax in axes.flat:
     ax.spines[['top', 'right']].set_visible(False)
     ax.grid(color='#e4e4e4', linewidth=0.7)
     ax.set_axisbelow(True)
     ax.tick_params(labelsize=9)
-  return figure, axes
-
-
-def _overlaps(a, b) -> bool:
-  """Whether two boxes ``(x0, y0, x1, y1)`` share a point."""
-  return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _label(ax, points: dict, colours: dict, avoid: Sequence = ()):
-  """Names beside their points, moved until nothing covers anything.
-
-  Every label tries rings of places around its point, nearest first, and takes
-  the first one that is inside the axes and free of points, other labels and
-  ``avoid`` (paths ``[[(x, y), ...]]``); a thin line joins it to its point where
-  it is not next to it.
-  """
-  import numpy as np
-
-  figure = ax.figure
-  figure.draw_without_rendering()
-  renderer = figure.canvas.get_renderer()
-  frame = ax.get_window_extent(renderer)
-  at = {run: ax.transData.transform(xy) for run, xy in points.items()}
-  r = 4 * figure.dpi / 72  # the half width of a marker
-  taken = [(x - r, y - r, x + r, y + r) for x, y in at.values()]
-  for path in avoid:
-    ends = ax.transData.transform(path)
-    for a, b in zip(ends[:-1], ends[1:]):
-      steps = np.linspace(a, b, 2 + int(np.hypot(*(b - a)) / r))
-      taken += [(x - 1, y - 1, x + 1, y + 1) for x, y in steps]
-  angles = np.deg2rad([0, 30, -30, 180, 90, -90, 150, -150, 60, -60])
-  for run in sorted(points, key=lambda run: -points[run][1]):
-    text = ax.annotate(
-        run, points[run], xytext=(0, 0), textcoords='offset points',
-        fontsize=8.5, color=colours[run], va='center', annotation_clip=False,
-    )
-    text.set_in_layout(False)
-    extent = text.get_window_extent(renderer)
-    w, h = extent.width, extent.height
-    x, y = at[run]
-    for ring in range(1, 40):
-      for angle in angles:
-        dx = np.cos(angle) * r * (1 + 1.2 * ring)
-        dy = np.sin(angle) * r * (1 + 1.2 * ring)
-        left = dx if dx > 1 else dx - w if dx < -1 else -w / 2
-        box = (x + left, y + dy - h / 2, x + left + w, y + dy + h / 2)
-        inside = frame.x0 + r <= box[0] and box[2] <= frame.x1
-        inside &= frame.y0 <= box[1] and box[3] <= frame.y1
-        if inside and not any(_overlaps(box, other) for other in taken):
-          break
-      else:
-        continue
-      break
-    taken.append(box)
-    text.set_position((left * 72 / figure.dpi, dy * 72 / figure.dpi))
-    if ring > 3:
-      end = ax.transData.inverted().transform(
-          (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
-      )
-      ax.plot(*zip(points[run], end), color=colours[run], lw=0.6, alpha=0.6)
+  return axes
 
 
 def _wanted(ax, x: str, y: str):
@@ -155,13 +104,23 @@ def _point(ax, x, y, run: str, style: tuple[str, str]):
   )
 
 
+def _zoom(ax, spans: Sequence, points: dict):
+  """Limits around what is shown: scores of a benchmark lie close together."""
+  ends = [xy for path in spans for xy in path] + list(points.values())
+  for axis, values in zip('xy', zip(*ends)):
+    low, high = max(min(values), 0), min(max(values), 1)
+    margin = 0.03 + 0.05 * (high - low)
+    ax.set(**{f'{axis}lim': (low - margin, high + margin)})
+
+
 def tradeoff(results: Sequence[dict]):
   """What was forgotten against what was kept, one point per run.
 
-  Both panels have forget VQA on held-out images on the x axis; y is forget QA
-  (was the text about the same people kept?) on the left and the utility U on
-  the right. The star, the retrained model, is where to be. Thin lines are 95 %
-  intervals.
+  Both panels have the forgetting in pictures on the x axis (for the synthetic
+  people and MLLMU-Bench on held-out images); what is on the y axes is
+  ``Layout.kept``: retain VQA or the utility U, and forget QA (was the text
+  about the same people kept?). The star, the retrained model, is where to be.
+  Thin lines are 95 % intervals.
 
   Args:
     results: lines of ``results.jsonl``.
@@ -169,23 +128,25 @@ def tradeoff(results: Sequence[dict]):
   Returns:
     A ``matplotlib.figure.Figure``.
   """
-  shown = table.rows(results)
+  shown, layout = table.rows(results), layouts.layout_of(results)
   style = styles(list(shown))
   figure, axes = _axes(1, 2, (12, 5))
-  sides = (('forget_qa', 'forget QA, text'), ('utility', 'utility U'))
-  for ax, (key, title) in zip(axes[0], sides):
-    _wanted(ax, 'forget VQA, held-out images', title)
-    both = {r: c for r, c in shown.items() if 'holdout' in c and key in c}
-    for run, cells in both.items():
-      _point(ax, cells['holdout'], cells[key], run, style[run])
-    pairs = {r: (cells['holdout'], cells[key]) for r, cells in both.items()}
+  forget = layout.forget
+  for ax, (key, title) in zip(axes[0], layout.kept):
+    _wanted(ax, forget.title, title)
+    pairs = {
+        run: (cells[forget.key], cells[key])
+        for run, cells in shown.items()
+        if {forget.key, key} <= set(cells)
+    }
+    for run, (x, y) in pairs.items():
+      _point(ax, x, y, run, style[run])
     points = {run: (x.value, y.value) for run, (x, y) in pairs.items()}
     spans = [path for x, y in pairs.values() for path in _spans(x, y)]
-    _label(ax, points, {run: style[run][0] for run in points}, spans)
+    if points and layout is not columns.PEOPLE:
+      _zoom(ax, spans, points)
+    labels.place(ax, points, {run: style[run][0] for run in points}, spans)
   return figure
-
-
-FORGET_TASK = 'forget_vqa_holdout'  # what the probes look at
 
 
 def trajectory(histories: dict[str, list[dict]], results: Sequence[dict]):
@@ -197,52 +158,78 @@ def trajectory(histories: dict[str, list[dict]], results: Sequence[dict]):
     results: lines of ``results.jsonl``, for the two fixed points.
 
   Returns:
-    A ``matplotlib.figure.Figure``: forget VQA on held-out images against
-    retain VQA (left) and forget QA (right).
+    A ``matplotlib.figure.Figure``: forget VQA (on held-out images, where there
+    are some) against retain VQA (left) and forget QA (right).
   """
   found = table.scores(results)
-  runs = list(dict.fromkeys([*found, *histories]))
-  style = styles(runs)
+  style = styles(list(dict.fromkeys([*found, *histories])))
   figure, axes = _axes(1, 2, (12, 5))
-  for ax, (task, title) in zip(axes[0], _PANELS[3:1:-1]):
-    _wanted(ax, 'forget VQA, held-out images', title)
+  forget = _forget_task(histories)
+  title = 'forget VQA, held-out images'
+  if forget != FORGET_TASKS[0]:
+    title = 'forget VQA'
+  for ax, (task, kept) in zip(axes[0], _PROBED):
+    _wanted(ax, title, kept)
     fixed = {}
     for run in (table.VANILLA, table.RETRAINED):
       values = table.exact_matches(found.get(run, {}))
-      if {FORGET_TASK, task} <= set(values):
-        fixed[run] = (values[FORGET_TASK], values[task])
-    ends, paths = {}, []
-    for run, rows in histories.items():
-      path = [
-          (row['probe'][FORGET_TASK], row['probe'][task])
-          for row in rows
-          if {FORGET_TASK, task} <= set(row.get('probe', ()))
-      ]
-      if not path:
-        continue
-      colour, marker = style[run]
-      ax.plot(*zip(*path), color=colour, lw=1.4, alpha=0.8, zorder=2)
-      ax.plot(*zip(*path[1:-1]), color=colour, marker='.', ms=5, ls='')
-      ax.plot(
-          *path[-1], color=colour, marker=marker, ms=7, mec='white', mew=0.6,
-          zorder=3, clip_on=False,
-      )
-      ends[run] = path[-1]
-      paths.append(path)
+      if {forget, task} <= set(values):
+        fixed[run] = (values[forget], values[task])
+    paths = {
+        run: path
+        for run, rows in histories.items()
+        if (path := _probes(rows, forget, task))
+    }
+    for run, path in paths.items():
+      _way(ax, path, style[run])
     for run, xy in fixed.items():
       ax.plot(
           *xy, color=style[run][0], marker=style[run][1], ls='', zorder=4,
           ms=13 if run == table.RETRAINED else 7, clip_on=False, mec='white',
       )
-    ends |= fixed
-    _label(ax, ends, {run: style[run][0] for run in ends}, paths)
+    ends = {run: path[-1] for run, path in paths.items()} | fixed
+    if ends and layouts.layout_of(results) is not columns.PEOPLE:
+      _zoom(ax, list(paths.values()), ends)
+    colours = {run: style[run][0] for run in ends}
+    labels.place(ax, ends, colours, list(paths.values()))
   return figure
 
 
-def bars(results: Sequence[dict]):
-  """Every score of every run, one panel per task.
+def _forget_task(histories) -> str:
+  """The task of the probes that says whether something is forgotten."""
+  probed = {t for rows in histories.values() for r in rows for t in
+            r.get('probe', ())}  # fmt: skip
+  return next((t for t in FORGET_TASKS if t in probed), FORGET_TASKS[0])
 
-  The dotted line is the retrained model, the bar's whisker the 95 % interval.
+
+def _probes(rows, forget: str, task: str) -> list[tuple[float, float]]:
+  """The points of a way, probe by probe."""
+  return [
+      (row['probe'][forget], row['probe'][task])
+      for row in rows
+      if {forget, task} <= set(row.get('probe', ()))
+  ]
+
+
+def _way(ax, path, style: tuple[str, str]):
+  """One way: a line, its probes, and where it ends."""
+  colour, marker = style
+  ax.plot(*zip(*path), color=colour, lw=1.4, alpha=0.8, zorder=2)
+  ax.plot(*zip(*path[1:-1]), color=colour, marker='.', ms=5, ls='')
+  ax.plot(
+      *path[-1], color=colour, marker=marker, ms=7, mec='white', mew=0.6,
+      zorder=3, clip_on=False,
+  )
+
+
+_ACROSS = 4  # panels in a row
+
+
+def bars(results: Sequence[dict]):
+  """Every score of every run that is compared, one panel per column.
+
+  The dotted line is the retrained model, the bar's whisker the 95 % interval,
+  the dashed line chance where options are offered.
 
   Args:
     results: lines of ``results.jsonl``.
@@ -250,29 +237,55 @@ def bars(results: Sequence[dict]):
   Returns:
     A ``matplotlib.figure.Figure``.
   """
-  found = table.scores(results)
-  style = styles(list(found))
-  panels = [((task, 'exact_match'), title) for task, title in _PANELS]
-  panels.insert(2, (('forget_vqa_holdout', 'choice'), 'held-out, of 4'))
+  found, layout = table.scores(results), layouts.layout_of(results)
+  blocks = [
+      block
+      for block in table.shown_blocks(results)
+      if {c.metric for c in block.columns} & set(layout.compared)
+  ]
+  panels = {b.title: [c for c in b.columns if c.task] for b in blocks}
+  rows = [-(-len(shown) // _ACROSS) for shown in panels.values()]
   height = 1.2 + 0.26 * len(found)
-  figure, axes = _axes(2, 4, (12, 2 * height), sharey=True)
-  for ax, (key, title) in zip(axes.flat, panels):
-    for row, (run, scores) in enumerate(found.items()):
-      if key in scores:
-        _bar(ax, row, scores[key], style[run][0])
-    gold = found.get(table.RETRAINED, {}).get(key)
-    if gold:
-      ax.axvline(gold.value, color='black', lw=1, ls=':', zorder=2)
-    if key[1] == 'choice':
-      ax.axvline(0.25, color='#D55E00', lw=1, ls='--', zorder=2)
-      title += ' (dashed: chance)'
-    arrow = table.DOWN if key[0].startswith('forget_vqa') else table.UP
-    ax.set_title(f'{title} {arrow}', fontsize=9, loc='left')
-    ax.set(xlim=(0, 1.22), xticks=(0, 0.5, 1))
-    ax.grid(axis='y', visible=False)
-    ax.set_yticks(range(len(found)), list(found), fontsize=8.5)
-  axes[0, 0].invert_yaxis()
+  figure = _figure((12, max(sum(rows), 1) * height))
+  if not panels:
+    return figure
+  parts = figure.subfigures(len(rows), 1, height_ratios=rows, squeeze=False)
+  for part, n, (title, shown) in zip(parts.flat, rows, panels.items()):
+    if title:
+      part.suptitle(title, fontsize=11, fontweight='bold', x=0.01, ha='left')
+    axes = _grid(part, n, _ACROSS, sharey=True)
+    for ax in axes.flat[len(shown) :]:
+      ax.set_axis_off()
+    for ax, column in zip(axes.flat, shown):
+      _panel(ax, column, found, _chance(column, layout))
+    axes[0, 0].invert_yaxis()
   return figure
+
+
+def _chance(column: columns.Column, layout) -> float:
+  """The share that guessing gives, where a line shows it; or 0."""
+  if column.metric == 'choice':
+    return 0.25
+  return layout.forget.chance if column.metric == 'accuracy' else 0
+
+
+def _panel(ax, column: columns.Column, found: dict, chance: float):
+  """One score of every run."""
+  key, style = (column.task, column.metric), styles(list(found))
+  for row, (run, scores) in enumerate(found.items()):
+    if key in scores:
+      _bar(ax, row, scores[key], style[run][0])
+  gold = found.get(table.RETRAINED, {}).get(key)
+  if gold:
+    ax.axvline(gold.value, color='black', lw=1, ls=':', zorder=2)
+  title = column.title
+  if chance:
+    ax.axvline(chance, color='#D55E00', lw=1, ls='--', zorder=2)
+    title += ' (dashed: chance)'
+  ax.set_title(f'{title} {column.wanted}', fontsize=9, loc='left')
+  ax.set(xlim=(0, 1.22), xticks=(0, 0.5, 1))
+  ax.grid(axis='y', visible=False)
+  ax.set_yticks(range(len(found)), list(found), fontsize=8.5)
 
 
 def _bar(ax, row: int, score, colour: str):

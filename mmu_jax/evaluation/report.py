@@ -1,20 +1,13 @@
 """A finished workdir as one HTML page that explains itself."""
 
-import base64
 from collections.abc import Sequence
-import io
 import json
 import math
 from pathlib import Path
 
-import numpy as np
-
 from mmu_jax import workdir as workdir_lib
-from mmu_jax.evaluation import plots, summary, table
-from mmu_jax.metrics import exact_match
-
-_EXAMPLES = 6  # mistakes shown of each kind
-_GROUPS = ('forget', 'retain', 'real')
+from mmu_jax.evaluation import columns, examples, layouts, plots, protocols
+from mmu_jax.evaluation import summary, table
 
 
 def read_results(workdir: str | Path) -> list[dict]:
@@ -56,14 +49,6 @@ def _read_json(path: Path) -> dict | list | None:
     raise ValueError(f'{path} must be JSON: {error}; write it again') from error
 
 
-def _predictions(workdir: Path, run: str, task: str) -> list[dict]:
-  """The free answers of one run to one task, if they were kept."""
-  path = workdir / 'predictions' / run / f'{task}.jsonl'
-  rows = workdir_lib.read_jsonl(path) if path.is_file() else []
-  # The same question may also have been asked with options.
-  return [r for r in rows if r.get('task_kind', 'generation') == 'generation']
-
-
 def _people(workdir: Path) -> int | None:
   """How many people the forget questions are about."""
   folder = workdir / 'predictions'
@@ -76,91 +61,10 @@ def _people(workdir: Path) -> int | None:
   return None
 
 
-def _mistakes(workdir: Path, run: str) -> list[dict]:
-  """What is still recognised, and what was lost against the vanilla model."""
-  held = _predictions(workdir, run, 'forget_vqa_holdout')
-  left = [row for row in held if row['correct']]
-  sections, titles = [], {c.task: c.title for c in table.COLUMNS}
-  if held:
-    title = 'Still answered about new pictures of the forgotten people'
-    sections.append({'title': title, 'rows': left, 'n': len(held)})
-  for task in table.UTILITY_TASKS:
-    before = {
-        row['key'] for row in _predictions(workdir, table.VANILLA, task)
-        if row['correct']
-    }
-    lost = [
-        row for row in _predictions(workdir, run, task)
-        if row['key'] in before and not row['correct']
-    ]
-    if before:
-      title = f'Right before and wrong now: {titles[task]}'
-      sections.append({'title': title, 'rows': lost, 'n': len(before)})
-  for section in sections:
-    section['count'] = len(section['rows'])
-    section['rows'] = section['rows'][:_EXAMPLES]
-  return sections
-
-
-def _png(picture: np.ndarray) -> str:
-  """A picture ``[height, width, 3]`` uint8 as a data URI."""
-  from PIL import Image
-
-  buffer = io.BytesIO()
-  Image.fromarray(picture).save(buffer, 'PNG')
-  return _data_uri(buffer.getvalue())
-
-
-def _data_uri(png: bytes) -> str:
-  """PNG bytes as text that an <img> can show."""
-  return 'data:image/png;base64,' + base64.b64encode(png).decode()
-
-
-def _gallery(workdir: Path, run: str | None) -> list[dict] | None:
-  """Cards of questions with the answers before, after and retrained."""
-  entries = _read_json(workdir / 'gallery.json')
-  path = workdir / 'gallery.npz'
-  if not entries or not path.is_file():
-    return None
-  cards = []
-  with np.load(path) as pictures:
-    for entry in entries:
-      key = entry.get('image')
-      if key is not None and key not in pictures:
-        raise ValueError(
-            f'{path} must hold every picture of gallery.json; {key!r} is '
-            'missing: run `mmu report` again'
-        )
-      picture = None if key is None else _png(pictures[key])
-      cards.append(entry | {'picture': picture, 'marks': _marks(entry, run)})
-  order = lambda c: (_GROUPS.index(c['group']), c['picture'] is None)
-  return sorted(cards, key=order)
-
-
-def _marks(entry: dict, run: str | None) -> list[dict]:
-  """The three answers of a card: text, right or wrong, and what was wanted."""
-  # A forgotten face should not be recognised; everything else should.
-  wanted = not (entry['group'] == 'forget' and entry.get('image'))
-  marks = []
-  for label, name in (
-      ('before', table.VANILLA), ('after', run), ('retrained', table.RETRAINED)
-  ):
-    if name not in entry['answers']:
-      continue
-    text = entry['answers'][name]
-    right = entry.get('correct', {}).get(name)
-    right = exact_match(text, entry['answer']) if right is None else bool(right)
-    marks.append({
-        'label': label, 'text': text, 'right': right,
-        'good': right == wanted if label == 'after' else None,
-    })
-  return marks
-
-
 def _draw(workdir: Path, results, histories: dict, masks: dict) -> dict:
   """Writes the plots to ``plots/`` and returns them as data URIs."""
   figures = {'bars': plots.bars(results), 'tradeoff': plots.tradeoff(results)}
-  if histories:
+  if any(_is_probed(rows) for rows in histories.values()):
     figures['trajectory'] = plots.trajectory(histories, results)
   if masks:
     figures['density'] = plots.density(masks)
@@ -170,8 +74,13 @@ def _draw(workdir: Path, results, histories: dict, masks: dict) -> dict:
   for name, figure in figures.items():
     path = folder / f'{name}.png'
     figure.savefig(path)
-    shown[name] = _data_uri(path.read_bytes())
+    shown[name] = examples.data_uri(path.read_bytes())
   return shown
+
+
+def _is_probed(rows: Sequence[dict]) -> bool:
+  """Whether the probes of a run looked at what was to be forgotten."""
+  return any(set(plots.FORGET_TASKS) & set(row['probe']) for row in rows)
 
 
 def _histories(workdir: Path, runs: Sequence[str]) -> dict[str, list[dict]]:
@@ -203,6 +112,27 @@ def _flat(tree, path: str = '') -> list[tuple[str, str]]:
   return [row for k, v in tree.items() for row in _flat(v, f'{join}{k}')]
 
 
+def _asked(results: Sequence[dict], config: dict | None) -> str:
+  """How the questions were put: as the scores say, or else the config."""
+  said = table.asked_by(results)
+  if said or not config or 'evaluation' not in config:
+    return said
+  spec = config['evaluation']
+  name = protocols.find(spec.get('protocol', ''), config['data']['name']).name
+  return table.asked_by([{'protocol': name, 'shots': spec.get('shots', 0)}])
+
+
+def _explained(blocks) -> list[tuple[str, str]]:
+  """What blocks and columns are, each said once."""
+  titles = {block.title: block.meaning for block in blocks if block.meaning}
+  by_column = {
+      f'{c.title}\N{NO-BREAK SPACE}{c.wanted}': c.meaning
+      for block in blocks
+      for c in block.columns
+  }
+  return [*titles.items(), *by_column.items()]
+
+
 def write_report(workdir: str | Path, main: str = summary.MAIN) -> Path:
   """Writes ``plots/*.png`` and ``report.html`` into a finished workdir.
 
@@ -225,6 +155,8 @@ def write_report(workdir: str | Path, main: str = summary.MAIN) -> Path:
   workdir = Path(workdir)
   results = read_results(workdir)
   rows, found = table.rows(results), table.scores(results)
+  layout, blocks = layouts.layout_of(results), table.shown_blocks(results)
+  people = layout is columns.PEOPLE
   run = summary.main_run(list(rows), main)
   histories, masks = _histories(workdir, list(rows)), _masks(workdir)
   config = _read_json(workdir / 'config.json')
@@ -236,14 +168,19 @@ def write_report(workdir: str | Path, main: str = summary.MAIN) -> Path:
   page = environment.get_template('report.html').render(
       name=workdir.resolve().name,
       sentences=summary.headline(results, _people(workdir), main),
-      columns=table.COLUMNS, rows=rows, main=run,
+      blocks=blocks, explained=_explained(blocks), layout=layout, people=people,
+      rows=rows, main=run, asked=_asked(results, config),
       number=table.number, interval=table.interval,
-      items={c.key: table.items(rows, c.key) for c in table.COLUMNS},
+      items={
+          c.key: table.items(rows, c.key) for b in blocks for c in b.columns
+      },
       scores=found,
       tasks=dict.fromkeys(key for run in found.values() for key in run),
       plots=_draw(workdir, results, histories, masks),
-      gallery=_gallery(workdir, run), masks=masks,
-      mistakes=_mistakes(workdir, run) if run else [],
+      gallery=examples.cards(
+          workdir, _read_json(workdir / 'gallery.json'), run, people
+      ), masks=masks,
+      mistakes=examples.mistakes(workdir, run, layout) if run else [],
       config=_flat(config or {}), manifest=_flat(manifest or {}),
   )
   path = workdir / 'report.html'

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+from mmu_jax.evaluation import layouts
 from mmu_jax.evaluation import table
+from mmu_jax.evaluation.columns import Layout
+from mmu_jax.evaluation.columns import Told
 
 MAIN = 'mmunlearner'
 CHANCE = 0.25  # of the four-option questions
@@ -13,15 +16,22 @@ def _percent(score: table.Score | None) -> str:
   return 'not measured' if score is None else f'{100 * score.value:.0f}%'
 
 
+def _figure(score: table.Score | None, told: Told) -> str:
+  """A share as whole per cent, another score as it is."""
+  if score is None or told.right:
+    return _percent(score)
+  return table.number(score.value)
+
+
 def main_run(runs: Sequence[str], main: str) -> str | None:
   """The method that the report is about: ``main``, or else the first one."""
   methods = [r for r in runs if r not in (table.VANILLA, table.RETRAINED)]
   return main if main in methods else next(iter(methods), None)
 
 
-def _forgot(before, after, gold) -> tuple[str, bool]:
+def _forgot(before, after, gold, chance: float) -> tuple[str, bool]:
   """What became of recognition, in words, and whether it is mostly gone."""
-  floor = gold.value if gold else 0.0
+  floor = gold.value if gold else chance
   if before.value - floor < 0.1:
     return 'had little to forget', False
   gone = (before.value - after.value) / (before.value - floor)
@@ -64,7 +74,7 @@ def headline(
   Returns:
     Sentences; the first says what was asked, the second what happened.
   """
-  rows = table.rows(results)
+  rows, layout = table.rows(results), layouts.layout_of(results)
   who = f'{people} {"person" if people == 1 else "people"}' if people else (
       'the people of the forget set'
   )
@@ -82,7 +92,7 @@ def headline(
   cells = rows[run]
   vanilla = rows.get(table.VANILLA, {})
   gold = rows.get(table.RETRAINED, {})
-  said.append(_what_happened(run, cells, vanilla, gold))
+  said.append(_what_happened(run, cells, vanilla, gold, layout))
   if 'utility' in cells:
     against = [
         f'{table.number(other["utility"].value)} {name}'
@@ -96,6 +106,7 @@ def headline(
         f'{table.number(cells["utility"].value)}'
         + (f', against {" and ".join(against)}.' if against else '.')
     )
+  said += _doubt(cells, vanilla, layout)
   said += _residue(cells.get('choice'), gold.get('choice'))
   said += _rank(rows, run)
   if run != main:
@@ -103,31 +114,68 @@ def headline(
   return said
 
 
-def _what_happened(run: str, cells: dict, vanilla: dict, gold: dict) -> str:
+def _what_happened(run: str, cells, vanilla, gold, layout: Layout) -> str:
   """The second sentence: recognition and text, before, after and retrained."""
   figures = {
-      key: f'{_percent(cells.get(key))} right, {_percent(vanilla.get(key))} '
-      f'before, {_percent(gold.get(key))} in {model}'
-      for key, model in (
-          ('holdout', 'the retrained model, which never saw their pictures'),
-          ('forget_qa', 'the retrained one'),
+      told.key: f'{_figure(cells.get(told.key), told)}'
+      f'{" right" if told.right else ""}, '
+      f'{_figure(vanilla.get(told.key), told)} before, '
+      f'{_figure(gold.get(told.key), told)} in {model}'
+      for told, model in (
+          (
+              layout.forget,
+              'the retrained model, which never saw their pictures',
+          ),
+          (layout.text, 'the retrained one'),
       )
   }
-  if not all({'holdout', 'forget_qa'} <= set(run) for run in (cells, vanilla)):
+  forget, text = layout.forget, layout.text
+  if not all(figures.keys() <= set(run) for run in (cells, vanilla)):
     return (
         f'What became of it with {run} cannot be judged, for a score is '
-        f'missing: questions about new pictures of them {figures["holdout"]}; '
-        f'questions in text about them {figures["forget_qa"]}.'
+        f'missing: {forget.words} {figures[forget.key]}; {text.words} '
+        f'{figures[text.key]}.'
     )
   forgot, gone = _forgot(
-      vanilla['holdout'], cells['holdout'], gold.get('holdout')
-  )
-  kept, whole = _kept(vanilla['forget_qa'], cells['forget_qa'])
+      vanilla[forget.key], cells[forget.key], gold.get(forget.key),
+      forget.chance,
+  )  # fmt: skip
+  kept, whole = _kept(vanilla[text.key], cells[text.key])
   return (
-      f'After unlearning with {run} it {forgot} (questions about new pictures '
-      f'of them: {figures["holdout"]}), {"and" if gone == whole else "but"} it '
-      f'{kept} what it knows in text about them ({figures["forget_qa"]}).'
+      f'After unlearning with {run} it {forgot} ({forget.words}: '
+      f'{figures[forget.key]}), {"and" if gone == whole else "but"} it '
+      f'{kept} what it knows in text about them ({text.words}: '
+      f'{figures[text.key]}).'
   )
+
+
+def _doubt(cells, vanilla, layout: Layout) -> list[str]:
+  """Says of a difference to vanilla that it may be chance.
+
+  Overlapping intervals are a careful rule: a test of the difference would find
+  some of these as well.
+  """
+  forget, text = layout.forget, layout.text
+  same = lambda told: _overlap(cells.get(told.key), vanilla.get(told.key))
+  told = [forget] if same(forget) else []
+  if same(text) and not _kept(vanilla[text.key], cells[text.key])[1]:
+    told.append(text)
+  if not told:
+    return []
+  where = ' and in '.join(t.title for t in told)
+  return [
+      f'In {where} the 95 % intervals before and after overlap: the difference '
+      'may be chance.'
+  ]
+
+
+def _overlap(a: table.Score | None, b: table.Score | None) -> bool:
+  """Whether the intervals of two values that differ share a point."""
+  if not a or not b or None in (a.low, a.high, b.low, b.high):
+    return False
+  if a.value == b.value:
+    return False
+  return a.low <= b.high and b.low <= a.high
 
 
 def _residue(score, gold) -> list[str]:
@@ -141,11 +189,20 @@ def _residue(score, gold) -> list[str]:
   text += f', retrained {_percent(gold)})' if gold else ')'
   if score.low is None or score.high is None:
     return [text + '.']
+  if gold and CHANCE < score.low <= gold.value:
+    # Four options can be told apart by more than the knowledge of a person.
+    return [text + ': more than chance, as without their pictures.']
   if score.low > CHANCE:
     return [text + ': more than chance, so something is left.']
   if score.high < CHANCE:
     return [text + ': less than chance, so it shuns the right answer.']
   return [text + ': these questions cannot tell it from chance.']
+
+
+def _listed(names: Sequence[str]) -> str:
+  """``'a, b and c'``."""
+  *first, last = names
+  return f'{", ".join(first)} and {last}' if first else last
 
 
 def _rank(rows: dict, run: str) -> list[str]:
@@ -160,7 +217,7 @@ def _rank(rows: dict, run: str) -> list[str]:
   least = min(far.values())
   nearest = [name for name, value in far.items() if value == least]
   text = (
-      f'Of the {len(far)} methods, {" and ".join(nearest)} '
+      f'Of the {len(far)} methods, {_listed(nearest)} '
       f'{"is" if len(nearest) == 1 else "are"} nearest to the retrained model '
       f'(distance {table.number(least)})'
   )

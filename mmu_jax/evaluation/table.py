@@ -1,91 +1,30 @@
 """One row per model: the scores, what follows from them, and two printers.
 
 A *result* is one line of ``results.jsonl``: a dict with ``run``, ``task``,
-``metric``, ``value`` and, where known, ``n``, ``low``, ``high``.
+``metric``, ``value`` and, where known, ``n``, ``low``, ``high``, ``protocol``
+and ``shots``. What is shown of them is a layout: see ``columns``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
+from mmu_jax.evaluation import layouts
+from mmu_jax.evaluation.columns import Block
+from mmu_jax.evaluation.columns import Column
+
 VANILLA, RETRAINED = 'vanilla', 'retrained'
-DOWN, UP = '↓', '↑'
 UTILITY_TASKS = ('forget_qa', 'retain_vqa', 'retain_qa', 'real_vqa')
+P_VALUE = 'forget_quality'  # differs by orders of magnitude
+OUT_OF_TEN = 'factuality'
 
 
 class Score(NamedTuple):
-  """A value in [0, 1], its interval and its number of items, where known."""
+  """A value, its interval and its number of items, where known."""
 
   value: float
   low: float | None = None
   high: float | None = None
   n: int | None = None
-
-
-class Column(NamedTuple):
-  """What one column shows, and how to read it."""
-
-  key: str
-  title: str
-  short: str  # for terminals: words of at most six letters
-  wanted: str
-  meaning: str
-  task: str | None = None  # None: derived from the other scores
-  metric: str = 'exact_match'
-
-
-COLUMNS = (
-    Column(
-        'forget_vqa', 'forget VQA, training images', 'forget VQA train', DOWN,
-        'Questions about the pictures of the forgotten people that the model '
-        'was trained on.', 'forget_vqa',
-    ),
-    Column(
-        'holdout', 'forget VQA, held-out images', 'forget VQA new', DOWN,
-        'The same people in pictures that no model has seen: whether the '
-        'person is forgotten, and not only the training pictures.',
-        'forget_vqa_holdout',
-    ),
-    Column(
-        'choice', 'held-out, choice of 4', 'new, of four', DOWN,
-        'The right one among four offered answers about held-out pictures; '
-        'chance is .25. Above chance the picture still helps, so something '
-        'is left; far below chance the model shuns the right answer, which '
-        'is a trace as well.', 'forget_vqa_holdout', 'choice',
-    ),
-    Column(
-        'forget_qa', 'forget QA', 'forget QA', UP,
-        'Questions in text that name the forgotten people: this knowledge '
-        'is to stay.', 'forget_qa',
-    ),
-    Column(
-        'retain_vqa', 'retain VQA', 'retain VQA', UP,
-        'Questions about pictures of everybody else.', 'retain_vqa',
-    ),
-    Column(
-        'retain_qa', 'retain QA', 'retain QA', UP,
-        'Questions in text about everybody else.', 'retain_qa',
-    ),
-    Column(
-        'real_vqa', 'real-world VQA', 'real VQA', UP,
-        'Questions about other pictures: the general ability to see.',
-        'real_vqa',
-    ),
-    Column(
-        'real_qa', 'real-world QA', 'real QA', UP,
-        'Questions about plain facts in text that every model was trained on: '
-        'whether they are kept.', 'real_qa',
-    ),
-    Column(
-        'utility', 'U', 'U', UP,
-        'Utility, all that is to be kept in one number: the mean of forget '
-        'QA, retain VQA, retain QA and real-world VQA.',
-    ),
-    Column(
-        'distance', 'distance to retrained', 'dist.', DOWN,
-        'The mean absolute difference to the exact match of the retrained '
-        'model over all tasks; 0 is the same behaviour.',
-    ),
-)
 
 
 def scores(results: Sequence[dict]) -> dict[str, dict[tuple, Score]]:
@@ -109,11 +48,16 @@ def scores(results: Sequence[dict]) -> dict[str, dict[tuple, Score]]:
 
 def exact_matches(run: dict[tuple, Score]) -> dict[str, float]:
   """The exact match of every task of one run, validation left out."""
+  return {task: v for (task, _), v in _reported(run, ('exact_match',)).items()}
+
+
+def _reported(run, metrics: Collection[str]) -> dict[tuple, float]:
+  """The values of some metrics in every task, validation left out."""
   return {
-      task: score.value
+      (task, metric): score.value
       for (task, metric), score in run.items()
       # Settings were chosen on these: they are no part of what is reported.
-      if metric == 'exact_match' and not task.startswith('validation_')
+      if metric in metrics and not task.startswith('validation_')
   }
 
 
@@ -130,53 +74,106 @@ def utility(run: dict[tuple, Score]) -> float | None:
 
 
 def distance(
-    run: dict[tuple, Score], retrained: dict[tuple, Score] | None
+    run: dict[tuple, Score],
+    retrained: dict[tuple, Score] | None,
+    metrics: Collection[str] = ('exact_match',),
 ) -> float | None:
-  """Mean absolute difference of exact match to the retrained model, in [0, 1].
+  """Mean absolute difference to the retrained model, in [0, 1].
 
   It counts too much forgotten and too much kept alike. None without a
   retrained model, or if the two were not asked the same tasks: a mean over
   some of them could not be compared with the other rows.
+
+  Args:
+    run: scores of a run.
+    retrained: those of the retrained model.
+    metrics: what is compared, in every task that has it.
   """
   if not retrained:
     return None
-  values, gold = exact_matches(run), exact_matches(retrained)
+  values, gold = _reported(run, metrics), _reported(retrained, metrics)
   if not gold or set(values) != set(gold):
     return None
-  return sum(abs(values[task] - gold[task]) for task in gold) / len(gold)
+  return sum(abs(values[key] - gold[key]) for key in gold) / len(gold)
 
 
 def rows(results: Sequence[dict]) -> dict[str, dict[str, Score]]:
   """What the table shows: ``{run: {column key: Score}}``, gaps left out."""
-  found = scores(results)
+  layout, found = layouts.layout_of(results), scores(results)
+  columns = [c for block in layout.blocks for c in block.columns]
   table = {}
   for name, run in found.items():
     derived = {
         'utility': utility(run),
-        'distance': distance(run, found.get(RETRAINED)),
+        'distance': distance(run, found.get(RETRAINED), layout.compared),
     }
-    cells = {c.key: run.get((c.task, c.metric)) for c in COLUMNS if c.task}
-    cells |= {k: Score(v) for k, v in derived.items() if v is not None}
+    cells = {c.key: run.get((c.task, c.metric)) for c in columns if c.task}
+    cells |= {
+        c.key: Score(derived[c.key])
+        for c in columns
+        if not c.task and derived[c.key] is not None
+    }
     table[name] = {key: cell for key, cell in cells.items() if cell}
   return table
 
 
-def number(value: float) -> str:
-  """Two decimals without the leading zero.
+def shown_blocks(results: Sequence[dict]) -> list[Block]:
+  """The blocks of the layout, without the columns that no run has."""
+  return _with_data(results, [rows(results)])
+
+
+def _with_data(results, tables) -> list[Block]:
+  """The blocks of a layout, without the columns that no table has."""
+  held = {key for table in tables for cells in table.values() for key in cells}
+  blocks = [
+      block._replace(columns=tuple(c for c in block.columns if c.key in held))
+      for block in layouts.layout_of(results).blocks
+  ]
+  return [block for block in blocks if block.columns]
+
+
+def asked_by(results: Iterable[dict]) -> str:
+  """How the questions were put; '' where no score says it.
+
+  Example:
+    >>> asked_by([{'protocol': 'fixed', 'shots': 0}])
+    'protocol fixed, zero-shot'
+  """
+  found = dict.fromkeys(
+      (row['protocol'], row.get('shots', 0))
+      for row in results
+      if 'protocol' in row
+  )
+  several = lambda n: f'shots of {n} {"person" if n == 1 else "people"}'
+  return ' and '.join(
+      f'protocol {name}, {several(shots) if shots else "zero-shot"}'
+      for name, shots in found
+  )
+
+
+def number(value: float, metric: str = '') -> str:
+  """Two decimals without the leading zero; a small p-value by its power.
 
   Example:
     >>> number(0.05), number(1), number(-0.3), number(-0.001)
     ('.05', '1.00', '-.30', '.00')
+    >>> number(3e-12), number(3e-12, 'forget_quality')
+    ('.00', '3e-12')
   """
+  if metric == P_VALUE and 0 < value < 0.005:
+    return f'{value:.0e}'
+  if metric == OUT_OF_TEN:
+    return f'{value:.1f}'
   text = f'{round(value, 2) + 0.0:.2f}'  # + 0.0: no minus in front of zero
   return text.replace('0.', '.', 1) if abs(round(value, 2)) < 1 else text
 
 
-def interval(score: Score, separator: str = ', ') -> str:
+def interval(score: Score, separator: str = ', ', metric: str = '') -> str:
   """``[low, high]``, or nothing where it is not known."""
   if score.low is None or score.high is None:
     return ''
-  return f'[{number(score.low)}{separator}{number(score.high)}]'
+  low, high = number(score.low, metric), number(score.high, metric)
+  return f'[{low}{separator}{high}]'
 
 
 def items(table: dict[str, dict[str, Score]], key: str) -> str:
@@ -200,22 +197,40 @@ def results_table(results: Sequence[dict], intervals: bool = True):
     intervals: whether to show them, and the numbers of items.
 
   Returns:
-    A ``rich.table.Table``: one row per run, in order of appearance.
+    What ``rich`` prints: a table for each block, one row per run, in order of
+    appearance.
   """
+  from rich.console import Group
+
+  table, blocks = rows(results), shown_blocks(results)
+  views = [_view(block, table, intervals) for block in blocks]
+  if views:
+    views[-1].caption = _caption(results, intervals)
+    views[-1].caption_justify = 'left'
+  return views[0] if len(views) == 1 else Group(*views)
+
+
+def _caption(results, intervals) -> str:
+  """What the numbers are, below the last table."""
+  layout = layouts.layout_of(results)
+  below = 'below it the 95 % interval' if intervals else ''
+  what = ', '.join(filter(None, (layout.note or 'value', below)))
+  asked = asked_by(results)
+  return '; '.join(filter(None, (asked, what, layout.derived)))
+
+
+def _view(block: Block, table, intervals: bool):
+  """One block for the terminal."""
   from rich import box
   from rich.table import Table
 
-  table = rows(results)
-  below = ', below it the 95 % interval' if intervals else ''
   view = Table(
       box=box.SIMPLE_HEAD, padding=0, pad_edge=False,
-      caption=f'exact match unless said{below}; '
-      'U: mean of forget QA, retain VQA, retain QA, real VQA; dist.: mean '
-      'absolute difference of exact match to the retrained model, all tasks',
-      caption_justify='left',
-  )
-  view.add_column('run', overflow='fold', vertical='top')
-  for column in COLUMNS:
+      title=f'\n{block.title}' if block.title else None,
+      title_justify='left', title_style='bold', show_edge=not block.title,
+  )  # fmt: skip
+  view.add_column('run', no_wrap=True, vertical='top')
+  for column in block.columns:
     n = items(table, column.key)
     # One word a line: the numbers set the width of a column, not its title.
     words = f'{column.short} {column.wanted}'.replace(' ', '\n')
@@ -224,28 +239,33 @@ def results_table(results: Sequence[dict], intervals: bool = True):
     view.add_column(words, justify='right', overflow='fold')
   for run, cells in table.items():
     name = run.replace('_', '\n_', 1) if intervals and len(run) > 12 else run
-    view.add_row(name, *(_cell(cells.get(c.key), intervals) for c in COLUMNS))
+    view.add_row(name, *(_cell(cells.get(c.key), c, intervals)
+                         for c in block.columns))  # fmt: skip
   return view
 
 
-def _cell(score: Score | None, intervals: bool) -> str:
+def _cell(score: Score | None, column: Column, intervals: bool) -> str:
   """Value, and dim below it the interval; a dash where nothing was measured."""
   if score is None:
     return '–'
-  bounds = interval(score, ' ').replace('[', r'\[') if intervals else ''
-  return number(score.value) + (f'\n[dim]{bounds}[/dim]' if bounds else '')
+  bounds = interval(score, ' ', column.metric) if intervals else ''
+  below = '\n[dim]{}[/dim]'.format(bounds.replace('[', r'\[')) if bounds else ''
+  return number(score.value, column.metric) + below
 
 
-def _over_seeds(tables: Sequence[dict], run: str, key: str) -> str:
+def _over_seeds(tables: Sequence[dict], run: str, column: Column) -> str:
   """'mean (lowest-highest)' over the seeds that have the cell."""
-  values = [t[run][key].value for t in tables if key in t.get(run, {})]
+  values = [
+      t[run][column.key].value for t in tables if column.key in t.get(run, {})
+  ]
   if not values:
     return '–'
-  mean = number(sum(values) / len(values))
-  text = f'{mean} ({number(min(values))}–{number(max(values))})'
+  text = lambda value: number(value, column.metric)
+  mean = text(sum(values) / len(values))
+  cell = f'{mean} ({text(min(values))}–{text(max(values))})'
   # A mean over fewer seeds than the header says is marked.
   missing = len(tables) - len(values)
-  return f'{text} {len(values)} seeds' if missing else text
+  return f'{cell} {len(values)} seeds' if missing else cell
 
 
 def markdown_table(
@@ -261,8 +281,8 @@ def markdown_table(
       deviation would promise more than it knows.
 
   Returns:
-    A table in GitHub's Markdown, one row per run, and a line that says what
-    the brackets are.
+    A table in GitHub's Markdown for each block, one row per run, and a line
+    that says what the brackets are.
 
   Raises:
     ValueError: if there are not as many lists as seeds.
@@ -270,7 +290,7 @@ def markdown_table(
   Example:
     >>> line = {'run': 'ga', 'task': 'forget_qa', 'metric': 'exact_match'}
     >>> text = markdown_table([line | {'value': 0.5, 'low': 0.4, 'high': 0.6}])
-    >>> '| ga | – | – | – | .50 [.40, .60] |' in text
+    >>> '| ga | .50 [.40, .60] |' in text
     True
   """
   if seeds is not None and len(results) != len(seeds):
@@ -278,29 +298,47 @@ def markdown_table(
         'with seeds, results must be one list per seed: got '
         f'{len(results)} lists for {len(seeds)} seeds'
     )
-  tables = [rows(r) for r in results] if seeds is not None else [rows(results)]
-  names = list(dict.fromkeys(run for table in tables for run in table))
+  lists = results if seeds is not None else [results]
+  tables = [rows(r) for r in lists]
+  everything = [row for r in lists for row in r]
+  lines = []
+  for block in _with_data(everything, tables):
+    lines += [f'**{block.title}**', ''] if block.title else []
+    lines += [*_markdown_block(block, tables, seeds), '']
+  spread = '[95 % interval]' if seeds is None else (
+      f'(lowest–highest) over seeds {", ".join(map(str, seeds))}'
+  )
+  layout = layouts.layout_of(everything)
+  said = '; '.join(filter(None, (asked_by(everything), layout.note, spread)))
+  derived = layout.derived[:1].upper() + layout.derived[1:]
+  return '\n'.join([*lines, f'{said[:1].upper()}{said[1:]}. {derived}.'])
+
+
+def _markdown_block(block, tables, seeds) -> list[str]:
+  """The lines of one block."""
   titles = []
-  for column in COLUMNS:
+  for column in block.columns:
     known = dict.fromkeys(items(t, column.key) for t in tables)
     n = ', '.join(filter(None, known))
     title = f'{column.title} {column.wanted}'
     titles.append(f'{title} (n={n})' if n else title)
-  lines = [_line(['run', *titles]), _line(['---'] + ['---:'] * len(COLUMNS))]
-  for name in names:
+  lines = [_line(['run', *titles]), _line(['---'] + ['---:'] * len(titles))]
+  for name in dict.fromkeys(run for table in tables for run in table):
     if seeds is not None:
-      cells = [_over_seeds(tables, name, c.key) for c in COLUMNS]
+      cells = [_over_seeds(tables, name, c) for c in block.columns]
     else:
-      found = [tables[0][name].get(c.key) for c in COLUMNS]
-      cells = [f'{number(s.value)} {interval(s)}' if s else '–' for s in found]
+      cells = [_markdown_cell(tables[0][name].get(c.key), c)
+               for c in block.columns]  # fmt: skip
     lines.append(_line([name, *cells]))
-  spread = '[95 % interval]' if seeds is None else (
-      f'(lowest–highest) over seeds {", ".join(map(str, seeds))}'
-  )
-  lines += ['', f'Exact match unless said; {spread}. U: mean of forget QA, '
-            'retain VQA, retain QA and real-world VQA. Distance: mean absolute '
-            'difference of exact match to the retrained model over all tasks.']
-  return '\n'.join(lines)
+  return lines
+
+
+def _markdown_cell(score: Score | None, column: Column) -> str:
+  """Value and interval; a dash where nothing was measured."""
+  if score is None:
+    return '–'
+  value = number(score.value, column.metric)
+  return f'{value} {interval(score, metric=column.metric)}'
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -147,7 +147,7 @@ def test_the_terminal_table_shows_every_value_whole(width):
   console = Console(width=width, record=True, file=io.StringIO())
   console.print(table.results_table(_results()))
   lines = console.export_text().split('\n')
-  line = next(text.split() for text in lines if text.startswith(' vanil'))
+  line = next(text.split() for text in lines if text.startswith(' vanilla'))
   assert line[1:] == [
       '1.00', '.97', '.99', '1.00', '.97', '1.00', '.71', '1.00', '.92', '.28'
   ]

@@ -1,0 +1,247 @@
+"""Asks a chat-completions endpoint, and asks again where that may help."""
+
+from collections.abc import Mapping
+import http.client
+import json
+import os
+import re
+import threading
+from typing import Any, NamedTuple
+import urllib.error
+import urllib.parse
+import urllib.request
+
+PATH = '/chat/completions'
+LONGEST_WAIT = 60.0  # seconds, whatever the server asks for
+_REFUSED = (401, 403, 404, 405)  # the same for every question
+
+
+class Refused(ValueError):
+  """No question can be answered: key, address or model are wrong."""
+
+
+class Failed(Exception):
+  """One question was not answered."""
+
+
+class Stopped(Exception):
+  """Another question showed that there is no use in asking on."""
+
+
+class Endpoint(NamedTuple):
+  """Where to ask, and how patiently.
+
+  Attributes:
+    url: ``'https://host/v1'``, with or without ``/chat/completions``.
+    model: its name there.
+    key_variable: name of the environment variable that holds the key; '' for
+      a server that wants none. The key itself is never kept or written.
+    tries: times that one question is asked at most, >= 1.
+    parallel: questions at a time, >= 1.
+    timeout: seconds to wait for an answer.
+    first_wait: seconds before the second try; every further wait is twice as
+      long.
+  """
+
+  url: str
+  model: str
+  key_variable: str = ''
+  tries: int = 5
+  parallel: int = 4
+  timeout: float = 60.0
+  first_wait: float = 1.0
+
+
+def read(settings: Mapping[str, Any]) -> Endpoint | None:
+  """Checks the settings of an endpoint; asks nothing.
+
+  Args:
+    settings: fields of ``Endpoint``; ``url`` is '' for none.
+
+  Returns:
+    The endpoint, or None if there is no url.
+
+  Raises:
+    ValueError: if a field is unknown, the url is none or holds a secret, the
+      model is missing, a number is too low, or the key variable is not set.
+  """
+  unknown = set(settings) - set(Endpoint._fields)
+  if unknown:
+    raise ValueError(
+        f'the judge has no setting {", ".join(sorted(unknown))}; it has '
+        f'{", ".join(Endpoint._fields)}.'
+    )
+  if not settings.get('url'):
+    return None
+  endpoint = Endpoint(**{'model': '', **settings})
+  _check_url(endpoint.url)
+  if not endpoint.model:
+    raise ValueError(
+        'the judge has a url and no model. Set evaluation.judge.model to the '
+        'name that the endpoint knows.'
+    )
+  numbers = endpoint._asdict()
+  for name, least in (('tries', 1), ('parallel', 1), ('first_wait', 0)):
+    if numbers[name] < least:
+      raise ValueError(
+          f'{name} of the judge is at least {least}, got {numbers[name]}.'
+      )
+  if endpoint.timeout <= 0:
+    raise ValueError(
+        f'timeout of the judge is above 0 seconds, got {endpoint.timeout}.'
+    )
+  _key(endpoint)
+  return endpoint
+
+
+def _check_url(url: str) -> None:
+  """Raises unless a URL is one, with nothing in it that may be a key."""
+  parts = urllib.parse.urlsplit(url)
+  if parts.scheme not in ('http', 'https') or not parts.hostname:
+    raise ValueError(
+        'the url of the judge begins with http:// or https:// and a host, got '
+        f'{url!r}. An example: https://host/v1.'
+    )
+  if parts.username or parts.password or parts.query or parts.fragment:
+    raise ValueError(
+        'the url of the judge holds no user, password or query, because it is '
+        f'written into files; that of the host {parts.hostname!r} does. Put '
+        'the key into an environment variable and its name into '
+        'evaluation.judge.key_variable.'
+    )
+
+
+def _key(endpoint: Endpoint) -> str:
+  """The key, from the environment."""
+  name = endpoint.key_variable
+  key = os.environ.get(name, '').strip() if name else ''
+  if name and not key:
+    raise ValueError(
+        f'the key of the judge is read from the environment variable {name!r}, '
+        'which is not set. Set it (export it), or set '
+        "evaluation.judge.key_variable to '' for a server without keys."
+    )
+  return key
+
+
+def ask(
+    endpoint: Endpoint, prompt: str, stop: threading.Event | None = None
+) -> str:
+  """Asks one question at temperature 0, and again if it may help.
+
+  It asks again after 408, 429, any 5xx, a lost connection, a timeout and a
+  reply that is no chat completion, each time after twice the wait (or after
+  ``Retry-After``), ``tries`` times in all.
+
+  Args:
+    endpoint: where.
+    prompt: the whole of what the user says.
+    stop: ends the waiting when it is set.
+
+  Returns:
+    What the model said.
+
+  Raises:
+    Refused: if key, address or model are wrong (401, 403, 404, 405, and
+      redirections, which would carry the key elsewhere).
+    Failed: if there is no answer after all tries, or the endpoint does not
+      take this question (another 4xx).
+    Stopped: if ``stop`` was set.
+  """
+  stop = stop or threading.Event()
+  wait, reason = 0.0, ''
+  for trial in range(endpoint.tries):
+    if stop.wait(wait):
+      raise Stopped
+    wait = endpoint.first_wait * 2**trial
+    try:
+      return _said(_post(endpoint, prompt))
+    except urllib.error.HTTPError as error:
+      reason = _reason(error)
+      _raise_if_final(endpoint, error, reason)
+      wait = max(wait, _asked_wait(error))
+    # A lost connection, a timeout while reading, a reply that is none.
+    except (OSError, http.client.HTTPException, ValueError) as error:
+      reason = _told(error)
+    wait = min(wait, LONGEST_WAIT)
+  raise Failed(f'{reason}, {endpoint.tries} times')
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+  """A redirection would carry the key to another host."""
+
+  def redirect_request(self, *args, **kwargs):
+    return None
+
+
+def _post(endpoint: Endpoint, prompt: str) -> bytes:
+  """Sends one request and returns the body of the reply."""
+  url = endpoint.url.rstrip('/')
+  headers = {'Content-Type': 'application/json'}
+  if key := _key(endpoint):
+    headers['Authorization'] = f'Bearer {key}'
+  body = {
+      'model': endpoint.model,
+      'temperature': 0,
+      'messages': [{'role': 'user', 'content': prompt}],
+  }
+  request = urllib.request.Request(
+      url if url.endswith(PATH) else url + PATH,
+      json.dumps(body).encode(),
+      headers,
+      method='POST',
+  )
+  opener = urllib.request.build_opener(_NoRedirect)
+  with opener.open(request, timeout=endpoint.timeout) as reply:
+    return reply.read()
+
+
+def _said(body: bytes) -> str:
+  """The text of a chat completion; ValueError if it is none."""
+  try:
+    text = json.loads(body)['choices'][0]['message']['content']
+  except (ValueError, LookupError, TypeError) as error:
+    start = body[:60].decode(errors='replace')
+    raise ValueError(f'no chat completion: {start!r}') from error
+  if not isinstance(text, str):
+    raise ValueError('a chat completion without text')
+  return text
+
+
+def _raise_if_final(endpoint, error, reason: str) -> None:
+  """Raises where asking again is of no use."""
+  if error.code in _REFUSED or 300 <= error.code < 400:
+    key = f', key from {endpoint.key_variable}' if endpoint.key_variable else ''
+    raise Refused(
+        f'the judge at {endpoint.url} refuses every question: {reason} (model '
+        f'{endpoint.model!r}{key}). Check url, model and key; what it has '
+        'answered so far is kept.'
+    ) from error
+  if error.code < 500 and error.code not in (408, 429):
+    raise Failed(reason) from error
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+  """``'HTTP 429'``, with what the server says about it, without any key."""
+  try:
+    said = json.loads(error.read(4000))['error']['message']
+  except (OSError, http.client.HTTPException, ValueError, LookupError,
+          TypeError):  # fmt: skip
+    return f'HTTP {error.code}'
+  # Servers repeat part of a wrong key in their message.
+  said = re.sub(r'\S*[\w*-]{20,}\S*|\bsk-\S+', '...', str(said))
+  return f'HTTP {error.code}: {" ".join(said.split())[:160]}'
+
+
+def _told(error: Exception) -> str:
+  """A failed connection in words."""
+  cause = getattr(error, 'reason', error)
+  if isinstance(cause, TimeoutError):
+    return 'no answer in time'
+  return f'{cause}' or type(cause).__name__
+
+
+def _asked_wait(error: urllib.error.HTTPError) -> float:
+  """Seconds that ``Retry-After`` asks for; 0 if it does not."""
+  text = (error.headers or {}).get('Retry-After', '')
+  return float(text) if re.fullmatch(r'\d{1,6}(\.\d+)?', text) else 0.0
