@@ -33,14 +33,17 @@ install: $(INSTALLED)
 demo: $(INSTALLED)
 	$(BIN)/mmu pipeline --config=configs/people.py --workdir=$(WORKDIR)
 
+# Two processes, each with whole files: fixtures are made once.
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The core must be covered to 95 %; the report shows all of it.
 CORE := mmu_jax/losses.py,mmu_jax/saliency.py,mmu_jax/restriction.py,mmu_jax/masks.py,mmu_jax/tree.py,mmu_jax/transforms.py,mmu_jax/methods.py,mmu_jax/training/*
 
 coverage: $(INSTALLED)
-	$(BIN)/python -m pytest --cov=mmu_jax --cov-report=term-missing:skip-covered
+	$(PYTEST) --cov=mmu_jax --cov-report=term-missing:skip-covered
 	$(BIN)/python -m coverage report --include='$(CORE)' --fail-under=95
 
 $(TORCH_INSTALLED): requirements-parity.txt $(INSTALLED)
@@ -49,7 +52,7 @@ $(TORCH_INSTALLED): requirements-parity.txt $(INSTALLED)
 	@touch $@
 
 parity: $(TORCH_INSTALLED)
-	$(BIN)/python -m pytest tests/parity
+	$(PYTEST) tests/parity
 
 clean:
 	rm -rf $(VENV) *.egg-info

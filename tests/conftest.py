@@ -17,6 +17,23 @@ except ImportError:  # not installed: use this checkout
   sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 
+MAPS = pathlib.Path('/proc/self/maps')  # where Linux has it
+
+
+@pytest.fixture(scope='module', autouse=True)
+def few_programs():
+  """Forgets compiled programs before there are too many for one process.
+
+  A program takes some six maps of memory and Linux grants 65,530; XLA does not
+  say so but crashes.
+  """
+  yield
+  if MAPS.exists() and len(MAPS.read_bytes().splitlines()) > 20_000:
+    import jax
+
+    jax.clear_caches()
+
+
 @pytest.fixture(scope='module')
 def quick_compile():
   """Compiles the programs of a module with few optimizations.
