@@ -113,7 +113,20 @@ def make(data, *, forget, retain, questions, rate=1e-5):
   )
   config.runs = runs(rate, forget, retain)
   config.evaluation = dict(
-      max_new_tokens=50, batch_size=16, protocol='', shots=0
+      max_new_tokens=50,
+      batch_size=16,
+      protocol='',  # '' is 'fixed'; 'official' is the published one
+      shots=0,  # people whose questions stand before each question
+      # Of factuality, by an OpenAI-compatible endpoint; no url: none is asked.
+      judge=dict(
+          url='',
+          model='',
+          key_variable='',  # names the environment variable with the key
+          tries=5,
+          parallel=4,
+          timeout=60.0,
+          first_wait=1.0,
+      ),
   )
   return config
 

@@ -10,6 +10,7 @@ import numpy as np
 from mmu_jax import losses
 from mmu_jax.data import batching
 from mmu_jax.data import processing
+from mmu_jax.data.processors import Processor
 from mmu_jax.data.row import Row
 from mmu_jax.models import Model
 from mmu_jax.typing import Batch, Forward, Params
@@ -126,20 +127,45 @@ def generate(
   Returns:
     One answer for each row, without special tokens.
   """
-  tokenizer = encoder.processor.tokenizer
   answers = []
   for batch in prompt_batches(rows, encoder, size=size):
-    out = greedy(
-        params,
-        batch,
-        model=model,
-        max_new_tokens=max_new_tokens,
-        stop_ids=encoder.processor.stop_ids,
+    answers += texts(
+        model, params, batch, encoder.processor, max_new_tokens=max_new_tokens
     )
-    answers += tokenizer.batch_decode(
-        np.asarray(out), skip_special_tokens=True
-    )
-  return [answer.strip() for answer in answers[: len(rows)]]
+  return answers[: len(rows)]
+
+
+def texts(
+    model: Model,
+    params: Params,
+    batch: Batch,
+    processor: Processor,
+    *,
+    max_new_tokens: int,
+) -> list[str]:
+  """Returns what the model says after every prompt of a batch.
+
+  Args:
+    model: from ``models.build``.
+    params: its parameters.
+    batch: B prompts, one a row.
+    processor: of the model.
+    max_new_tokens: longest answer.
+
+  Returns:
+    B answers without special tokens or space around them.
+  """
+  out = greedy(
+      params,
+      batch,
+      model=model,
+      max_new_tokens=max_new_tokens,
+      stop_ids=processor.stop_ids,
+  )
+  decoded = processor.tokenizer.batch_decode(
+      np.asarray(out), skip_special_tokens=True
+  )
+  return [answer.strip() for answer in decoded]
 
 
 def prompt_batches(
@@ -229,7 +255,14 @@ def option_nll(
     sequences.append([encoder.document(examples)])
   found = []
   for batch in batching.stack(sequences, encoder, size=size):
-    nll, _, is_answer = answer_scores(params, batch, forward=model.forward)
-    nll, is_answer = np.asarray(nll), np.asarray(is_answer)
-    found += [x[real] for x, real in zip(nll, is_answer)]
+    found += answer_nll(model, params, batch)
   return found[: len(rows)]
+
+
+def answer_nll(
+    model: Model, params: Params, batch: Batch
+) -> list[np.ndarray]:
+  """Returns the nll of the answers in every row of a batch, nats, in order."""
+  nll, _, is_answer = answer_scores(params, batch, forward=model.forward)
+  nll, is_answer = np.asarray(nll), np.asarray(is_answer)
+  return [x[real] for x, real in zip(nll, is_answer)]

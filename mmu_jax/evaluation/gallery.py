@@ -14,6 +14,7 @@ from mmu_jax.data.row import Row
 # task -> the group that the report shows it under, and how many people of it
 SHOWN = {
     'forget_vqa_holdout': ('forget', 3),
+    'forget_vqa': ('forget', 3),
     'forget_qa': ('forget', 3),
     'retain_vqa': ('retain', 2),
     'real_vqa': ('real', 2),
@@ -31,7 +32,7 @@ def pick(
     (task, group, row) of each.
   """
   picked = []
-  for task, (group, number) in SHOWN.items():
+  for task, (group, number) in _shown(tasks).items():
     rows = [r for r in tasks.get(task, ()) if r.task == GENERATION]
     by_subject = {
         subject: list(found)
@@ -66,11 +67,17 @@ def save(
           )
       }
       for run in runs
-      for task in SHOWN
-      if task in tasks
+      for task in _shown(tasks)
   }
+  # Those whose questions stand before the others are not asked themselves.
+  asked = {
+      task: [r for r in tasks[task] if all(
+          r.key in answers[run, task] for run in runs
+      )]
+      for task in _shown(tasks)
+  }  # fmt: skip
   entries, images = [], {}
-  for task, group, row in pick(tasks):
+  for task, group, row in pick(asked):
     entry: dict[str, Any] = {
         'person': names.get(row.person, ''),
         'group': group,
@@ -84,3 +91,11 @@ def save(
     entries.append(entry)
   np.savez(folder / 'gallery.npz', **images)
   workdir_lib.write_json(folder / 'gallery.json', entries)
+
+
+def _shown(tasks: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+  """The tasks of ``SHOWN`` that there are, new pictures before trained ones."""
+  shown = {task: SHOWN[task] for task in SHOWN if task in tasks}
+  if 'forget_vqa_holdout' in shown:
+    shown.pop('forget_vqa', None)
+  return shown

@@ -18,13 +18,18 @@ def _wilson(successes: float, n: int, confidence: float):
   return float(low), float(high)
 
 
-def _totals(values, groups):
-  """Sum and count of every group, each ``[groups]``; None is its own group."""
+def _index(groups):
+  """The number of every item's group; None is its own group."""
   index = {}
-  rows = [
+  return [
       index.setdefault(('item', i) if g is None else ('group', g), len(index))
       for i, g in enumerate(groups)
   ]
+
+
+def _totals(values, groups):
+  """Sum and count of every group, each ``[groups]``."""
+  rows = _index(groups)
   return np.bincount(rows, values), np.bincount(rows)
 
 
@@ -107,14 +112,89 @@ def bootstrap_interval(
       return _wilson(values.sum(), values.size, confidence)
     return float(values[0]), float(values[0])
 
+  means = resampled_means(
+      values, groups=groups, num_resamples=num_resamples, seed=seed
+  )
+  return quantiles(means, confidence)
+
+
+def quantiles(
+    values: Sequence[float], confidence: float = 0.95
+) -> tuple[float, float]:
+  """The interval that holds the middle of some resampled statistics.
+
+  Args:
+    values: one for each resampling.
+    confidence: the share that the interval holds, in (0, 1).
+
+  Example:
+    >>> quantiles([0, 1, 2, 3, 4], confidence=0.5)
+    (1.0, 3.0)
+  """
+  tail = (1 - confidence) / 2
+  low, high = np.quantile(values, [tail, 1 - tail])
+  return float(low), float(high)
+
+
+def resampled_means(
+    values: Sequence[float],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    num_resamples: int = 1000,
+    seed: int | Sequence[int] = 0,
+) -> np.ndarray:
+  """Means of resampled values, for statistics of several means.
+
+  Args:
+    values: ``[n]`` scores.
+    groups: ``[n]`` label of each item's group; groups with equal means leave
+      nothing to resample, and then items are drawn.
+    num_resamples: R >= 1.
+    seed: of the resampling.
+
+  Returns:
+    ``[R]``, ``mean*`` of ``bootstrap_interval``.
+
+  Example:
+    >>> resampled_means([1, 1, 1], num_resamples=2).tolist()
+    [1.0, 1.0]
+  """
+  values = np.asarray(values, np.float64)
   sums, counts = values, np.ones(values.size)
   if groups is not None:
     group_sums, group_counts = _totals(values, groups)
     if np.ptp(group_sums / group_counts) > 0:
       sums, counts = group_sums, group_counts
+  drawn = _draw(sums.size, num_resamples, seed)
+  return sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+
+
+def resampled_rows(
+    groups: Sequence[Hashable], *, num_resamples: int, seed: int
+) -> list[np.ndarray]:
+  """Rows of resampled groups, for statistics that are no means.
+
+  Args:
+    groups: ``[n]`` label of each row's group; None is a group of its own.
+    num_resamples: R >= 1.
+    seed: of the resampling.
+
+  Returns:
+    R arrays of indices into the rows; a group's rows stand together.
+
+  Example:
+    >>> [len(rows) for rows in resampled_rows('aabb', num_resamples=2, seed=0)]
+    [4, 4]
+  """
+  rows = np.asarray(_index(groups))
+  members = [np.flatnonzero(rows == i) for i in range(rows.max() + 1)]
+  return [
+      np.concatenate([members[i] for i in drawn])
+      for drawn in _draw(len(members), num_resamples, seed)
+  ]
+
+
+def _draw(size, num_resamples, seed):
+  """Which of ``size`` units each resampling holds, ``[R, size]``."""
   rng = np.random.default_rng(seed)
-  drawn = rng.integers(sums.size, size=(num_resamples, sums.size))
-  means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-  tail = (1 - confidence) / 2
-  low, high = np.quantile(means, [tail, 1 - tail])
-  return float(low), float(high)
+  return rng.integers(size, size=(num_resamples, size))

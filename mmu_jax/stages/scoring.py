@@ -1,15 +1,25 @@
 """The stages that score models and show the scores."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+import functools
+import json
 import pathlib
 from typing import Any
 
 from mmu_jax import checkpoint
 from mmu_jax import progress
 from mmu_jax import workdir as workdir_lib
+from mmu_jax.data import row as row_lib
+from mmu_jax.evaluation import chat
+from mmu_jax.evaluation import comparison
 from mmu_jax.evaluation import gallery
+from mmu_jax.evaluation import judge as judge_lib
+from mmu_jax.evaluation import protocols
 from mmu_jax.evaluation import report as report_lib
 from mmu_jax.evaluation import tasks as tasks_lib
+from mmu_jax.evaluation.protocols import Protocol
+from mmu_jax.evaluation.protocols import Question
+from mmu_jax.evaluation.scores import Prediction
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import final_folder
 from mmu_jax.stages.job import final_params
@@ -19,7 +29,8 @@ from mmu_jax.stages.job import open_job
 from mmu_jax.stages.job import run_folder
 from mmu_jax.training import loop
 
-SCORED = ('vanilla', 'retrained')  # before the runs of the config
+RETRAINED = 'retrained'
+SCORED = ('vanilla', RETRAINED)  # before the runs of the config
 
 
 def evaluate(
@@ -27,7 +38,8 @@ def evaluate(
 ) -> list[dict[str, Any]]:
   """Asks models the questions of every task and scores the answers.
 
-  Models whose scores exist are skipped.
+  Models whose scores exist are skipped, and of a model whose evaluation was
+  stopped the questions that were answered.
 
   Args:
     config: the whole config.
@@ -48,6 +60,7 @@ def evaluate(
         f'unknown run {", ".join(map(repr, unknown))}; what can be evaluated '
         f'is {", ".join(every)}.'
     )
+  judge = chat.read(dict(config.evaluation.get('judge', {})))
   job = open_job(config, workdir)
   if runs is None:
     final = lambda run: run_folder(job, run) / loop.FINAL
@@ -63,6 +76,17 @@ def evaluate(
         f'there is no model to evaluate in {job.folder}. Train one first: mmu '
         'train --run=vanilla, or mmu pipeline for everything.'
     )
+  protocol = _protocol(job)
+  if protocol.name != 'plain':
+    results += _comparisons(job, every)
+  if judge is not None:
+    results += _judged(job, every, judge)
+  if protocol.name != 'plain':
+    asked = {
+        'protocol': protocol.name,
+        'shots': config.evaluation.get('shots', 0),
+    }
+    results = [row | asked for row in results]
   workdir_lib.write_jsonl(job.folder / 'results.jsonl', results)
   return results
 
@@ -98,31 +122,164 @@ def _evaluate(job: Job, run: str) -> None:
   note = checkpoint.read_note(final_folder(job, run))
   spec = job.config.evaluation
   made_from = workdir_lib.read_json(run_folder(job, run) / workdir_lib.CONFIG)
-  workdir_lib.claim(
-      folder, {'evaluation': spec.to_dict(), 'model': made_from}
-  )
+  # The judge may be asked later.
+  settings = {k: v for k, v in spec.to_dict().items() if k != 'judge'}
+  workdir_lib.claim(folder, {'evaluation': settings, 'model': made_from})
   if (folder / 'results.jsonl').exists():
     print(f'evaluate {run}: found in {folder}', flush=True)
     return
-  params = final_params(job, run)
+  step, found = note['rounds'], _answers(job, run, folder)
+  results = [
+      row
+      for task, predictions in found.items()
+      for row in tasks_lib.summarize(
+          predictions, task=task, run=run, step=step
+      )
+  ]
+  if _protocol(job).name != 'plain':
+    results += comparison.utility(found, run=run, step=step)
+  workdir_lib.write_jsonl(folder / 'results.jsonl', results)
+
+
+def _answers(
+    job: Job, run: str, folder: pathlib.Path
+) -> dict[str, list[Prediction]]:
+  """Asks a model every question that is left; returns all its predictions."""
+  spec, protocol = job.config.evaluation, _protocol(job)
+  questions = _questions(job, protocol)
+  ask = functools.partial(
+      tasks_lib.predict,
+      job.model,
+      final_params(job, run),
+      encoder=job.scorer,
+      protocol=protocol,
+      max_new_tokens=spec.max_new_tokens,
+      size=spec.batch_size,
+  )
+  total = sum(map(len, questions.values()))
+  found: dict[str, list[Prediction]] = {}
+  with progress.track(None, f'evaluate {run}', total=total) as bar:
+    for task, asked in questions.items():
+      bar.set_postfix_str(task)
+      found[task] = _predict(ask, asked, folder / f'{task}.jsonl', bar)
+      source = protocol.answers_from(task)
+      if source in questions:
+        found[task] = _reread(found, asked, task, source, protocol)
+        workdir_lib.write_jsonl(folder / f'{task}.jsonl', found[task])
+  return found
+
+
+def _protocol(job: Job) -> Protocol:
+  """The protocol of a config, checked against its other settings."""
+  spec = job.config.evaluation
+  protocol = protocols.find(spec.get('protocol', ''), job.config.data.name)
+  if protocol.max_new_tokens not in (None, spec.max_new_tokens):
+    raise ValueError(
+        f'the protocol {protocol.name!r} generates '
+        f'{protocol.max_new_tokens} tokens, got '
+        f'max_new_tokens={spec.max_new_tokens}. Set evaluation.max_new_tokens '
+        "to that, or use protocol='fixed'."
+    )
+  return protocol
+
+
+def _questions(job: Job, protocol: Protocol) -> dict[str, list[Question]]:
+  """The questions of every reported task, those read by others first."""
   tasks = {
       name: rows
       for name, rows in job.data.tasks.items()
       if not name.startswith('validation_')
   }
+  shots = job.config.evaluation.get('shots', 0)
+  names = sorted(tasks, key=lambda task: protocol.answers_from(task) in tasks)
+  return {
+      task: protocol.questions(task, tasks, shots, job.config.seed)
+      for task in names
+  }
+
+
+def _predict(
+    ask: Callable[..., Iterable[list[Prediction]]],
+    questions: Sequence[Question],
+    path: pathlib.Path,
+    bar: Any,
+) -> list[Prediction]:
+  """Asks what is left of a task; every batch is on disk when it is answered.
+
+  Until all are answered they are in ``<task>.partial.jsonl``. A process that
+  is killed loses the batch that it was at.
+  """
+  if path.exists():
+    bar.update(len(questions))
+    return workdir_lib.read_jsonl(path)
+  partial = path.with_suffix('.partial.jsonl')
+  found = {}
+  if partial.exists():
+    found = {p['key']: p for p in workdir_lib.read_jsonl(partial)}
+  workdir_lib.write_jsonl(partial, found.values())  # without a cut-off line
+  bar.update(len(found))
+  with partial.open('a', encoding='utf-8') as file:
+    for batch in ask(questions, done=found.keys()):
+      file.write(''.join(json.dumps(row) + '\n' for row in batch))
+      file.flush()
+      new = {p['key']: p for p in batch}
+      bar.update(len(new.keys() - found.keys()))
+      found |= new
+  predictions = [found[question.row.key] for question in questions]
+  workdir_lib.write_jsonl(path, predictions)
+  partial.unlink()
+  return predictions
+
+
+def _reread(found, questions, task, source, protocol):
+  """What a published evaluation makes of a task: another's last answer."""
+  written = [p for p in found[source] if p['task_kind'] == row_lib.GENERATION]
+  if not written or 'unread' in found[task][0]:
+    return found[task]
+  last = written[-1]['prediction']
+  return tasks_lib.reread(questions, found[task], last, protocol)
+
+
+def _comparisons(job: Job, runs: Iterable[str]) -> list[dict[str, Any]]:
+  """The runs beside the retrained model, where both have been scored."""
+  retrained = _folder(job, RETRAINED)
+  if not (retrained / 'results.jsonl').exists():
+    return []
+  read = lambda run, task: workdir_lib.read_jsonl(
+      _folder(job, run) / f'{task}.jsonl'
+  )
   results = []
-  bar = progress.track(tasks.items(), f'evaluate {run}')
-  for task, rows in bar:
-    predictions = tasks_lib.predict(
-        job.model,
-        params,
-        rows,
-        job.scorer,
-        max_new_tokens=spec.max_new_tokens,
-        size=spec.batch_size,
+  for run in runs:
+    if run == RETRAINED or not (_folder(job, run) / 'results.jsonl').exists():
+      continue
+    step = checkpoint.read_note(final_folder(job, run))['rounds']
+    for task in _questions(job, _protocol(job)):
+      results += comparison.against(
+          read(run, task), read(RETRAINED, task), task=task, run=run, step=step
+      )
+  return results
+
+
+def _judged(
+    job: Job, runs: Iterable[str], judge: chat.Endpoint
+) -> list[dict[str, Any]]:
+  """What a judge says of the answers of the runs that have been scored."""
+  results = []
+  for run in runs:
+    folder = _folder(job, run)
+    if not (folder / 'results.jsonl').exists():
+      continue
+    found = {
+        task: workdir_lib.read_jsonl(folder / f'{task}.jsonl')
+        for task in job.data.tasks
+        if not task.startswith('validation_')
+    }
+    results += judge_lib.factuality(
+        judge,
+        found,
+        folder,
+        job.folder / 'judge.jsonl',
+        run=run,
+        step=checkpoint.read_note(final_folder(job, run))['rounds'],
     )
-    workdir_lib.write_jsonl(folder / f'{task}.jsonl', predictions)
-    results += tasks_lib.summarize(
-        predictions, task=task, run=run, step=note['rounds']
-    )
-  workdir_lib.write_jsonl(folder / 'results.jsonl', results)
+  return results

@@ -176,7 +176,10 @@ def make_probe(job: Job, num_rows: int) -> Callable[[Params], dict[str, float]]:
     num_rows: at most so many questions a task, spread evenly.
   """
   batches = {}
-  for task in PROBED:
+  probed = PROBED
+  if job.prefix + 'forget_vqa_holdout' not in job.data.tasks:
+    probed = ('forget_vqa', *probed[1:])
+  for task in probed:
     rows = [
         row
         for row in job.data.tasks.get(job.prefix + task, ())

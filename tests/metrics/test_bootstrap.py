@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mmu_jax.metrics import bootstrap
 from mmu_jax.metrics import bootstrap_interval
 
 
@@ -101,3 +102,27 @@ def test_equal_seeds_give_equal_intervals():
 def test_bad_input_is_named(values, kwargs, words):
   with pytest.raises(ValueError, match=words):
     bootstrap_interval(values, **kwargs)
+
+
+def test_resampled_means_are_those_of_the_interval():
+  values, labels = [0, 1, 1, 0, 1, 1], list('aabbcc')
+  means = bootstrap.resampled_means(values, groups=labels)
+  assert means.shape == (1000,)
+  want = bootstrap_interval(values, groups=labels)
+  assert bootstrap.quantiles(means) == want
+
+
+def test_equal_groups_and_seeds_draw_the_same_people():
+  """So scores of several metrics can be resampled together."""
+  labels = list('aabbcc')
+  draw = lambda x: bootstrap.resampled_means(x, groups=labels, seed=3)
+  first, second = draw([0, 1, 2, 3, 4, 5]), draw([1, 3, 5, 7, 9, 11])
+  np.testing.assert_allclose(2 * first + 1, second)
+
+
+def test_rows_of_a_group_are_drawn_together():
+  groups = ['a', None, 'a', None]
+  for rows in bootstrap.resampled_rows(groups, num_resamples=20, seed=0):
+    counts = np.bincount(rows, minlength=4)
+    assert counts[0] == counts[2]
+    assert counts[0] + counts[1] + counts[3] == 3  # of three groups

@@ -1,0 +1,73 @@
+"""Whether an answer is an answer at all, by rules that a reader can check."""
+
+import re
+
+_WORD = re.compile(r'\w+')
+_CJK = re.compile('[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]')
+LONGEST_WORD = 30  # characters; longer than any word of these benchmarks
+MOST_SYMBOLS = 0.3  # share of characters that are no letter, digit or space
+MOST_REPEATED = 0.5  # share of word triples that came before
+FEWEST_WORDS = 8  # of an answer whose repetitions are counted
+RUN = 4  # times the same word in a row
+
+
+def is_empty(text: str) -> bool:
+  """Whether an answer holds no letter and no digit.
+
+  Example:
+    >>> is_empty(' ...'), is_empty('42')
+    (True, False)
+  """
+  return not any(c.isalnum() for c in text)
+
+
+def is_gibberish(text: str) -> bool:
+  """Whether an answer is no language, as that of a model that was broken.
+
+  Gradient ascent can lower a forget score by ruining the model; this rate
+  tells that from forgetting. An answer that is not empty is gibberish if one
+  of these holds:
+
+  * the same word stands four times in a row;
+  * of eight words or more, over half of the triples of words came before;
+  * a word has more than 30 characters (but for scripts without spaces);
+  * over 30 % of its characters are no letters, digits or spaces;
+  * it holds the replacement character of broken UTF-8.
+
+  It knows no grammar: fluent nonsense passes.
+
+  Args:
+    text: the model's answer, in any script.
+
+  Example:
+    >>> is_gibberish('the the the the'), is_gibberish('She lives in Oslo.')
+    (True, False)
+  """
+  if is_empty(text):
+    return False
+  words = _WORD.findall(text.lower())
+  symbols = sum(not (c.isalnum() or c.isspace()) for c in text)
+  return (
+      '\ufffd' in text
+      or _in_a_row(words) >= RUN
+      or _repeated(words) > MOST_REPEATED
+      or (max(map(len, words)) > LONGEST_WORD and not _CJK.search(text))
+      or symbols > MOST_SYMBOLS * len(text)
+  )
+
+
+def _in_a_row(words):
+  """The longest run of one word."""
+  longest = run = 1
+  for last, word in zip(words, words[1:]):
+    run = run + 1 if word == last else 1
+    longest = max(longest, run)
+  return longest
+
+
+def _repeated(words):
+  """The share of word triples that stood before; 0 for a short answer."""
+  if len(words) < FEWEST_WORDS:
+    return 0.0
+  triples = list(zip(words, words[1:], words[2:]))
+  return 1 - len(set(triples)) / len(triples)

@@ -1,0 +1,123 @@
+"""Which option an answer names: the published parser, and a careful one."""
+
+from collections.abc import Sequence
+import re
+import string
+
+LETTERS = string.ascii_uppercase
+_NOT_ALPHANUMERIC = re.compile('[^a-zA-Z0-9]')
+# 'B', '(B)', '**B**', 'B.', 'B: Oslo' and 'B is', but not 'A nice person'.
+_FIRST = re.compile(
+    r'[\s(\[*"\']*([B-HJ-Z](?=\s)|'
+    r'[A-Za-z](?=[\s)\]*"\'.]*$|[)\].:,*]|\s*\n))'
+)
+# 'The answer is C', 'Option: (c).'; an 'A' that a word follows is an article.
+_NAMED = re.compile(
+    r'\b(?:[Aa]nswer|[Oo]ption|[Cc]hoice|ANSWER)\b(?:\s+(?:is|would be))?'
+    r'[\s:(\[*"\']*(?:(?:[Oo]ption|[Ll]etter)\s+)?[(\[*"\']*'
+    r'([B-HJ-Z](?=\W|$)|[A-Za-z](?=\s*(?:$|[^\w\s])))'
+)
+_BRACKETED = re.compile(r'[(\[]([A-Z])[)\]]')
+
+
+def letter_of(option: str, options: Sequence[str]) -> str:
+  """The letter of an option in a list that begins with A.
+
+  Args:
+    option: one of the options.
+    options: at most 26.
+
+  Raises:
+    ValueError: if it is none of them.
+
+  Example:
+    >>> letter_of('Oslo', ('Paris', 'Oslo'))
+    'B'
+  """
+  if option not in options:
+    raise ValueError(
+        f'the right answer must be one of the options; got {option!r} and '
+        f'{tuple(options)!r}. Check the options of that row.'
+    )
+  return LETTERS[tuple(options).index(option)]
+
+
+def first_letter(text: str) -> str:
+  """The first letter or digit of an answer: the parser of MLLMU-Bench.
+
+  It reads 'The answer is C' as T and 'A nice person' as A, so a score by it
+  says as much about how a model begins as about what it knows. CLEAR's
+  evaluation parses in the same way.
+
+  Args:
+    text: the model's answer.
+
+  Returns:
+    The character in upper case; a space if there is none.
+
+  Example:
+    >>> first_letter(' b. something'), first_letter('The answer is C')
+    ('B', 'T')
+
+  References:
+    Liu et al., `Protecting Privacy in Multimodal Large Language Models with
+    MLLMU-Bench <https://arxiv.org/abs/2410.22108>`_, 2024
+  """
+  return (_NOT_ALPHANUMERIC.sub('', text) + ' ')[0].upper()
+
+
+def find_letter(text: str, options: Sequence[str]) -> str | None:
+  """The letter of the option that an answer names, however it says so.
+
+  In this order, the first that applies:
+
+  1. The answer is a letter, or begins with one that a full stop, colon, comma,
+     bracket or new line ends: 'b', 'A.', '(B)', 'D: Oslo'. A space ends a
+     capital letter that is no word of English (all but A and I).
+  2. It names a letter after 'answer', 'option' or 'choice': 'The answer is C'.
+     An A before another word is an article.
+  3. It holds the words of exactly one option; one that is part of a longer
+     option that it holds does not count.
+  4. Exactly one letter stands in brackets.
+
+  Args:
+    text: the model's answer.
+    options: what A, B, C, ... stand for.
+
+  Returns:
+    A letter of the options; None if none is named, or one beyond them.
+
+  Example:
+    >>> options = ('Oslo', 'Paris', 'Rome')
+    >>> [find_letter(text, options) for text in ('b', 'The answer is C', 'Z')]
+    ['B', 'C', None]
+    >>> find_letter('A city in Norway: Oslo', options)
+    'A'
+  """
+  text = text.strip()
+  found = _FIRST.match(text) or _NAMED.search(text)
+  if found:
+    letter = found.group(1).upper()
+    return letter if letter in LETTERS[: len(options)] else None
+  held = _held(text, options)
+  if not held:
+    held = set(_BRACKETED.findall(text))
+  letter = held.pop() if len(held) == 1 else None
+  return letter if letter in tuple(LETTERS[: len(options)]) else None
+
+
+def _held(text, options):
+  """The letters of options whose words stand in a text, longest first."""
+  words = [_words(option) for option in options]
+  inside = lambda part, whole: bool(part) and f' {part} ' in f' {whole} '
+  found = [w for w in words if inside(w, _words(text))]
+  return {
+      LETTERS[i]
+      for i, w in enumerate(words)
+      if w in found and not any(w != o and inside(w, o) for o in found)
+  }
+
+
+def _words(text):
+  """Lower case, without punctuation, one space between words."""
+  return ' '.join(re.findall(r'\w+', text.lower()))
