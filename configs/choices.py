@@ -120,6 +120,7 @@ def paper_exact(
     saliency.normalize = False  # the plain ratio
     saliency.threshold = 1.0
     saliency.ties_are_salient = True  # unused weights: 1e-15 / 1e-15 >= 1
+    saliency.batches = 0  # one pass over each set
     size = IMPORTANCE_BATCH[benchmark]
     saliency.forget = plain(saliency.forget, size)
     for name, parts in saliency.preserve.items():

@@ -100,7 +100,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
 
   config.saliency = dict(
       granularity='batch',
-      batches=48,
+      batches=48,  # of each set; 0 is one pass over it
       forget=(part('vqa:forget', size=2, questions=4),),
       preserve=dict(
           retain_vqa=(part('vqa:retain', size=2, questions=4),),
@@ -170,6 +170,9 @@ def model():
   """
   return dict(
       path='',
+      # Of a checkpoint; 0 and False leave what it says. max_pixels bounds the
+      # pictures of Qwen2-VL: 28 x 28 pixels are a token.
+      processor=dict(max_pixels=0, min_pixels=0, own_tokenizer=False),
       name='llava',
       dtype='float32',
       attention='xla',

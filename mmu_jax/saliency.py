@@ -75,7 +75,8 @@ def importance(
     raise ValueError(
         f"granularity is 'batch' or 'example', got {granularity!r}."
     )
-  total = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+  # Like the parameters: on their devices too.
+  total = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), params)
   count = jnp.zeros([], jnp.float32)
   step = _add_batch if granularity == 'batch' else _add_examples
   seen = 0
@@ -249,7 +250,9 @@ def mask_from_saliency(
   if density is not None and not 0 < density <= 1:
     raise ValueError(f'density is a share in (0, 1], got {density}.')
   in_scope = tree_lib.map_with_name(
-      lambda name, x: jnp.full(x.shape, scope is None or bool(scope(name))),
+      lambda name, x: jnp.full_like(
+          x, scope is None or bool(scope(name)), bool
+      ),
       scores,
   )
   if ties is not None:

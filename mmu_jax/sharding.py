@@ -18,6 +18,7 @@ from mmu_jax import tree as tree_lib
 
 Rules = Sequence[tuple[str, PartitionSpec]]
 AXES = ('data', 'fsdp', 'tensor')
+ROWS = ('data', 'fsdp')  # the axes that split the rows of a batch
 
 
 def make_mesh(spec: str, devices: Sequence[Any] | None = None) -> Mesh:
@@ -122,6 +123,25 @@ def shardings(tree: Any, rules: Rules, mesh: Mesh) -> Any:
   )
 
 
+def split_rows(x: jax.Array) -> jax.Array:
+  """Splits the rows of an activation over the mesh that is set, if one is.
+
+  Without it the compiler may keep weights where they are and give every device
+  the activations of the whole batch. Set the mesh with ``jax.set_mesh(mesh)``
+  where a step is called; without a mesh this is the identity.
+
+  Args:
+    x: ``[B, ...]``, traced.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or not set(AXES) <= set(mesh.axis_names):
+    return x
+  size = mesh.shape['data'] * mesh.shape['fsdp']
+  if size == 1 or x.shape[0] % size:
+    return x
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS))
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Rows of a batch are split over the axes data and fsdp."""
-  return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+  return NamedSharding(mesh, PartitionSpec(ROWS))

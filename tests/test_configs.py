@@ -128,6 +128,7 @@ def test_the_model_and_the_optimizers_can_be_built(variant):
   config = _config(variant)
   sizes = config.model.to_dict()
   assert not sizes.pop('path')  # no checkpoint: made from these sizes
+  assert not any(sizes.pop('processor').values())  # nor its processor
   tokenizer = vocabulary.make_tokenizer()
   model = from_options(sizes.pop('name'), len(tokenizer), **sizes)
   params = jax.eval_shape(model.init, jax.random.key(0))
@@ -173,6 +174,7 @@ def _differences(a, b, path=''):
 # Field -> our default, the published behaviour.
 PUBLISHED = {
     'labels': ('answer', 'published'),
+    'saliency.batches': (48, 0),
     'saliency.normalize': (True, False),
     'saliency.ties_are_salient': (False, True),
     'unlearn.optimizer.chain': (

@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 from mmu_jax import __main__ as command_line
 from mmu_jax import checkpoint
 from mmu_jax import models
+from mmu_jax import stages
 from mmu_jax.data import vocabulary
 from mmu_jax.models import weights
 
@@ -114,3 +115,35 @@ def test_a_checkpoint_is_unlearned_and_written_back(family, tmp_path, capsys):
   capsys.readouterr()
   assert command_line.main(['inspect', str(params)]) == 0
   assert family in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    'family, field, value, message',
+    [
+        ('llava', 'crop_size', {'height': 36, 'width': 36}, "image': 9}"),
+        ('qwen2_vl', 'merge_size', 4, "'merge_size': 4}"),
+        ('qwen2_vl', 'patch_size', 4, "{'patch_size': 4"),
+    ],
+)
+def test_a_processor_that_cuts_images_otherwise_is_refused(
+    family, field, value, message, tmp_path
+):
+  folder = tmp_path / 'hub'
+  _write_checkpoint(folder, family)
+  file = folder / 'preprocessor_config.json'
+  file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+  with pytest.raises(ValueError, match=message):
+    models.load(folder)
+  job = ('--config=configs/people.py:fast', f'--workdir={tmp_path / "work"}')
+  assert command_line.main(
+      ['train', '--run=vanilla', *job, f'--config.model.path={folder}', *FLAGS]
+  ) == 2  # fmt: skip
+
+
+def test_a_config_bounds_the_pictures_of_a_checkpoint(tmp_path):
+  _write_checkpoint(tmp_path / 'hub', 'qwen2_vl')
+  config = command_line._load_config('configs/people.py:fast')
+  config.model.path = str(tmp_path / 'hub')
+  config.model.processor.max_pixels = 1024
+  job = stages.open_job(config, tmp_path / 'work')
+  assert job.encoder.processor.images.grid(480, 480) == (1, 4, 4)  # 32 pixels

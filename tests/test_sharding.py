@@ -1,12 +1,14 @@
 """Meshes and partition rules: what is split, and what is refused."""
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
 from mmu_jax import masks
 from mmu_jax import models
+from mmu_jax import saliency
 from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
 import toy
@@ -175,3 +177,30 @@ def test_rows_of_a_batch_are_split_over_data_and_fsdp(mesh, parts):
     assert {s.data.shape[1:] for s in x.addressable_shards} == {x.shape[1:]}
     assert len({str(s.index) for s in x.addressable_shards}) == parts
     assert np.array_equal(x, batch[name].astype(x.dtype))
+
+
+def test_activations_are_split_by_rows_where_a_mesh_is_set():
+  mesh = sharding.make_mesh('data=2,fsdp=4')
+  split = jax.jit(lambda x: sharding.split_rows(jnp.sin(x)))
+  x = jnp.arange(32.0).reshape(16, 2)
+  with jax.set_mesh(mesh):
+    got = split(x)
+    odd = split(x[:9])  # rows that the mesh does not divide stay together
+  assert got.sharding.spec == P(('data', 'fsdp'))
+  assert {s.data.shape for s in got.addressable_shards} == {(2, 2)}
+  np.testing.assert_array_equal(got, jnp.sin(x))
+  np.testing.assert_array_equal(odd, jnp.sin(x[:9]))
+  assert len(split(x).sharding.device_set) == 1
+
+
+def test_an_importance_lives_where_the_parameters_live():
+  mesh = sharding.make_mesh('fsdp=8')
+  there = jax.sharding.NamedSharding(mesh, P('fsdp'))
+  params = jax.device_put({'w': jnp.linspace(0.1, 1.0, 16)}, {'w': there})
+  loss = lambda p, batch: jnp.sum(p['w'] ** 2 * batch)
+  found = saliency.importance(loss, params, [jnp.ones(16), jnp.ones(16) * 2])
+  assert found['w'].sharding.is_equivalent_to(there, 1)
+  want = (2 * params['w']) ** 2 * (1 + 4) / 2
+  np.testing.assert_allclose(found['w'], want, rtol=1e-6)
+  mask = saliency.mask_from_saliency(found, threshold=1.0)
+  assert mask['w'].sharding.is_equivalent_to(there, 1)

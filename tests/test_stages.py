@@ -52,7 +52,7 @@ def test_an_unknown_split_is_an_error(
 
 def test_a_model_of_another_image_size_is_refused(config, tmp_path):
   config.model.vision_config.patch_size = 8
-  with pytest.raises(ValueError, match='16 tokens of an image .* 36'):
+  with pytest.raises(ValueError, match="tokens of an image': 16}, .*': 36}"):
     stages.open_job(config, tmp_path)
   assert not list(tmp_path.iterdir())
 

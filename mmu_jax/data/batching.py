@@ -198,6 +198,13 @@ class Stream:
     room = max(_most_room(groups, encoder) for _, groups, _ in self._plans)
     self._pixel_shape = encoder.pixel_shape(room)
 
+  @property
+  def steps_per_epoch(self) -> int:
+    """Steps after which every picture and every text row was drawn."""
+    return max(
+        -(-len(groups) // _visits(part)) for part, groups, _ in self._plans
+    )
+
   def draw(self, step: int) -> list[tuple[Part, list[Row]]]:
     """Returns the rows of every sequence of a step's batch, on this host."""
     return self._draw_all(step)[self._mine]
@@ -315,10 +322,15 @@ def _by_picture(row):
   return row.image_key or row.key
 
 
+def _visits(part: Part) -> int:
+  """Pictures, or text rows, that a part draws at every step."""
+  text = part.rows[0].image is None
+  return part.size * (part.questions if text else 1)
+
+
 def _draw(part, groups, key, step):
   """The rows of each sequence that a part adds to the batch of a step."""
-  text = part.rows[0].image is None
-  wanted = part.size * (part.questions if text else 1)
+  text, wanted = part.rows[0].image is None, _visits(part)
   rng = np.random.default_rng([*key, 1, step])
   drawn = []
   for visit in range(step * wanted, (step + 1) * wanted):

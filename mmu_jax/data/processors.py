@@ -213,7 +213,13 @@ def _stop_ids(folder, tokenizer):
     stop = _read(folder, 'generation_config.json').get('eos_token_id')
   if stop is None:
     stop = tokenizer.eos_token_id
-  return tuple(stop) if isinstance(stop, list) else (stop,)
+  stops = tuple(stop) if isinstance(stop, list) else (stop,)
+  if None in stops or not stops:
+    raise ValueError(
+        f'answers need an end token, and neither generation_config.json nor '
+        f'the tokenizer in {folder} has one (eos_token_id). Add it there.'
+    )
+  return stops
 
 
 def _read(folder, name):

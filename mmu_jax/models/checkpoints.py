@@ -83,6 +83,9 @@ def load(
       attention=attention,
       remat=remat,
   )
+  processor = _processor(path)
+  if processor is not None:
+    check_processor(model, processor)
   table = weights.table(model)
   rules = model.partition_rules if rules is None else rules
   made = {}
@@ -100,7 +103,7 @@ def load(
       lambda name, _: made[name], model.abstract_params
   )
   return dataclasses.replace(
-      model, params=params, processor=_processor(path), source=path
+      model, params=params, processor=processor, source=path
   )
 
 
@@ -128,6 +131,33 @@ def describe(
   names = weights.check_names(found, model.family, table, str(path))
   _check_tensors({**table.places, **table.copies}, names, found)
   return model, found, names
+
+
+def check_processor(model: Model, processor: processors.Processor) -> None:
+  """Raises unless model and processor cut images in the same way.
+
+  Raises:
+    ValueError: names what differs.
+  """
+  vision, images = model.config.vision_config, processor.images
+  if model.family == 'llava':
+    want = {'tokens of an image': model.config.num_image_tokens}
+    got = {'tokens of an image': images.tokens_per_image}
+  else:
+    fields = {
+        'patch_size': 'patch_size',
+        'temporal_patch_size': 'temporal_patch_size',
+        'merge_size': 'spatial_merge_size',
+    }
+    want = {name: getattr(vision, field) for name, field in fields.items()}
+    got = {name: getattr(images.processor, name) for name in fields}
+  if got != want:
+    raise ValueError(
+        'the image processor and the vision tower must cut images alike; the '
+        f'processor has {got}, the model {want}. Compare '
+        "preprocessor_config.json (or the dataset's processor) with the "
+        "model's vision_config."
+    )
 
 
 def _processor(path: pathlib.Path) -> processors.Processor | None:

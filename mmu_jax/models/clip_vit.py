@@ -31,6 +31,11 @@ class ClipVisionConfig:
     layers_lib.check_choice(
         'hidden_act', self.hidden_act, layers_lib.ACTIVATIONS
     )
+    if self.image_size % self.patch_size:
+      raise ValueError(
+          'image_size is a multiple of patch_size, so that patches cover the '
+          f'image; got {self.image_size} and {self.patch_size}.'
+      )
 
   @property
   def num_patches(self) -> int:

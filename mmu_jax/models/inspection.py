@@ -5,6 +5,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mmu_jax import checkpoint
@@ -47,8 +48,8 @@ def inspect(path: Folder) -> Contents:
   if (path / hub_config.FILE).exists():
     model, found, names = checkpoints.describe(path)
     kinds = {
-        place.leaf: DTYPES[found[names[hub]].dtype]
-        for hub, place in weights.table(model).places.items()
+        leaf: jnp.result_type(*(DTYPES[found[names[k]].dtype] for k in tensors))
+        for leaf, tensors in weights.by_leaf(weights.table(model).places).items()
     }
     leaves = {
         name: jax.ShapeDtypeStruct(x.shape, kinds[name])

@@ -7,6 +7,8 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from mmu_jax import sharding
+
 REMAT = {
     'none': None,  # keep every activation
     'dots': jax.checkpoint_policies.checkpoint_dots,  # keep the matmuls
@@ -59,7 +61,9 @@ def scan(
 
   def body(x, inputs):
     layer_params, extra = inputs
-    return apply(nnx.merge(definition, layer_params), x, extra)
+    x = sharding.split_rows(x)
+    x, extra = apply(nnx.merge(definition, layer_params), x, extra)
+    return sharding.split_rows(x), extra
 
   if remat != 'none':
     body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)

@@ -66,6 +66,13 @@ class LlavaConfig:
         'vision_feature_select_strategy',
         self.vision_feature_select_strategy, ('default', 'full'),
     )
+    last = self.vision_config.num_hidden_layers
+    if not 0 <= self.num_vision_layers <= last:
+      raise ValueError(
+          'vision_feature_layer names a hidden state of the tower, '
+          f'{-last - 1} to {last} for {last} layers; got '
+          f'{self.vision_feature_layer}.'
+      )
 
   @property
   def num_image_tokens(self) -> int:

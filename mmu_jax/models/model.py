@@ -10,6 +10,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from mmu_jax import sharding
 from mmu_jax.models import llama
 from mmu_jax.models import llava
 from mmu_jax.models import qwen2_vl
@@ -129,13 +130,13 @@ def build(config: Any) -> Model:
   def forward(params, batch):
     module = merge(params)
     mask = llama.attention_mask(batch['documents'], batch['branches'])
-    x = module.embed(batch)
+    x = sharding.split_rows(module.embed(batch))
     # Padding trains no embedding, as with torch's padding_idx. Only a loss that
     # counts padding, the published KL, can tell.
     real = batch['documents'][..., None] > 0  # [B, L, 1]
     x = jnp.where(real, x, jax.lax.stop_gradient(x))
     hidden, _ = decode(module, x, batch['positions'], mask)
-    return module.logits(hidden)
+    return sharding.split_rows(module.logits(hidden))
 
   def image_features(params, batch):
     return merge(params).image_features(batch)

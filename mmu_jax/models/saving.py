@@ -86,6 +86,14 @@ def save(
       model.abstract_params, source.abstract_params,
       got_name='the model to save', want_name=f'the checkpoint {like}',
   )
+  for name, leaf in tree_lib.flatten(params).items():
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+      raise ValueError(
+          'a checkpoint is written by one process, which must hold all of it; '
+          f'{name!r} is spread over {jax.process_count()} processes. Gather '
+          'the parameters first (jax.experimental.multihost_utils), and save '
+          'on one process.'
+      )
   partial = path.with_name(f'{path.name}.{secrets.token_hex(4)}.partial')
   partial.mkdir(parents=True)
   try:

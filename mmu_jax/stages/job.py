@@ -77,6 +77,10 @@ def open_job(
       json.dumps({k: plain[k] for k in WORLD}, sort_keys=True)
   )
   world = {k: plain[k] for k in WORLD}
+  # A job that ran out of memory may go on with other ways to compute the same.
+  world['model'] = {
+      k: v for k, v in world['model'].items() if k not in ('attention', 'remat')
+  }
   workdir_lib.claim(folder, world, 'world.json')
   if not (folder / workdir_lib.CONFIG).exists():
     describe(config, folder)
@@ -103,16 +107,16 @@ def _load(text: str) -> tuple[Any, ...]:
   data = datasets.load(options.pop('name'), config['seed'], **options)
   for note in data.notes:
     print(f'data: {note}', flush=True)
-  path = sizes.pop('path', '')
+  path, reading = sizes.pop('path', ''), sizes.pop('processor', {})
   if path:
-    model, processor = _open_checkpoint(path, sizes), processors.load(path)
+    processor = _open_processor(path, **reading)
+    model = _open_checkpoint(path, sizes)
   else:
     processor = _own_processor(data)
     model = from_options(
         sizes.pop('name'), len(processor.tokenizer), **sizes
     )
-  if model.family == 'llava':
-    _check_image_tokens(model, processor)
+  checkpoints.check_processor(model, processor)
   encoder = batching.Encoder(processor, config['labels'])
   scorer = batching.Encoder(processor)
   return data, encoder, scorer, model
@@ -129,6 +133,21 @@ def _own_processor(data: datasets.Dataset) -> processors.Processor:
   return data.processor
 
 
+def _open_processor(
+    path: str,
+    max_pixels: int = 0,
+    min_pixels: int = 0,
+    own_tokenizer: bool = False,
+) -> processors.Processor:
+  """The processor of a checkpoint, as the config wants it."""
+  return processors.load(
+      path,
+      raw_tokenizer=not own_tokenizer,
+      min_pixels=min_pixels or None,
+      max_pixels=max_pixels or None,
+  )
+
+
 def _open_checkpoint(path: str, options: dict[str, Any]) -> Model:
   """The model of a checkpoint, without its parameters."""
   computation = {
@@ -138,18 +157,6 @@ def _open_checkpoint(path: str, options: dict[str, Any]) -> Model:
   }
   model, _, _ = checkpoints.describe(path, **computation)
   return dataclasses.replace(model, source=pathlib.Path(path))
-
-
-def _check_image_tokens(model: Model, processor: processors.Processor) -> None:
-  """Raises unless model and processor agree on the size of an image."""
-  tokens = processor.images.tokens_per_image
-  if tokens != model.config.num_image_tokens:
-    raise ValueError(
-        f'the processor makes {tokens} tokens of an image and the model '
-        f'{model.config.num_image_tokens}; image_size and patch_size of the '
-        "model's vision_config must be those of the image processor: the "
-        "dataset's, or that of the checkpoint (preprocessor_config.json)."
-    )
 
 
 def run_settings(config: Config, name: str) -> Config:

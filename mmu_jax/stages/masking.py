@@ -171,7 +171,8 @@ def _importance(job: Job, name: str, parts: Any) -> Params:
     )
   stream = make_stream(job, parts, f'importance/{name}')
   vanilla = final_params(job, 'vanilla')
-  steps = progress.track(range(config.batches), f'importance {name}')
+  num_batches = config.batches or stream.steps_per_epoch
+  steps = progress.track(range(num_batches), f'importance {name}')
   with prefetch.Prefetch(stream) as made:
     found = saliency_lib.importance(
         _loss(job.model.forward),
@@ -179,7 +180,7 @@ def _importance(job: Job, name: str, parts: Any) -> Params:
         map(made, steps),
         granularity=config.granularity,
     )
-  checkpoint.save(folder, found, {'split': name, 'batches': config.batches})
+  checkpoint.save(folder, found, {'split': name, 'batches': num_batches})
   return found
 
 

@@ -21,8 +21,6 @@ OPTIMIZERS = {
 # clip and moments see what is trained, and last, so that momentum and weight
 # decay cannot move what is frozen.
 CHAIN = ('mask', 'project', 'clip', 'optimizer', 'mask')
-# Clipped with what is then masked away, and momentum moves frozen weights.
-PUBLISHED_CHAIN = ('project', 'clip', 'mask', 'optimizer')
 
 
 @functools.cache

@@ -3,6 +3,8 @@
 import compile_7b
 import pytest
 
+from mmu_jax import models
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize('family, layers', [('llava', 32), ('qwen2_vl', 28)])
@@ -14,4 +16,15 @@ def test_a_7b_step_compiles_for_eight_devices_without_weights(family, layers):
   assert found['arguments_gib'] == pytest.approx(whole / 8, rel=0.02)
   # All but mask and batch is donated.
   assert found['donated_gib'] > 0.98 * found['arguments_gib']
-  assert found['temporaries_gib'] < 16
+  assert found['temporaries_gib'] < 10
+  # Each device has the activations of its own rows alone.
+  assert not found['logits_of_all_rows']
+
+
+@pytest.mark.parametrize('family, layers', [('llava', 32), ('qwen2_vl', 28)])
+def test_the_program_of_a_7b_step_does_not_grow_with_depth(family, layers):
+  sizes = [
+      len(compile_7b.lower(models.build(made), 'fsdp=8').as_text())
+      for made in (compile_7b.config(family, n) for n in (2, layers))
+  ]
+  assert sizes[1] == pytest.approx(sizes[0], rel=0.02)

@@ -10,7 +10,7 @@ from mmu_jax.data import batching
 from mmu_jax.data import people
 from mmu_jax.data import prefetch
 from mmu_jax.data import vocabulary
-from tests.data import test_batching
+import test_batching
 
 WAIT = 20  # seconds until a test gives up
 

@@ -7,8 +7,8 @@ from mmu_jax.data import batching
 from mmu_jax.data import people
 from mmu_jax.data import vocabulary
 from mmu_jax.data.row import Row
-from tests import folders
-from tests.data import test_batching
+import folders
+import test_batching
 
 FAMILIES = ('llava', 'qwen2_vl')
 
@@ -168,3 +168,25 @@ def test_no_step_is_longer_than_the_stream_says(family, tmp_path):
       for batch in map(stream, range(12))
   )
   assert stream.length - 8 < longest <= stream.length
+
+
+@pytest.mark.parametrize('split, size, questions', [
+    ('vqa/retain', 3, 2), ('vqa/retain', 100, 1), ('qa/retain', 2, 3),
+])  # fmt: skip
+def test_an_epoch_draws_every_picture_or_text_row(
+    split, size, questions, world, encoder
+):
+  rows = world[split]
+  stream = batching.Stream(
+      [batching.Part(rows, size, questions)], encoder, seed=1
+  )
+  seen = lambda steps: {
+      row.image_key or row.key
+      for step in range(steps)
+      for _, drawn in stream.draw(step)
+      for row in drawn
+  }
+  wanted = {row.image_key or row.key for row in rows}
+  assert seen(stream.steps_per_epoch) == wanted
+  if stream.steps_per_epoch > 1:
+    assert seen(stream.steps_per_epoch - 1) < wanted

@@ -18,7 +18,7 @@ from mmu_jax.data import tfds_builders
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.images import LazyImage
 from mmu_jax.data.row import Row
-from tests import benchmark_folders
+import benchmark_folders
 
 SMALL = dict(
     num_people=6,

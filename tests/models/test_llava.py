@@ -182,6 +182,17 @@ def test_the_projector_reads_the_layer_that_is_named(layer, runs):
     assert differs == (changed < runs)
 
 
+@pytest.mark.parametrize('layer', [-5, 4, 40])
+def test_a_layer_that_the_tower_has_not_is_refused(layer):
+  with pytest.raises(ValueError, match=f'-4 to 3 for 3 layers; got {layer}'):
+    _variant(vision_feature_layer=layer, vision={'num_hidden_layers': 3})
+
+
+def test_patches_must_cover_the_image():
+  with pytest.raises(ValueError, match='multiple of patch_size'):
+    _variant(vision={'image_size': 25})
+
+
 def test_rotary_is_a_complex_rotation_in_float64():
   rng = np.random.default_rng(14)
   positions = np.concatenate([np.arange(40), rng.integers(40, 4096, 24)])
