@@ -96,7 +96,7 @@ def test_the_losses_of_the_turns_are_these():
 @pytest.mark.parametrize(
     'name, options, message',
     [
-        ('kl_min', {'kl_over': 'tokens'}, 'kl_over is one of answers, rows; go'),
+        ('kl_min', {'kl_over': 'tokens'}, 'kl_over is one of answers, rows'),
         ('npo', {'per': 'token'}, "per is one of answer, batch; got 'token'"),
         ('mmunlearner', {'alpha': 0.0}, 'must be positive, got alpha=0.0'),
         ('mmunlearner', {'alpha': -1}, 'forget set would be learned'),

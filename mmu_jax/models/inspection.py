@@ -47,9 +47,10 @@ def inspect(path: Folder) -> Contents:
   path = pathlib.Path(path)
   if (path / hub_config.FILE).exists():
     model, found, names = checkpoints.describe(path)
+    by_leaf = weights.by_leaf(weights.table(model).places)
     kinds = {
-        leaf: jnp.result_type(*(DTYPES[found[names[k]].dtype] for k in tensors))
-        for leaf, tensors in weights.by_leaf(weights.table(model).places).items()
+        leaf: jnp.result_type(*(DTYPES[found[names[k]].dtype] for k in hubs))
+        for leaf, hubs in by_leaf.items()
     }
     leaves = {
         name: jax.ShapeDtypeStruct(x.shape, kinds[name])
