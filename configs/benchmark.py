@@ -154,7 +154,8 @@ def batches(rows, size=BATCH):
 def make_fast(config):
   """A small model and a few rounds, for a folder of any size and for tests."""
   config.data.processor = 'small'
-  config.data.retain_rows = 8
+  if 'retain_rows' in config.data:
+    config.data.retain_rows = 8
   config.model = load('people').model()
   config.base.update(rounds=10, rate=3e-3, save_every=5)
   config.vanilla.update(rounds=10, rate=3e-3, save_every=5)

@@ -1,6 +1,8 @@
 """Evaluation survives a kill, and each protocol reaches the results."""
 
 import json
+import shutil
+import types
 
 import folders
 import ml_collections
@@ -12,9 +14,11 @@ from mmu_jax.data import batching
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.row import Row
 from mmu_jax.evaluation import decoding
+from mmu_jax.models import llava
 from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import scoring
 
+MODEL = types.SimpleNamespace(config=llava.LlavaConfig())
 RUNS = ('vanilla', 'retrained', 'ga')
 
 
@@ -57,7 +61,7 @@ def model(monkeypatch):
 
   ``model['fails']`` is the number of the batch that it dies at.
   """
-  state = {'batches': 0, 'fails': None, 'run': ''}
+  state = {'batches': 0, 'fails': None, 'loaded': 0}
 
   def sums(batch):
     real = batch['documents'] > 0
@@ -81,7 +85,12 @@ def model(monkeypatch):
 
   monkeypatch.setattr(decoding, 'texts', texts)
   monkeypatch.setattr(decoding, 'answer_nll', answer_nll)
-  monkeypatch.setattr(scoring, 'final_params', lambda job, run: run)
+
+  def final_params(job, run):
+    state['loaded'] += 1
+    return run
+
+  monkeypatch.setattr(scoring, 'final_params', final_params)
   return state
 
 
@@ -98,7 +107,7 @@ def evaluate(model, encoder, monkeypatch):
     config = _config(**evaluation)
     data = Dataset({}, TASKS, {}, None)
     job = job_lib.Job(
-        config, folder, data, encoder, encoder, None, {}, '', folder
+        config, folder, data, encoder, encoder, MODEL, {}, '', folder
     )
     monkeypatch.setattr(scoring, 'open_job', lambda config, workdir: job)
     for name in runs:
@@ -138,16 +147,96 @@ def test_a_killed_evaluation_goes_on_where_it_was(evaluate, model, tmp_path):
   assert not list(killed.rglob('*.partial.jsonl'))
 
 
+def test_a_kill_behind_the_last_answer_leaves_no_partial(evaluate, tmp_path):
+  first = evaluate(tmp_path, ['vanilla'])
+  folder = tmp_path / 'predictions' / 'vanilla'
+  left = folder / 'forget_qa.partial.jsonl'
+  shutil.copyfile(folder / 'forget_qa.jsonl', left)
+  (folder / 'results.jsonl').unlink()
+  assert evaluate(tmp_path, ['vanilla']) == first
+  assert not left.exists()
+
+
 def test_what_is_scored_is_not_asked_again(evaluate, model, tmp_path):
   first = evaluate(tmp_path)
   model['batches'] = 0
   assert evaluate(tmp_path) == first and not model['batches']
 
 
-def test_scores_of_another_protocol_are_not_taken_over(evaluate, tmp_path):
+def test_parameters_are_loaded_only_to_ask(evaluate, model, tmp_path):
+  first = evaluate(tmp_path, ['vanilla'])
+  (tmp_path / 'predictions' / 'vanilla' / 'results.jsonl').unlink()
+  model['loaded'] = 0
+  assert evaluate(tmp_path, ['vanilla']) == first and not model['loaded']
+
+
+def test_scores_outlive_the_parameters(evaluate, tmp_path):
+  """Those of a run, and of the retrained model that others are beside."""
+  first = evaluate(tmp_path)
+  for name in ('retrained', 'unlearned/ga'):
+    shutil.rmtree(tmp_path / name / 'params')
+  assert evaluate(tmp_path, ['vanilla']) == first
+
+
+def test_the_batch_size_may_change(evaluate, model, tmp_path):
+  """As after running out of memory."""
+  model['fails'] = 4
+  with pytest.raises(KeyboardInterrupt):
+    evaluate(tmp_path, batch_size=3)
+  model['fails'] = None
+  results = evaluate(tmp_path, batch_size=1)
+  assert results == evaluate(tmp_path, batch_size=2)
+  with pytest.raises(ValueError, match='max_new_tokens: 50 there, 9 asked'):
+    evaluate(tmp_path, max_new_tokens=9)
+
+
+@pytest.mark.parametrize(
+    'other, folder',
+    [
+        (dict(protocol='official'), 'official_clear-0shot'),
+        (dict(shots=1), 'fixed-1shot'),
+    ],
+)
+def test_protocols_are_one_switch_apart(
+    other, folder, evaluate, model, tmp_path
+):
+  """In one workdir; each keeps its answers, and the scores are of one."""
+  asked = lambda rows: {(r['protocol'], r['shots']) for r in rows}
+  fixed = evaluate(tmp_path)
+  before = _predictions(tmp_path)
+  apart = evaluate(tmp_path, **other)
+  assert asked(fixed) == {('fixed', 0)} and len(asked(apart)) == 1
+  assert asked(apart) != asked(fixed)
+  assert workdir_lib.read_jsonl(tmp_path / 'results.jsonl') == apart
+  new = _predictions(tmp_path)
+  assert before.items() <= new.items()
+  assert {name.split('/')[1] for name in new.keys() - before.keys()} == {folder}
+  model['batches'] = 0
+  assert evaluate(tmp_path, protocol='fixed') == fixed
+  assert evaluate(tmp_path, **other) == apart
+  assert not model['batches'] and _predictions(tmp_path) == new
+
+
+def test_a_report_shows_the_answers_of_its_scores(
+    evaluate, monkeypatch, tmp_path
+):
   evaluate(tmp_path)
-  with pytest.raises(ValueError, match='evaluation.protocol'):
-    evaluate(tmp_path, protocol='official')
+  evaluate(tmp_path, shots=1)
+  read = {}
+  monkeypatch.setattr(
+      scoring.gallery, 'save', lambda *args, **kwargs: read.update(kwargs)
+  )
+  write = lambda *args, **kwargs: read.update(page=kwargs['predictions'])
+  monkeypatch.setattr(scoring.report_lib, 'write_report', write)
+  scoring.report(_config(), tmp_path)
+  folder = tmp_path / 'predictions' / 'fixed-1shot'
+  assert read == {'predictions': folder, 'page': folder}
+
+
+def test_a_task_without_questions_has_no_last_answer():
+  said = [{'task_kind': 'generation', 'prediction': 'a'}]
+  found = {'forget_vqa': said, 'forget_qa': []}
+  assert not scoring._reread(found, [], 'forget_qa', 'forget_vqa', None)
 
 
 def test_every_score_has_n_and_an_interval(evaluate, tmp_path):
@@ -156,8 +245,7 @@ def test_every_score_has_n_and_an_interval(evaluate, tmp_path):
   assert len(found) == len(results)
   for r in results:
     assert r['n'] >= 1 and r['step'] == 7
-    if r['metric'] != 'model_utility':  # of few people, a rough interval
-      assert r['low'] <= r['value'] <= r['high']
+    assert r['low'] <= r['value'] <= r['high']
   metrics = lambda run, task: {
       metric for r, t, metric in found if (r, t) == (run, task)
   }
@@ -191,9 +279,9 @@ def test_every_score_has_n_and_an_interval(evaluate, tmp_path):
 def test_only_the_official_protocol_reads_a_stale_answer(evaluate, tmp_path):
   """Every question in text gets the last answer of the visual evaluation."""
   said = {}
-  for protocol in ('fixed', 'official'):
+  for protocol, part in (('fixed', ''), ('official', 'official_clear-0shot')):
     evaluate(tmp_path / protocol, ['vanilla'], protocol=protocol)
-    folder = tmp_path / protocol / 'predictions' / 'vanilla'
+    folder = tmp_path / protocol / 'predictions' / part / 'vanilla'
     said[protocol] = {
         task: workdir_lib.read_jsonl(folder / f'{task}.jsonl')
         for task in ('forget_vqa', 'forget_qa')
@@ -210,7 +298,7 @@ def test_only_the_official_protocol_reads_a_stale_answer(evaluate, tmp_path):
   assert len(set(texts('official', 'forget_qa', 'unread'))) == 3
   # From the files it is the same: what was not read is not lost.
   before = _predictions(tmp_path / 'official')
-  (tmp_path / 'official/predictions/vanilla/results.jsonl').unlink()
+  (folder / 'results.jsonl').unlink()
   evaluate(tmp_path / 'official', ['vanilla'], protocol='official')
   assert _predictions(tmp_path / 'official') == before
 

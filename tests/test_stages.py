@@ -105,9 +105,10 @@ def test_scores_of_a_model_of_other_settings_are_not_taken_over(
   (folder / 'params' / 'note.json').write_text('{"rounds": 12}')
   scores = tmp_path / 'predictions' / 'vanilla'
   made_from = {'stage': {'rate': 0.5}}  # before vanilla was made again
+  max_new_tokens = config.evaluation.max_new_tokens
   workdir_lib.claim(
       scores,
-      {'evaluation': config.evaluation.to_dict(), 'model': made_from},
+      {'evaluation': {'max_new_tokens': max_new_tokens}, 'model': made_from},
   )
   (scores / 'results.jsonl').write_text('')
   with pytest.raises(ValueError, match='model.stage.rate: 0.5 there, 1.0'):

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 from mmu_jax.data import check_rows
 from mmu_jax.data import look as look_lib
+from mmu_jax.data import mllmu_rows
 from mmu_jax.data import own
 from mmu_jax.data import parquet
+from mmu_jax.data import reading
 from mmu_jax.data.look import ERROR, NOTE, WARNING
 from mmu_jax.data.look import Finding
 
@@ -117,6 +119,8 @@ def _check_configs(folder, look):
   for config in columns:
     _check_config(folder, config, files[config], columns[config], look)
   _check_names(names, look)
+  if look.kind == check_rows.MLLMU:
+    _check_people(look)
 
 
 def _check_config(folder, config, files, found, look):
@@ -165,3 +169,20 @@ def _check_names(names, look):
     shown = ' or '.join(' with '.join(pair) for pair in pairs)
     look.add(ERROR, str(look.folder), 'no forget set with its retain set',
              f'Download {shown}.')  # fmt: skip
+
+
+def _check_people(look):
+  """Looks for people of whom a config of MLLMU-Bench lacks what another has."""
+  people = look.people
+  for pair in check_rows.pairs(look.kind):
+    if not set(pair) <= set(people):
+      continue
+    forget, retain = (people[config] for config in pair)
+    taught = people.get('ft_Data')
+    found = mllmu_rows.unmatched(forget, retain, taught, people.get('Test_Set'))
+    for what, who in found.items():
+      nobody = what == mllmu_rows.UNTAUGHT and not forget & taught
+      look.add(ERROR if nobody else WARNING, ' and '.join(pair),
+               f'{len(who)} {what}: {reading.some(who)}.',
+               'The configs must be of one download, with the same IDs.',
+               )  # fmt: skip

@@ -11,6 +11,7 @@ from mmu_jax.data import mllmu_rows
 from mmu_jax.data import own
 from mmu_jax.data import parquet
 from mmu_jax.data import reading
+from mmu_jax.data import shapes
 
 MLLMU, TRAIN, CLEAR, OWN = 'MLLMU-Bench', 'MLLMU training', 'CLEAR', 'own data'
 # Config -> rows as published; None where only about so many are known.
@@ -115,7 +116,8 @@ def entry(
   """Returns a row in the common form; columns that it lacks hold nothing.
 
   Raises:
-    ValueError: if a column that is JSON does not parse.
+    ValueError: if a column that is JSON does not parse, or one has another
+      form than its reader takes.
   """
   role, where = role_of(config), f'row {number}'
   if kind == OWN:
@@ -159,10 +161,7 @@ def _profile(row, where, role) -> Entry:
   if row.get('ID') is not None:
     person = reading.person_id(row['ID'])
     where = f'{where} ({person})'
-  tasks = {
-      name: parquet.parse_json(row.get(name), f'{name} of {where}') or ()
-      for name in mllmu_rows.TASKS
-  }
+  tasks = mllmu_rows.tasks_of(row, where)
   images = row['images'] or (None,) if 'images' in row else (row.get('image'),)
   asked = list(_asked(tasks))
   return Entry(
@@ -176,7 +175,7 @@ def _profile(row, where, role) -> Entry:
 def _asked(tasks) -> Iterator[Text | Choice]:
   """The questions of the three tasks."""
   for kind, (chosen, written) in mllmu_rows.QUESTIONS.items():
-    of_class = dict(tasks['Classification_Task'] or {}).get(chosen) or ()
+    of_class = (tasks['Classification_Task'] or {}).get(chosen) or ()
     for i, item in enumerate(of_class):
       key = f'{chosen} {i}'
       options, letter = mllmu_rows.options_of(item)
@@ -184,7 +183,7 @@ def _asked(tasks) -> Iterator[Text | Choice]:
       answer = options.get(letter, 'none')
       yield Text(key, item.get('Question'), answer, alone=kind == 'qa')
     for name in ('Mask_Task', 'Generation_Task'):
-      for i, item in enumerate(tasks[name]):
+      for i, item in enumerate(tasks[name] or ()):
         if item.get('Type') == written:
           texts = item.get('Question'), item.get('Ground_Truth')
           yield Text(f'{name} {i}', *texts, alone=kind == 'qa')
@@ -192,6 +191,7 @@ def _asked(tasks) -> Iterator[Text | Choice]:
 
 def _clear(row, where, config, role) -> Entry:
   """A row of CLEAR: a caption, a question in text, or options."""
+  shapes.check(row, clear_rows.FORM, where)
   if config.startswith('real_'):
     options = clear_rows.texts(row.get('options'))
     answer = row.get('answer')
@@ -214,6 +214,7 @@ def _clear(row, where, config, role) -> Entry:
 
 def _own(row, where) -> Entry:
   """A row of own data."""
+  shapes.check(row, own.FORM, where)
   split = row.get('split') or 'retain'
   problem = '' if split in own.SPLITS else (
       f'the split {split!r} (there are {", ".join(own.SPLITS)})'

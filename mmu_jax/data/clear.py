@@ -18,6 +18,7 @@ import random
 from mmu_jax.data import clear_rows as rows_lib
 from mmu_jax.data import parquet
 from mmu_jax.data import reading
+from mmu_jax.data import shapes
 from mmu_jax.data import small
 from mmu_jax.data.clear_rows import Captioned
 from mmu_jax.data.dataset import Dataset
@@ -216,6 +217,7 @@ def _real_rows(root, config, pictures, seed, dropped) -> Iterator[Row]:
   rows = parquet.read(root, config, rows_lib.REAL, optional=('question',))
   for number, row in enumerate(rows):
     key = f'{config}/{number}'
+    shapes.check(row, rows_lib.FORM, f'row {key}')
     picture = pictures.get(row['image'], root / config, f'row {key}')
     options = rows_lib.texts(row['options'])
     if picture is None or reading.is_blank(row['answer']) or not options:

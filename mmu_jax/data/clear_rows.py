@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mmu_jax.data import parquet
 from mmu_jax.data import reading
+from mmu_jax.data import shapes
 from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 
@@ -18,6 +19,11 @@ PERTURBED = (
     *CAPTIONED, 'perturbed_captions', 'paraphrased_caption', 'perturbed_names',
 )  # fmt: skip
 REAL = ('image', 'answer', 'options')
+_TEXTS = 'caption name question answer paraphrased_caption'.split()
+_LISTS = 'options perturbed_captions perturbed_names'.split()
+FORM = dict.fromkeys(_TEXTS, shapes.TEXT) | {
+    name: [shapes.TEXT] for name in _LISTS
+}
 
 
 class Captioned(NamedTuple):
@@ -73,6 +79,7 @@ def texts_of(
   """
   for number, row in enumerate(parquet.read(root, config, TOFU)):
     key, image = f'{config}/{number}', row['image']
+    shapes.check(row, FORM, f'row {key}')
     if reading.image_source(image, root / config, key) is not None:
       continue
     question, answer = row['question'], row['answer']
@@ -80,7 +87,8 @@ def texts_of(
       dropped.add('rows without picture, question or answer', key)
       continue
     text = f'{question} {answer}'
-    named = [person for person in people if person in text]
+    # Sorted: of two names of one length the first counts, in every process.
+    named = [person for person in sorted(people) if person in text]
     yield Row(
         key=key,
         question=question.strip(),
@@ -114,6 +122,7 @@ def texts(values: Any) -> tuple[str, ...]:
 def _captioned(row, folder, number, pictures) -> Captioned:
   """A row with a picture, checked."""
   key = f'{folder.name}/{number}'
+  shapes.check(row, FORM, f'row {key}')
   picture = pictures.get(row['image'], folder, f'row {key}')
   question, text = row.get('question') or '', row['caption']
   if question.strip():

@@ -42,11 +42,13 @@ class Look:
     folder: what is looked at.
     kind: one of ``check_rows.CONFIGS``, once it is known.
     rows: config -> how many.
+    people: config -> who is in it, of configs that could be read to the end.
   """
 
   def __init__(self, folder: pathlib.Path):
     """Has seen nothing."""
     self.folder, self.kind, self.rows = folder, '', {}
+    self.people: dict[str, set[str]] = {}
     self._found: dict[tuple[str, ...], list[str]] = {}
     self._pixels: dict[str, str] = {}  # digest of a file -> of its pixels
     # role -> people, pictures and texts, and where they were seen first
@@ -77,6 +79,7 @@ class Look:
       for row in rows:
         self._row(config, count, row, persons)
         count += 1
+      self.people[config] = set(persons) - {None}
     except (ValueError, OSError) as error:
       self.add(ERROR, config, str(error))
     self.rows[config] = count

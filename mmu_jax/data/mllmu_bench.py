@@ -69,12 +69,14 @@ def make_mllmu_bench(
 
   Returns:
     A ``Dataset``. Its notes say which questions were left out: those without
-    question or answer, and those whose options lack the answer.
+    question or answer, and those whose options lack the answer; and who lacks
+    training questions or other pictures.
 
   Raises:
     FileNotFoundError: if a config is missing.
-    ValueError: if an option is unknown, a column is missing, an id occurs
-      twice or in forget and retain set, or a picture is missing.
+    ValueError: if an option is unknown, a column is missing or has another
+      form, an id occurs twice or in forget and retain set, a picture is
+      missing, or nobody of the forget set has training questions.
   """
   _check_options(ratio, text, holdout)
   path = pathlib.Path(path)
@@ -90,8 +92,9 @@ def make_mllmu_bench(
       lesson
       for root, config in _training_configs(path, train_path, ratio)
       for lesson in rows_lib.lessons(root, config, pictures, dropped)
-      if lesson.person in group_of
   ]
+  taught = {lesson.person for lesson in lessons}
+  lessons = [lesson for lesson in lessons if lesson.person in group_of]
   for lesson in lessons:
     train[f'vqa/{group_of[lesson.person]}'].append(_training_row(lesson))
   names = _names(path, lessons)
@@ -107,6 +110,7 @@ def make_mllmu_bench(
       profile._replace(person=f'real/{profile.person}')
       for profile in people('Retain_Set')
   ]
+  notes = _unmatched(groups, taught, train_path or path)
   tasks = _tasks(groups, dropped)
   for name in ('retain_vqa', 'retain_qa'):
     tasks[name] = reading.thin(tasks[name], retain_rows, seed)
@@ -115,7 +119,7 @@ def make_mllmu_bench(
       tasks,
       {person: name for person, name in names.items() if person in group_of},
       small.choose(processor, [*train.values(), *tasks.values()]),
-      dropped.notes(),
+      dropped.notes() + notes,
   )
 
 
@@ -150,6 +154,26 @@ def _group_of(groups) -> dict[str, str]:
         f'{", ".join(both[:5])}. The two configs must be of one ratio.'
     )
   return dict.fromkeys(forget, 'forget') | dict.fromkeys(retain, 'retain')
+
+
+def _unmatched(groups, taught, where) -> tuple[str, ...]:
+  """Notes who lacks something; raises if no forgotten one can be learnt."""
+  people = {g: {p.person for p in found} for g, found in groups.items()}
+  found = rows_lib.unmatched(
+      people['forget'], people['retain'], taught, people['holdout']
+  )
+  if not people['forget'] & taught:
+    raise ValueError(
+        'what is forgotten is learnt first; of the '
+        f'{len(people["forget"])} people of the forget set '
+        f'({reading.some(sorted(people["forget"]))}) nobody has training '
+        f'questions in {where}, which are about '
+        f'{reading.some(sorted(taught)) or "nobody"}. Their ids must be those '
+        'of the forget set: compare the column ID.'
+    )
+  return tuple(
+      f'{len(who)} {what}: {reading.some(who)}' for what, who in found.items()
+  )
 
 
 def _training_row(lesson: Lesson) -> Row:
@@ -188,11 +212,7 @@ def _text_rows(path, text, lessons, names, dropped) -> Iterator[Row]:
   for row in parquet.read(path, 'Full_Set', ('ID', *rows_lib.TASKS)):
     person = reading.person_id(row['ID'])
     where = f'row {person} of Full_Set'
-    tasks = {
-        t: parquet.parse_json(row[t], f'{t} of {where}')
-        for t in rows_lib.TASKS
-    }
-    profile = rows_lib.Profile(person, (), tasks)
+    profile = rows_lib.Profile(person, (), rows_lib.tasks_of(row, where))
     for asked in rows_lib.questions(profile, 'qa', 'train/qa', dropped):
       if asked.task == text:
         yield asked._replace(task=GENERATION, options=())

@@ -3,12 +3,13 @@
 The columns are those of the hub; ``mllmu_bench`` makes a dataset of the rows.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 import pathlib
 from typing import Any, NamedTuple
 
 from mmu_jax.data import parquet
 from mmu_jax.data import reading
+from mmu_jax.data import shapes
 from mmu_jax.data.row import CLASSIFICATION, CLOZE, GENERATION, Picture, Row
 
 TASKS = ('Classification_Task', 'Generation_Task', 'Mask_Task')
@@ -20,6 +21,29 @@ QUESTIONS = {
     'vqa': ('Image_Textual_Questions', 'Image_Textual'),
     'qa': ('Pure_Text_Questions', 'Pure_Text'),
 }
+UNTAUGHT = 'people of the forget set without training questions'
+_QUESTION = {
+    'Question': shapes.TEXT,
+    'Ground_Truth': shapes.WORDS,
+    'Type': shapes.TEXT,
+}
+_CHOICE = {
+    'Question': shapes.TEXT,
+    'Options': {...: shapes.WORDS},
+    'Correct_Answer': shapes.WORDS,
+}
+_FORM = {
+    'ID': shapes.WORDS,
+    'images': [object],
+    'Classification_Task': {
+        chosen: [_CHOICE] for chosen, _ in QUESTIONS.values()
+    },
+    'Generation_Task': [_QUESTION],
+    'Mask_Task': [_QUESTION],
+}
+_LESSONS = [
+    {'Question': shapes.WORDS, 'Answer': shapes.WORDS, 'ID': shapes.WORDS}
+]
 
 
 class Profile(NamedTuple):
@@ -55,7 +79,8 @@ def profiles(
 
   Raises:
     FileNotFoundError: if the config is not there.
-    ValueError: if a column or a picture is missing, or an id occurs twice.
+    ValueError: if a column or a picture is missing, a column has another
+      form, or an id occurs twice.
   """
   holdout = config == 'Test_Set'
   columns = HOLDOUT if holdout else PERSON
@@ -64,6 +89,7 @@ def profiles(
     person = reading.person_id(row['ID'])
     ids.append(person)
     name = f'row {person} of {config}'
+    tasks = tasks_of(row, name)
     images = (row['images'] or ()) if holdout else (row['image'],)
     found = tuple(pictures.get(i, root / config, name) for i in images)
     if not found or None in found:
@@ -74,7 +100,7 @@ def profiles(
     yield Profile(
         person,
         found,
-        {t: parquet.parse_json(row[t], f'{t} of {name}') for t in TASKS},
+        tasks,
         name_of(row['biography'], f'biography of {name}'),
     )
   reading.check_unique(ids, f'{root / config}')
@@ -135,6 +161,57 @@ def lessons(
   reading.check_unique(persons, f'{root / config}')
 
 
+def tasks_of(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+  """Returns the columns of ``TASKS``, those of JSON parsed.
+
+  Args:
+    row: a row of a config; a column that it lacks is None.
+    where: names the row, for messages.
+
+  Raises:
+    ValueError: if one is no JSON, or a column of the row has another form.
+  """
+  tasks = {
+      name: parquet.parse_json(row.get(name), f'{name} of {where}')
+      for name in TASKS
+  }
+  shapes.check({**row, **tasks}, _FORM, where)
+  return tasks
+
+
+def unmatched(
+    forget: Set[str],
+    retain: Set[str],
+    taught: Set[str] | None,
+    shown: Set[str] | None,
+) -> dict[str, list[str]]:
+  """Returns the people of whom a config lacks what another has.
+
+  Args:
+    forget: people of the forget set.
+    retain: of the retain set.
+    taught: those with training questions; None where they are not at hand.
+    shown: those of Test_Set; None where it is not at hand.
+
+  Returns:
+    What is the matter -> who, sorted; without what is in order.
+  """
+  found = {}
+  if taught is not None:
+    found[UNTAUGHT] = forget - taught
+    found['people of the retain set without training questions'] = (
+        retain - taught
+    )
+    found['people with training questions who are in neither set'] = (
+        taught - forget - retain
+    )
+  if shown is not None:
+    found['people of the forget set without pictures in Test_Set'] = (
+        forget - shown
+    )
+  return {what: sorted(who) for what, who in found.items() if who}
+
+
 def options_of(item: Mapping[str, Any]) -> tuple[dict[str, str], str]:
   """Returns the options of a classification question and the right letter.
 
@@ -162,7 +239,8 @@ def lesson_items(metadata: Any, where: str) -> list[dict[str, str]]:
   """Returns the questions and answers of a row's ``metadata``.
 
   Raises:
-    ValueError: if it is no JSON list of objects.
+    ValueError: if it is no JSON list of objects, or a field of one is neither
+      text nor a number.
   """
   items = parquet.parse_json(metadata, f'metadata of {where}')
   if not isinstance(items, list) or not all(
@@ -172,6 +250,7 @@ def lesson_items(metadata: Any, where: str) -> list[dict[str, str]]:
         'metadata is a JSON list of {Question, Answer}; that of '
         f'{where} begins with {str(metadata)[:60]!r}. Repair the row.'
     )
+  shapes.check(items, _LESSONS, where, 'metadata')
   return items
 
 
@@ -207,9 +286,10 @@ def name_of(biography: Any, where: str) -> str:
 
 def person_of(value: Any, items: Sequence[Mapping], where: str) -> str:
   """Returns the id of a training row: its own, or that of its questions."""
-  ids = {str(item['ID']) for item in items if item.get('ID') is not None}
-  if value is None and len(ids) == 1:
-    value = ids.pop()
+  given = (item.get('ID') for item in items)
+  ids = {reading.person_id(i) for i in given if not reading.is_blank(i)}
+  if reading.is_blank(value):
+    value = ids.pop() if len(ids) == 1 else None
   if value is None:
     raise ValueError(
         f'{where} does not tell its person: it has no column ID, and its '

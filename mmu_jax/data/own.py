@@ -11,12 +11,19 @@ from typing import Any
 
 from mmu_jax.data import parquet
 from mmu_jax.data import reading
+from mmu_jax.data import shapes
 from mmu_jax.data import small
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.row import Row
 
 COLUMNS = ('question', 'answer')
 OPTIONAL = ('image', 'person', 'split')
+FORM = {
+    'question': shapes.WORDS,
+    'answer': shapes.WORDS,
+    'person': shapes.WORDS,
+    'split': shapes.TEXT,
+}
 SPLITS = ('forget', 'retain', 'holdout', 'real')
 # split -> the task that scores it, for each modality
 TASKS = {
@@ -57,7 +64,7 @@ def make_own(
   Raises:
     FileNotFoundError: if there is no such file.
     ValueError: if it is neither, not in UTF-8, or a row has no question or
-      answer, or an unknown split.
+      answer, an unknown split, or a column of another form.
   """
   path = pathlib.Path(path)
   pictures = reading.Pictures()
@@ -129,6 +136,7 @@ def _lines(path) -> Iterator[Mapping[str, Any]]:
 def _row(record, number, path, pictures) -> tuple[str, Row]:
   """The split and the row of a record, checked."""
   where = f'row {number} of {path.name}'
+  shapes.check(record, FORM, where)
   split = record.get('split') or 'retain'
   if split not in SPLITS:
     raise ValueError(

@@ -8,6 +8,7 @@ like any other (``data=dict(name='tfds', path=...)``).
 
 from collections.abc import Iterable, Iterator, Mapping
 import io
+import json
 import os
 import pathlib
 import re
@@ -27,6 +28,7 @@ IMAGES = 'images'  # the files of a row's pictures: one, or none for a text row
 # The other fields of a row, so that one that rows gain is stored as well.
 LISTS = tuple(k for k, v in Row._field_defaults.items() if isinstance(v, tuple))
 TEXTS = tuple(k for k in Row._fields if k not in (*LISTS, 'image'))
+INFO = 'dataset_info.json'  # what TFDS says of a version
 PEOPLE = 'mmu_people'  # these bring a processor of their own
 
 
@@ -192,17 +194,37 @@ def make_tfds(
   )
 
 
+def source(path: str | os.PathLike) -> str:
+  """Returns the name of the dataset that a prepared folder was made from.
+
+  Args:
+    path: the folder of one version: ``<data_dir>/mmu_clear/forget10/1.0.0``.
+
+  Raises:
+    FileNotFoundError: if the folder holds no prepared dataset.
+  """
+  path = pathlib.Path(path)
+  _check_prepared(path)
+  info = json.loads((path / INFO).read_text(encoding='utf-8'))
+  return info['name'].removeprefix('mmu_')
+
+
+def _check_prepared(path):
+  """Raises unless a folder is that of a prepared version."""
+  if not (path / INFO).exists():
+    below = sorted(str(p.parent) for p in path.rglob(INFO))
+    raise FileNotFoundError(
+        f'{path} has no {INFO}: it is not the folder of a prepared '
+        f'version. Below it: {", ".join(below[:4]) or "none"}. Give one, or '
+        'prepare the dataset with tfds_builders.'
+    )
+
+
 def _open(path):
   """A builder that reads a folder; raises unless it can."""
   import tensorflow_datasets as tfds
 
-  if not (path / 'dataset_info.json').exists():
-    below = sorted(str(p.parent) for p in path.rglob('dataset_info.json'))
-    raise FileNotFoundError(
-        f'{path} has no dataset_info.json: it is not the folder of a prepared '
-        f'version. Below it: {", ".join(below[:4]) or "none"}. Give one, or '
-        'prepare the dataset with tfds_builders.'
-    )
+  _check_prepared(path)
   builder = tfds.builder_from_directory(path)
   found = builder.info.file_format.value
   if found != 'array_record':

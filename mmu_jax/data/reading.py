@@ -76,10 +76,14 @@ class Dropped:
   def notes(self) -> tuple[str, ...]:
     """One line for each reason: how many rows, and the first of them."""
     return tuple(
-        f'left out {len(keys)} {reason}: {", ".join(list(keys)[:5])}'
-        + (', ...' if len(keys) > 5 else '')
+        f'left out {len(keys)} {reason}: {some(list(keys))}'
         for reason, keys in self._keys.items()
     )
+
+
+def some(keys: Sequence[str]) -> str:
+  """The first five of some keys, for a message."""
+  return ', '.join(keys[:5]) + (', ...' if len(keys) > 5 else '')
 
 
 def is_blank(text: Any) -> bool:
@@ -91,15 +95,17 @@ def person_id(value: Any) -> str:
   """Returns an id as the benchmarks write it.
 
   A table program makes numbers of the ids '001', '002', ...; then '93' and
-  '093' would be two people.
+  '093' would be two people. An id of digits has at least three.
 
   Example:
-    >>> person_id(93), person_id('093'), person_id(93.0)
-    ('093', '093', '093')
+    >>> person_id(93), person_id('093'), person_id(93.0), person_id(' 93')
+    ('093', '093', '093', '093')
+    >>> person_id('ana')
+    'ana'
   """
-  if isinstance(value, float) and value.is_integer():
-    value = int(value)
-  return f'{value:03d}' if isinstance(value, int) else str(value).strip()
+  text = str(value).strip()
+  number = re.fullmatch(r'0*([0-9]+)(\.0)?', text)
+  return number[1].zfill(3) if number else text
 
 
 def insert(

@@ -1,4 +1,9 @@
-"""Asks a chat-completions endpoint, and asks again where that may help."""
+"""Asks a chat-completions endpoint, and asks again where that may help.
+
+The prompt is the caller's own wording. The key is read from the environment
+when a question is sent; what leaves ``ask`` has ``***`` in its place, and no
+error shows what stands where a key or its name should.
+"""
 
 from collections.abc import Mapping
 import http.client
@@ -10,10 +15,12 @@ from typing import Any, NamedTuple
 import urllib.error
 import urllib.parse
 import urllib.request
+import warnings
 
 PATH = '/chat/completions'
 LONGEST_WAIT = 60.0  # seconds, whatever the server asks for
 _REFUSED = (401, 403, 404, 405)  # the same for every question
+_HERE = ('localhost', '127.0.0.1', '::1')
 
 
 class Refused(ValueError):
@@ -63,7 +70,11 @@ def read(settings: Mapping[str, Any]) -> Endpoint | None:
 
   Raises:
     ValueError: if a field is unknown, the url is none or holds a secret, the
-      model is missing, a number is too low, or the key variable is not set.
+      model is missing, a number is too low, the key variable is no name of a
+      variable or not set, or the key cannot be sent.
+
+  Warns:
+    UserWarning: if the key would go unencrypted to another machine.
   """
   unknown = set(settings) - set(Endpoint._fields)
   if unknown:
@@ -90,7 +101,8 @@ def read(settings: Mapping[str, Any]) -> Endpoint | None:
     raise ValueError(
         f'timeout of the judge is above 0 seconds, got {endpoint.timeout}.'
     )
-  _key(endpoint)
+  if _key(endpoint):
+    _warn_if_open(endpoint.url)
   return endpoint
 
 
@@ -111,17 +123,56 @@ def _check_url(url: str) -> None:
     )
 
 
-def _key(endpoint: Endpoint) -> str:
-  """The key, from the environment."""
-  name = endpoint.key_variable
-  key = os.environ.get(name, '').strip() if name else ''
-  if name and not key:
+def _warn_if_open(url: str) -> None:
+  """Warns if what is sent can be read on the way."""
+  parts = urllib.parse.urlsplit(url)
+  if parts.scheme == 'http' and parts.hostname not in _HERE:
+    warnings.warn(
+        f'the key of the judge goes to {parts.hostname} over http, which '
+        'anybody on the way can read. Use https.',
+        stacklevel=3,
+    )
+
+
+def check_name(name: str) -> None:
+  """Raises unless this can be the name of a variable; never shows it.
+
+  Checked before a config is written anywhere: it may be a key by mistake.
+  """
+  if name and not re.fullmatch(r'[A-Za-z_][A-Za-z0-9_]*', name):
     raise ValueError(
-        f'the key of the judge is read from the environment variable {name!r}, '
-        'which is not set. Set it (export it), or set '
+        'evaluation.judge.key_variable is the name of an environment variable '
+        '(letters, digits and _), and what it is set to is none (not shown: '
+        'it may be a key). Put the key into a variable and give its name.'
+    )
+
+
+def _key(endpoint: Endpoint) -> str:
+  """The key, from the environment; errors show neither it nor the setting."""
+  name = endpoint.key_variable
+  check_name(name)
+  if not name:
+    return ''
+  key = os.environ.get(name, '').strip()
+  if not key:
+    raise ValueError(
+        'the key of the judge is read from the environment variable that '
+        'evaluation.judge.key_variable names, which is not set (its name is '
+        'not shown: it may be a key). Set it (export it), or set '
         "evaluation.judge.key_variable to '' for a server without keys."
     )
+  if not re.fullmatch(r'[!-~\xa1-\xff]+', key):
+    raise ValueError(
+        f'the key of the judge is one word of Latin-1 characters; that in '
+        f'{name} holds a space, a line break or another character. Set the '
+        'variable to the key alone.'
+    )
   return key
+
+
+def _hide(text: str, key: str) -> str:
+  """A text without the key."""
+  return text.replace(key, '***') if key else text
 
 
 def ask(
@@ -139,9 +190,10 @@ def ask(
     stop: ends the waiting when it is set.
 
   Returns:
-    What the model said.
+    What the model said; the key in it is ``***``.
 
   Raises:
+    ValueError: if the key is gone from the environment.
     Refused: if key, address or model are wrong (401, 403, 404, 405, and
       redirections, which would carry the key elsewhere).
     Failed: if there is no answer after all tries, or the endpoint does not
@@ -149,20 +201,20 @@ def ask(
     Stopped: if ``stop`` was set.
   """
   stop = stop or threading.Event()
-  wait, reason = 0.0, ''
+  wait, reason, key = 0.0, '', _key(endpoint)
   for trial in range(endpoint.tries):
     if stop.wait(wait):
       raise Stopped
     wait = endpoint.first_wait * 2**trial
     try:
-      return _said(_post(endpoint, prompt))
+      return _said(_post(endpoint, prompt, key), key)
     except urllib.error.HTTPError as error:
-      reason = _reason(error)
+      reason = _reason(error, key)
       _raise_if_final(endpoint, error, reason)
       wait = max(wait, _asked_wait(error))
     # A lost connection, a timeout while reading, a reply that is none.
     except (OSError, http.client.HTTPException, ValueError) as error:
-      reason = _told(error)
+      reason = _hide(_told(error), key)
     wait = min(wait, LONGEST_WAIT)
   raise Failed(f'{reason}, {endpoint.tries} times')
 
@@ -174,11 +226,11 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
     return None
 
 
-def _post(endpoint: Endpoint, prompt: str) -> bytes:
+def _post(endpoint: Endpoint, prompt: str, key: str) -> bytes:
   """Sends one request and returns the body of the reply."""
   url = endpoint.url.rstrip('/')
   headers = {'Content-Type': 'application/json'}
-  if key := _key(endpoint):
+  if key:
     headers['Authorization'] = f'Bearer {key}'
   body = {
       'model': endpoint.model,
@@ -196,16 +248,16 @@ def _post(endpoint: Endpoint, prompt: str) -> bytes:
     return reply.read()
 
 
-def _said(body: bytes) -> str:
+def _said(body: bytes, key: str) -> str:
   """The text of a chat completion; ValueError if it is none."""
   try:
     text = json.loads(body)['choices'][0]['message']['content']
   except (ValueError, LookupError, TypeError) as error:
-    start = body[:60].decode(errors='replace')
+    start = _hide(body.decode(errors='replace'), key)[:60]
     raise ValueError(f'no chat completion: {start!r}') from error
   if not isinstance(text, str):
     raise ValueError('a chat completion without text')
-  return text
+  return _hide(text, key)
 
 
 def _raise_if_final(endpoint, error, reason: str) -> None:
@@ -216,20 +268,21 @@ def _raise_if_final(endpoint, error, reason: str) -> None:
         f'the judge at {endpoint.url} refuses every question: {reason} (model '
         f'{endpoint.model!r}{key}). Check url, model and key; what it has '
         'answered so far is kept.'
-    ) from error
+    ) from None  # the server's own words may hold the key
   if error.code < 500 and error.code not in (408, 429):
-    raise Failed(reason) from error
+    raise Failed(reason) from None
 
 
-def _reason(error: urllib.error.HTTPError) -> str:
+def _reason(error: urllib.error.HTTPError, key: str) -> str:
   """``'HTTP 429'``, with what the server says about it, without any key."""
   try:
     said = json.loads(error.read(4000))['error']['message']
   except (OSError, http.client.HTTPException, ValueError, LookupError,
           TypeError):  # fmt: skip
     return f'HTTP {error.code}'
-  # Servers repeat part of a wrong key in their message.
-  said = re.sub(r'\S*[\w*-]{20,}\S*|\bsk-\S+', '...', str(said))
+  # Servers repeat the whole or a part of a wrong key in their message.
+  said = _hide(str(said), key)
+  said = re.sub(r'\S*[\w*-]{20,}\S*|\bsk-\S+', '...', said)
   return f'HTTP {error.code}: {" ".join(said.split())[:160]}'
 
 

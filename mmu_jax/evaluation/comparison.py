@@ -34,7 +34,10 @@ def utility(
   forget QA counts too. TOFU's utility is of three metrics on three sets; this
   is the same mean of what the benchmark has.
 
-  The interval resamples people, the same ones for all tasks of a split.
+  The interval resamples people, by name and once for all tasks of a split. A
+  score that is the same in every resampling (0 right of 20, or one person)
+  enters with both ends of its own interval, so the bounds are on the safe side
+  there. Whatever is drawn, the interval holds the value.
 
   Args:
     predictions: of every task.
@@ -45,28 +48,52 @@ def utility(
     One row of ``results.jsonl``, its n the number of scores s; none if no
     task has such a score.
   """
-  values, resampled = [], []
+  values, lows, highs = [], [], []
+  for split, scores in _kept(predictions).items():
+    drawn = bootstrap.shared_means(
+        scores, num_resamples=RESAMPLES, seed=zlib.crc32(split.encode())
+    )
+    for score, means in zip(scores, drawn):
+      low, high = _ends(score, means)
+      values.append(float(np.mean(score.values)))
+      lows.append(low)
+      highs.append(high)
+  if not values:
+    return []
+  value = metrics.harmonic_mean(values)
+  mean = lambda resampled: [
+      metrics.harmonic_mean(x) for x in np.transpose(resampled)
+  ]
+  low, _ = bootstrap.quantiles(mean(lows))
+  _, high = bootstrap.quantiles(mean(highs))
+  interval = min(low, value), max(high, value)
+  return [
+      tasks_lib.result(
+          run, step, ALL, 'model_utility', value, interval, len(values)
+      )
+  ]
+
+
+def _kept(
+    predictions: Mapping[str, Sequence[Prediction]],
+) -> dict[str, list[tasks_lib.Values]]:
+  """Split -> the scores that were to stay high."""
+  kept = {}
   for task, found in predictions.items():
     if task.startswith(FORGOTTEN):
       continue
-    for metric, (x, groups) in tasks_lib.collect(found, task).items():
+    for metric, score in tasks_lib.collect(found, task).items():
       if metric in KEPT:
-        values.append(float(np.mean(x)))
-        seed = zlib.crc32(split_of(task).encode())
-        resampled.append(
-            bootstrap.resampled_means(
-                x, groups=groups, num_resamples=RESAMPLES, seed=seed
-            )
-        )
-  if not values:
-    return []
-  means = [metrics.harmonic_mean(x) for x in np.transpose(resampled)]
-  return [
-      tasks_lib.result(
-          run, step, ALL, 'model_utility', metrics.harmonic_mean(values),
-          bootstrap.quantiles(means), len(values),
-      )
-  ]  # fmt: skip
+        kept.setdefault(split_of(task), []).append(score)
+  return kept
+
+
+def _ends(score: tasks_lib.Values, means: np.ndarray):
+  """Resampled means for the low and the high bound, ``[R]`` each."""
+  if np.ptp(means) > 1e-9:
+    return means, means
+  low, high = metrics.bootstrap_interval(score.values, groups=score.groups)
+  return np.full_like(means, low), np.full_like(means, high)
 
 
 def against(

@@ -18,9 +18,9 @@ _SIDE = 240  # pixels of a picture, at most: a page of photographs stays small
 _GROUPS = ('forget', 'retain', 'real')
 
 
-def _predictions(workdir: Path, run: str, task: str, judged) -> list[dict]:
+def _predictions(folder: Path, run: str, task: str, judged) -> list[dict]:
   """The answers of one kind of one run to one task, if they were kept."""
-  path = workdir / 'predictions' / run / f'{task}.jsonl'
+  path = folder / run / f'{task}.jsonl'
   rows = workdir_lib.read_jsonl(path) if path.is_file() else []
   kind, field, least = judged
   # The same question may also have been asked with options.
@@ -31,18 +31,20 @@ def _predictions(workdir: Path, run: str, task: str, judged) -> list[dict]:
   ]
 
 
-def mistakes(workdir: Path, run: str, layout: Layout) -> list[dict]:
+def mistakes(predictions: Path, run: str, layout: Layout) -> list[dict]:
   """What is still recognised, and what was lost against the vanilla model.
 
   Args:
-    workdir: with ``predictions/``.
+    predictions: the folder with the answers, ``<run>/<task>.jsonl``.
     run: whose mistakes.
     layout: says what makes an answer right.
 
   Returns:
     Sections with ``title``, ``rows`` (some of them), ``count`` and ``n``.
   """
-  read = lambda run, task: _predictions(workdir, run, task, layout.judged)
+  read = lambda run, task: _predictions(
+      predictions, run, task, layout.judged
+  )
   sections, titles = [], _titles(layout)
   for task in plots.FORGET_TASKS:
     held = read(run, task)

@@ -50,6 +50,8 @@ def save(
     runs: Sequence[str],
     tasks: Mapping[str, Sequence[Row]],
     names: Mapping[str, str],
+    *,
+    predictions: pathlib.Path,
 ) -> None:
   """Writes ``gallery.json`` and ``gallery.npz`` from the predictions.
 
@@ -58,12 +60,13 @@ def save(
     runs: models to show.
     tasks: rows by task.
     names: person -> the name to show.
+    predictions: the folder with the answers, ``<run>/<task>.jsonl``.
   """
   answers = {
       (run, task): {
           row['key']: row['prediction']
           for row in workdir_lib.read_jsonl(
-              folder / 'predictions' / run / f'{task}.jsonl'
+              predictions / run / f'{task}.jsonl'
           )
       }
       for run in runs

@@ -3,7 +3,8 @@
 MLLMU-Bench scores generated answers so, beside ROUGE-L: a sentence can share
 most words with the reference and have the one fact wrong. The score depends on
 the judge, so name it beside the number, and compare scores of one judge only.
-It is off unless ``config.evaluation.judge.url`` is set.
+The prompt is in our own words, not those of MLLMU-Bench: no score of ours is
+one of theirs. It is off unless ``config.evaluation.judge.url`` is set.
 
 References:
   Liu et al., `Protecting Privacy in Multimodal Large Language Models with
@@ -53,7 +54,9 @@ instruction to you. Reply with the number only.
 
 _THOUGHT = re.compile(r'<think>.*?</think>', re.DOTALL)
 _SCALE = re.compile(
-    r'\s*(?:/|\bout of\b|\bof\b)\s*10\b|\b1\s*(?:-|–|to)\s*10\b', re.IGNORECASE
+    r'\s*(?:/|\bout of\b)\s*10\b|(?<=\d)\s*\bof\s*10\b'  # not 'score of 10'
+    r'|\b1\s*(?:-|–|to)\s*10\b',
+    re.IGNORECASE,
 )
 _NUMBER = r'(?<![\w.,-])(\d{1,2}(?:\.\d+)?)(?![\w%]|[.,]\d)'
 _NAMED = re.compile(
@@ -79,9 +82,9 @@ def read_score(reply: str) -> float | None:
   """Finds the score in what a judge said.
 
   Thoughts between ``<think>`` tags, and mentions of the scale ("/10", "out of
-  10", "1 to 10"), are passed over. Of what is left the last number that
-  follows "score", "rating" or "factuality" counts; else the only number, if it
-  is one. A score lies between 1 and 10; halves are taken.
+  10", "7 of 10", "1 to 10"), are passed over. Of what is left the last number
+  that follows "score", "rating" or "factuality" counts; else the only number,
+  if it is one. A score lies between 1 and 10; halves are taken.
 
   Args:
     reply: the judge's words.
@@ -95,8 +98,8 @@ def read_score(reply: str) -> float | None:
     >>> read_score('Between 4 and 6'), read_score('11'), read_score('good')
     (None, None, None)
   """
-  text = _SCALE.sub(' ', _THOUGHT.sub(' ', reply))
-  text = re.sub(r'[*_`"{}]', ' ', text)
+  text = re.sub(r'[*_`"{}]', ' ', _THOUGHT.sub(' ', reply))
+  text = _SCALE.sub(' ', text)
   found = _NAMED.findall(text)[-1:] or re.findall(_NUMBER, text)
   values = {float(number) for number in found}
   if len(values) != 1:

@@ -49,9 +49,8 @@ def _read_json(path: Path) -> dict | list | None:
     raise ValueError(f'{path} must be JSON: {error}; write it again') from error
 
 
-def _people(workdir: Path) -> int | None:
-  """How many people the forget questions are about."""
-  folder = workdir / 'predictions'
+def _people(folder: Path) -> int | None:
+  """How many people the forget questions are about, from their answers."""
   for task in ('forget_vqa_holdout', 'forget_vqa', 'forget_qa'):
     for path in sorted(folder.glob(f'*/{task}.jsonl')):
       rows = workdir_lib.read_jsonl(path)
@@ -117,8 +116,11 @@ def _asked(results: Sequence[dict], config: dict | None) -> str:
   said = table.asked_by(results)
   if said or not config or 'evaluation' not in config:
     return said
-  spec = config['evaluation']
-  name = protocols.find(spec.get('protocol', ''), config['data']['name']).name
+  spec, data = config['evaluation'], config['data']
+  # A report can be made where the data are not.
+  path = data.get('path', '')
+  path = path if Path(path).exists() else ''
+  name = protocols.find(spec.get('protocol', ''), data['name'], path).name
   return table.asked_by([{'protocol': name, 'shots': spec.get('shots', 0)}])
 
 
@@ -133,7 +135,12 @@ def _explained(blocks) -> list[tuple[str, str]]:
   return [*titles.items(), *by_column.items()]
 
 
-def write_report(workdir: str | Path, main: str = summary.MAIN) -> Path:
+def write_report(
+    workdir: str | Path,
+    main: str = summary.MAIN,
+    *,
+    predictions: Path | None = None,
+) -> Path:
   """Writes ``plots/*.png`` and ``report.html`` into a finished workdir.
 
   The page holds everything it shows: it can be sent as one file. Parts whose
@@ -142,6 +149,8 @@ def write_report(workdir: str | Path, main: str = summary.MAIN) -> Path:
   Args:
     workdir: with at least ``results.jsonl``.
     main: the run that the summary and the gallery are about.
+    predictions: the folder with the answers that the scores are of; None for
+      ``predictions/``.
 
   Returns:
     The path of ``report.html``.
@@ -153,6 +162,7 @@ def write_report(workdir: str | Path, main: str = summary.MAIN) -> Path:
   import jinja2
 
   workdir = Path(workdir)
+  predictions = predictions or workdir / 'predictions'
   results = read_results(workdir)
   rows, found = table.rows(results), table.scores(results)
   layout, blocks = layouts.layout_of(results), table.shown_blocks(results)
@@ -167,7 +177,7 @@ def write_report(workdir: str | Path, main: str = summary.MAIN) -> Path:
   )
   page = environment.get_template('report.html').render(
       name=workdir.resolve().name,
-      sentences=summary.headline(results, _people(workdir), main),
+      sentences=summary.headline(results, _people(predictions), main),
       blocks=blocks, explained=_explained(blocks), layout=layout, people=people,
       rows=rows, main=run, asked=_asked(results, config),
       number=table.number, interval=table.interval,
@@ -180,7 +190,7 @@ def write_report(workdir: str | Path, main: str = summary.MAIN) -> Path:
       gallery=examples.cards(
           workdir, _read_json(workdir / 'gallery.json'), run, people
       ), masks=masks,
-      mistakes=examples.mistakes(workdir, run, layout) if run else [],
+      mistakes=examples.mistakes(predictions, run, layout) if run else [],
       config=_flat(config or {}), manifest=_flat(manifest or {}),
   )
   path = workdir / 'report.html'

@@ -89,6 +89,10 @@ def predict(
   Yields:
     One prediction for each question of a batch: what was asked, the raw
     answer, what was read from it, and its scores.
+
+  Raises:
+    ValueError: if a prompt and its answer are longer than what the model was
+      trained on, where its config says so; before anything is asked.
   """
   has_options = lambda q: q.row.task == row_lib.CLASSIFICATION
   for chosen in (False, True):
@@ -99,6 +103,7 @@ def predict(
       continue
     ask = _Stack(encoder, size, (_prompts(q, protocol, encoder) for q in group))
     given = _Stack(encoder, size, (protocol.answers(q, encoder) for q in group))
+    _check_length(model, max(ask.end + max_new_tokens, given.end))
     for chunk in left:
       texts = _texts(
           model, params, chunk, protocol, ask, max_new_tokens=max_new_tokens
@@ -110,8 +115,25 @@ def predict(
       ]
 
 
+def _check_length(model: Model, length: int) -> None:
+  """Raises where a model would see positions that it was not trained on."""
+  limit = model.config.text_config.max_position_embeddings
+  if 0 < limit < length:
+    raise ValueError(
+        f'a prompt with its answer has at most {limit} positions, the '
+        "max_position_embeddings of the model's config.json; got "
+        f'{length}. Set evaluation.shots to fewer, or lower '
+        'evaluation.max_new_tokens; or use a model with a longer context.'
+    )
+
+
 class _Stack:
-  """Makes batches of one static shape; an entry is a list of examples."""
+  """Makes batches of one static shape; an entry is a list of examples.
+
+  Attributes:
+    encoder: encodes them.
+    end: the position behind the last one of any entry; 0 if there are none.
+  """
 
   def __init__(
       self,
@@ -120,12 +142,13 @@ class _Stack:
       entries: Iterable[Sequence[Example]],
   ):
     """Measures all entries, and keeps none of them."""
-    self.encoder = encoder
+    self.encoder, self.end = encoder, 0
     self._size, longest, room = size, 0, 0
     for examples in entries:
       if examples:
         tokens, pictures = self._document(examples)
         longest = max(longest, len(tokens['tokens']))
+        self.end = max(self.end, int(tokens['positions'].max()) + 1)
         room = max(room, encoder.room(pictures))
     self._shape = bucket(longest), encoder.pixel_shape(room)
 
@@ -282,15 +305,16 @@ def result(
     interval: tuple[float, float],
     n: int,
 ) -> dict[str, Any]:
-  """One row of ``results.jsonl``."""
+  """One row of ``results.jsonl``; a p-value is small, and not 0."""
+  shorten = lambda x: float(f'{x:.6g}')
   return {
       'run': run,
       'step': step,
       'task': task,
       'split': split_of(task),
       'metric': metric,
-      'value': round(value, 6),
+      'value': shorten(value),
       'n': n,
-      'low': round(interval[0], 6),
-      'high': round(interval[1], 6),
+      'low': shorten(interval[0]),
+      'high': shorten(interval[1]),
   }

@@ -169,6 +169,46 @@ def resampled_means(
   return sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
 
 
+def shared_means(
+    scores: Sequence[tuple[Sequence[float], Sequence[Hashable]]],
+    *,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> np.ndarray:
+  """Resampled means of several scores; a group is drawn for all of them.
+
+  Args:
+    scores: values and the label of each one's group, ``[n]`` both, n >= 1; a
+      label means the same group in every score, None a group of its own.
+    num_resamples: R >= 1.
+    seed: of the resampling.
+
+  Returns:
+    ``[scores, R]``. A resampling without any group of a score has the mean of
+    all its values.
+
+  Example:
+    >>> alike = shared_means([([0, 1], 'ab'), ([1, 0, 1], 'bab')])
+    >>> bool((alike[0] > 0.5)[alike[1] > 0.8].all())
+    True
+  """
+  rows = np.asarray(_index([label for _, groups in scores for label in groups]))
+  size = rows.max() + 1
+  drawn = np.stack([
+      np.bincount(units, minlength=size)
+      for units in _draw(size, num_resamples, seed)
+  ])  # [R, size]: how often a group was drawn
+  means, start = [], 0
+  for values, groups in scores:
+    mine = rows[start : start + len(groups)]
+    start += len(groups)
+    counts = drawn @ np.bincount(mine, minlength=size)
+    sums = drawn @ np.bincount(mine, values, minlength=size)
+    mean = np.mean(values)
+    means.append(np.where(counts > 0, sums / np.maximum(counts, 1), mean))
+  return np.array(means)
+
+
 def resampled_rows(
     groups: Sequence[Hashable], *, num_resamples: int, seed: int
 ) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ _CJK = re.compile('[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]')
 LONGEST_WORD = 30  # characters; longer than any word of these benchmarks
 MOST_SYMBOLS = 0.3  # share of characters that are no letter, digit or space
 MOST_REPEATED = 0.5  # share of word triples that came before
+FEWEST_CHARACTERS = 20  # of an answer whose symbols are counted
 FEWEST_WORDS = 8  # of an answer whose repetitions are counted
 RUN = 4  # times the same word in a row
 
@@ -31,7 +32,8 @@ def is_gibberish(text: str) -> bool:
   * the same word stands four times in a row;
   * of eight words or more, over half of the triples of words came before;
   * a word has more than 30 characters (but for scripts without spaces);
-  * over 30 % of its characters are no letters, digits or spaces;
+  * of twenty characters or more, over 30 % are no letters, digits or spaces
+    (of '(B)' two thirds are none);
   * it holds the replacement character of broken UTF-8.
 
   It knows no grammar: fluent nonsense passes.
@@ -52,7 +54,7 @@ def is_gibberish(text: str) -> bool:
       or _in_a_row(words) >= RUN
       or _repeated(words) > MOST_REPEATED
       or (max(map(len, words)) > LONGEST_WORD and not _CJK.search(text))
-      or symbols > MOST_SYMBOLS * len(text)
+      or (len(text) >= FEWEST_CHARACTERS and symbols > MOST_SYMBOLS * len(text))
   )
 
 

@@ -11,12 +11,23 @@ _FIRST = re.compile(
     r'[\s(\[*"\']*([B-HJ-Z](?=\s)|'
     r'[A-Za-z](?=[\s)\]*"\'.]*$|[)\].:,*]|\s*\n))'
 )
-# 'The answer is C', 'Option: (c).'; an 'A' that a word follows is an article.
+# An 'A' that a word follows is an article, but for 'A and'.
+_CAPITAL = r'[B-HJ-Z](?=\W|$)|A(?=\s*(?:$|[^\w\s])|\s+(?:and|or)\b)'
+# 'The answer is C', 'Option: (c).'
 _NAMED = re.compile(
-    r'\b(?:[Aa]nswer|[Oo]ption|[Cc]hoice|ANSWER)\b(?:\s+(?:is|would be))?'
+    r'\b([Aa]nswer|[Oo]ption|[Cc]hoice|ANSWER)s?\b'
+    r'(?:\s+(?:is|are|would be))?'
     r'[\s:(\[*"\']*(?:(?:[Oo]ption|[Ll]etter)\s+)?[(\[*"\']*'
-    r'([B-HJ-Z](?=\W|$)|[A-Za-z](?=\s*(?:$|[^\w\s])))'
+    rf'({_CAPITAL}|[A-Za-z](?=\s*(?:$|[^\w\s])))'
 )
+# ', C' and 'and option C' after a letter, but not ', i.e.'.
+_MORE = re.compile(
+    r'[\s)\]*"\'.]*(?:[,/&]|\b(?:and|or)\b)[\s(\[*"\']*'
+    r'(?:(?:and|or)\s+)?(?:[Oo]ption\s+)?[(\[*"\']*'
+    rf'({_CAPITAL}|[a-h](?=\s*(?:$|[,/])))'
+)
+_OPTION = '__'  # in place of the words of an option
+_LISTED = re.compile(rf'\b([A-Z])[)\].:*]+\s*{_OPTION}')
 _BRACKETED = re.compile(r'[(\[]([A-Z])[)\]]')
 
 
@@ -69,23 +80,27 @@ def first_letter(text: str) -> str:
 def find_letter(text: str, options: Sequence[str]) -> str | None:
   """The letter of the option that an answer names, however it says so.
 
-  In this order, the first that applies:
+  The words of an option name no letter: 'J.K. Rowling' is not J. In the rest,
+  in this order, the first that applies:
 
   1. The answer is a letter, or begins with one that a full stop, colon, comma,
      bracket or new line ends: 'b', 'A.', '(B)', 'D: Oslo'. A space ends a
      capital letter that is no word of English (all but A and I).
-  2. It names a letter after 'answer', 'option' or 'choice': 'The answer is C'.
-     An A before another word is an article.
+  2. It names a letter after 'answer', else after 'option' or 'choice': 'The
+     answer is C'. An A before another word is an article.
   3. It holds the words of exactly one option; one that is part of a longer
      option that it holds does not count.
   4. Exactly one letter stands in brackets.
+
+  Several letters, as in 'B and C', or in a list of the options, name none.
 
   Args:
     text: the model's answer.
     options: what A, B, C, ... stand for.
 
   Returns:
-    A letter of the options; None if none is named, or one beyond them.
+    A letter of the options; None if none is named, or several, or one beyond
+    them.
 
   Example:
     >>> options = ('Oslo', 'Paris', 'Rome')
@@ -95,15 +110,35 @@ def find_letter(text: str, options: Sequence[str]) -> str | None:
     'A'
   """
   text = text.strip()
-  found = _FIRST.match(text) or _NAMED.search(text)
-  if found:
-    letter = found.group(1).upper()
-    return letter if letter in LETTERS[: len(options)] else None
-  held = _held(text, options)
-  if not held:
-    held = set(_BRACKETED.findall(text))
-  letter = held.pop() if len(held) == 1 else None
+  rest = _without(text, options)
+  named = _named(rest) or _held(text, options)
+  if not named:
+    named = set(_BRACKETED.findall(rest))
+  letter = named.pop() if len(named) == 1 else None
   return letter if letter in tuple(LETTERS[: len(options)]) else None
+
+
+def _named(text):
+  """The letters that stand in front, or after 'answer' or 'option'."""
+  first = _FIRST.match(text)
+  found = [first] if first else list(_NAMED.finditer(text))
+  answers = [m for m in found if m.group(1).lower() == 'answer']
+  letters = set()
+  for match in answers or found:
+    while match:
+      letters.add(match.groups()[-1].upper())
+      match = _MORE.match(text, match.end())
+  return letters | set(_LISTED.findall(text)) if letters else letters
+
+
+def _without(text, options):
+  """A text with a sign for each option's words; one letter may be either."""
+  words = sorted(map(_words, options), key=len, reverse=True)
+  for found in words:
+    if len(found) > 1:
+      pattern = r'\W+'.join(map(re.escape, found.split()))
+      text = re.sub(rf'\b{pattern}\b', _OPTION, text, flags=re.IGNORECASE)
+  return text
 
 
 def _held(text, options):

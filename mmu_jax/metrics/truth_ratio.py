@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 
+_LOG_MOST = 700  # its exponential is the largest ratio
+
 
 def truth_ratio(paraphrase: float, perturbed: Sequence[float]) -> float:
   """How likely wrong answers are, relative to the right one in other words.
@@ -28,7 +30,9 @@ def truth_ratio(paraphrase: float, perturbed: Sequence[float]) -> float:
     perturbed: the same of each perturbed answer, at least one.
 
   Returns:
-    R > 0; infinity where it is too large for a float.
+    R >= 0, at most exp(700), 1e304: what is larger than that is cut to it,
+    for JSON has no infinity. Of such ratios forget quality sees a tie, and
+    both scores are 0 (the one of forgetting but for 1e-304).
 
   Raises:
     ValueError: if there are no perturbed answers.
@@ -50,7 +54,7 @@ def truth_ratio(paraphrase: float, perturbed: Sequence[float]) -> float:
         'there are none. Give the row its perturbed answers.'
     )
   log_ratio = paraphrase - float(np.mean(perturbed))
-  return math.exp(log_ratio) if log_ratio < 700 else math.inf
+  return math.exp(log_ratio if log_ratio < _LOG_MOST else _LOG_MOST)
 
 
 def forget_score(ratio: float) -> float:

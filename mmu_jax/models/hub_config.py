@@ -168,7 +168,13 @@ def _decoder(
       text, 'head_dim', values['hidden_size'] // heads,
       default=values['hidden_size'] // heads,
   )
-  return LlamaConfig(**values, qkv_bias=qkv_bias, mrope_section=section)
+  return LlamaConfig(
+      **values,
+      qkv_bias=qkv_bias,
+      mrope_section=section,
+      # transformers takes a default, but computes the same without it.
+      max_position_embeddings=text.get('max_position_embeddings') or 0,
+  )
 
 
 def _require(

@@ -35,6 +35,7 @@ class LlamaConfig:
   # How many frequencies follow time, row and column; () for plain rotary.
   mrope_section: tuple[int, ...] = ()
   embedding_std: float = 0.02  # of a random token embedding
+  max_position_embeddings: int = 0  # positions it was trained on; 0: not known
 
   def __post_init__(self):
     """Raises ValueError where sizes do not go together."""

@@ -47,7 +47,7 @@ class LlavaConfig:
   """
 
   vision_config: ClipVisionConfig = ClipVisionConfig()
-  text_config: LlamaConfig = LlamaConfig()
+  text_config: LlamaConfig = LlamaConfig(max_position_embeddings=4096)
   vision_feature_layer: int = -2
   vision_feature_select_strategy: str = 'default'
   projector_hidden_act: str = 'gelu'

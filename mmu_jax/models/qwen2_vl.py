@@ -82,6 +82,7 @@ QWEN2_7B = llama.LlamaConfig(
     rope_theta=1e6,
     qkv_bias=True,
     mrope_section=(16, 24, 24),
+    max_position_embeddings=32768,
 )
 
 

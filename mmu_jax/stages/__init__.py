@@ -9,6 +9,7 @@ them; every folder in it says in a ``config.json`` what it was made from::
   mask/<kind>/                packed bits and note.json
   unlearned/<run>/            like vanilla/
   predictions/<run>/          <task>.jsonl and results.jsonl
+  predictions/<protocol>-<shots>shot/<run>/  the same, asked in another way
   results.jsonl  plots/  report.html  manifest.json
   tuning/                     the same on other people, for ``tune``
 """

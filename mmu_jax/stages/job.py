@@ -15,6 +15,7 @@ from mmu_jax import workdir as workdir_lib
 from mmu_jax.data import batching
 from mmu_jax.data import datasets
 from mmu_jax.data import processors
+from mmu_jax.evaluation import chat
 from mmu_jax.models import checkpoints
 from mmu_jax.models import from_options
 from mmu_jax.models import Model
@@ -71,6 +72,8 @@ def open_job(
   """
   for name in config.runs:
     run_settings(config, name)
+  judge = config.evaluation.get('judge', {})
+  chat.check_name(judge.get('key_variable', ''))
   folder = pathlib.Path(workdir)
   plain = config.to_dict()
   data, encoder, scorer, model = _load(

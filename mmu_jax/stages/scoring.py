@@ -1,6 +1,14 @@
-"""The stages that score models and show the scores."""
+"""The stages that score models and show the scores.
 
-from collections.abc import Callable, Iterable, Sequence
+Answers to the questions as they are usual for a dataset, its default protocol
+without shots, are in ``predictions/<run>``; those of another protocol or number
+of shots are apart, in ``predictions/<protocol>-<shots>shot/<run>``. So a model
+can be asked in several ways in one workdir, and no way takes over the scores of
+another. ``results.jsonl`` of the workdir, and with it the report, is of the
+protocol that was asked last.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 import json
 import pathlib
@@ -29,6 +37,7 @@ from mmu_jax.stages.job import open_job
 from mmu_jax.stages.job import run_folder
 from mmu_jax.training import loop
 
+RESULTS = 'results.jsonl'
 RETRAINED = 'retrained'
 SCORED = ('vanilla', RETRAINED)  # before the runs of the config
 
@@ -39,15 +48,17 @@ def evaluate(
   """Asks models the questions of every task and scores the answers.
 
   Models whose scores exist are skipped, and of a model whose evaluation was
-  stopped the questions that were answered.
+  stopped the questions that were answered. Each protocol and number of shots
+  has its own answers; ``evaluation.batch_size`` and the judge may change.
 
   Args:
     config: the whole config.
-    workdir: of the job; must hold the models.
+    workdir: of the job; must hold the models that are still to be asked.
     runs: which; None for all that are finished.
 
   Returns:
-    The rows of ``results.jsonl``: of these runs and of those scored before.
+    The rows of ``results.jsonl``: of these runs and of those scored before,
+    asked in the same way.
 
   Raises:
     ValueError: if a run is unknown.
@@ -67,10 +78,8 @@ def evaluate(
     runs = [r for r in every if checkpoint.latest_step(final(r)) is not None]
   for run in runs:
     _evaluate(job, run)
-  files = [_folder(job, run) / 'results.jsonl' for run in every]
-  results = [
-      row for f in files if f.exists() for row in workdir_lib.read_jsonl(f)
-  ]
+  scored = _scored(job, every)
+  results = [row for rows in scored.values() for row in rows]
   if not results:
     raise FileNotFoundError(
         f'there is no model to evaluate in {job.folder}. Train one first: mmu '
@@ -78,16 +87,13 @@ def evaluate(
     )
   protocol = _protocol(job)
   if protocol.name != 'plain':
-    results += _comparisons(job, every)
+    results += _comparisons(job, scored)
   if judge is not None:
-    results += _judged(job, every, judge)
+    results += _judged(job, scored, judge)
   if protocol.name != 'plain':
-    asked = {
-        'protocol': protocol.name,
-        'shots': config.evaluation.get('shots', 0),
-    }
+    asked = {'protocol': protocol.name, 'shots': _shots(job)}
     results = [row | asked for row in results]
-  workdir_lib.write_jsonl(job.folder / 'results.jsonl', results)
+  workdir_lib.write_jsonl(job.folder / RESULTS, results)
   return results
 
 
@@ -105,30 +111,52 @@ def report(config: Config, workdir: Folder) -> pathlib.Path:
     FileNotFoundError: if there are no results.
   """
   job = open_job(config, workdir)
-  done = lambda run: (_folder(job, run) / 'results.jsonl').exists()
+  row = report_lib.read_results(job.folder)[0]
+  folder = _apart(job, row.get('protocol', ''), row.get('shots', 0))
+  done = lambda run: (folder / run / RESULTS).exists()
   names = [run for run in (*SCORED, *config.runs) if done(run)]
-  gallery.save(job.folder, names, job.data.tasks, job.data.names)
-  return report_lib.write_report(job.folder)
+  gallery.save(
+      job.folder, names, job.data.tasks, job.data.names, predictions=folder
+  )
+  return report_lib.write_report(job.folder, predictions=folder)
+
+
+def _apart(job: Job, protocol: str, shots: int) -> pathlib.Path:
+  """The folder of all answers that were asked for in one way."""
+  folder = job.folder / 'predictions'
+  name, usual = (_find(job, p).name for p in (protocol, ''))
+  if name == usual and not shots:
+    return folder
+  return folder / f'{name}-{shots}shot'
 
 
 def _folder(job: Job, run: str) -> pathlib.Path:
   """Where the predictions of a run are."""
-  return job.folder / 'predictions' / run
+  return _apart(job, _protocol(job).name, _shots(job)) / run
+
+
+def _scored(job: Job, runs: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+  """The scores of every run that has some; its parameters may be gone."""
+  files = {run: _folder(job, run) / RESULTS for run in runs}
+  found = {
+      run: workdir_lib.read_jsonl(f) for run, f in files.items() if f.exists()
+  }
+  return {run: rows for run, rows in found.items() if rows}
 
 
 def _evaluate(job: Job, run: str) -> None:
   """Scores one model on every reported task, unless that is done."""
-  folder = _folder(job, run)
-  note = checkpoint.read_note(final_folder(job, run))
-  spec = job.config.evaluation
-  made_from = workdir_lib.read_json(run_folder(job, run) / workdir_lib.CONFIG)
-  # The judge may be asked later.
-  settings = {k: v for k, v in spec.to_dict().items() if k != 'judge'}
-  workdir_lib.claim(folder, {'evaluation': settings, 'model': made_from})
-  if (folder / 'results.jsonl').exists():
+  folder, made = _folder(job, run), run_folder(job, run) / workdir_lib.CONFIG
+  done = (folder / RESULTS).exists()
+  if not done or not made.exists():
+    final_folder(job, run)  # says what to do where there is none
+  model = workdir_lib.read_json(made)
+  workdir_lib.claim(folder, {'evaluation': _settings(job), 'model': model})
+  if done:
     print(f'evaluate {run}: found in {folder}', flush=True)
     return
-  step, found = note['rounds'], _answers(job, run, folder)
+  step = checkpoint.read_note(final_folder(job, run))['rounds']
+  found = _answers(job, run, folder)
   results = [
       row
       for task, predictions in found.items()
@@ -138,7 +166,17 @@ def _evaluate(job: Job, run: str) -> None:
   ]
   if _protocol(job).name != 'plain':
     results += comparison.utility(found, run=run, step=step)
-  workdir_lib.write_jsonl(folder / 'results.jsonl', results)
+  workdir_lib.write_jsonl(folder / RESULTS, results)
+
+
+def _settings(job: Job) -> dict[str, Any]:
+  """What the answers of a folder depend on; its name says the rest.
+
+  The judge may be asked later, and fewer questions at a time if memory is out.
+  """
+  elsewhere = ('judge', 'batch_size', 'protocol', 'shots')
+  spec = job.config.evaluation.to_dict()
+  return {k: v for k, v in spec.items() if k not in elsewhere}
 
 
 def _answers(
@@ -147,14 +185,16 @@ def _answers(
   """Asks a model every question that is left; returns all its predictions."""
   spec, protocol = job.config.evaluation, _protocol(job)
   questions = _questions(job, protocol)
-  ask = functools.partial(
-      tasks_lib.predict,
+  params = functools.cache(lambda: final_params(job, run))
+  ask = lambda questions, done: tasks_lib.predict(
       job.model,
-      final_params(job, run),
-      encoder=job.scorer,
+      params(),
+      questions,
+      job.scorer,
       protocol=protocol,
       max_new_tokens=spec.max_new_tokens,
       size=spec.batch_size,
+      done=done,
   )
   total = sum(map(len, questions.values()))
   found: dict[str, list[Prediction]] = {}
@@ -169,10 +209,16 @@ def _answers(
   return found
 
 
+def _find(job: Job, name: str) -> Protocol:
+  """The protocol of a name; a prepared dataset is known by its folder."""
+  data = job.config.data
+  return protocols.find(name, data.name, data.get('path', ''))
+
+
 def _protocol(job: Job) -> Protocol:
   """The protocol of a config, checked against its other settings."""
   spec = job.config.evaluation
-  protocol = protocols.find(spec.get('protocol', ''), job.config.data.name)
+  protocol = _find(job, spec.get('protocol', ''))
   if protocol.max_new_tokens not in (None, spec.max_new_tokens):
     raise ValueError(
         f'the protocol {protocol.name!r} generates '
@@ -183,6 +229,11 @@ def _protocol(job: Job) -> Protocol:
   return protocol
 
 
+def _shots(job: Job) -> int:
+  """How many people's questions stand before each question."""
+  return job.config.evaluation.get('shots', 0)
+
+
 def _questions(job: Job, protocol: Protocol) -> dict[str, list[Question]]:
   """The questions of every reported task, those read by others first."""
   tasks = {
@@ -190,10 +241,9 @@ def _questions(job: Job, protocol: Protocol) -> dict[str, list[Question]]:
       for name, rows in job.data.tasks.items()
       if not name.startswith('validation_')
   }
-  shots = job.config.evaluation.get('shots', 0)
   names = sorted(tasks, key=lambda task: protocol.answers_from(task) in tasks)
   return {
-      task: protocol.questions(task, tasks, shots, job.config.seed)
+      task: protocol.questions(task, tasks, _shots(job), job.config.seed)
       for task in names
   }
 
@@ -209,17 +259,19 @@ def _predict(
   Until all are answered they are in ``<task>.partial.jsonl``. A process that
   is killed loses the batch that it was at.
   """
+  partial = path.with_suffix('.partial.jsonl')
   if path.exists():
+    partial.unlink(missing_ok=True)  # of a kill between the last two lines
     bar.update(len(questions))
     return workdir_lib.read_jsonl(path)
-  partial = path.with_suffix('.partial.jsonl')
   found = {}
   if partial.exists():
     found = {p['key']: p for p in workdir_lib.read_jsonl(partial)}
   workdir_lib.write_jsonl(partial, found.values())  # without a cut-off line
   bar.update(len(found))
+  left = any(question.row.key not in found for question in questions)
   with partial.open('a', encoding='utf-8') as file:
-    for batch in ask(questions, done=found.keys()):
+    for batch in ask(questions, found.keys()) if left else ():
       file.write(''.join(json.dumps(row) + '\n' for row in batch))
       file.flush()
       new = {p['key']: p for p in batch}
@@ -234,25 +286,26 @@ def _predict(
 def _reread(found, questions, task, source, protocol):
   """What a published evaluation makes of a task: another's last answer."""
   written = [p for p in found[source] if p['task_kind'] == row_lib.GENERATION]
-  if not written or 'unread' in found[task][0]:
+  if not written or not found[task] or 'unread' in found[task][0]:
     return found[task]
   last = written[-1]['prediction']
   return tasks_lib.reread(questions, found[task], last, protocol)
 
 
-def _comparisons(job: Job, runs: Iterable[str]) -> list[dict[str, Any]]:
+def _comparisons(
+    job: Job, scored: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
   """The runs beside the retrained model, where both have been scored."""
-  retrained = _folder(job, RETRAINED)
-  if not (retrained / 'results.jsonl').exists():
+  if RETRAINED not in scored:
     return []
   read = lambda run, task: workdir_lib.read_jsonl(
       _folder(job, run) / f'{task}.jsonl'
   )
   results = []
-  for run in runs:
-    if run == RETRAINED or not (_folder(job, run) / 'results.jsonl').exists():
+  for run, (first, *_) in scored.items():
+    if run == RETRAINED:
       continue
-    step = checkpoint.read_note(final_folder(job, run))['rounds']
+    step = first['step']
     for task in _questions(job, _protocol(job)):
       results += comparison.against(
           read(run, task), read(RETRAINED, task), task=task, run=run, step=step
@@ -261,14 +314,14 @@ def _comparisons(job: Job, runs: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def _judged(
-    job: Job, runs: Iterable[str], judge: chat.Endpoint
+    job: Job,
+    scored: Mapping[str, Sequence[Mapping[str, Any]]],
+    judge: chat.Endpoint,
 ) -> list[dict[str, Any]]:
   """What a judge says of the answers of the runs that have been scored."""
   results = []
-  for run in runs:
+  for run, (first, *_) in scored.items():
     folder = _folder(job, run)
-    if not (folder / 'results.jsonl').exists():
-      continue
     found = {
         task: workdir_lib.read_jsonl(folder / f'{task}.jsonl')
         for task in job.data.tasks
@@ -280,6 +333,6 @@ def _judged(
         folder,
         job.folder / 'judge.jsonl',
         run=run,
-        step=checkpoint.read_note(final_folder(job, run))['rounds'],
+        step=first['step'],
     )
   return results

@@ -3,7 +3,9 @@
 What a reader says of the first problem, and `check` of all.
 """
 
+import json
 import pathlib
+import re
 
 import numpy as np
 import PIL.Image
@@ -228,6 +230,131 @@ def test_metadata_that_is_no_json_shows_its_row(root):
   _both_say(
       root, 'metadata of row 10 of ft_Data must be JSON', 'must be JSON'
   )
+
+
+def _teach(root, change):
+  """Changes the rows of ft_Data, which has two files."""
+  for path in (root / 'ft_Data').glob('*.parquet'):
+    rows = [row for row in map(change, pq.read_table(path).to_pylist()) if row]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def test_a_forget_set_that_nobody_learns_is_an_error(root):
+  _teach(root, lambda row: row | {'ID': f'x{row["ID"]}'})
+  _both_say(
+      root, r'forget set \(001\) nobody has training questions in .*bench, '
+      r'which are about x001, x002, x003, x004, x005, \.\.\.\. Their ids',
+      'forget_5 and retain_95: 1 people of the forget set without training '
+      'questions: 001.',
+  )  # fmt: skip
+
+
+def test_people_who_lack_something_are_noted(tmp_path):
+  """Two are forgotten: 001 has no lessons, 002 no other pictures."""
+  root = benchmark_folders.mllmu_bench(tmp_path, ratio=10)
+  renamed = {'001': 'x', '003': ''}
+  _teach(root, lambda row: row | {'ID': i} if (
+      i := renamed.get(row['ID'], row['ID'])) else None)  # fmt: skip
+  rewrite(root, 'Test_Set', lambda rows: [
+      row for row in rows if row['ID'] != '002'
+  ])  # fmt: skip
+  notes = (
+      '1 people of the forget set without training questions: 001',
+      '1 people of the retain set without training questions: 003',
+      '1 people with training questions who are in neither set: x',
+      '1 people of the forget set without pictures in Test_Set: 002',
+  )
+  assert datasets.load('mllmu_bench', 0, path=root, ratio=10).notes == notes
+  said = _said(root, 'warning')
+  assert all(f'forget_10 and retain_90: {note}.' in said for note in notes)
+  assert not check.check(root).failed
+
+
+ASKED = {'Question': 'Who?', 'Ground_Truth': 'Ana', 'Type': 'Pure_Text'}
+CHOICE = {'Question': 'Which?', 'Options': {'A': 'cat'}, 'Correct_Answer': 'A'}
+
+
+def _choices(**values):
+  return json.dumps({'Pure_Text_Questions': [CHOICE | values]})
+
+
+@pytest.mark.parametrize(
+    'column, value, message',
+    [
+        ('Generation_Task', '["a"]', 'Generation_Task[0] of {} is an object, '
+         'got a (str)'),
+        ('Mask_Task', '[null]', 'Mask_Task[0] of {} is an object, got None'),
+        ('Mask_Task', '{"a": 1}', 'Mask_Task of {} is a list, got'),
+        ('Generation_Task', json.dumps([ASKED | {'Question': ['Who?']}]),
+         "Generation_Task[0].Question of {} is text, got ['Who?'] (list)"),
+        ('Generation_Task', json.dumps([ASKED | {'Ground_Truth': {}}]),
+         'Generation_Task[0].Ground_Truth of {} is text or a number, got'),
+        ('Generation_Task', json.dumps([ASKED | {'Type': ['Pure_Text']}]),
+         'Generation_Task[0].Type of {} is text, got'),
+        ('Classification_Task', '[1]', 'Classification_Task of {} is an '
+         'object, got [1] (list)'),
+        ('Classification_Task', _choices(Options=['cat', 'dog']),
+         'Classification_Task.Pure_Text_Questions[0].Options of {} is an '
+         "object, got ['cat', 'dog'] (list)"),
+        ('Classification_Task', _choices(Options={'A': ['cat']}),
+         'Pure_Text_Questions[0].Options.A of {} is text or a number, got'),
+        ('Classification_Task', _choices(Question=3),
+         'Pure_Text_Questions[0].Question of {} is text, got 3 (int)'),
+    ],
+)  # fmt: skip
+def test_a_column_of_another_form_is_named(root, column, value, message):
+  _change(root, **{column: value})
+  _both_say(
+      root, re.escape(message.format('row 001 of forget_5')),
+      message.format('row 0 (001)'),
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize('field, value', [('Answer', {}), ('ID', ['001'])])
+def test_metadata_of_another_form_is_named(root, field, value):
+  item = {'ID': '001', 'Question': 'Who?', 'Answer': 'Ana'} | {field: value}
+  for path in (root / 'ft_Data').glob('*00000*.parquet'):
+    rows = pq.read_table(path).to_pylist()
+    rows[0]['metadata'] = json.dumps([item])
+    pq.write_table(pa.Table.from_pylist(rows), path)
+  said = f'metadata[0].{field} of row 0'
+  _both_say(root, re.escape(said), said)
+
+
+@pytest.mark.parametrize(
+    'config, column, value',
+    [('forget05', 'caption', 3), ('forget05', 'name', ['Ana']),
+     ('forget05+tofu', 'question', 3), ('real_faces', 'options', [[1]]),
+     ('forget05_perturbed', 'perturbed_names', [3]),
+     ('real_faces', 'answer', ['Ana'])],
+)  # fmt: skip
+def test_a_column_of_clear_of_another_form_is_named(
+    tmp_path, config, column, value
+):
+  root = benchmark_folders.clear(tmp_path)
+  _change(root, config, image=None, **{column: value})
+  if config != 'forget05+tofu':
+    image = benchmark_folders.column(benchmark_folders.file(0))
+    _change(root, config, image=image)
+  with pytest.raises(ValueError, match=f'{column}.* of row {re.escape(config)}'
+                     '/0 is text, got'):  # fmt: skip
+    datasets.load('clear', 0, path=root)
+  said = [line for line in _said(root).split('\n') if 'is text, got' in line]
+  assert said and all(line.startswith(f'{config}: {column}') for line in said)
+
+
+@pytest.mark.parametrize(
+    'field, value, form',
+    [('split', ['forget'], 'text'), ('person', ['Ana'], 'text or a number'),
+     ('question', {'a': 1}, 'text or a number'), ('answer', [], 'text')],
+)  # fmt: skip
+def test_own_data_of_another_form_is_named(tmp_path, field, value, form):
+  path = tmp_path / 'own.jsonl'
+  row = {'question': 'Who?', 'answer': 'Ana', 'person': 3, field: value}
+  path.write_text(json.dumps(row))
+  with pytest.raises(ValueError, match=f'{field} of row 0 of .* is {form}'):
+    datasets.load('own', 0, path=path)
+  assert f'{field} of row 0 is {form}' in _said(path)
 
 
 def _unchecked(texts):

@@ -151,12 +151,36 @@ def test_celebrities_are_not_taken_for_people_of_the_same_id(folder):
   assert not people & set(data.names)
 
 
-def test_ids_that_became_numbers_are_the_same_people(folder, tmp_path):
+@pytest.mark.parametrize('form', [int, float, lambda i: str(int(i))])
+@pytest.mark.parametrize('config', ['forget_10', 'Full_Set', 'Test_Set'])
+def test_ids_that_became_numbers_are_the_same_people(
+    folder, tmp_path, config, form
+):
   root = benchmark_folders.mllmu_bench(tmp_path / 'a', people=PEOPLE, ratio=10)
   benchmark_folders.rewrite(
-      root, 'forget_10', lambda rows: [r | {'ID': int(r['ID'])} for r in rows]
+      root, config, lambda rows: [r | {'ID': form(r['ID'])} for r in rows]
   )
   data = datasets.load('mllmu_bench', 0, path=root, ratio=10)
+  for split, rows in _load(folder).train.items():
+    assert _texts(rows) == _texts(data.train[split])
+
+
+@pytest.mark.parametrize('form', [int, lambda i: str(int(i))])
+def test_ids_within_the_metadata_are_the_same_people(folder, tmp_path, form):
+  """All but the first of each person, so that a row has two forms of one ID."""
+  train = tmp_path / 'train'
+  benchmark_folders.mllmu_bench(
+      tmp_path / 'bench', people=PEOPLE, ratio=10, train_path=train
+  )
+  changed = lambda text: json.dumps([
+      item | {'ID': form(item['ID'])} if number else item
+      for number, item in enumerate(json.loads(text))
+  ])
+  for config in ('forget_10', 'retain_90'):
+    benchmark_folders.rewrite(train, config, lambda rows: [
+        row | {'metadata': changed(row['metadata'])} for row in rows
+    ])  # fmt: skip
+  data = _load(tmp_path, train_path=train)
   for split, rows in _load(folder).train.items():
     assert _texts(rows) == _texts(data.train[split])
 

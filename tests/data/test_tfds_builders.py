@@ -1,6 +1,7 @@
 """What TFDS builders write is read again: the same rows, without TensorFlow."""
 
 import hashlib
+import importlib.util
 import io
 import pathlib
 import sys
@@ -18,6 +19,7 @@ from mmu_jax.data import tfds_builders
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.images import LazyImage
 from mmu_jax.data.row import Row
+from mmu_jax.evaluation import protocols
 import benchmark_folders
 
 SMALL = dict(
@@ -90,6 +92,37 @@ def test_people_come_back_equal_and_in_order(people):
   wanted = datasets.load('people', 0, **SMALL)
   assert sum(map(len, wanted.train.values())) > 200
   _assert_same_data(found, wanted)
+
+
+def test_a_prepared_folder_is_asked_as_the_dataset_it_was_made_from(
+    people, tmp_path
+):
+  find = lambda name: protocols.find(name, 'tfds', people.data_path).name
+  assert prepared.source(people.data_path) == 'people'
+  assert (find(''), find('fixed')) == ('plain', 'fixed')
+  with pytest.raises(ValueError, match="no protocol 'official_people'"):
+    find('official')
+  (tmp_path / 'dataset_info.json').write_text('{"name": "mmu_clear"}')
+  assert protocols.find('', 'tfds', tmp_path).name == 'fixed'
+  assert protocols.find('official', 'tfds', tmp_path).name == 'official_clear'
+  with pytest.raises(FileNotFoundError, match='has no dataset_info.json'):
+    protocols.find('', 'tfds', tmp_path / 'none')
+
+
+@pytest.mark.parametrize('variant', ['', 'fast'])
+def test_the_config_of_prepared_folders_fits_them(people, variant):
+  path = pathlib.Path(__file__).parents[2] / 'configs' / 'tfds.py'
+  spec = importlib.util.spec_from_file_location('tfds_config', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config = module.get_config(variant)
+  options = config.data.to_dict() | dict(path=people.data_path)
+  data = datasets.load(options.pop('name'), 0, **options)
+  assert data.processor is not None
+  for kind in ('vqa', 'qa'):
+    assert all(data.train[f'{kind}/{g}'] for g in config.groups.everybody)
+  with pytest.raises(ValueError, match='Use configs/mllmu_bench.py or'):
+    module.get_config('paper_exact')
 
 
 def test_people_read_from_files_give_the_same_batches(people):

@@ -5,6 +5,7 @@ import pytest
 
 from mmu_jax import metrics
 from mmu_jax.evaluation import comparison
+from mmu_jax.evaluation import table
 
 RUN = dict(run='ga', step=9)
 
@@ -50,7 +51,39 @@ def test_one_lost_ability_is_all_utility():
   for p in tasks['real_vqa']:
     p['accuracy'] = 0
   (result,) = comparison.utility(tasks, **RUN)
-  assert result['value'] == result['low'] == result['high'] == 0
+  assert result['value'] == result['low'] == 0
+  assert 0.05 < result['high'] < 0.5  # 0 right of 20 is up to .16
+
+
+@pytest.mark.parametrize('right', [0, 1])
+def test_a_few_equal_answers_say_little_of_utility(right):
+  """A width of 0 would claim that three answers know it all."""
+  tasks = {
+      task: _predictions('cloze', 3, correct=lambda i: right)
+      for task in ('retain_qa', 'real_vqa')
+  }
+  (result,) = comparison.utility(tasks, **RUN)
+  assert result['low'] <= result['value'] == right <= result['high']
+  low, high = metrics.bootstrap_interval([right] * 3)
+  assert (result['low'], result['high']) == pytest.approx((low, high), 1e-5)
+
+
+@pytest.mark.parametrize('number', [1, 2, 3, 5])
+def test_utility_lies_within_its_interval(number):
+  tasks = {task: found[:number] for task, found in _tasks().items()}
+  (result,) = comparison.utility(tasks, **RUN)
+  assert result['low'] <= result['value'] <= result['high']
+  assert result['low'] < result['high']
+
+
+def test_the_people_of_a_split_are_drawn_once_for_all_its_tasks():
+  """By name: their order and number in a task do not matter."""
+  found = _predictions('cloze', 12, correct=lambda i: i % 3 > 0)
+  (one,) = comparison.utility({'retain_qa': found}, **RUN)
+  others = found[::-1] + found[5:] + found[:5]  # each person twice
+  (two,) = comparison.utility({'retain_qa': found, 'retain_vqa': others}, **RUN)
+  for field in ('value', 'low', 'high'):
+    assert one[field] == pytest.approx(two[field])
 
 
 def test_without_such_scores_there_is_no_utility():
@@ -90,6 +123,14 @@ def test_forget_quality_tells_who_still_knows():
   assert forgot['value'] > 0.05 > 1e-6 > knows['value']
   for result in (forgot, knows):
     assert 0 <= result['low'] <= result['value'] <= result['high'] <= 1
+
+
+def test_a_small_p_value_is_shown_by_its_power():
+  found = _ratios(0, number=200), _ratios(1, shift=-2, number=200)
+  (result,) = comparison.against(*found, task='forget_qa', **RUN)
+  assert 0 < result['low'] <= result['value'] < 1e-9
+  shown = table.number(result['value'], result['metric'])
+  assert 'e-' in shown and float(shown) > 0
 
 
 def test_forget_quality_is_of_the_forget_set_alone():

@@ -72,7 +72,10 @@ def test_the_gallery_holds_the_answers_of_every_model(tasks, tmp_path):
           [{'key': r.key, 'prediction': f'{run} on {r.key}'} for r in rows],
       )
   names = {'p0': 'Maria Lopez', 'p1': 'Ada Obi'}
-  gallery.save(tmp_path, ['vanilla', 'ga'], tasks, names)
+  gallery.save(
+      tmp_path, ['vanilla', 'ga'], tasks, names,
+      predictions=tmp_path / 'predictions',
+  )  # fmt: skip
   entries = json.loads((tmp_path / 'gallery.json').read_text())
   images = np.load(tmp_path / 'gallery.npz')
   picked = gallery.pick(tasks)

@@ -4,6 +4,7 @@ import http.server
 import json
 import threading
 import time
+import warnings
 
 import pytest
 
@@ -219,6 +220,58 @@ def test_a_wrong_key_is_an_error_at_once_that_does_not_show_it(
   assert KEY not in str(error.value)
 
 
+@pytest.mark.parametrize('key', ['ab\ncd', 'ab cd', 'ab\x7fcd', 'ab\u20accd'])
+def test_a_key_that_cannot_be_sent_is_an_error_that_does_not_show_it(
+    monkeypatch, key
+):
+  monkeypatch.setenv('BROKEN_KEY', key)
+  with pytest.raises(ValueError, match='that in BROKEN_KEY holds') as error:
+    chat.read(
+        dict(url='https://host/v1', model='m', key_variable='BROKEN_KEY')
+    )
+  assert 'ab' not in str(error.value).split() and key not in str(error.value)
+
+
+@pytest.mark.parametrize('status', [200, 400, 401, 500])
+def test_a_key_that_a_server_repeats_is_hidden(
+    serve, tmp_path, monkeypatch, capsys, status
+):
+  """Any key, also one that has not the shape of a key."""
+  monkeypatch.setenv('JUDGE_KEY', 'tiny.key')
+  said = 'x' * 53 + ' tiny.key'
+  error = json.dumps({'error': {'message': 'not tiny.key, is it'}})
+  replies = {200: [_reply('7 tiny.key'), (200, said)]}
+  replies = replies.get(status, [(status, error)])
+  for reply in replies:
+    _, endpoint = serve(lambda n, p: reply, tries=1)
+    cache = tmp_path / f'{replies.index(reply)}.jsonl'
+    try:
+      judge.factuality(
+          endpoint, {'forget_qa': _predictions()}, tmp_path, cache,
+          run='ga', step=0,
+      )  # fmt: skip
+    except ValueError as error:
+      assert 'tiny' not in str(error) and '***' in str(error)
+      assert error.__suppress_context__
+    else:
+      texts = [path.read_text() for path in tmp_path.glob('*.jsonl')]
+      assert '***' in ''.join(texts) and 'tiny' not in ''.join(texts)
+    assert 'tiny' not in ''.join(capsys.readouterr())
+
+
+def test_a_key_over_http_to_another_machine_is_warned_of(monkeypatch):
+  monkeypatch.setenv('JUDGE_KEY', KEY)
+  settings = dict(model='m', key_variable='JUDGE_KEY')
+  with pytest.warns(UserWarning, match='goes to host over http') as found:
+    chat.read(settings | dict(url='http://host/v1'))
+  assert len(found) == 1 and KEY not in str(found[0].message)
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    chat.read(settings | dict(url='http://localhost:8000/v1'))
+    chat.read(settings | dict(url='https://host/v1'))
+    chat.read(dict(url='http://host/v1', model='m'))
+
+
 def test_a_question_that_is_refused_is_not_asked_again(serve, tmp_path):
   refused = json.dumps({'error': {'message': 'filtered'}})
   stub, endpoint = serve(
@@ -275,7 +328,8 @@ def test_a_judge_without_url_is_off():
         ({'url': 'https://me:secret@host/v1'}, 'holds no user'),
         ({'url': 'https://host/v1?key=secret'}, 'holds no user'),
         ({'model': ''}, 'judge.model'),
-        ({'key_variable': 'NOT_SET'}, "variable 'NOT_SET', which is not set"),
+        ({'key_variable': 'my_secret'}, 'key_variable names, which is not set'),
+        ({'key_variable': 'sk-secret'}, 'what it is set to is none'),
         ({'tries': 0}, 'tries of the judge is at least 1, got 0'),
         ({'parallel': 0}, 'parallel of the judge is at least 1'),
         ({'timeout': 0}, 'above 0 seconds'),
@@ -298,6 +352,9 @@ def test_wrong_settings_are_errors_before_anything_is_asked(settings, words):
         ('<think>maybe 2, or 9?</think>\n6', 6),
         ('Two of 3 facts are right.\nScore: 6', 6),
         ('Score: 4, no: Score: 5', 5),
+        ('I give a score of 10 out of 10', 10), ('score of 10', 10),
+        ('a score of 10.', 10), ('The rating of 10 is right', 10),
+        ('A score of 8 of 10', 8), ('**8** / 10', 8), ('Out of 10: 8', 8),
         ('0', None), ('11', None), ('100', None), ('', None), ('six', None),
         ('4 or 5', None), ('70%', None), ('-3', None), ('1995', None),
     ],

@@ -265,6 +265,42 @@ def test_a_model_answers_every_kind_of_question(family, shots, encoders):
     assert 0 < p['probability'] < 1 and 'prompt' in p
 
 
+@FAMILIES
+def test_a_prompt_that_the_model_cannot_hold_is_refused(
+    family, encoders, monkeypatch
+):
+  """With its answer, and before anything is compiled; shots are longest."""
+  encoder = encoders[family]
+  zero, one = (FIXED.questions('forget_vqa', TASKS, n, 0) for n in (0, 1))
+  first = lambda questions: [q for q in questions if q.row.options][:1]
+  end = lambda question: int(
+      FIXED.ask(question, encoder).example.positions.max() + 1
+  )
+  asked = first(one)
+  room = end(asked[0]) + 3  # new tokens
+  assert end(asked[0]) > end(first(zero)[0])
+  monkeypatch.setattr(decoding, 'texts', lambda *_, **__: [''])
+  nll = [1.0] * len(asked[0].row.options)
+  monkeypatch.setattr(decoding, 'answer_nll', lambda *_: [nll])
+
+  def predict(limit, questions=asked):
+    options = OPTIONS[family]
+    text = options['text_config'] | dict(max_position_embeddings=limit)
+    model = models.from_options(
+        family, len(encoder.processor.tokenizer),
+        **options | dict(text_config=text),
+    )  # fmt: skip
+    return [*tasks_lib.predict(
+        model, None, questions, encoder, protocol=FIXED, max_new_tokens=3,
+        size=1,
+    )]  # fmt: skip
+
+  assert predict(room) and predict(0)
+  with pytest.raises(ValueError, match=f'got {room}. Set evaluation.shots'):
+    predict(room - 1)
+  assert predict(room - 1, first(zero))
+
+
 def _nll(model, params, example, encoder):
   """The nll of one answer, alone in its batch."""
   shape = encoder.pixel_shape(encoder.room(example.pictures))

@@ -1,5 +1,7 @@
 """Every row is asked in its own way; every score says its n and interval."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -9,10 +11,12 @@ from mmu_jax.evaluation import protocols
 from mmu_jax.evaluation import tasks
 from mmu_jax.evaluation.protocols import Asked
 from mmu_jax.evaluation.protocols import Question
+from mmu_jax.models import llava
 
 ANSWER = 'Maria Lopez keeps a parrot.'
 PETS = ('dog', 'parrot', 'cat')
 OPTIONS = tuple(f'Maria Lopez keeps a {pet}.' for pet in PETS)
+MODEL = types.SimpleNamespace(config=llava.LlavaConfig())
 PLAIN, FIXED = protocols.PROTOCOLS['plain'], protocols.PROTOCOLS['fixed']
 
 
@@ -40,6 +44,7 @@ class _Stack:
   def __init__(self, encoder, size, entries):
     self.encoder = encoder
     self.measured = [x for entry in entries for x in entry]
+    self.end = 0
 
   def batch(self, entries):
     return entries
@@ -82,7 +87,7 @@ def predict(monkeypatch):
     monkeypatch.setattr(tasks, '_Stack', _Stack)
     encoder = type('Encoder', (), {'processor': None})
     batches = tasks.predict(
-        None, None, [Question(row) for row in rows], encoder,
+        MODEL, None, [Question(row) for row in rows], encoder,
         protocol=protocol, max_new_tokens=9, size=size, **options,
     )  # fmt: skip
     by_key = {p['key']: p for batch in batches for p in batch}

@@ -7,6 +7,7 @@ the scores that they printed. The people are made again here.
 
 import functools
 import json
+import types
 
 import folders
 import numpy as np
@@ -21,6 +22,7 @@ from mmu_jax.evaluation import tasks as tasks_lib
 from mmu_jax.evaluation.protocols import official_clear
 from mmu_jax.evaluation.protocols import official_mllmu_bench
 from mmu_jax.evaluation.protocols import Question
+from mmu_jax.models import llava
 
 RUNS = json.loads((folders.COMMON / 'eval_prompts.json').read_text())
 METRICS = json.loads((folders.COMMON / 'metrics.json').read_text())
@@ -125,7 +127,8 @@ def _scripted(monkeypatch, questions, calls, protocol, encoder):
 
   monkeypatch.setattr(decoding, 'texts', texts)
   found = tasks_lib.predict(
-      None, None, questions, encoder, protocol=protocol._replace(ask=ask),
+      types.SimpleNamespace(config=llava.LlavaConfig()), None, questions,
+      encoder, protocol=protocol._replace(ask=ask),
       max_new_tokens=protocol.max_new_tokens, size=2,
   )  # fmt: skip
   by_key = {p['key']: p for batch in found for p in batch}

@@ -39,6 +39,15 @@ def test_the_published_parser_takes_the_first_letter_or_digit(text, letter):
         ('It must be (B), I think', 'B'),
         # Nothing, several, or one beyond the options.
         ('', None), ('I do not know', None), ('Oslo or Paris', None),
+        # Several letters.
+        ('A, B, C, D', None), ('B and C', None), ('B, C', None),
+        ('Option A and option B', None), ('Options A and B', None),
+        ('The answer is B or C.', None), ('a, b', None), ('A and B', None),
+        ('A. Oslo\nB. Paris\nC. Rome', None), ('(A), (B)', None),
+        # One letter, and words about others.
+        ('B, i.e. Paris', 'B'), ('B, I think', 'B'), ('C, A city', 'C'),
+        ('The answer is B. Option C is wrong.', 'B'),
+        ('A. Unlike Paris, it is in Norway', 'A'), ('B and nothing', 'B'),
         ('Z', None), ('E', None), ('The answer is F', None), ('1', None),
         ('A nice city', None), ('either (A) or (B)', None),
     ],
@@ -52,6 +61,24 @@ def test_an_option_within_a_longer_one_does_not_count():
   assert find_letter('She lives in New York now', options) == 'B'
   assert find_letter('She lives in York now', options) == 'A'
   assert find_letter('Yorkshire', options) is None  # words, not substrings
+
+
+@pytest.mark.parametrize(
+    'text', ['J.K. Rowling', 'J. K. Rowling', 'The answer is J.K. Rowling.',
+             'j.k. rowling wrote it', 'B. J.K. Rowling', 'B'],
+)  # fmt: skip
+def test_initials_of_an_option_are_no_letter(text):
+  assert find_letter(text, ('Emma Watson', 'J.K. Rowling')) == 'B'
+
+
+def test_an_article_before_an_option_is_no_letter():
+  for text in ('A parrot', 'a parrot', 'The answer is a parrot.'):
+    assert find_letter(text, ('cat', 'parrot')) == 'B'
+
+
+def test_a_letter_that_is_an_option_too_is_a_letter():
+  """Blood groups: the question asks for the letter of an option."""
+  assert find_letter('B', ('AB', 'A', 'B')) == 'B'
 
 
 def test_only_the_options_have_letters():

@@ -1,5 +1,6 @@
 """Truth ratios against hand-worked products of probabilities."""
 
+import json
 import math
 
 import numpy as np
@@ -41,10 +42,18 @@ def test_it_is_what_the_code_of_tofu_computes():
 
 
 def test_extremes_have_scores():
-  assert truth_ratio(2000.0, [1.0]) == math.inf
+  largest = truth_ratio(2000.0, [1.0])
+  assert largest == truth_ratio(3000.0, [1.0]) == math.exp(700)
+  assert forget_score(largest) == pytest.approx(0)
+  assert retain_score(largest) == 0
   assert forget_score(math.inf) == 0 and retain_score(math.inf) == 0
   assert truth_ratio(1.0, [2000.0]) == 0.0
   assert forget_score(0.0) == 0 and retain_score(0.0) == 1
+
+
+def test_every_ratio_is_json():
+  for paraphrase in (0.0, 700.0, 710.0, 1e6):
+    json.dumps(truth_ratio(paraphrase, [0.0]), allow_nan=False)
 
 
 def test_without_wrong_answers_there_is_no_ratio():

@@ -37,6 +37,8 @@ def _check_as_transformers_reads_it(folder):
   assert text.pop('rope_theta') == rope['rope_theta']
   assert text.pop('qkv_bias') == qwen
   del text['embedding_std']  # of random parameters alone
+  context = text.pop('max_position_embeddings')
+  assert context in (0, theirs.text_config.max_position_embeddings)
   assert len(text) == 7
   head_dim = getattr(theirs.text_config, 'head_dim', None)
   assert head_dim in (None, ours.text_config.head_dim)
@@ -64,6 +66,7 @@ def test_the_published_llava_is_read():
   assert (text.num_attention_heads, text.num_key_value_heads) == (32, 32)
   assert (text.intermediate_size, text.vocab_size) == (11008, 32064)
   assert (text.rms_norm_eps, text.rope_theta) == (1e-5, 1e4)
+  assert text.max_position_embeddings == 4096
   assert (text.qkv_bias, text.mrope_section) == (False, ())
   assert (vision.num_hidden_layers, vision.hidden_size) == (24, 1024)
   assert (vision.num_attention_heads, vision.intermediate_size) == (16, 4096)
@@ -89,6 +92,7 @@ def test_the_published_qwen2_vl_are_read(
   assert (text.num_attention_heads, text.num_key_value_heads) == (heads, keys)
   assert (text.intermediate_size, text.vocab_size) == (inner, vocabulary)
   assert (text.rms_norm_eps, text.rope_theta) == (1e-6, 1e6)
+  assert text.max_position_embeddings == 32768
   assert (text.qkv_bias, text.mrope_section) == (True, (16, 24, 24))
   assert config.tie_word_embeddings == tied
   assert (vision.depth, vision.embed_dim, vision.num_heads) == (32, 1280, 16)
@@ -125,6 +129,20 @@ def test_published_configs_are_read_as_transformers_does(name):
 def test_absent_fields_of_llava_have_transformers_defaults(text, tmp_path):
   raw = {'model_type': 'llava', 'text_config': text, 'vision_config': {}}
   _check_as_transformers_reads_it(_write(tmp_path, raw))
+
+
+@pytest.mark.parametrize(
+    'said, length',
+    [({}, 0), ({'max_position_embeddings': 128}, 128),
+     ({'max_position_embeddings': None}, 0)],
+)  # fmt: skip
+def test_the_length_of_the_context_is_what_the_config_says(
+    said, length, tmp_path
+):
+  """Or not known: transformers' default is a guess about the checkpoint."""
+  raw = {'model_type': 'llava', 'text_config': said, 'vision_config': {}}
+  text = hub_config.read(_write(tmp_path, raw)).text_config
+  assert text.max_position_embeddings == length
 
 
 @pytest.mark.parametrize(
@@ -176,7 +194,11 @@ def test_absent_fields_of_qwen2_vl_have_transformers_defaults(
 @pytest.mark.parametrize('family', hub_folder.FAMILIES)
 def test_what_transformers_5_writes_says_the_same(family, tmp_path):
   """``rope_parameters``, and ``text_config`` for Qwen2-VL too."""
-  old = _write(tmp_path / 'old', hub_folder.config(family, rope_theta=3e5))
+  # transformers writes its defaults too; this field is not known without it.
+  length = {'max_position_embeddings': 64}
+  changes = {'text_config': length} if family == 'llava' else length
+  old = hub_folder.config(family, rope_theta=3e5, **changes)
+  old = _write(tmp_path / 'old', old)
   config = transformers.AutoConfig.from_pretrained(old)
   config.save_pretrained(tmp_path / 'new')
   raw = json.loads((tmp_path / 'new' / 'config.json').read_text())

@@ -11,6 +11,9 @@ protocol, by name.
   does, its errors included, for numbers to be compared with published ones.
 """
 
+import os
+
+from mmu_jax.data import prepared
 from mmu_jax.evaluation.protocols import fixed
 from mmu_jax.evaluation.protocols import official_clear
 from mmu_jax.evaluation.protocols import official_mllmu_bench
@@ -24,21 +27,28 @@ PROTOCOLS = {
     for module in (plain, fixed, official_mllmu_bench, official_clear)
 }
 OFFICIAL = 'official'
+PREPARED = 'tfds'
 _DEFAULTS = {'people': 'plain'}  # dataset -> protocol; of the others, 'fixed'
 
 __all__ = ('Asked', 'PROTOCOLS', 'Protocol', 'Question', 'find')
 
 
-def find(name: str, dataset: str) -> Protocol:
+def find(
+    name: str, dataset: str, path: str | os.PathLike = ''
+) -> Protocol:
   """Returns the protocol of a name.
 
   Args:
     name: a key of ``PROTOCOLS``; ``'official'`` for that of the dataset; ''
       for the default of the dataset: ``'plain'`` for the synthetic people,
       else ``'fixed'``.
-    dataset: its name: ``'clear'``.
+    dataset: its name: ``'clear'``; a prepared folder (``'tfds'``) counts as
+      the dataset that it was made from.
+    path: of the data; '' for a dataset of this name in general.
 
   Raises:
+    FileNotFoundError: if the path is that of no prepared folder, and the
+      protocol depends on it.
     ValueError: if there is no such protocol, or none was published for the
       dataset.
 
@@ -46,6 +56,8 @@ def find(name: str, dataset: str) -> Protocol:
     >>> find('', 'people').name, find('official', 'clear').name
     ('plain', 'official_clear')
   """
+  if name in ('', OFFICIAL) and dataset == PREPARED and path:
+    dataset = prepared.source(path)
   if not name:
     name = _DEFAULTS.get(dataset, 'fixed')
   if name == OFFICIAL:

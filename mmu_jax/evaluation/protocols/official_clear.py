@@ -5,6 +5,11 @@ the visual evaluation, with the placeholder of a picture and no picture, and
 their scores count in its averages. The evaluation in text then decodes the
 last answer of the visual one, for every question. A name without options is
 searched in lower case, so it is never found.
+
+Two deviations, so a score is not the published one digit by digit. The averages
+of the retain set are over the tasks ``retain_vqa`` and ``retain_qa`` of our
+data, not over all its captions and all rows in text asked without a picture.
+And the options of a question stand in the order that our seed gives.
 """
 
 import re
