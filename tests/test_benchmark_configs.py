@@ -119,24 +119,39 @@ def test_a_benchmark_without_a_checkpoint_says_what_to_set(folders, tmp_path):
     job.open_job(config, tmp_path)
 
 
+TASKS = {
+    'mllmu_bench': {
+        'forget_vqa', 'forget_qa', 'forget_vqa_holdout', 'forget_qa_holdout',
+        'retain_vqa', 'retain_qa', 'real_vqa', 'real_qa',
+    },
+    'clear': {
+        'forget_vqa', 'forget_qa', 'retain_vqa', 'retain_qa', 'real_faces',
+        'real_world',
+    },
+}  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures('quick_compile')
-def test_a_benchmark_goes_from_its_folder_to_scores(folders, tmp_path):
-  """Vanilla, unlearning and every task of MLLMU-Bench, by the command line."""
+@pytest.mark.parametrize('name', BENCHMARKS)
+def test_a_benchmark_goes_from_its_folder_to_a_report(name, folders, tmp_path):
+  """Vanilla, unlearning and every task, by the command line."""
+  assert command_line.main(['data', 'check', str(folders / name)]) == 0
   flags = (
-      '--config=configs/mllmu_bench.py:fast', f'--workdir={tmp_path}',
-      f'--config.data.path={folders / "mllmu_bench"}',
+      f'--config=configs/{name}.py:fast', f'--workdir={tmp_path}',
+      f'--config.data.path={folders / name}',
       '--config.base.rounds=2', '--config.vanilla.rounds=2',
       '--config.saliency.batches=1', '--config.unlearn.rounds=1',
       '--config.evaluation.max_new_tokens=2', '--config.data.retain_rows=1',
   )  # fmt: skip
   for command in (['train', '--run=base'], ['train', '--run=vanilla'],
                   ['train', '--run=mmunlearner'],
-                  ['evaluate', '--run=mmunlearner']):  # fmt: skip
+                  ['evaluate', '--run=mmunlearner'], ['report']):  # fmt: skip
     assert command_line.main([*command, *flags]) == 0
   rows = workdir.read_jsonl(tmp_path / 'results.jsonl')
-  tasks = {f'{where}_{kind}{end}' for kind in ('vqa', 'qa')
-           for where, end in (('forget', ''), ('forget', '_holdout'),
-                              ('retain', ''), ('real', ''))}  # fmt: skip
-  assert tasks <= {row['task'] for row in rows}
-  assert all(row['n'] >= 1 for row in rows if row['task'] in tasks)
+  assert TASKS[name] <= {row['task'] for row in rows}
+  for row in rows:
+    if row['task'] in TASKS[name]:
+      assert row['n'] >= 1 and row['low'] <= row['value'] <= row['high']
+      assert (row['protocol'], row['shots']) == ('fixed', 0)
+  assert 'mmunlearner' in (tmp_path / 'report.html').read_text()
