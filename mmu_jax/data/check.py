@@ -62,7 +62,8 @@ def check(folder: str | os.PathLike) -> Report:
   look = look_lib.Look(folder)
   if path is not None:
     look.kind = check_rows.OWN
-    look.config(path.name, own.records(path))
+    wrong = lambda error: look.add(ERROR, path.name, str(error))
+    look.config(path.name, own.records(path, wrong))
   else:
     _check_configs(folder, look)
   look.compare()

@@ -4,7 +4,7 @@ Every row has a question and an answer; most have an image. What is forgotten
 is a column of the file.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import os
 import pathlib
 from typing import Any
@@ -87,8 +87,15 @@ def make_own(
   return Dataset(train, tasks, names, small.choose(processor, rows.values()))
 
 
-def records(path: pathlib.Path) -> Iterator[Mapping[str, Any]]:
+def records(
+    path: pathlib.Path, wrong: Callable[[ValueError], None] | None = None
+) -> Iterator[Mapping[str, Any]]:
   """Yields the rows of a JSONL or parquet file as dicts.
+
+  Args:
+    path: the file.
+    wrong: gets what is wrong with a line of JSONL, which is then left out;
+      None to raise it.
 
   Raises:
     FileNotFoundError: if there is no such file.
@@ -101,36 +108,40 @@ def records(path: pathlib.Path) -> Iterator[Mapping[str, Any]]:
   if path.suffix == '.parquet':
     yield from parquet.read_file(path, COLUMNS, optional=OPTIONAL)
   elif path.suffix in ('.jsonl', '.ndjson'):
-    yield from _lines(path)
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+      if not line.strip():
+        continue
+      try:
+        yield _record(line, f'line {number} of {path}')
+      except ValueError as error:
+        if wrong is None:
+          raise
+        wrong(error)
   else:
     raise ValueError(
         f'own data is a .jsonl or a .parquet file, got {path.name!r}.'
     )
 
 
-def _lines(path) -> Iterator[Mapping[str, Any]]:
-  """The objects of a JSONL file."""
-  for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-    if not line.strip():
-      continue
-    where = f'line {number} of {path}'
-    try:
-      record = parquet.parse_json(line.decode('utf-8-sig'), where)
-    except UnicodeDecodeError as error:
-      raise ValueError(
-          f'{where} is not UTF-8: {error.reason} at byte {error.start}. Save '
-          'the file with that encoding.'
-      ) from error
-    if not isinstance(record, dict):
-      raise ValueError(f'{where} must be a JSON object: {line[:40]!r}.')
-    missing = parquet.missing_columns(COLUMNS, list(record))
-    if missing:
-      raise ValueError(
-          f'{where} lacks {", ".join(map(repr, missing))}; it has '
-          f'{", ".join(record)}. Name its fields question, answer, image, '
-          'person, split.'
-      )
-    yield record
+def _record(line: bytes, where: str) -> Mapping[str, Any]:
+  """The object of a line of JSONL."""
+  try:
+    record = parquet.parse_json(line.decode('utf-8-sig'), where)
+  except UnicodeDecodeError as error:
+    raise ValueError(
+        f'{where} is not UTF-8: {error.reason} at byte {error.start}. Save '
+        'the file with that encoding.'
+    ) from error
+  if not isinstance(record, dict):
+    raise ValueError(f'{where} must be a JSON object: {line[:40]!r}.')
+  missing = parquet.missing_columns(COLUMNS, list(record))
+  if missing:
+    raise ValueError(
+        f'{where} lacks {", ".join(map(repr, missing))}; it has '
+        f'{", ".join(record)}. Name its fields question, answer, image, '
+        'person, split.'
+    )
+  return record
 
 
 def _row(record, number, path, pictures) -> tuple[str, Row]:

@@ -167,3 +167,17 @@ def test_own_data_is_checked_row_by_row(tmp_path):
   assert '1 x an empty answer: row 0 answer' in text
   assert 'the image of row 1 cannot be read' in text
   assert "the split 'tests' (there are forget, retain" in text
+
+
+def test_every_bad_line_of_own_data_is_named(tmp_path):
+  good = '{"question": "Who?", "answer": "Ana."}'
+  lines = [good, '{"question": "Who?"', '["a"]', '{"question": "Who?"}',
+           '{"question": "Where?", "answer": ""}', good]  # fmt: skip
+  path = tmp_path / 'own.jsonl'
+  path.write_bytes(b'\n'.join([*map(str.encode, lines), b'{"question": "\xff"}']))
+  report = check.check(path)
+  errors = ' '.join(f.message for f in report.findings if f.severity == 'error')
+  for number in (2, 3, 4, 7):
+    assert f'line {number} of' in errors
+  assert 'empty' in errors
+  assert report.rows == {'own.jsonl': 3} and report.failed
