@@ -174,7 +174,8 @@ def test_every_bad_line_of_own_data_is_named(tmp_path):
   lines = [good, '{"question": "Who?"', '["a"]', '{"question": "Who?"}',
            '{"question": "Where?", "answer": ""}', good]  # fmt: skip
   path = tmp_path / 'own.jsonl'
-  path.write_bytes(b'\n'.join([*map(str.encode, lines), b'{"question": "\xff"}']))
+  latin = b'{"question": "\xff"}'
+  path.write_bytes(b'\n'.join([*map(str.encode, lines), latin]))
   report = check.check(path)
   errors = ' '.join(f.message for f in report.findings if f.severity == 'error')
   for number in (2, 3, 4, 7):
