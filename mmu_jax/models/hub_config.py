@@ -42,6 +42,11 @@ def read(
   raw = safetensors_files.read_json(file)
   try:
     kind = raw.get('model_type')
+    if kind is None:
+      raise ValueError(
+          'it has no model_type, so this is no Hugging Face checkpoint. The '
+          'parameters of a run are in its folder params/.'
+      )
     if kind not in READERS:
       raise ValueError(
           f'model_type {kind!r} is not supported; supported are '

@@ -88,6 +88,11 @@ def test_what_is_no_checkpoint_is_refused(folder, tmp_path, capsys):
   (tmp_path / 'empty').mkdir()
   assert inspect(tmp_path / 'empty') == 2
   assert 'holds neither config.json' in capsys.readouterr().err
+  (tmp_path / 'empty' / 'config.json').write_text('{"stage": {}}')
+  assert inspect(tmp_path / 'empty') == 2
+  assert 'parameters of a run are in its folder params/' in (
+      capsys.readouterr().err
+  )
   checkpoint.save(tmp_path / 'other', {'w': np.ones(3)}, {})
   assert inspect(tmp_path / 'other') == 2
   assert "of no known model (llava, qwen2_vl); the first is 'w'" in (
