@@ -67,6 +67,7 @@ def make(data, *, forget, retain, questions, rate=1e-5):
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.labels = 'answer'
+  config.update(choices.hardware())
   config.data = data
   config.model = load('people').model() | dict(dtype='bfloat16', remat='full')
   # Of small models alone: a checkpoint is the base.
@@ -94,6 +95,9 @@ def make(data, *, forget, retain, questions, rate=1e-5):
       threshold=1.0,
       normalize=True,  # False is the published ratio
       ties_are_salient=False,  # True is the published rule
+      # 'importances' are two float32 trees and more; 'log_ratio' is a byte per
+      # weight, enough to see what other thresholds would select.
+      keep='importances',
   )
   config.unlearn = dict(
       rounds=retain,  # one epoch
@@ -102,6 +106,9 @@ def make(data, *, forget, retain, questions, rate=1e-5):
       clip_norm=1.0,
       exempt='',
       limits={},
+      # Nats per token of a retain turn, above which a run stops as collapsed:
+      # by guessing among 32,000 tokens a model has 10.4.
+      max_retain_loss=10.0,
       streams=dict(
           forget=(pictured('forget'),),
           retain=(pictured('retain'),),

@@ -65,6 +65,28 @@ def run(
   )
 
 
+def hardware():
+  """Where and how a job computes; its results are the same but for rounding.
+
+  mesh: how all devices share the work: `data=2,fsdp=4` is two copies of the
+    model, each split over four devices; `tensor` splits single layers; -1
+    takes what remains, '' is one device. `mmu plan` says what fits.
+  micro_batches: parts of a batch that are computed one after the other; their
+    gradients are added before a step.
+  offload: what waits in the memory of the host: 'reference', the model that
+    KL and NPO compare with.
+  checkpoints: of a run that goes on, the newest `keep_last`, and those of
+    every `keep_every`-th round for good (0: none); an importance is saved every
+    `importance_every` batches.
+  """
+  return dict(
+      mesh='fsdp=-1',
+      micro_batches=1,
+      offload=(),
+      checkpoints=dict(keep_last=2, keep_every=0, importance_every=50),
+  )
+
+
 def paper_exact(
     config,
     benchmark='clear',
@@ -130,6 +152,7 @@ def paper_exact(
     unlearn.rounds = retain_batches  # one epoch
     unlearn.retain_rate = rate
     unlearn.clip_norm = NO_CLIP  # but for what `clip_norms` says below
+    unlearn.max_retain_loss = math.inf  # the KL of a row adds up to hundreds
     # Clipped with what is then masked; momentum moves what is masked.
     unlearn.optimizer = optimizer | dict(
         chain=('project', 'clip', 'mask', 'optimizer')

@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 import jax
+from jax.sharding import AbstractMesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
@@ -28,10 +29,11 @@ def make_mesh(spec: str, devices: Sequence[Any] | None = None) -> Mesh:
     spec: ``'data=2,fsdp=4'``: sizes of the axes data (copies of the model),
       fsdp (parameters split, batch split) and tensor (layers split); left
       out means 1, and one of them may be -1: what remains.
-    devices: all devices if None.
+    devices: all devices if None. Of more than the mesh needs, the first are
+      taken; of several processes each needs a part of it, so that all are.
 
   Raises:
-    ValueError: if an axis is unknown or the sizes do not make the devices.
+    ValueError: if an axis is unknown, or the sizes do not fit the devices.
 
   Example:
     >>> dict(make_mesh('fsdp=-1').shape)['data']
@@ -54,14 +56,20 @@ def make_mesh(spec: str, devices: Sequence[Any] | None = None) -> Mesh:
   known = int(np.prod([size for size in sizes.values() if size > 0]))
   if len(free) == 1:
     sizes[free[0]] = len(devices) // known
-  if len(free) > 1 or int(np.prod(list(sizes.values()))) != len(devices):
+  shape = tuple(sizes.values())
+  wanted = int(np.prod(shape))
+  alone = len({device.process_index for device in devices}) == 1
+  fits = wanted == len(devices) or (alone and 0 < wanted < len(devices))
+  if len(free) > 1 or (free and wanted != len(devices)) or not fits:
     raise ValueError(
         f'the axes of a mesh multiply to the number of devices; {spec!r} does '
         f'not fit {len(devices)}. Use -1 for one axis to take what remains.'
     )
-  shape = tuple(sizes.values())
   return jax.make_mesh(
-      shape, AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES)
+      shape,
+      AXES,
+      devices=devices[:wanted],
+      axis_types=(AxisType.Auto,) * len(AXES),
   )
 
 
@@ -123,7 +131,44 @@ def shardings(tree: Any, rules: Rules, mesh: Mesh) -> Any:
   )
 
 
-def split_rows(x: jax.Array) -> jax.Array:
+def placed(tree: Any, rules: Rules, mesh: Mesh) -> Any:
+  """Returns the shapes of a tree with the place of each: nothing is allocated.
+
+  Args:
+    tree: of arrays or shapes; parameters, or what has their names in it, as an
+      optimizer state.
+    rules: partition rules.
+    mesh: where it goes.
+  """
+  return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      tree,
+      shardings(tree, rules, mesh),
+  )
+
+
+def constrain(tree: Any, rules: Rules) -> Any:
+  """Puts every leaf where its rule says, on the mesh that is set, if one is.
+
+  What a step returns would otherwise come back in places that the compiler
+  chose, and the next step would be compiled again for them.
+
+  Args:
+    tree: of traced arrays.
+    rules: partition rules; none for the identity.
+  """
+  mesh = _mesh()
+  if mesh is None or not rules:
+    return tree
+  return tree_lib.map_with_name(
+      lambda name, x: jax.lax.with_sharding_constraint(
+          x, spec_of(name, x.shape, rules, mesh)
+      ),
+      tree,
+  )
+
+
+def split_rows(x: jax.Array, axis: int = 0, last: str | None = None):
   """Splits the rows of an activation over the mesh that is set, if one is.
 
   Without it the compiler may keep weights where they are and give every device
@@ -132,16 +177,104 @@ def split_rows(x: jax.Array) -> jax.Array:
 
   Args:
     x: ``[B, ...]``, traced.
+    axis: which one has the rows.
+    last: an axis of the mesh that splits the last dimension, as a vocabulary
+      over 'tensor'; where it does not divide it, that one stays whole.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or not set(AXES) <= set(mesh.axis_names):
+  mesh = _mesh()
+  if mesh is None:
     return x
-  size = mesh.shape['data'] * mesh.shape['fsdp']
-  if size == 1 or x.shape[0] % size:
+  parts = [None] * x.ndim
+  if x.shape[axis] % row_parts(mesh) == 0:
+    parts[axis] = ROWS
+  if last is not None and x.shape[-1] % mesh.shape[last] == 0:
+    parts[-1] = last
+  if not any(parts):
     return x
-  return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS))
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*parts))
+
+
+def replicate(tree: Any) -> Any:
+  """Gives every device, and so every process, all of some traced results."""
+  if _mesh() is None:
+    return tree
+  return jax.tree.map(
+      lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), tree
+  )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Rows of a batch are split over the axes data and fsdp."""
   return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def row_parts(mesh: Mesh | AbstractMesh) -> int:
+  """Into how many parts the rows of a batch are split."""
+  return mesh.shape['data'] * mesh.shape['fsdp']
+
+
+def row_count(num_rows: int, mesh: Mesh, micro_batches: int = 1) -> int:
+  """How many rows a batch gets, so that every device has as many.
+
+  Rows are split over the devices, and those of a device into micro-batches;
+  what is added are rows of padding, without any weight.
+
+  Example:
+    >>> row_count(5, make_mesh('fsdp=-1'), micro_batches=4) % 4
+    0
+  """
+  parts = row_parts(mesh) * micro_batches
+  return -(-num_rows // parts) * parts
+
+
+def local_rows(total: int, mesh: Mesh) -> np.ndarray:
+  """Which rows of a batch the devices of this process hold, in order.
+
+  Args:
+    total: rows of the batch, from ``row_count``.
+    mesh: of all processes.
+  """
+  parts = batch_sharding(mesh).addressable_devices_indices_map((total,))
+  return np.unique([np.arange(total)[rows] for (rows,) in parts.values()])
+
+
+def place(batch: Any, mesh: Mesh, total: int) -> Any:
+  """Makes the arrays of a batch whose rows every process has a part of.
+
+  Args:
+    batch: tree of NumPy arrays with the rows ``local_rows(total, mesh)`` of
+      this process, in this order.
+    mesh: of all processes.
+    total: rows of the whole batch, from ``row_count``.
+
+  Returns:
+    A tree of arrays with ``total`` rows, split over the mesh.
+
+  Raises:
+    ValueError: if the batch has other rows.
+
+  Example:
+    >>> mesh = make_mesh('fsdp=-1')
+    >>> rows = np.ones((row_count(3, mesh), 2))
+    >>> place({'x': rows}, mesh, len(rows))['x'].shape == rows.shape
+    True
+  """
+  mine = local_rows(total, mesh)
+  sharding = batch_sharding(mesh)
+
+  def make(x):
+    if len(x) != len(mine):
+      raise ValueError(
+          f'this process holds {len(mine)} of the {total} rows of a batch; '
+          f'got {len(x)}. Make those of local_rows(total, mesh).'
+      )
+    part = lambda index: x[np.searchsorted(mine, np.arange(total)[index[0]])]
+    return jax.make_array_from_callback((total, *x.shape[1:]), sharding, part)
+
+  return jax.tree.map(make, batch)
+
+
+def _mesh() -> AbstractMesh | None:
+  """The mesh that is set, if it has our axes."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh if set(AXES) <= set(mesh.axis_names) else None

@@ -47,8 +47,7 @@ def test_a_line_of_a_config_makes_a_mesh(spec, sizes):
         ('fsdp=-2', 8, 'fsdp=-2 of'),
         ('fsdp=2.0', 8, 'fsdp=2.0 of'),
         ('data=2,fsdp=2,data=2', 8, 'data=2 of'),
-        ('fsdp=4', 8, "'fsdp=4' does not fit 8. Use -1 for one axis"),
-        ('', 8, "'' does not fit 8"),
+        ('fsdp=3', 2, "'fsdp=3' does not fit 2. Use -1 for one axis"),
         ('fsdp=-1,data=3', 8, "'fsdp=-1,data=3' does not fit 8"),
         ('fsdp=16', 8, "'fsdp=16' does not fit 8"),
         ('fsdp=-1,data=16', 8, "'fsdp=-1,data=16' does not fit 8"),
@@ -61,6 +60,55 @@ def test_a_mesh_that_cannot_be_is_refused(spec, count, words):
   with pytest.raises(ValueError) as raised:
     sharding.make_mesh(spec, jax.devices()[:count])
   assert words in str(raised.value)
+
+
+@pytest.mark.parametrize('spec, count', [('', 1), ('fsdp=2,tensor=2', 4)])
+def test_a_smaller_mesh_has_the_first_devices(spec, count):
+  mesh = sharding.make_mesh(spec)
+  assert list(mesh.devices.flat) == jax.devices()[:count]
+
+
+@pytest.mark.parametrize('spec, parts', [('fsdp=8', 8), ('data=2,tensor=4', 2)])
+@pytest.mark.parametrize('num_rows', (1, 5, 16))
+@pytest.mark.parametrize('micro_batches', (1, 3))
+def test_a_batch_is_padded_to_what_devices_and_micro_batches_share(
+    spec, parts, num_rows, micro_batches
+):
+  mesh = sharding.make_mesh(spec)
+  total = sharding.row_count(num_rows, mesh, micro_batches)
+  assert total % (parts * micro_batches) == 0
+  assert num_rows <= total < num_rows + parts * micro_batches
+  assert sharding.local_rows(total, mesh).tolist() == list(range(total))
+
+
+def test_a_placed_batch_has_its_rows_in_order():
+  mesh = sharding.make_mesh('data=2,fsdp=2,tensor=2')
+  rows = np.random.default_rng(0).normal(size=(8, 3))
+  placed = sharding.place({'x': rows}, mesh, 8)['x']
+  assert placed.sharding.spec == P(('data', 'fsdp'))
+  assert {x.data.shape for x in placed.addressable_shards} == {(2, 3)}
+  np.testing.assert_array_equal(placed, rows.astype(np.float32))
+  with pytest.raises(ValueError, match='holds 8 of the 8 rows.*got 7'):
+    sharding.place({'x': rows[:7]}, mesh, 8)
+
+
+@pytest.mark.parametrize('spec', MESHES)
+def test_a_constrained_tree_keeps_its_places_and_values(spec):
+  mesh = sharding.make_mesh(spec)
+  rules = ((r'.*kernel', P('fsdp', 'tensor')), (r'.*', P()))
+  tree = {'a': {'kernel': jnp.arange(128.0).reshape(8, 16)}, 'b': jnp.ones(3)}
+  tree = jax.device_put(tree, sharding.shardings(tree, rules, mesh))
+  double = jax.jit(
+      lambda tree: sharding.constrain(jax.tree.map(lambda x: 2 * x, tree), rules)
+  )
+  with jax.set_mesh(mesh):
+    made = double(tree)
+  same = jax.tree.map(
+      lambda x, y: x.sharding.is_equivalent_to(y.sharding, x.ndim), made, tree
+  )
+  assert all(jax.tree.leaves(same))
+  np.testing.assert_array_equal(made['a']['kernel'], 2 * tree['a']['kernel'])
+  assert double(tree)['b'].tolist() == [2, 2, 2]  # without a mesh too
 
 
 @pytest.mark.parametrize(
