@@ -11,8 +11,8 @@ import re
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec
 import numpy as np
 
 from mmu_jax import tree as tree_lib
@@ -272,6 +272,26 @@ def place(batch: Any, mesh: Mesh, total: int) -> Any:
     return jax.make_array_from_callback((total, *x.shape[1:]), sharding, part)
 
   return jax.tree.map(make, batch)
+
+
+def share(num_rows: int) -> Sequence[int]:
+  """Which rows of a batch this process makes, for the mesh that is set.
+
+  Rows beyond ``num_rows`` are padding. Without a mesh it makes all rows, and no
+  padding.
+  """
+  mesh = jax.sharding.get_mesh()
+  if mesh.empty:
+    return range(num_rows)
+  return local_rows(row_count(num_rows, mesh), mesh)
+
+
+def place_shared(batch: Any, num_rows: int) -> Any:
+  """Places the rows that ``share(num_rows)`` gave; without a mesh, nothing."""
+  mesh = jax.sharding.get_mesh()
+  if mesh.empty:
+    return batch
+  return place(batch, mesh, row_count(num_rows, mesh))
 
 
 def _mesh() -> AbstractMesh | None:

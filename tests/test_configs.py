@@ -185,6 +185,7 @@ PUBLISHED = {
     'unlearn.exempt': ('', r'(?!(?:).*(?:proj|fc|linear|mlp|qkv))'),
     'unlearn.limits.forget': (None, 18),
     'unlearn.clip_norm': (1.0, math.inf),
+    'unlearn.max_retain_loss': (10.0, math.inf),
     'unlearn.retain_rate': (1e-4, 1e-5),
     'unlearn.rounds': (60, 162),
     'vanilla.optimizer.name': ('adamw', 'hf_adamw'),

@@ -146,9 +146,8 @@ class Stream:
   length L is the longest that can occur, rounded up to 8, and there is room
   for the largest pictures, so that a stream compiles once.
 
-  With several hosts each makes its own rows of the batch: those of host h are
-  the h-th of ``num_hosts`` equal stretches, so that the batches of all hosts,
-  one below the other, are the batch of a single one.
+  With several hosts each makes the rows of the batch that its devices hold:
+  what the hosts make is, row by row, the batch of a single one.
   """
 
   def __init__(
@@ -158,8 +157,7 @@ class Stream:
       *,
       seed: int,
       name: str = '',
-      host_index: int = 0,
-      num_hosts: int = 1,
+      share: Callable[[int], Sequence[int]] = range,
   ):
     """Plans the stream; nothing is drawn yet.
 
@@ -168,14 +166,15 @@ class Stream:
       encoder: encodes the rows.
       seed: of the order, >= 0.
       name: of the stream, so that streams of one seed differ.
-      host_index: h, whose rows are made; ``jax.process_index()``.
-      num_hosts: a divisor of the batch; ``jax.process_count()``.
+      share: number of sequences in a batch -> which of its rows are made here,
+        in order. Rows beyond that number are padding, without any weight.
 
     Raises:
       ValueError: if a part has no rows, or some with pictures and some
-        without, or the hosts cannot share the batch evenly.
+        without.
     """
-    self._mine = _share(parts, name, host_index, num_hosts)
+    self.num_rows = sum(part.size for part in parts)
+    self._mine = list(share(self.num_rows))
     self._encoder = encoder
     self._plans = []
     for i, part in enumerate(parts):
@@ -207,7 +206,8 @@ class Stream:
 
   def draw(self, step: int) -> list[tuple[Part, list[Row]]]:
     """Returns the rows of every sequence of a step's batch, on this host."""
-    return self._draw_all(step)[self._mine]
+    drawn = self._draw_all(step)
+    return [drawn[row] for row in self._mine if row < len(drawn)]
 
   def keys(self, step: int) -> list[str]:
     """Returns the keys of the rows of a step, on all hosts, for messages."""
@@ -219,7 +219,9 @@ class Stream:
         _sequence(rows, part.weight, self._encoder)
         for part, rows in self.draw(step)
     ]
-    return self._encoder.batch(sequences, self.length, self._pixel_shape)
+    return self._encoder.batch(
+        sequences, self.length, self._pixel_shape, len(self._mine)
+    )
 
   def _draw_all(self, step):
     """The same for all hosts; only rows are drawn, so it costs little."""
@@ -230,7 +232,12 @@ class Stream:
 
 
 def row_batches(
-    rows: Sequence[Row], encoder: Encoder, *, size: int, questions: int = 1
+    rows: Sequence[Row],
+    encoder: Encoder,
+    *,
+    size: int,
+    questions: int = 1,
+    share: Callable[[int], Sequence[int]] = range,
 ) -> list[Batch]:
   """Cuts rows into batches that hold each row once.
 
@@ -242,6 +249,7 @@ def row_batches(
     encoder: encodes them.
     size: B, sequences a batch.
     questions: how many to pack into a sequence.
+    share: which rows of every batch are made here, see ``Stream``.
 
   Raises:
     ValueError: if there are no rows.
@@ -253,7 +261,7 @@ def row_batches(
       for group in _groups(rows, lambda row: row.image_key or '')
       for i in range(0, len(group), questions)
   ]
-  return list(stack(sequences, encoder, size=size))
+  return list(stack(sequences, encoder, size=size, share=share))
 
 
 def stack(
@@ -262,6 +270,7 @@ def stack(
     *,
     size: int,
     padding: str = 'right',
+    share: Callable[[int], Sequence[int]] = range,
 ) -> Iterator[Batch]:
   """Yields batches of one static shape that hold the sequences in order.
 
@@ -272,39 +281,23 @@ def stack(
     encoder: encodes the pictures.
     size: B; the last batch is padded with empty rows.
     padding: the side where short rows are padded: see ``packing.assemble``.
+    share: which rows of every batch are made here, see ``Stream``.
   """
+  mine = share(size)
   longest = max(sum(len(doc['tokens']) for doc, _ in s) for s in sequences)
   room = max(
       encoder.room([p for _, pictures in s for p in pictures])
       for s in sequences
   )
   for i in range(0, len(sequences), size):
+    here = sequences[i : i + size]
     yield encoder.batch(
-        sequences[i : i + size],
+        [here[row] for row in mine if row < len(here)],
         bucket(longest),
         encoder.pixel_shape(room),
-        size,
+        len(mine),
         padding=padding,
     )
-
-
-def _share(parts, name, host_index, num_hosts) -> slice:
-  """Which sequences of a batch are those of a host."""
-  if not 0 <= host_index < num_hosts:
-    raise ValueError(
-        f'host_index is one of 0 to num_hosts - 1, got {host_index} of '
-        f'{num_hosts} hosts.'
-    )
-  sizes = [part.size for part in parts]
-  if sum(sizes) % num_hosts:
-    raise ValueError(
-        'every host makes as many rows of a batch as the others; the parts of '
-        f'{name!r} have {" + ".join(map(str, sizes))} = {sum(sizes)} rows for '
-        f'{num_hosts} hosts. Change a size so that the sum is a multiple of '
-        f'{num_hosts}.'
-    )
-  share = sum(sizes) // num_hosts
-  return slice(host_index * share, (host_index + 1) * share)
 
 
 def _groups(

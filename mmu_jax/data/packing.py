@@ -74,7 +74,7 @@ def assemble(
 
   Args:
     sequences: one list for each row of the batch, of (document, its images in
-      their order).
+      their order); none for a batch of padding alone.
     length: L, at least the longest row.
     pixel_shape: the static shape of the images of a row: ``(I, 3, height,
       width)`` for images of one size, ``(N, patch)`` for images of any size;
@@ -95,7 +95,8 @@ def assemble(
   if padding not in PADDING:
     raise ValueError(f"padding is 'right' or 'left', got {padding!r}.")
   size = len(sequences) if size is None else size
-  axes = sequences[0][0][0]['positions'].shape[1:]
+  # Images of any size come with positions of time, row and column.
+  axes = (3,) if len(pixel_shape) == 2 else ()
   batch = _empty(size, length, axes, pixel_shape)
   if padding == 'right':  # also of the rows that no sequence fills
     batch['positions'][:] = _count(length, axes)

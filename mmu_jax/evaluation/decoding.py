@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmu_jax import losses
+from mmu_jax import sharding
 from mmu_jax.data import batching
 from mmu_jax.data import processing
 from mmu_jax.data.processors import Processor
@@ -97,7 +98,8 @@ def _greedy(params, batch, *, prefill, extend, max_new_tokens, stop_ids):
   done = ~jnp.any(real, axis=1)  # padding rows
   token, out, done = write(0, out, logits, done)
   carry = (jnp.int32(1), token, out, done, cache)
-  return jax.lax.while_loop(unfinished, step, carry)[2]
+  out = jax.lax.while_loop(unfinished, step, carry)[2]
+  return sharding.replicate(out)  # every process reads all answers
 
 
 def _latest(positions: jax.Array) -> jax.Array:
@@ -211,7 +213,7 @@ def answer_scores(
   nll, is_answer = losses.sum_by_answer(-log_probs, *answers)
   wrong = jnp.argmax(logits, axis=-1) != batch['targets']
   num_wrong, _ = losses.sum_by_answer(wrong, *answers)
-  return nll, (num_wrong == 0) & is_answer, is_answer
+  return sharding.replicate((nll, (num_wrong == 0) & is_answer, is_answer))
 
 
 def exact_share(

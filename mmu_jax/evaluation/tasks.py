@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmu_jax import sharding
 from mmu_jax.data import batching
 from mmu_jax.data import row as row_lib
 from mmu_jax.data.patches import bucket
@@ -153,9 +154,16 @@ class _Stack:
     self._shape = bucket(longest), encoder.pixel_shape(room)
 
   def batch(self, entries: Sequence[Sequence[Example]]) -> Batch:
-    """The entries, one a row, packed; none of them empty."""
-    sequences = [[self._document(examples)] for examples in entries]
-    return self.encoder.batch(sequences, *self._shape, self._size)
+    """The entries, one a row, packed; none of them empty.
+
+    On the mesh that is set, if one is: each process makes its own rows.
+    """
+    rows = sharding.share(self._size)
+    sequences = [
+        [self._document(entries[row])] for row in rows if row < len(entries)
+    ]
+    made = self.encoder.batch(sequences, *self._shape, len(rows))
+    return sharding.place_shared(made, self._size)
 
   def _document(self, examples):
     """Packs examples; a placeholder without a picture is a plain token."""

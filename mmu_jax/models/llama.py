@@ -11,8 +11,10 @@ from typing import NamedTuple
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from mmu_jax import sharding
 from mmu_jax.models import layers as layers_lib
 
 
@@ -65,6 +67,10 @@ class Cache(NamedTuple):
   values: jax.Array
 
 
+# Rows over devices, heads over those that share a layer.
+CACHE_RULES = (('', P(None, sharding.ROWS, None, 'tensor', None)),)
+
+
 def make_cache(config: LlamaConfig, batch: int, size: int, dtype) -> Cache:
   """Returns an empty cache of ``size`` slots for each row."""
   shape = (
@@ -74,7 +80,8 @@ def make_cache(config: LlamaConfig, batch: int, size: int, dtype) -> Cache:
       config.num_key_value_heads,
       config.head_dim,
   )
-  return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+  empty = lambda: sharding.constrain(jnp.zeros(shape, dtype), CACHE_RULES)
+  return Cache(empty(), empty())
 
 
 def rotary(

@@ -136,7 +136,7 @@ def build(config: Any) -> Model:
     real = batch['documents'][..., None] > 0  # [B, L, 1]
     x = jnp.where(real, x, jax.lax.stop_gradient(x))
     hidden, _ = decode(module, x, batch['positions'], mask)
-    return sharding.split_rows(module.logits(hidden))
+    return sharding.split_rows(module.logits(hidden), last='tensor')
 
   def image_features(params, batch):
     return merge(params).image_features(batch)
@@ -149,10 +149,11 @@ def build(config: Any) -> Model:
     cache = llama.make_cache(
         config.text_config, rows, cache_size, config.dtype
     )
-    x = module.embed(batch)
+    x = sharding.split_rows(module.embed(batch))
     hidden, cache = decode(module, x, batch['positions'], mask, cache)
     hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-    return module.logits(hidden), cache
+    logits = sharding.split_rows(module.logits(hidden), last='tensor')
+    return logits, cache
 
   def extend(params, tokens, positions, visible, slot, cache):
     module = merge(params)
@@ -160,7 +161,8 @@ def build(config: Any) -> Model:
     hidden, cache = decode(
         module, x, positions[:, None], visible[:, None], cache, slot
     )
-    return module.logits(hidden[:, 0]), cache
+    logits = sharding.split_rows(module.logits(hidden[:, 0]), last='tensor')
+    return logits, cache
 
   return Model(
       family=name,
