@@ -5,9 +5,13 @@ import sys
 
 import tqdm
 
+from mmu_jax import distributed
+
 
 def track(items: Iterable, title: str, *, initial: int = 0, total=None):
   """Iterates with a bar that shows the title, the rate and the time left.
+
+  Of several processes the first shows it.
 
   Args:
     items: what to go through.
@@ -24,8 +28,15 @@ def track(items: Iterable, title: str, *, initial: int = 0, total=None):
       desc=title,
       initial=initial,
       total=total,
+      disable=not distributed.is_first(),
       mininterval=0.2 if terminal else 20,
       maxinterval=10 if terminal else 60,
       ncols=None if terminal else 88,
       dynamic_ncols=terminal,
   )
+
+
+def say(text: str) -> None:
+  """Prints a line, on the first of several processes."""
+  if distributed.is_first():
+    print(text, flush=True)
