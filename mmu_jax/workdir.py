@@ -1,6 +1,8 @@
 """A folder of a job: what it was made from, and files that are never half."""
 
+import collections
 from collections.abc import Iterable, Mapping
+import contextlib
 import importlib.metadata
 import json
 import pathlib
@@ -11,6 +13,7 @@ import warnings
 
 import jax
 
+from mmu_jax import distributed
 from mmu_jax.version import __version__
 
 CONFIG = 'config.json'
@@ -24,7 +27,8 @@ def claim(
 
   It comes first, before any result is written, so that a later run with other
   settings cannot take over the results of an earlier one. A folder that holds
-  nothing else yet may be claimed anew.
+  nothing else yet may be claimed anew. Of several processes the first looks
+  and writes.
 
   Args:
     folder: made if it is missing.
@@ -33,8 +37,15 @@ def claim(
 
   Raises:
     ValueError: if the folder was made from other settings; names them.
+    OSError: if it cannot be written to.
   """
   settings = json.loads(json.dumps(settings))  # tuples become lists
+  distributed.first(_claim, str(folder), settings, name)
+
+
+def _claim(folder: str, settings: Any, name: str) -> None:
+  """Claims a folder, in one process."""
+  folder = pathlib.Path(folder)
   path = folder / name
   found = read_json(path) if path.exists() else None
   if found == settings:
@@ -129,26 +140,55 @@ def read_jsonl(path: str | pathlib.Path) -> list[dict[str, Any]]:
   return found
 
 
-def manifest(seed: int) -> dict[str, Any]:
-  """Returns what a result was made with: versions, machine, code, seed."""
+def manifest(
+    seed: int, mesh: jax.sharding.Mesh | None = None
+) -> dict[str, Any]:
+  """Returns what a result was made with: versions, machine, code, seed.
+
+  Args:
+    seed: of the config.
+    mesh: on which it is made, if on one.
+
+  Example:
+    >>> manifest(3)['seed']
+    3
+  """
+  devices = jax.devices()
+  kinds = collections.Counter(device.device_kind for device in devices)
   return {
       'seed': seed,
+      'processes': jax.process_count(),
+      'mesh': None if mesh is None else dict(mesh.shape),
       'python': platform.python_version(),
       'packages': {
           'mmu_jax': __version__,
           **{name: importlib.metadata.version(name) for name in PACKAGES},
       },
-      'devices': [str(device) for device in jax.devices()],
+      'devices': [str(device) for device in devices],
+      'device_kinds': dict(kinds),
       'revision': _revision(),
   }
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-  """Writes beside the file and renames: a killed process leaves the old."""
-  path.parent.mkdir(parents=True, exist_ok=True)
+  """Writes beside the file and renames: a killed process leaves the old.
+
+  It does not wait for the disk (fsync): a kill loses nothing that was written,
+  and after a power cut the stage is run again.
+  """
   part = path.with_name(path.name + '.part')
-  part.write_text(text)
-  part.replace(path)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part.write_text(text)
+    part.replace(path)
+  except OSError as error:
+    with contextlib.suppress(OSError):
+      part.unlink(missing_ok=True)
+    raise type(error)(
+        f'{path} cannot be written ({error.strerror}); what was there is as it '
+        'was. Free space, or make the folder writable, and run the same '
+        'command again: it goes on.'
+    ) from error
 
 
 def _revision() -> str:

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from mmu_jax import sharding
 from mmu_jax import workdir
+import process_group
 
 SETTINGS = {'seed': 3, 'data': {'name': 'people', 'views': (1, 2)}}
 
@@ -98,7 +100,57 @@ def test_a_value_that_is_not_json_leaves_the_old_file(tmp_path):
 
 
 def test_the_manifest_names_seed_versions_devices_and_revision():
-  made = json.loads(json.dumps(workdir.manifest(11)))
+  mesh = sharding.make_mesh('data=2,fsdp=4')
+  made = json.loads(json.dumps(workdir.manifest(11, mesh)))
   assert made['seed'] == 11
   assert {'mmu_jax', 'jax', 'orbax-checkpoint'} <= set(made['packages'])
-  assert made['devices'] and made['revision'] and made['python']
+  assert made['revision'] and made['python']
+  assert len(made['devices']) == 8
+  assert made['device_kinds'] == {'cpu': 8}
+  assert (made['processes'], made['mesh']) == (
+      1, {'data': 2, 'fsdp': 4, 'tensor': 1}
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize('name', ['rows.jsonl', 'new/rows.jsonl'])
+def test_a_file_that_cannot_be_written_names_path_and_next_step(
+    tmp_path, monkeypatch, name
+):
+  path = tmp_path / name
+
+  def refused(*_, **__):
+    raise PermissionError(13, 'Permission denied')
+
+  monkeypatch.setattr(workdir.pathlib.Path, 'write_text', refused)
+  with pytest.raises(PermissionError, match='Permission denied') as error:
+    workdir.write_jsonl(path, [{'n': 1}])
+  assert str(path) in str(error.value)
+  assert 'writable' in str(error.value)
+  assert not path.exists()
+
+
+CLAIM = """
+  import pathlib, sys
+  from mmu_jax import distributed
+  distributed.initialize()
+  from mmu_jax import workdir
+  import jax
+  folder = pathlib.Path(sys.argv[1])
+  workdir.claim(folder, {'seed': 1})
+  written = (folder / 'config.json').stat().st_mtime_ns
+  distributed.first((folder / 'metrics.jsonl').touch)
+  workdir.claim(folder, {'seed': 1})
+  assert (folder / 'config.json').stat().st_mtime_ns == written
+  try:
+    workdir.claim(folder, {'seed': 2})
+  except ValueError as error:
+    print('refused:', error)
+"""
+
+
+def test_a_claim_of_several_processes_is_one_and_its_error_is_told_to_all(
+    tmp_path,
+):
+  outputs = process_group.results(CLAIM, arguments=[str(tmp_path / 'job')])
+  for output in outputs:
+    assert 'refused: ' in output and 'seed: 1 there, 2 asked for' in output
