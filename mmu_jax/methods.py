@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from mmu_jax import losses
+from mmu_jax.micro_batches import Measure
 from mmu_jax.typing import Batch, Forward, LossFn, Params, Scalar
 
 
@@ -31,6 +32,8 @@ class Turn(NamedTuple):
     project: a split whose gradient the step must not work against, or None.
     every: taken in one of so many rounds, from the first.
     needs_reference: whether the loss reads ``ref_params``.
+    measure: ``measure(batch)``, what the loss is a mean over: with it a batch
+      may be cut into micro-batches. None where the loss is no such mean.
   """
 
   split: str
@@ -39,6 +42,21 @@ class Turn(NamedTuple):
   project: str | None = None
   every: int = 1
   needs_reference: bool = False
+  measure: Measure | None = None
+
+
+def answer_weight(batch: Batch) -> Scalar:
+  """The weight of all answer tokens: what a cross-entropy is a mean over."""
+  return jnp.sum(batch['weights'].astype(jnp.float32))
+
+
+def num_answers(batch: Batch) -> Scalar:
+  """How many answers a batch has: what the NPO loss is a mean over."""
+  weights = batch['weights']
+  _, is_answer = losses.sum_by_answer(
+      weights, weights, batch['documents'], batch['branches']
+  )
+  return jnp.sum(is_answer)
 
 
 def descend(
@@ -94,12 +112,14 @@ def descend_near_reference_everywhere(
 
   torch's ``batchmean`` divides by the rows alone, so the KL adds up over every
   position, of the prompt, the image and the padding too: about L times as
-  strong as per token, and it depends on how much padding a batch has.
+  strong as per token, and it depends on how much padding its rows have. Rows
+  that are nothing but padding, as devices get to share a batch, do not count.
   """
-  everywhere = jnp.ones_like(batch['weights'])
-  scale = batch['weights'].shape[1]
+  rows = jnp.any(batch['documents'] > 0, axis=1, keepdims=True)  # [B, 1]
+  weights = batch['weights']
+  everywhere = jnp.broadcast_to(rows, weights.shape).astype(weights.dtype)
   return _near_reference(
-      forward, params, ref_params, batch, everywhere, scale
+      forward, params, ref_params, batch, everywhere, weights.shape[1]
   )
 
 
@@ -112,8 +132,8 @@ def _near_reference(forward, params, ref_params, batch, where, scale=1.0):
 
 
 KL_OVER = {
-    'answers': descend_near_reference,
-    'rows': descend_near_reference_everywhere,  # published
+    'answers': (descend_near_reference, answer_weight),
+    'rows': (descend_near_reference_everywhere, None),  # published
 }
 
 
@@ -150,19 +170,30 @@ def batch_preference_against(beta: float) -> LossFn:
 
 
 NPO_PER = {
-    'answer': preference_against,
-    'batch': batch_preference_against,  # published
+    'answer': (preference_against, num_answers),
+    'batch': (batch_preference_against, None),  # published
 }
+
+
+def _descent(split: str) -> Turn:
+  """A turn that learns a split."""
+  return Turn(split, descend, measure=answer_weight)
+
+
+def _ascent(every: int, alpha: float = 1.0) -> Turn:
+  """A turn that unlearns the forget set."""
+  loss = ascend_by(alpha)
+  return Turn('forget', loss, every=every, measure=answer_weight)
 
 
 def finetune(split: str = 'train') -> tuple[Turn, ...]:
   """Learn a split: makes the vanilla, reference and retrained models."""
-  return (Turn(split, descend),)
+  return (_descent(split),)
 
 
 def ga(forget_every: int = 1) -> tuple[Turn, ...]:
   """Gradient ascent on the forget set."""
-  return (Turn('forget', ascend, every=forget_every),)
+  return (_ascent(forget_every),)
 
 
 def ga_diff(forget_every: int = 1) -> tuple[Turn, ...]:
@@ -172,10 +203,7 @@ def ga_diff(forget_every: int = 1) -> tuple[Turn, ...]:
     Liu et al., Continual Learning and Private Unlearning, 2022
     (https://arxiv.org/abs/2203.12817).
   """
-  return (
-      Turn('forget', ascend, every=forget_every),
-      Turn('retain', descend),
-  )
+  return _ascent(forget_every), _descent('retain')
 
 
 def kl_min(
@@ -192,10 +220,9 @@ def kl_min(
     Maini et al., TOFU, 2024 (https://arxiv.org/abs/2401.06121).
   """
   _check_choice('kl_over', kl_over, KL_OVER)
-  return (
-      Turn('forget', ascend, every=forget_every),
-      Turn('retain', KL_OVER[kl_over], needs_reference=True),
-  )
+  loss, measure = KL_OVER[kl_over]
+  near = Turn('retain', loss, needs_reference=True, measure=measure)
+  return _ascent(forget_every), near
 
 
 def npo(
@@ -213,15 +240,16 @@ def npo(
     Zhang et al., 2024 (https://arxiv.org/abs/2404.05868).
   """
   _check_choice('per', per, NPO_PER)
-  loss = NPO_PER[per](beta)
-  return (Turn('forget', loss, every=forget_every, needs_reference=True),)
+  make_loss, measure = NPO_PER[per]
+  turn = Turn('forget', make_loss(beta), every=forget_every, measure=measure)
+  return (turn._replace(needs_reference=True),)
 
 
 def npo_retain(
     forget_every: int = 1, beta: float = 0.1, per: str = 'answer'
 ) -> tuple[Turn, ...]:
   """NPO on forget, then descent on retain."""
-  return npo(forget_every, beta, per) + (Turn('retain', descend),)
+  return npo(forget_every, beta, per) + (_descent('retain'),)
 
 
 def mmunlearner(
@@ -239,8 +267,8 @@ def mmunlearner(
     Huo et al., MMUnlearner, 2025 (https://arxiv.org/abs/2502.11051).
   """
   return (
-      Turn('forget', ascend_by(alpha), masked=True, every=forget_every),
-      Turn('retain', descend),
+      _ascent(forget_every, alpha)._replace(masked=True),
+      _descent('retain'),
   )
 
 

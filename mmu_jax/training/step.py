@@ -1,16 +1,22 @@
 """One turn: a loss, its gradient, the chain, an exact apply."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from mmu_jax import micro_batches as micro_batches_lib
+from mmu_jax import sharding
 from mmu_jax import transforms
+from mmu_jax.methods import answer_weight
 from mmu_jax.methods import descend
 from mmu_jax.methods import Turn
+from mmu_jax.sharding import Rules
 from mmu_jax.typing import Batch, Forward, Mask, Params
+
+HOST = 'pinned_host'  # the memory of a machine that its devices read
 
 
 class TrainState(NamedTuple):
@@ -20,16 +26,90 @@ class TrainState(NamedTuple):
   opt_state: optax.OptState
 
 
+@functools.partial(
+    jax.jit, static_argnames=('tx', 'rules'), donate_argnames='params'
+)
 def init(
-    params: Params, tx: optax.GradientTransformationExtraArgs
+    params: Params,
+    tx: optax.GradientTransformationExtraArgs,
+    rules: Rules = (),
 ) -> TrainState:
-  """Starts a run from a copy of parameters: turns give their buffers away."""
-  params = jax.tree.map(jnp.copy, params)
-  return TrainState(params, tx.init(params))
+  """Starts a run; the buffers of the parameters are given away, not copied.
+
+  Args:
+    params: where the run starts; not to be used afterwards.
+    tx: from ``optimizer.build``.
+    rules: a tuple of partition rules; on the mesh that is set, the optimizer's
+      moments go where the parameters are.
+  """
+  return sharding.constrain(TrainState(params, tx.init(params)), rules)
+
+
+def abstract_state(
+    params: Params,
+    tx: optax.GradientTransformationExtraArgs,
+    rules: Rules = (),
+    mesh: jax.sharding.Mesh | None = None,
+) -> TrainState:
+  """Returns the shapes of a state, and its places, to restore one into.
+
+  Args:
+    params: arrays, or their shapes and dtypes.
+    tx: from ``optimizer.build``.
+    rules: partition rules; none for no places.
+    mesh: None for the mesh that is set, if one is.
+  """
+  state = jax.eval_shape(lambda p: TrainState(p, tx.init(p)), params)
+  mesh = jax.sharding.get_mesh() if mesh is None else mesh
+  if mesh.empty or not rules:
+    return state
+  return sharding.placed(state, rules, mesh)
+
+
+def check(turn: Turn, micro_batches: int) -> None:
+  """Raises, before compiling, if a turn cannot be taken in micro-batches.
+
+  Raises:
+    ValueError: if the number is below 1, or the loss is no mean over tokens or
+      answers, as two of the published ones are not.
+  """
+  name = f'the loss of the turn on {turn.split!r}'
+  micro_batches_lib.check(turn.measure, micro_batches, name)
+
+
+def to_host(tree: Any) -> Any:
+  """Moves arrays to the memory of their devices' hosts; ``None`` stays.
+
+  For reference parameters, which a turn reads once: ``take_turn`` brings them
+  back leaf by leaf. On a mesh every host keeps what its own devices held.
+
+  Args:
+    tree: of arrays; their own buffers are theirs to free.
+
+  Example:
+    >>> to_host(jnp.ones(2)).sharding.memory_kind
+    'pinned_host'
+  """
+  return jax.tree.map(
+      lambda x: jax.device_put(x, x.sharding.with_memory_kind(HOST)), tree
+  )
+
+
+def from_host(tree: Any, rules: Rules = ()) -> Any:
+  """Brings what is on a host to its devices, where the rules say; traced."""
+  space = jax.memory.Space
+
+  def bring(x):
+    there = jax.typeof(x).memory_space == space.Host
+    return jax.device_put(x, space.Device) if there else x
+
+  return sharding.constrain(jax.tree.map(bring, tree), rules)
 
 
 @functools.partial(
-    jax.jit, static_argnames=('forward', 'turn', 'tx'), donate_argnums=0
+    jax.jit,
+    static_argnames=('forward', 'turn', 'tx', 'rules', 'micro_batches'),
+    donate_argnums=0,
 )
 def take_turn(
     state: TrainState,
@@ -43,6 +123,8 @@ def take_turn(
     forward: Forward,
     turn: Turn,
     tx: optax.GradientTransformationExtraArgs,
+    rules: Rules = (),
+    micro_batches: int = 1,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """Takes one optimizer step on one split.
 
@@ -51,24 +133,41 @@ def take_turn(
     batch: of the turn's split.
     learning_rate: of this step.
     mask: bool or packed; used if the turn is masked.
-    ref_params: frozen parameters for KL and NPO.
+    ref_params: frozen parameters for KL and NPO, on the devices or from
+      ``to_host``.
     against: a batch of ``turn.project``, whose cross-entropy the step must not
       work against.
     clip_norm: of this step, inf for none; None leaves what the state has.
     forward: the model.
     turn: what to do.
     tx: from ``optimizer.build``.
+    rules: a tuple of partition rules of the parameters: on the mesh that is
+      set, gradients and state go where they say, so that one program serves
+      every turn of a kind.
+    micro_batches: into how many parts each batch is cut, one after the other,
+      see ``mmu_jax.micro_batches``; it divides the rows.
 
   Returns:
     The new state, and float32 scalars: ``loss``, ``grad_norm`` (before mask,
     projection and clip) and ``update_norm`` (after all).
+
+  Raises:
+    ValueError: before compiling, from ``check``, or if the rows cannot be
+      shared by the micro-batches.
   """
-  loss = functools.partial(turn.loss, forward)
-  value, grads = jax.value_and_grad(loss)(state.params, ref_params, batch)
+  check(turn, micro_batches)
+  gradient = functools.partial(
+      micro_batches_lib.value_and_grad, parts=micro_batches, rules=rules
+  )
+  ref_params = from_host(ref_params, rules)
+  loss = lambda params, part: turn.loss(forward, params, ref_params, part)
+  value, grads = gradient(loss, state.params, batch, measure=turn.measure)
   retain_grads = None
   if turn.project is not None:
-    retain_loss = functools.partial(descend, forward)
-    retain_grads = jax.grad(retain_loss)(state.params, None, against)
+    retain_loss = lambda params, part: descend(forward, params, None, part)
+    _, retain_grads = gradient(
+        retain_loss, state.params, against, measure=answer_weight
+    )
   mask = mask if turn.masked else None
   step = {'learning_rate': learning_rate, 'clip_norm': clip_norm}
   hyperparams = state.opt_state.hyperparams | {
@@ -88,4 +187,5 @@ def take_turn(
       'grad_norm': optax.tree.norm(grads),
       'update_norm': optax.tree.norm(updates),
   }
-  return TrainState(params, opt_state), measured
+  state = sharding.constrain(TrainState(params, opt_state), rules)
+  return state, sharding.replicate(measured)

@@ -1,0 +1,272 @@
+"""A batch in parts gives the gradient of the whole batch."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import optax
+import pytest
+import toy
+
+from mmu_jax import micro_batches
+from mmu_jax import methods
+from mmu_jax import saliency as saliency_lib
+from mmu_jax import sharding
+from mmu_jax.methods import METHODS
+from mmu_jax.training import optimizer
+from mmu_jax.training import step as step_lib
+
+pytestmark = pytest.mark.usefixtures('quick_compile')
+
+# Every loss of the methods that can be cut, once; and a projection.
+TURNS = {
+    'descend': methods.make('finetune')[0],
+    'near_reference': methods.make('kl_min')[1],
+    'preference': methods.make('npo')[0],
+    'weighted_ascent': methods.make('mmunlearner', alpha=0.5)[0],
+    'projected': methods.make('mmunlearner_projected')[0],
+}
+WHOLE = {
+    'published_kl': methods.make('kl_min', kl_over='rows')[1],
+    'published_npo': methods.make('npo', per='batch', beta=0.4)[0],
+}
+
+
+def _ragged(seed, rows=8):
+  """Rows with one to six answer tokens, and one with a long answer."""
+  made = toy.batch(seed, rows=rows, weighted=True)
+  long = made['documents'][rows - 1] > 0
+  made['weights'][rows - 1] = np.where(long, 1.7, 0)
+  return made
+
+
+@functools.cache
+def _gradient(loss, measure, parts):
+  """The value and gradient of a loss in parts, as one program."""
+
+  def run(params, ref, batch):
+    return micro_batches.value_and_grad(
+        lambda p, part: loss(toy.forward, p, ref, part),
+        params, batch, measure=measure, parts=parts,
+    )  # fmt: skip
+
+  return jax.jit(run)
+
+
+def _gradients(turn, batch, parts, seed=0):
+  params, ref = toy.params(seed), toy.perturb(toy.params(seed), seed, 0.2)
+  return _gradient(turn.loss, turn.measure, parts)(params, ref, batch)
+
+
+def _assert_same(got, want, rtol=1e-6):
+  (value, grad), (want_value, want_grad) = got, want
+  assert float(value) == pytest.approx(float(want_value), rel=rtol)
+  assert toy.relative_error(grad, want_grad) < rtol
+  assert abs(float(want_value)) > 0.1
+
+
+def test_every_loss_of_a_method_is_cut_here_or_has_no_measure():
+  losses = {turn.loss for turn in (TURNS | WHOLE).values()}
+  made = [(name, {}) for name in METHODS]
+  made += [('kl_min', {'kl_over': 'rows'}), ('npo', {'per': 'batch'})]
+  for name, options in made:
+    for turn in methods.make(name, **options):
+      known = turn.loss in losses or 'preference' in turn.loss.__qualname__
+      assert known, (name, turn.split)
+      whole = bool(options) and turn.needs_reference
+      assert (turn.measure is None) == whole
+
+
+@pytest.mark.parametrize('parts', [2, 4])
+@pytest.mark.parametrize('name', TURNS)
+def test_the_gradient_of_the_parts_is_that_of_the_batch(name, parts):
+  batch = _ragged(1)
+  want = _gradients(TURNS[name], batch, 1)
+  _assert_same(_gradients(TURNS[name], batch, parts), want)
+
+
+def test_a_mean_of_the_means_of_the_parts_is_another_gradient():
+  """What the shares are for: the parts are ragged."""
+  batch = _ragged(1)
+  turn = TURNS['descend']
+  _, want = _gradients(turn, batch, 1)
+  halves = [
+      _gradients(turn, toy.take(batch, np.s_[i::2]), 1)[1] for i in (0, 1)
+  ]
+  mean = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+  assert toy.relative_error(mean, want) > 0.05
+
+
+@pytest.mark.parametrize('name', TURNS)
+def test_rows_and_parts_that_are_all_padding_change_nothing(name):
+  batch = _ragged(2, rows=3)
+  want = _gradients(TURNS[name], batch, 1)
+  padded = toy.pad(batch, 2, rows=5)  # of four parts the last has nothing
+  _assert_same(_gradients(TURNS[name], padded, 4), want)
+
+
+@pytest.mark.parametrize('name', {**TURNS, **WHOLE})
+def test_no_loss_sees_rows_of_padding(name):
+  turn = (TURNS | WHOLE)[name]
+  batch = _ragged(3)
+  want = _gradients(turn, batch, 1)
+  _assert_same(_gradients(turn, toy.pad(batch, 3, rows=5), 1), want)
+
+
+def test_a_batch_without_any_answer_has_no_gradient_in_parts_too():
+  batch = _ragged(4)
+  batch['weights'] *= 0
+  value, grad = _gradients(TURNS['preference'], batch, 4)
+  assert float(value) == 0 and not np.any(toy.vector(grad))
+
+
+def test_the_parts_take_every_mth_row():
+  cut = micro_batches.split({'x': np.arange(24).reshape(12, 2)}, 3)['x']
+  assert cut.shape == (3, 4, 2)
+  assert cut[1, :, 0].tolist() == [2, 8, 14, 20]
+  none = micro_batches.split({'x': np.zeros((4, 0, 3))}, 2)['x']  # no image
+  assert none.shape == (2, 2, 0, 3)
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+def test_half_precision_gradients_are_summed_in_float32(dtype):
+  """A sum of 64 equal parts in half precision would stop growing."""
+  params = {'w': jnp.ones(5, dtype)}
+  loss = lambda p, x: jnp.mean(x * p['w'][0]).astype(jnp.float32)
+  measure = lambda x: jnp.float32(x.size)
+  x = jnp.full(256, 1.25, dtype)
+  _, grad = micro_batches.value_and_grad(
+      loss, params, x, measure=measure, parts=256
+  )
+  assert grad['w'].dtype == dtype and float(grad['w'][0]) == 1.25
+
+
+RULES = ((r'.*(kernel|embed_tokens|lm_head)', P('fsdp', None)), (r'.*', P()))
+
+
+@functools.cache
+def _turn(name, parts, spec='', rows=5):
+  """The state after a turn on a mesh, and what was measured."""
+  turn, tx = TURNS[name], optimizer.build('hf_adamw')
+  mesh = sharding.make_mesh(spec)
+  put = lambda tree: jax.device_put(tree, sharding.shardings(tree, RULES, mesh))
+  place = lambda made: sharding.place(made, mesh, len(made['tokens']))
+  pad = lambda made: place(toy.pad(made, 6, rows=8 - rows))
+  mask = toy.random_mask(toy.params(5), 5)
+  with jax.set_mesh(mesh):
+    return step_lib.take_turn(
+        step_lib.init(put(toy.params(5)), tx, RULES),
+        pad(_ragged(5, rows)), 0.1, put(mask),
+        put(toy.perturb(toy.params(5), 6, 0.2)),
+        pad(_ragged(6, rows)) if turn.project else None,
+        forward=toy.forward, turn=turn, tx=tx, rules=RULES,
+        micro_batches=parts,
+    )  # fmt: skip
+
+
+def _assert_same_turn(got, want, rtol=1e-6):
+  (state, measured), (want_state, want_measured) = got, want
+  assert toy.relative_error(state.params, want_state.params) < rtol
+  (mu, nu), (want_mu, want_nu) = _moments(state), _moments(want_state)
+  assert toy.relative_error(mu, want_mu) < rtol
+  # Squares have twice the relative error of what is squared.
+  assert toy.relative_error(nu, want_nu) < 2 * rtol
+  for name, value in want_measured.items():
+    assert float(measured[name]) == pytest.approx(float(value), rel=rtol)
+
+
+def _moments(state):
+  inner = state.opt_state.inner_state
+  return [optax.tree.get(inner, name) for name in ('mu', 'nu')]
+
+
+@pytest.mark.parametrize('name', ['near_reference', 'preference', 'projected'])
+def test_a_turn_in_four_parts_is_the_turn_of_the_batch(name):
+  _assert_same_turn(_turn(name, 4), _turn(name, 1))
+
+
+def test_one_turn_of_eight_rows_is_that_of_four_parts_of_two():
+  _assert_same_turn(_turn('descend', 4, rows=8), _turn('descend', 1, rows=8))
+
+
+@pytest.mark.parametrize(
+    'name, spec',
+    [
+        ('near_reference', 'fsdp=4'),
+        ('preference', 'fsdp=4'),
+        ('projected', 'data=2,fsdp=2,tensor=2'),
+    ],
+)
+def test_a_turn_in_parts_on_a_mesh_is_the_turn_of_one_device(name, spec):
+  _assert_same_turn(_turn(name, 2, spec), _turn(name, 1))
+
+
+def test_no_row_moves_between_devices_to_make_the_parts():
+  """Rows are next to each other on a device, and each part has some of each."""
+  mesh = sharding.make_mesh('fsdp=8')
+  x = sharding.place({'x': np.arange(32.0)}, mesh, 32)
+  with jax.set_mesh(mesh):
+    program = jax.jit(lambda x: micro_batches.split(x, 2)).lower(x).compile()
+    cut = program(x)['x']
+  assert not re.search('all-|collective|scatter', program.as_text())
+  assert {s.data.shape for s in cut.addressable_shards} == {(2, 2)}
+  assert cut.tolist() == [[*range(0, 32, 2)], [*range(1, 32, 2)]]
+
+
+def test_the_temporaries_of_a_turn_shrink_with_the_parts():
+  turn, tx, size = TURNS['descend'], optimizer.build('sgd'), {}
+  batch = toy.batch(7, rows=64, length=128)
+  for parts in (1, 16):
+    lowered = step_lib.take_turn.lower(
+        jax.eval_shape(lambda: step_lib.init(toy.params(0), tx)), batch, 0.1,
+        forward=toy.forward, turn=turn, tx=tx, micro_batches=parts,
+    )  # fmt: skip
+    size[parts] = lowered.compile().memory_analysis().temp_size_in_bytes
+  # Logits of 64 x 128 x 50 float32 are 1.6 MB, and the batch 0.6 MB more.
+  assert size[1] > 3e6 and size[16] < 0.25 * size[1]
+
+
+@pytest.mark.parametrize('name', WHOLE)
+def test_a_loss_that_is_no_mean_is_refused_before_compiling(name):
+  turn, tx = WHOLE[name], optimizer.build('sgd')
+  with pytest.raises(ValueError, match="on '.*' is no mean .* of 4 micro-ba"):
+    step_lib.check(turn, 4)
+  step_lib.check(turn, 1)
+  with pytest.raises(ValueError, match="kl_over='answers' .* per='answer'"):
+    step_lib.take_turn.trace(
+        jax.eval_shape(lambda: step_lib.init(toy.params(0), tx)),
+        toy.batch(0), 0.1, None, toy.params(0), forward=toy.forward, turn=turn,
+        tx=tx, micro_batches=4,
+    )  # fmt: skip
+
+
+def test_rows_that_cannot_be_shared_are_an_error():
+  with pytest.raises(ValueError, match='evenly; 8 rows do not make 3. Take'):
+    micro_batches.split(_ragged(0), 3)
+  with pytest.raises(ValueError, match='a number >= 1, got 0'):
+    step_lib.check(TURNS['descend'], 0)
+
+
+@pytest.mark.parametrize('granularity', ['batch', 'example'])
+def test_an_importance_in_parts_is_that_of_the_batches(granularity):
+  """The gradient of the whole batch is squared, not those of its parts."""
+  params, batches = toy.params(8), [_ragged(8), _ragged(9)]
+  batches[1] = toy.pad(toy.take(batches[1], np.s_[:3]), 9, rows=5)
+  measure = functools.partial(
+      saliency_lib.importance, toy.loss, params, batches,
+      granularity=granularity, measure=methods.answer_weight,
+  )  # fmt: skip
+  want = measure()
+  for parts in (2, 8):
+    # Squares have twice the relative error of what is squared.
+    assert toy.relative_error(measure(micro_batches=parts), want) < 2e-6
+
+
+def test_an_importance_in_parts_needs_a_measure():
+  with pytest.raises(ValueError, match='2 micro-batches is not that of their'):
+    saliency_lib.importance(
+        toy.loss, toy.params(0), [toy.batch(0)], micro_batches=2
+    )
