@@ -6,7 +6,8 @@ every other axis keeps its meaning and its sharding. The transformations take
 either form.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+import functools
 import re
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
 from mmu_jax.typing import Mask
 
@@ -131,20 +133,23 @@ def density(
     >>> density(mask, components={'first': 'a', 'second': 'b'})
     {'all': 0.75, 'first': 0.5, 'second': 1.0}
   """
-  mask = mask if like is None else unpack(mask, like)
-  leaves = tree_lib.flatten(mask)
+  leaves = tree_lib.flatten(mask if like is None else unpack(mask, like))
+  totals = dict(zip(leaves, total(list(leaves.values()))))
   groups = {'all': list(leaves)}
   for name in leaves if components else ():
     groups.setdefault(tree_lib.component_of(name, components), []).append(name)
+  size = lambda names: max(sum(leaves[n].size for n in names), 1)
   return {
-      group: _share([leaves[n] for n in names])
+      group: sum(totals[n] for n in names) / size(names)
       for group, names in groups.items()
   }
 
 
 def density_by_leaf(mask: Mask) -> dict[str, float]:
   """Returns the share of True entries of every leaf of a bool mask."""
-  return {n: _share([leaf]) for n, leaf in tree_lib.flatten(mask).items()}
+  leaves = tree_lib.flatten(mask)
+  totals = total(list(leaves.values()))
+  return {n: t / max(x.size, 1) for (n, x), t in zip(leaves.items(), totals)}
 
 
 def density_by_layer(
@@ -161,42 +166,44 @@ def density_by_layer(
     >>> density_by_layer(mask, {'language': 'layers'})
     {'language': [1.0, 0.5]}
   """
-  stacks: dict[str, list[jax.Array]] = {}
-  for name, leaf in tree_lib.flatten(mask).items():
-    if tree_lib.STACKS & set(name.split('/')):
-      component = tree_lib.component_of(name, components)
-      stacks.setdefault(component, []).append(leaf)
-  return {
-      component: [
-          _share([leaf[i] for leaf in leaves])
-          for i in range(leaves[0].shape[0])
-      ]
-      for component, leaves in stacks.items()
+  leaves = {
+      name: leaf
+      for name, leaf in tree_lib.flatten(mask).items()
+      if tree_lib.STACKS & set(name.split('/'))
   }
+  found = total(list(leaves.values()), by_layer=True)
+  totals, sizes = {}, {}
+  for (name, leaf), each in zip(leaves.items(), found):
+    component = tree_lib.component_of(name, components)
+    totals[component] = totals.get(component, 0) + each
+    sizes[component] = sizes.get(component, 0) + leaf[0].size
+  return {c: (totals[c] / sizes[c]).tolist() for c in totals}
 
 
 def counts(mask: Mask, components: Mapping[str, str]) -> dict[str, int]:
   """Returns the number of True entries of each component of a bool mask."""
-  found = dict.fromkeys(components, 0)
-  for name, leaf in tree_lib.flatten(mask).items():
-    found[tree_lib.component_of(name, components)] += _total([leaf])
+  found, leaves = dict.fromkeys(components, 0), tree_lib.flatten(mask)
+  for name, number in zip(leaves, total(list(leaves.values()))):
+    found[tree_lib.component_of(name, components)] += number
   return found
 
 
 def overlap(a: Mask, b: Mask) -> float:
   """Returns |a and b| / |a or b|, the Jaccard index of two bool masks."""
   tree_lib.check_same(a, b, got_name='one mask', want_name='the other')
-  both = jax.tree.map(lambda x, y: x & y, a, b)
-  either = jax.tree.map(lambda x, y: x | y, a, b)
-  return _total(jax.tree.leaves(both)) / max(
-      _total(jax.tree.leaves(either)), 1
-  )
+  a, b = jax.tree.leaves(a), jax.tree.leaves(b)
+  _check_bool(a + b)
+  both, either = to_int(_count_pairs(a, b))
+  return int(both.sum()) / max(int(either.sum()), 1)
 
 
 def random_like(mask: Mask, key: jax.Array) -> Mask:
   """Returns a random mask with as many True entries in every leaf.
 
   The control that tells what sparsity alone does: equal density, no saliency.
+  Every entry draws 32 random bits, and the highest draws win; the draws do not
+  depend on the mesh. Equal ones at the border are all taken, so a leaf of a
+  billion entries may get one more, in one case of four.
 
   Args:
     mask: bool mask to imitate.
@@ -205,11 +212,87 @@ def random_like(mask: Mask, key: jax.Array) -> Mask:
   leaves, structure = jax.tree.flatten(mask)
   _check_bool(leaves)
   keys = jax.random.split(key, len(leaves))
-  shuffled = [
-      jax.random.permutation(k, leaf.ravel()).reshape(leaf.shape)
-      for k, leaf in zip(keys, leaves)
-  ]
-  return structure.unflatten(shuffled)
+  places = [getattr(leaf, 'sharding', None) for leaf in leaves]
+  return structure.unflatten(map(_shuffle, leaves, keys, places))
+
+
+def total(
+    leaves: Sequence[jax.Array], by_layer: bool = False
+) -> list[int] | list[np.ndarray]:
+  """Counts the True entries of some arrays, on the devices that have them.
+
+  Args:
+    leaves: bool arrays, whole or split over devices and processes.
+    by_layer: of each entry of their first axis, by itself.
+
+  Returns:
+    A number for each array, or an int64 array ``[layers]``.
+  """
+  _check_bool(leaves)
+  found = _count_each(list(leaves), by_layer)
+  return [x if by_layer else int(x) for x in map(to_int, found)]
+
+
+def count(x: jax.Array) -> jax.Array:
+  """Counts the True entries of a traced array of any size.
+
+  Stacked leaves of large models have more than 2**31 entries, and int64 is
+  off in JAX: a count is two numbers, of 4,096 and of 1.
+
+  Args:
+    x: bool ``[...]``, each but its last axis of at most 2**20.
+
+  Returns:
+    uint32 ``[2]``, for ``to_int``.
+  """
+  x = jnp.atleast_1d(x)
+  low = jnp.sum(x, axis=-1, dtype=jnp.uint32)
+  high = jnp.zeros_like(low)
+  while True:
+    high, low = high + (low >> 12), low & 4095
+    if not low.ndim:
+      return jnp.stack([high, low])
+    high, low = (jnp.sum(n, axis=-1, dtype=jnp.uint32) for n in (high, low))
+
+
+def to_int(counts: Any) -> np.ndarray:
+  """The numbers that counts ``[..., 2]`` stand for: int64 ``[...]``."""
+  counts = np.asarray(jax.device_get(counts)).astype(np.int64)
+  return counts[..., 0] * 4096 + counts[..., 1]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _count_each(leaves, by_layer):
+  """The count of each leaf, or of each of its layers."""
+  count_one = jax.vmap(count) if by_layer else count
+  return sharding.replicate([count_one(x) for x in leaves])
+
+
+@jax.jit
+def _count_pairs(a, b):
+  """The counts of ``a & b`` and of ``a | b``, leaf by leaf: [2, leaves, 2]."""
+  pairs = list(zip(a, b))
+  both = jnp.stack([count(x & y) for x, y in pairs])
+  either = jnp.stack([count(x | y) for x, y in pairs])
+  return sharding.replicate(jnp.stack([both, either]))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _shuffle(mask, key, place):
+  """A random leaf with as many True entries, where the leaf is."""
+  draws = jax.random.bits(key, mask.shape, jnp.uint32)
+  if place is not None and len(place.device_set) > 1:
+    draws = jax.lax.with_sharding_constraint(draws, place)
+  k = count(mask)
+
+  def bit(i, bound):
+    higher = bound | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
+    found = count(draws >= higher)
+    enough = (found[0] > k[0]) | ((found[0] == k[0]) & (found[1] >= k[1]))
+    return jnp.where(enough, higher, bound)
+
+  bound = jax.lax.fori_loop(0, 32, bit, jnp.uint32(0))
+  return (draws >= bound) & jnp.any(k > 0)
 
 
 def _unpack_leaf(name: str, mask: jax.Array, like: Any) -> jax.Array:
@@ -241,21 +324,3 @@ def _check_bool(leaves: list[jax.Array]) -> None:
           f'this takes a bool mask, got one with a leaf of {leaf.dtype}. If it '
           'is packed, unpack it first: unpack(mask, like=params).'
       )
-
-
-def _total(leaves: list[jax.Array]) -> int:
-  """Counts True entries without overflowing int32."""
-  _check_bool(leaves)
-  total = 0
-  for leaf in leaves:
-    # Stacked leaves of large models have more than 2**31 entries.
-    rows = jnp.sum(
-        jnp.atleast_1d(leaf), axis=range(1, leaf.ndim), dtype=jnp.int32
-    )
-    total += int(np.asarray(rows).sum(dtype=np.int64))
-  return total
-
-
-def _share(leaves: list[jax.Array]) -> float:
-  """Share of True entries over some leaves."""
-  return _total(leaves) / max(sum(leaf.size for leaf in leaves), 1)

@@ -5,14 +5,19 @@ the language model also by what is known in text, of everybody. So the mask is
 made component by component, and so is its control.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
 
+from mmu_jax import ranking
 from mmu_jax import saliency as saliency_lib
 from mmu_jax import tree as tree_lib
 from mmu_jax.typing import Mask, Params
+
+FORGET = ''  # the importance of the forget set, among those of preserve sets
 
 
 def component_saliency(
@@ -67,28 +72,78 @@ def component_saliency(
         tree, forget, got_name=f'the importance of {name!r}',
         want_name='the forget importance',
     )
-  trees = {'': forget, **preserve}
+  trees = {FORGET: forget, **preserve}
   means = {
       name: saliency_lib.component_means(tree, components)
       for name, tree in trees.items()
       if normalize
   }
 
-  def score(leaf_name, *leaves):
-    component = tree_lib.component_of(leaf_name, components)
-    leaves = dict(zip(trees, leaves))
-    sets = [leaves[name] for name in protects[component]]
-    if not normalize:
-      sets = [sum(sets) / len(sets)]
-    ties = saliency_lib.dead(leaves[''], sets, eps=eps)
-    if normalize:
-      share = lambda name: leaves[name] / means[name][component]
-      sets = [share(name) for name in protects[component]]
-      leaves[''] = share('')
-    return saliency_lib.saliency(leaves[''], sets, eps=eps), ties
+  def score(name, *leaves):
+    component = tree_lib.component_of(name, components)
+    return leaf_saliency(
+        dict(zip(trees, leaves)),
+        protects[component],
+        means={k: v[component] for k, v in means.items()},
+        eps=eps,
+    )
 
   pairs = tree_lib.map_with_name(score, *trees.values())
   return jax.tree.transpose(jax.tree.structure(forget), None, pairs)
+
+
+def leaf_saliency(
+    leaves: Mapping[str, jax.Array],
+    protects: Sequence[str],
+    *,
+    means: Mapping[str, jax.Array | float] | None = None,
+    eps: float = saliency_lib.EPS,
+) -> tuple[jax.Array, jax.Array]:
+  """The saliency of one leaf, from that leaf of each importance.
+
+  Importances are the size of the model, and so may be read from a disk leaf by
+  leaf: what else a leaf needs are a few numbers.
+
+  Args:
+    leaves: importance -> its leaf, float32 >= 0: ``FORGET``, and the preserve
+      sets; what is not needed may be left out.
+    protects: the preserve sets that restrict the leaf's component.
+    means: importance -> its mean over that component, to normalise, from
+      ``saliency.component_means``; None or empty for the published ratio.
+    eps: of the ratio.
+
+  Returns:
+    The scores and the ties, of the leaf's shape.
+
+  Example:
+    >>> leaves = {FORGET: jnp.array([4., 0.]), 'text': jnp.array([2., 0.])}
+    >>> scores, ties = leaf_saliency(leaves, ['text'])
+    >>> scores.tolist(), ties.tolist()
+    ([2.0, 1.0], [False, True])
+  """
+  sets = [leaves[name] for name in protects]
+  if not means:
+    return _plain(leaves[FORGET], sets, float(len(sets)), eps)
+  return _shares(
+      leaves[FORGET], sets, means[FORGET], [means[k] for k in protects], eps
+  )
+
+
+@jax.jit
+def _plain(forget, sets, number, eps):
+  """The ratio to the mean of the sets, and the ties."""
+  # The number is no constant: the bits are those of a division.
+  mean = functools.reduce(jnp.add, sets) / number
+  ties = saliency_lib.dead(forget, mean, eps=eps)
+  return saliency_lib.saliency(forget, mean, eps=eps), ties
+
+
+@jax.jit
+def _shares(forget, sets, forget_mean, means, eps):
+  """The ratio of shares to the largest of the sets, and the ties."""
+  ties = saliency_lib.dead(forget, sets, eps=eps)
+  sets = [leaf / mean for leaf, mean in zip(sets, means)]
+  return saliency_lib.saliency(forget / forget_mean, sets, eps=eps), ties
 
 
 def check_protects(
@@ -121,15 +176,50 @@ def top_share(
   Returns:
     A bool tree.
   """
-  made = {}
-  for component in components:
-    if shares[component] == 0:
-      made[component] = jax.tree.map(lambda x: jnp.zeros(x.shape, bool), scores)
+  leaves = tree_lib.flatten(scores)
+  sizes = {name: leaf.size for name, leaf in leaves.items()}
+  lowest = top_scores(
+      leaves.__getitem__, sizes, shares, components, ranking.FROM_MEMORY
+  )
+  return tree_lib.map_with_name(
+      lambda name, x: x >= lowest[tree_lib.component_of(name, components)],
+      scores,
+  )
+
+
+def top_scores(
+    read: Callable[[str], jax.Array],
+    sizes: Mapping[str, int],
+    shares: Mapping[str, float],
+    components: Mapping[str, str],
+    bits: int = ranking.FROM_DISK,
+) -> dict[str, float]:
+  """Returns the score from which on each component's highest are marked.
+
+  Args:
+    read: ``read(leaf name) -> scores``, float32; called four times for each
+      leaf by default, so that they may come from a disk, one at a time.
+    sizes: leaf name -> number of its entries.
+    shares: component -> share in [0, 1] of its entries to mark.
+    components: component -> regex over leaf names.
+    bits: of ``ranking.kth_largest``.
+
+  Returns:
+    Component -> the lowest marked score; equal scores are all marked. Infinite
+    for a share of 0.
+  """
+  names = {component: [] for component in components}
+  for name in sizes:
+    names[tree_lib.component_of(name, components)].append(name)
+  found = {}
+  for component, inside in names.items():
+    size = sum(sizes[name] for name in inside)
+    if not shares[component] * size:
+      found[component] = math.inf
       continue
-    inside = lambda name, c=component: (
-        tree_lib.component_of(name, components) == c
+    found[component] = ranking.kth_largest(
+        lambda inside=inside: ((read(name), None) for name in inside),
+        max(round(shares[component] * size), 1),
+        bits,
     )
-    made[component] = saliency_lib.mask_from_saliency(
-        scores, density=shares[component], scope=inside
-    )
-  return tree_lib.by_component(made, components)
+  return found

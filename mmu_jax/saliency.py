@@ -8,17 +8,51 @@ restricts each component of one is in ``restriction``.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from mmu_jax import masks
+from mmu_jax import micro_batches as micro_batches_lib
+from mmu_jax import ranking
+from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
+from mmu_jax.micro_batches import Measure
+from mmu_jax.sharding import Rules
 from mmu_jax.typing import Batch, Mask, Params
 
 BatchLoss = Callable[[Params, Batch], jax.Array]  # -> scalar
 EPS = 1e-15  # of the published ratio
+
+
+class Sums(NamedTuple):
+  """What an importance is made of, as far as it has come.
+
+  Attributes:
+    total: sums of squared gradients, float32, a tree like the parameters.
+    count: float32 scalar, over how many batches or rows.
+  """
+
+  total: Params
+  count: jax.Array
+
+
+def abstract_sums(
+    params: Params, rules: Rules = (), mesh: jax.sharding.Mesh | None = None
+) -> Sums:
+  """Returns the shapes of sums, and their places, to restore them into.
+
+  Args:
+    params: arrays, or their shapes.
+    rules: partition rules; none for no places.
+    mesh: None for the mesh that is set, if one is.
+  """
+  sums = jax.eval_shape(_zeros, params)
+  mesh = jax.sharding.get_mesh() if mesh is None else mesh
+  if mesh.empty or not rules:
+    return sums
+  return sharding.placed(sums, rules, mesh)
 
 
 def importance(
@@ -27,6 +61,12 @@ def importance(
     batches: Iterable[Batch],
     *,
     granularity: str = 'batch',
+    rules: Rules = (),
+    micro_batches: int = 1,
+    measure: Measure | None = None,
+    start: Sums | None = None,
+    seen: int = 0,
+    on_batch: Callable[[int, Sums], None] | None = None,
 ) -> Params:
   r"""Mean squared gradient of a loss: the diagonal of the empirical Fisher.
 
@@ -45,15 +85,27 @@ def importance(
     loss: ``loss(params, batch) -> scalar``; keep it one object over calls, so
       that it compiles once.
     params: theta_0, a tree of float arrays.
-    batches: what the importance is measured on, at least one batch. For
-      ``'example'`` every leaf has a leading axis of rows.
+    batches: what the importance is measured on, at least one batch; where it
+      goes on, those that are left. For ``'example'`` every leaf has a leading
+      axis of rows.
     granularity: ``'batch'`` or ``'example'``.
+    rules: a tuple of partition rules, where ``params`` are on the mesh that is
+      set.
+    micro_batches: into how many parts a batch is cut for ``'batch'``, see
+      ``mmu_jax.micro_batches``: the gradient is that of the whole batch.
+      ``'example'`` takes rows one at a time whatever it is.
+    measure: of the loss, needed for more than one part.
+    start: the sums to go on from; their buffers are given away.
+    seen: how many batches they are of.
+    on_batch: ``on_batch(seen, sums)`` after each batch, for example to save
+      them; the next batch takes their buffers.
 
   Returns:
     A tree like ``params``, float32, >= 0.
 
   Raises:
-    ValueError: if there is no batch, or the granularity is unknown.
+    ValueError: if there is no batch, the granularity is unknown, or the loss
+      cannot be taken in parts.
     FloatingPointError: if an importance is not finite; names the leaves.
 
   Example:
@@ -75,20 +127,25 @@ def importance(
     raise ValueError(
         f"granularity is 'batch' or 'example', got {granularity!r}."
     )
-  # Like the parameters: on their devices too.
-  total = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), params)
-  count = jnp.zeros([], jnp.float32)
-  step = _add_batch if granularity == 'batch' else _add_examples
-  seen = 0
-  for seen, batch in enumerate(batches, start=1):
-    total, count = step(loss, total, count, params, batch)
+  if granularity == 'batch':
+    micro_batches_lib.check(measure, micro_batches)
+    how = {'parts': micro_batches, 'measure': measure}
+    step = functools.partial(_add_batch, **how)
+  else:
+    step = _add_examples
+  sums = _begin(params, rules) if start is None else start
+  for batch in batches:
+    sums = step(loss, sums, params, batch, rules=rules)
+    seen += 1
+    if on_batch is not None:
+      on_batch(seen, sums)
   if not seen:
     raise ValueError(
         'importance needs at least one batch, got none. Is the split empty?'
     )
-  total = jax.tree.map(lambda t: t / jnp.maximum(count, 1), total)
-  _check_finite(total)
-  return total
+  found = _mean(*sums, rules=rules)
+  _check_finite(found)
+  return found
 
 
 def saliency(
@@ -265,15 +322,13 @@ def mask_from_saliency(
 
 def _quantile(scores: Params, in_scope: Mask, density: float) -> float:
   """The score that the wanted share of the entries in scope reaches."""
-  kept = [
-      np.asarray(x)[np.asarray(s)]
-      for x, s in zip(jax.tree.leaves(scores), jax.tree.leaves(in_scope))
-  ]
-  values = np.concatenate(kept)
-  if not values.size:
+  inside = jax.tree.leaves(in_scope)
+  size = sum(masks.total(inside))
+  if not size:
     raise ValueError('no entry is in scope, so none can be salient.')
-  rank = max(round(density * values.size), 1)
-  return float(np.partition(values, -rank)[-rank])
+  read = lambda: zip(jax.tree.leaves(scores), inside)
+  k = max(round(density * size), 1)
+  return ranking.kth_largest(read, k, ranking.FROM_MEMORY)
 
 
 def _normalized(tree: Params, components: Mapping[str, str]) -> Params:
@@ -285,25 +340,62 @@ def _normalized(tree: Params, components: Mapping[str, str]) -> Params:
   )
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
-def _add_batch(loss, total, count, params, batch):
+def _zeros(params: Params) -> Sums:
+  """Sums of nothing."""
+  zeros = lambda p: jnp.zeros(p.shape, jnp.float32)
+  return Sums(jax.tree.map(zeros, params), jnp.zeros([], jnp.float32))
+
+
+def _begin(params: Params, rules: Rules) -> Sums:
+  """Sums of nothing, where the parameters are."""
+  shapes = jax.eval_shape(lambda p: p, params)
+  places = None
+  if not rules or jax.sharding.get_abstract_mesh().empty:
+    places = jax.tree.map(lambda p: getattr(p, 'sharding', None), params)
+    places = Sums(places, None)
+  make = lambda: _placed(*_zeros(shapes), rules)
+  return jax.jit(make, out_shardings=places)()
+
+
+@functools.partial(
+    jax.jit,
+    static_argnums=0,
+    static_argnames=('rules', 'parts', 'measure'),
+    donate_argnums=1,
+)
+def _add_batch(loss, sums, params, batch, *, rules, parts, measure):
   """Adds the squared gradient of one batch's loss."""
-  grads = jax.grad(loss)(params, batch)
-  return _add_squares(total, grads), count + 1
+  _, grads = micro_batches_lib.value_and_grad(
+      loss, params, batch, measure=measure, parts=parts, rules=rules
+  )
+  return _placed(_add_squares(sums.total, grads), sums.count + 1, rules)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
-def _add_examples(loss, total, count, params, batch):
+@functools.partial(
+    jax.jit, static_argnums=0, static_argnames='rules', donate_argnums=1
+)
+def _add_examples(loss, sums, params, batch, *, rules):
   """Adds the squared gradients of every row's own loss, one row at a time."""
   rows = jax.tree.map(lambda x: x[:, None], batch)  # rows of one
 
-  def add_row(carry, row):
-    total, count = carry
-    grads = jax.grad(loss)(params, row)
-    return (_add_squares(total, grads), count + _is_real(row)), None
+  def add_row(sums, row):
+    grads = sharding.constrain(jax.grad(loss)(params, row), rules)
+    total = _add_squares(sums.total, grads)
+    return _placed(total, sums.count + _is_real(row), rules), None
 
-  (total, count), _ = jax.lax.scan(add_row, (total, count), rows)
-  return total, count
+  return jax.lax.scan(add_row, sums, rows)[0]
+
+
+@functools.partial(jax.jit, static_argnames='rules', donate_argnums=0)
+def _mean(total, count, *, rules):
+  """The sums over their count."""
+  mean = jax.tree.map(lambda t: t / jnp.maximum(count, 1), total)
+  return sharding.constrain(mean, rules)
+
+
+def _placed(total: Params, count: jax.Array, rules: Rules) -> Sums:
+  """Sums that come back where they were."""
+  return Sums(sharding.constrain(total, rules), sharding.replicate(count))
 
 
 def _is_real(row: Any) -> jax.Array:
@@ -322,14 +414,18 @@ def _add_squares(total: Params, grads: Params) -> Params:
 
 def _check_finite(tree: Params) -> None:
   """Raises if an importance is NaN or infinite."""
-  bad = [
-      name
-      for name, leaf in tree_lib.flatten(tree).items()
-      if not bool(jnp.all(jnp.isfinite(leaf)))
-  ]
+  leaves = tree_lib.flatten(tree)
+  finite = jax.device_get(_are_finite(list(leaves.values())))
+  bad = [name for name, is_finite in zip(leaves, finite) if not is_finite]
   if bad:
     raise FloatingPointError(
         f'an importance must be finite; {len(bad)} leaves are not, the first '
         f'is {bad[0]!r}. Look for a NaN loss in the batches, or compute in '
         'float32.'
     )
+
+
+@jax.jit
+def _are_finite(leaves):
+  """Which leaves are finite throughout."""
+  return sharding.replicate([jnp.all(jnp.isfinite(x)) for x in leaves])
