@@ -103,15 +103,45 @@ def main(argv: list[str] | None = None) -> int:
     config = _read_config(args.config, overrides)
   except (SyntaxError, AttributeError, TypeError, ValueError, OSError) as error:
     return _fail(error)
-  from mmu_jax import stages  # after --help: JAX takes seconds to import
+  return _run_stage(args, config)
+
+
+def _run_stage(args, config) -> int:
+  """Runs a command that needs a config; says how long it took."""
+  # After --help: JAX takes seconds to import.
+  from mmu_jax import distributed
+  from mmu_jax import preemption
+  from mmu_jax import stages
 
   started = time.time()
   try:
-    _run(args, config, stages)
-  except (ValueError, FloatingPointError, OSError) as error:
+    distributed.initialize(
+        args.coordinator, args.num_processes, args.process_id
+    )
+    with preemption.watch():
+      _check_resume(args, stages)
+      _run(args, config, stages)
+  except (ValueError, ArithmeticError, OSError) as error:
     return _fail(error)
-  print(f'mmu {args.command}: {time.time() - started:.0f} s')
+  except preemption.Preempted as error:
+    _fail(error)
+    return preemption.EXIT_CODE
+  _say(f'mmu {args.command}: {time.time() - started:.0f} s')
   return 0
+
+
+def _check_resume(args, stages) -> None:
+  """Raises ValueError where --resume=never finds an earlier job."""
+  if args.resume == 'auto':
+    return
+  run = args.run if args.command == 'train' else ''
+  found = stages.find_earlier(args.workdir, args.command, run)
+  if found:
+    raise ValueError(
+        f'--resume=never starts from nothing, and {found} is of an earlier '
+        'call. Give another --workdir, delete it, or leave --resume out: then '
+        'it goes on where it was.'
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -160,6 +190,14 @@ def _add_stage(command: argparse.ArgumentParser, name: str) -> None:
       metavar='DIR',
       help='where the job keeps all that it makes',
   )
+  command.add_argument(
+      '--resume',
+      choices=('auto', 'never'),
+      default='auto',
+      help='auto, the default, goes on where an earlier call was stopped; '
+      'never refuses a workdir where this command has begun',
+  )
+  _add_processes(command)
   if name in ('train', 'evaluate'):
     command.add_argument(
         '--run',
@@ -170,6 +208,19 @@ def _add_stage(command: argparse.ArgumentParser, name: str) -> None:
         if name == 'evaluate'
         else 'base, vanilla, retrained, or a key of config.runs',
     )
+
+
+def _add_processes(command: argparse.ArgumentParser) -> None:
+  """What says how several processes find each other."""
+  group = command.add_argument_group(
+      'several processes',
+      'found by themselves under SLURM, Open MPI, Cloud TPU and Kubernetes '
+      'JobSet; elsewhere give all three (or MMU_COORDINATOR, '
+      'MMU_NUM_PROCESSES and MMU_PROCESS_ID)',
+  )
+  group.add_argument('--coordinator', metavar='HOST:PORT')
+  group.add_argument('--num_processes', type=int, metavar='N')
+  group.add_argument('--process_id', type=int, metavar='I')
 
 
 def _add_convert(command: argparse.ArgumentParser) -> None:
@@ -247,12 +298,12 @@ def _run(args, config, stages) -> None:
   elif args.command == 'evaluate':
     _show(stages.evaluate(config, args.workdir, args.run))
   elif args.command == 'report':
-    print(f'report: {stages.report(config, args.workdir)}')
+    _say(f'report: {stages.report(config, args.workdir)}')
   elif args.command == 'tune':
     _show_tuning(stages.tune(config, args.workdir))
   else:
     _show(stages.pipeline(config, args.workdir))
-    print(f'report: {args.workdir}/report.html')
+    _say(f'report: {args.workdir}/report.html')
 
 
 def _run_on_files(args) -> int:
@@ -303,11 +354,20 @@ def _show_contents(path: str) -> None:
 
 
 def _show(results) -> None:
-  """Prints the table of scores."""
+  """Prints the table of scores, on the first of several processes."""
   import rich
+  from mmu_jax import distributed
   from mmu_jax.evaluation import table
 
-  rich.print(table.results_table(results))
+  if distributed.is_first():
+    rich.print(table.results_table(results))
+
+
+def _say(text: str) -> None:
+  """Prints a line, on the first of several processes."""
+  from mmu_jax import progress
+
+  progress.say(text)
 
 
 def _show_tuning(rows) -> None:
@@ -316,7 +376,7 @@ def _show_tuning(rows) -> None:
     numbers = ' '.join(
         f'{k} {v:.3f}' for k, v in row.items() if isinstance(v, float)
     )
-    print(f'{row["run"]:24} {numbers}')
+    _say(f'{row["run"]:24} {numbers}')
 
 
 def _fail(error: Exception) -> int:

@@ -11,13 +11,19 @@ import mmu_jax
 ROOT = pathlib.Path(mmu_jax.__file__).parent
 RANKS = {
     'version': 0, 'typing': 0, 'tree': 0,
+    'clusters': 0.1, 'distributed': 0.2, 'preemption': 0.2, 'progress': 0.3,
+    'digests': 0.3, 'step_folders': 0.4,
+    'sharding': 0.4,  # what is traced says where it is
     'masks': 0.5,  # the transformations unpack them
+    'micro_batches': 0.5, 'log_ratio': 0.5,
+    'ranking': 0.6,
     'data': 1, 'metrics': 1, 'losses': 1, 'saliency': 1, 'transforms': 1,
-    'checkpoint': 1, 'sharding': 1, 'workdir': 1, 'progress': 1,
+    'checkpoint': 1, 'workdir': 1,
     'restriction': 1.5,  # saliency, component by component
     'methods': 2, 'models': 2,
     'training': 3, 'evaluation': 3,
     'stages': 4,
+    'planning': 4.5, 'doctor': 4.5,
     '__main__': 5,
 }  # fmt: skip
 CORE = {

@@ -49,6 +49,7 @@ def _module():
 def _config():
   """The fast variant, smaller still, with two runs."""
   config = _module().get_config('fast')
+  config.mesh = ''  # one device: others are in tests/scale
   width = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=2)
   config.model.vision_config.update(width)
   config.model.text_config.update(width)
@@ -78,12 +79,12 @@ class _Recorder:
   def __init__(self, monkeypatch):
     self.plans, fit = {}, loop.fit
 
-    def record(plan, params, folder, *, title, **options):
+    def record(plan, *rest, title, **options):
       self.plans[title] = plan
       if title.startswith('mmunlearner_strict'):
         # Its bits are looked at: with the optimizations of a real run.
         jax.config.update('jax_disable_most_optimizations', False)
-      final = fit(plan, params, folder, title=title, **options)
+      final = fit(plan, *rest, title=title, **options)
       jax.config.update('jax_disable_most_optimizations', True)
       return final
 
@@ -179,7 +180,9 @@ def test_finished_runs_keep_no_train_states(done):
   runs += [folder / 'unlearned' / n for n in RUNS]
   for run in runs:
     names = {p.name for p in run.iterdir()}
-    assert names == {'config.json', 'metrics.jsonl', 'params'}
+    assert names == {
+        'config.json', 'metrics.jsonl', 'params', 'timing.jsonl'
+    }
 
 
 def test_the_mask_states_density_and_ties(done):

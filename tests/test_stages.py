@@ -10,6 +10,7 @@ from mmu_jax import stages
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import masking
+from mmu_jax.stages import streams
 from mmu_jax.stages import scoring
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'configs'))
@@ -24,8 +25,8 @@ def config():
 def test_a_split_left_out_is_left_out_of_roles_too(config, tmp_path):
   job = stages.open_job(config, tmp_path)
   parts = [people.part('vqa:everybody', size=2)]
-  everybody = job_lib.make_stream(job, parts, 'train')
-  others = job_lib.make_stream(job, parts, 'train', ['vqa/forget'])
+  everybody = streams.make_stream(job, parts, 'train')
+  others = streams.make_stream(job, parts, 'train', ['vqa/forget'])
   forget = {row.key for row in job.data.train['vqa/forget']}
   drawn = lambda stream: {k for step in range(80) for k in stream.keys(step)}
   assert drawn(everybody) & forget
@@ -45,7 +46,7 @@ def test_an_unknown_split_is_an_error(
 ):
   job = stages.open_job(config, tmp_path)
   with pytest.raises(ValueError, match=message):
-    job_lib.make_stream(
+    streams.make_stream(
         job, [people.part(*splits, size=1)], 'train', without
     )
 
@@ -84,14 +85,14 @@ def test_example_importance_needs_one_question_a_row(config, tmp_path):
   config.saliency.granularity = 'example'
   job = stages.open_job(config, tmp_path)
   with pytest.raises(ValueError, match='Set questions=1'):
-    masking.importances(job)
+    masking.mask(job, 'saliency')
 
 
 def test_an_unknown_preserve_set_is_refused_before_measuring(config, tmp_path):
   config.saliency.protects.language = ('retain_vqa', 'songs')
   job = stages.open_job(config, tmp_path)
   with pytest.raises(ValueError, match="'songs'.*known: retain_vqa, text"):
-    masking.importances(job)
+    masking.mask(job, 'saliency')
   assert not (tmp_path / 'importance').exists()
 
 

@@ -4,8 +4,9 @@
 runs them in order and skips what exists. The workdir is the contract between
 them; every folder in it says in a ``config.json`` what it was made from::
 
-  base/ vanilla/ retrained/   checkpoints/ metrics.jsonl
-  importance/<split>/         one float32 tree each
+  base/ vanilla/ retrained/   params/ metrics.jsonl timing.jsonl; until the end
+                              checkpoints/ instead of params/
+  importance/<split>/         one float32 tree each; or log_ratio/ alone
   mask/<kind>/                packed bits and note.json
   unlearned/<run>/            like vanilla/
   predictions/<run>/          <task>.jsonl and results.jsonl
@@ -14,6 +15,7 @@ them; every folder in it says in a ``config.json`` what it was made from::
   tuning/                     the same on other people, for ``tune``
 """
 
+from mmu_jax.stages.job import find_earlier
 from mmu_jax.stages.job import open_job
 from mmu_jax.stages.masking import saliency
 from mmu_jax.stages.pipeline import pipeline
@@ -24,6 +26,7 @@ from mmu_jax.stages.tuning import tune
 
 __all__ = [
     'evaluate',
+    'find_earlier',
     'open_job',
     'pipeline',
     'report',

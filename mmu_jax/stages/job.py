@@ -1,16 +1,20 @@
 """What the stages of one config and one workdir share."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import json
 import pathlib
 from typing import Any, NamedTuple
 
+import jax
 import ml_collections
 
 from mmu_jax import checkpoint
+from mmu_jax import distributed
 from mmu_jax import methods
+from mmu_jax import progress
+from mmu_jax import sharding
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data import batching
 from mmu_jax.data import datasets
@@ -27,6 +31,8 @@ Folder = str | pathlib.Path
 WORLD = ('seed', 'labels', 'data', 'model')  # what all of a workdir shares
 MODELS = ('base', 'vanilla', 'retrained')
 MASKS = ('saliency', 'literal', 'topk', 'random')
+KEEP = ('importances', 'log_ratio')  # what is kept of a saliency
+OFFLOAD = ('reference',)  # what may wait in the memory of the host
 
 
 class Job(NamedTuple):
@@ -42,6 +48,7 @@ class Job(NamedTuple):
     groups: role ('forget', 'retain', 'everybody') -> groups of people.
     prefix: of the tasks that may be looked at: '' or 'validation_'.
     unlearned: holds ``importance/``, ``mask/`` and ``unlearned/``.
+    mesh: of all devices, for ``jax.set_mesh``.
   """
 
   config: Config
@@ -53,6 +60,11 @@ class Job(NamedTuple):
   groups: Mapping[str, Sequence[str]]
   prefix: str
   unlearned: pathlib.Path
+  mesh: jax.sharding.Mesh
+
+  def placed(self, tree: Params) -> Params:
+    """Shapes, dtypes and places of parameters, or of a tree like them."""
+    return sharding.placed(tree, self.model.partition_rules, self.mesh)
 
 
 def open_job(
@@ -74,6 +86,8 @@ def open_job(
     run_settings(config, name)
   judge = config.evaluation.get('judge', {})
   chat.check_name(judge.get('key_variable', ''))
+  check_hardware(config)
+  mesh = sharding.make_mesh(config.mesh)
   folder = pathlib.Path(workdir)
   plain = config.to_dict()
   data, encoder, scorer, model = _load(
@@ -85,21 +99,44 @@ def open_job(
       k: v for k, v in world['model'].items() if k not in ('attention', 'remat')
   }
   workdir_lib.claim(folder, world, 'world.json')
-  if not (folder / workdir_lib.CONFIG).exists():
-    describe(config, folder)
+  distributed.first(_describe_once, config, folder, mesh)
   shared = config, folder, data, encoder, scorer, model
   if validation:
     groups = config.validation_groups
-    return Job(*shared, groups, 'validation_', folder / 'tuning')
-  return Job(*shared, config.groups, '', folder)
+    return Job(*shared, groups, 'validation_', folder / 'tuning', mesh)
+  return Job(*shared, config.groups, '', folder, mesh)
 
 
-def describe(config: Config, folder: pathlib.Path) -> None:
+def check_hardware(config: Config) -> None:
+  """Raises ValueError unless these are known ways to save memory."""
+  if config.saliency.keep not in KEEP:
+    raise ValueError(
+        f'config.saliency.keep is one of {", ".join(KEEP)}; got '
+        f'{config.saliency.keep!r}.'
+    )
+  unknown = sorted(set(config.offload) - set(OFFLOAD))
+  if unknown or config.micro_batches < 1:
+    raise ValueError(
+        f'config.offload may hold {", ".join(OFFLOAD)}, and '
+        f'config.micro_batches is at least 1; got {tuple(config.offload)} and '
+        f'{config.micro_batches}.'
+    )
+
+
+def describe(
+    config: Config, folder: pathlib.Path, mesh: jax.sharding.Mesh
+) -> None:
   """Writes what the results of a workdir were made with."""
   workdir_lib.write_json(folder / workdir_lib.CONFIG, config.to_dict())
   workdir_lib.write_json(
-      folder / 'manifest.json', workdir_lib.manifest(config.seed)
+      folder / 'manifest.json', workdir_lib.manifest(config.seed, mesh)
   )
+
+
+def _describe_once(config, folder, mesh) -> None:
+  """Writes it if it is not there."""
+  if not (folder / workdir_lib.CONFIG).exists():
+    describe(config, folder, mesh)
 
 
 @functools.lru_cache(maxsize=2)
@@ -109,7 +146,7 @@ def _load(text: str) -> tuple[Any, ...]:
   options, sizes = config['data'], config['model']
   data = datasets.load(options.pop('name'), config['seed'], **options)
   for note in data.notes:
-    print(f'data: {note}', flush=True)
+    progress.say(f'data: {note}')
   path, reading = sizes.pop('path', ''), sizes.pop('processor', {})
   if path:
     processor = _open_processor(path, **reading)
@@ -162,6 +199,12 @@ def _open_checkpoint(path: str, options: dict[str, Any]) -> Model:
   return dataclasses.replace(model, source=pathlib.Path(path))
 
 
+def recipe(spec: Config) -> dict[str, Any]:
+  """A part of a config without what changes no result."""
+  operational = ('save_every', 'max_retain_loss', 'keep')
+  return {k: v for k, v in spec.to_dict().items() if k not in operational}
+
+
 def run_settings(config: Config, name: str) -> Config:
   """Returns the settings of a run, checked.
 
@@ -194,67 +237,24 @@ def run_settings(config: Config, name: str) -> Config:
   return run
 
 
-def split_names(job: Job, splits: Iterable[str]) -> list[str]:
-  """Returns the splits of the dataset that some names stand for.
+def find_earlier(workdir: Folder, command: str, run: str = '') -> str:
+  """Returns what an earlier call of a command has begun, '' if nothing.
 
   Args:
-    job: the job.
-    splits: names of the dataset (``'vqa/forget'``), or of a role
-      (``'vqa:forget'``: the splits of all groups with the role ``forget``).
-
-  Raises:
-    ValueError: if there is no such split or role.
+    workdir: of the job.
+    command: 'pipeline', 'train', 'saliency', 'evaluate', 'report' or 'tune'.
+    run: of 'train'.
   """
-  names = []
-  for split in splits:
-    kind, _, role = split.partition(':')
-    if role and role not in job.groups:
-      raise ValueError(
-          f'split {split!r} has an unknown role; known: '
-          f'{", ".join(job.groups)}.'
-      )
-    groups = job.groups[role] if role else ()
-    names += [f'{kind}/{group}' for group in groups] if role else [split]
-  unknown = [name for name in names if name not in job.data.train]
-  if unknown:
-    raise ValueError(
-        f'unknown split {unknown[0]!r}; the dataset has '
-        f'{", ".join(job.data.train)}.'
-    )
-  return names
-
-
-def make_stream(
-    job: Job,
-    parts: Iterable[Mapping[str, Any]],
-    name: str,
-    without: Sequence[str] = (),
-) -> batching.Stream:
-  """Makes the stream that some parts of a config describe.
-
-  Args:
-    job: the job.
-    parts: dicts of ``splits``, ``size``, ``questions``, ``weight``.
-    name: of the stream; streams of one name draw in one order.
-    without: splits that are left out.
-
-  Raises:
-    ValueError: if a split is unknown, or a part has no rows left.
-  """
-  left_out = split_names(job, without)
-  drawn = []
-  for part in parts:
-    names = split_names(job, part['splits'])
-    rows = [
-        row
-        for split in names
-        if split not in left_out
-        for row in job.data.train[split]
-    ]
-    drawn.append(
-        batching.Part(rows, part['size'], part['questions'], part['weight'])
-    )
-  return batching.Stream(drawn, job.encoder, seed=job.config.seed, name=name)
+  made = {
+      'pipeline': workdir_lib.CONFIG,
+      'train': run if run in MODELS else f'unlearned/{run}',
+      'saliency': 'importance',
+      'evaluate': 'predictions',
+      'report': 'report.html',
+      'tune': 'tuning',
+  }
+  path = pathlib.Path(workdir) / made[command]
+  return str(path) if distributed.first(path.exists) else ''
 
 
 def run_folder(job: Job, name: str) -> pathlib.Path:
@@ -287,6 +287,6 @@ def final_params(job: Job, name: str) -> Params:
     FileNotFoundError: if it is not there, or not finished.
   """
   if name == 'base' and job.model.source is not None:
-    return checkpoints.load(job.model.source).params
+    return checkpoints.load(job.model.source, mesh=job.mesh).params
   folder = final_folder(job, name)
-  return checkpoint.restore(folder, job.model.abstract_params).tree
+  return checkpoint.restore(folder, job.placed(job.model.abstract_params)).tree

@@ -2,26 +2,38 @@
 
 from collections.abc import Mapping
 import functools
+import pathlib
+import shutil
 from typing import Any
 
 import jax
 
 from mmu_jax import checkpoint
+from mmu_jax import distributed
+from mmu_jax import log_ratio
 from mmu_jax import masks as masks_lib
 from mmu_jax import methods
+from mmu_jax import preemption
 from mmu_jax import progress
 from mmu_jax import restriction
 from mmu_jax import saliency as saliency_lib
+from mmu_jax import sharding
+from mmu_jax import tree as tree_lib
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data import prefetch
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import final_params
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
-from mmu_jax.stages.job import make_stream
 from mmu_jax.stages.job import MASKS
 from mmu_jax.stages.job import open_job
+from mmu_jax.stages.job import recipe
+from mmu_jax.stages.streams import make_stream
+from mmu_jax.stages.streams import Placed
+from mmu_jax.training import loop
 from mmu_jax.typing import Forward, Mask, Params
+
+FORGET = 'forget'  # the importance of what is to go
 
 
 def saliency(config: Config, workdir: Folder) -> dict[str, Mask]:
@@ -40,26 +52,46 @@ def saliency(config: Config, workdir: Folder) -> dict[str, Mask]:
   """
   job = open_job(config, workdir)
   kinds = {'saliency', *(run.mask for run in config.runs.values())}
-  return {kind: mask(job, kind) for kind in MASKS if kind in kinds}
+  with jax.set_mesh(job.mesh):
+    made = {kind: mask(job, kind) for kind in MASKS if kind in kinds}
+    if job.config.saliency.keep == 'log_ratio':
+      _keep_log_ratio(job)
+  return made
+
+
+def _keep_log_ratio(job: Job) -> None:
+  """Puts a byte per weight in the place of the importances."""
+  config, folder = job.config.saliency, job.unlearned / 'log_ratio'
+  workdir_lib.claim(folder, _settings(job))
+  if checkpoint.latest_step(folder) is None:
+
+    def codes(name, like):
+      scores, ties = _scores(job, name, like, config.normalize)
+      ties = None if config.ties_are_salient else ties
+      return log_ratio.quantize(scores, ties, config.threshold)
+
+    params = job.placed(job.model.abstract_params)
+    tree = tree_lib.map_with_name(codes, params)
+    checkpoint.save(folder, tree, {'threshold': config.threshold})
+  importances = job.unlearned / 'importance'
+  if distributed.first(importances.exists):
+    distributed.first(shutil.rmtree, importances)
 
 
 def mask(job: Job, kind: str) -> Mask:
   """Returns a packed mask, from the workdir or made now.
 
   Args:
-    job: the job.
+    job: the job, whose mesh is set.
     kind: 'saliency'; 'literal', the published ratio even where the config
       normalises; 'topk', the weights most important to the forget set
       alone, as many in each component; 'random', as many in each leaf.
   """
   folder = job.unlearned / 'mask' / kind
   workdir_lib.claim(folder, _settings(job))
-  params = jax.eval_shape(job.model.init, jax.random.key(0))
+  params = job.placed(job.model.abstract_params)
   if checkpoint.latest_step(folder) is not None:
-    packed = jax.eval_shape(
-        lambda p: masks_lib.pack(jax.tree.map(lambda x: x > 0, p)), params
-    )
-    return checkpoint.restore(folder, packed).tree
+    return checkpoint.restore(folder, job.placed(_packed(params))).tree
   made, note = _make(job, kind, params)
   components = job.model.components
   note |= {
@@ -69,24 +101,22 @@ def mask(job: Job, kind: str) -> Mask:
       'density_by_layer': masks_lib.density_by_layer(made, components),
   }
   shares = ', '.join(f'{k} {v:.3f}' for k, v in note['density'].items())
-  print(f'mask {kind}: may change {shares}', flush=True)
-  packed = masks_lib.pack(made)
+  progress.say(f'mask {kind}: may change {shares}')
+  packed = _pack(made, job.model.partition_rules)
   checkpoint.save(folder, packed, note)
   return packed
 
 
-def importances(job: Job) -> tuple[Params, dict[str, Params]]:
-  """Returns the importance of the forget set, and of each preserve set."""
-  config = job.config.saliency
-  restriction.check_protects(
-      config.protects, config.preserve, job.model.components
-  )
-  forget = _importance(job, 'forget', config.forget)
-  preserve = {
-      name: _importance(job, name, parts)
-      for name, parts in config.preserve.items()
-  }
-  return forget, preserve
+@functools.partial(jax.jit, static_argnums=1)
+def _pack(made: Mask, rules: sharding.Rules) -> Mask:
+  """Packs a mask where its leaves are."""
+  return sharding.constrain(masks_lib.pack(made), rules)
+
+
+def _packed(params: Params) -> Mask:
+  """The shapes of a packed mask."""
+  true = lambda p: jax.tree.map(lambda x: x > 0, p)
+  return jax.eval_shape(lambda p: masks_lib.pack(true(p)), params)
 
 
 def saliency_mask(
@@ -127,40 +157,117 @@ def saliency_mask(
 def _make(job: Job, kind: str, params: Params) -> tuple[Mask, dict[str, Any]]:
   """Makes a bool mask and what is worth knowing of it."""
   config = job.config.saliency
-  components = job.model.components
-  normalize = config.normalize and kind != 'literal'
   note = {
       'threshold': config.threshold,
       'granularity': config.granularity,
-      'normalize': normalize,
+      'normalize': config.normalize and kind != 'literal',
   }
-  if kind == 'random':
+  if kind in ('random', 'topk'):
     like = masks_lib.unpack(mask(job, 'saliency'), params)
+  if kind == 'random':
     key = jax.random.key(job.config.seed + 1)
     return masks_lib.random_like(like, key), note
-  forget, preserve = importances(job)
+  restriction.check_protects(
+      config.protects, config.preserve, job.model.components
+  )
+  for name, parts in {FORGET: config.forget, **config.preserve}.items():
+    measure(job, name, parts)
   if kind == 'topk':
-    like = masks_lib.unpack(mask(job, 'saliency'), params)
-    shares = masks_lib.density(like, components=components)
-    made = restriction.top_share(forget, shares, components)
+    made = _top_share(job, like, params)
     return made, note | {
         'overlap': {'saliency': masks_lib.overlap(made, like)}
     }
-  made, ties = saliency_mask(
-      config, forget, preserve, components, normalize=normalize
-  )
-  counts = masks_lib.counts(ties, components)
+  made, ties = _salient(job, params, note['normalize'])
+  counts = masks_lib.counts(ties, job.model.components)
   return made, note | {'ties': counts}
 
 
-def _importance(job: Job, name: str, parts: Any) -> Params:
-  """Returns one importance, from the workdir or measured now."""
-  folder = job.unlearned / 'importance' / name
-  workdir_lib.claim(folder, _settings(job))
-  params = jax.eval_shape(job.model.init, jax.random.key(0))
-  if checkpoint.latest_step(folder) is not None:
-    return checkpoint.restore(folder, params).tree
+def _salient(
+    job: Job, params: Params, normalize: bool
+) -> tuple[Mask, Mask]:
+  """The mask and the ties, leaf by leaf from the importances on disk."""
   config = job.config.saliency
+
+  def select(name, like):
+    scores, ties = _scores(job, name, like, normalize)
+    free = config.ties_are_salient
+    return _select(scores, None if free else ties, config.threshold), ties
+
+  pairs = tree_lib.map_with_name(select, params)
+  return jax.tree.transpose(jax.tree.structure(params), None, pairs)
+
+
+def _scores(
+    job: Job, name: str, like: jax.ShapeDtypeStruct, normalize: bool
+) -> tuple[jax.Array, jax.Array]:
+  """The saliency and the ties of one leaf."""
+  component = tree_lib.component_of(name, job.model.components)
+  protects = job.config.saliency.protects[component]
+  sets = {restriction.FORGET: FORGET, **{k: k for k in protects}}
+  leaves = {k: _read(job, split, name, like) for k, split in sets.items()}
+  note = lambda split: checkpoint.read_note(_folder(job, split))
+  means = {
+      k: note(split)['means'][component] for k, split in sets.items()
+  } if normalize else None
+  return restriction.leaf_saliency(leaves, protects, means=means)
+
+
+@jax.jit
+def _select(scores, ties, threshold):
+  """Where the scores reach the threshold, and are no ties if these are given.
+
+  The threshold is no constant, so that one program serves all.
+  """
+  salient = scores >= threshold
+  return salient if ties is None else salient & ~ties
+
+
+def _top_share(job: Job, like: Mask, params: Params) -> Mask:
+  """As many of the highest forget importances in each component."""
+  components = job.model.components
+  shapes = tree_lib.flatten(params)
+  read = lambda name: _read(job, FORGET, name, shapes[name])
+  lowest = restriction.top_scores(
+      read,
+      {name: x.size for name, x in shapes.items()},
+      masks_lib.density(like, components=components),
+      components,
+  )
+  return tree_lib.map_with_name(
+      lambda name, _: _select(
+          read(name), None, lowest[tree_lib.component_of(name, components)]
+      ),
+      params,
+  )
+
+
+def _folder(job: Job, split: str) -> pathlib.Path:
+  """Where the importance of a split is."""
+  return job.unlearned / 'importance' / split
+
+
+def _read(
+    job: Job, split: str, name: str, like: jax.ShapeDtypeStruct
+) -> jax.Array:
+  """One leaf of an importance."""
+  return checkpoint.restore_leaf(_folder(job, split), name, like)
+
+
+def measure(job: Job, name: str, parts: Any) -> None:
+  """Measures one importance, unless it is in the workdir.
+
+  It goes on from the batch where an earlier call was stopped. Trees of this
+  size are not kept on the devices: masks are made from those on disk.
+
+  Args:
+    job: the job, whose mesh is set.
+    name: 'forget', or of a preserve set.
+    parts: what its batches draw.
+  """
+  config, folder = job.config.saliency, _folder(job, name)
+  workdir_lib.claim(folder, _settings(job))
+  if checkpoint.latest_step(folder) is not None:
+    return
   if config.granularity == 'example' and any(
       part['questions'] > 1 for part in parts
   ):
@@ -170,18 +277,66 @@ def _importance(job: Job, name: str, parts: Any) -> Params:
         'config.saliency.'
     )
   stream = make_stream(job, parts, f'importance/{name}')
-  vanilla = final_params(job, 'vanilla')
-  num_batches = config.batches or stream.steps_per_epoch
-  steps = progress.track(range(num_batches), f'importance {name}')
-  with prefetch.Prefetch(stream) as made:
-    found = saliency_lib.importance(
+  found = _go_on(job, name, stream, config.batches or stream.steps_per_epoch)
+  means = _means(found, tuple(job.model.components.items()))
+  note = {
+      'split': name,
+      'batches': config.batches or stream.steps_per_epoch,
+      'means': {k: float(mean) for k, mean in jax.device_get(means).items()},
+  }
+  checkpoint.save(folder, found, note)
+  distributed.first(loop.clear, folder / loop.RUNNING)
+
+
+def _go_on(job: Job, name: str, stream: Placed, num_batches: int) -> Params:
+  """The importance, from the sums on disk if there are some."""
+  folder = _folder(job, name) / loop.RUNNING
+  rules, kept = job.model.partition_rules, job.config.checkpoints
+  start, seen = None, 0
+  if checkpoint.latest_step(folder) is not None:
+    params = job.placed(job.model.abstract_params)
+    like = saliency_lib.abstract_sums(params, rules)
+    start, _, seen = checkpoint.restore(folder, like)
+    progress.say(f'importance {name}: goes on after batch {seen}')
+
+  def on_batch(seen, sums):
+    stop = preemption.requested(seen)
+    if stop or (seen % kept.importance_every == 0 and seen < num_batches):
+      series.save(seen, sums, {'batches': seen})
+    if stop:
+      series.wait()
+      raise preemption.Preempted(
+          f'importance {name}: saved after batch {seen}'
+      )
+
+  steps = progress.track(
+      range(seen, num_batches), f'importance {name}', initial=seen,
+      total=num_batches,
+  )  # fmt: skip
+  with (
+      prefetch.Prefetch(stream) as made,
+      checkpoint.Series(folder, keep_last=kept.keep_last) as series,
+  ):
+    return saliency_lib.importance(
         _loss(job.model.forward),
-        vanilla,
+        final_params(job, 'vanilla'),
         map(made, steps),
-        granularity=config.granularity,
+        granularity=job.config.saliency.granularity,
+        rules=rules,
+        micro_batches=job.config.micro_batches,
+        measure=methods.answer_weight,
+        start=start,
+        seen=seen,
+        on_batch=on_batch,
     )
-  checkpoint.save(folder, found, {'split': name, 'batches': num_batches})
-  return found
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _means(tree: Params, components: tuple[tuple[str, str], ...]):
+  """The mean of every component, on all processes."""
+  return sharding.replicate(
+      saliency_lib.component_means(tree, dict(components))
+  )
 
 
 @functools.cache
@@ -193,8 +348,8 @@ def _loss(forward: Forward) -> saliency_lib.BatchLoss:
 def _settings(job: Job) -> dict[str, Any]:
   """What importances and masks depend on."""
   return {
-      'saliency': job.config.saliency.to_dict(),
-      'vanilla': job.config.vanilla.to_dict(),
-      'base': job.config.base.to_dict(),
+      'saliency': recipe(job.config.saliency),
+      'vanilla': recipe(job.config.vanilla),
+      'base': recipe(job.config.base),
       'groups': job.groups.to_dict(),
   }

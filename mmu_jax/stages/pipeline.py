@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+from mmu_jax import distributed
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import describe
 from mmu_jax.stages.job import Folder
@@ -10,7 +11,7 @@ from mmu_jax.stages.job import MODELS
 from mmu_jax.stages.masking import saliency
 from mmu_jax.stages.scoring import evaluate
 from mmu_jax.stages.scoring import report
-from mmu_jax.stages.training import train
+from mmu_jax.stages.training import make
 
 
 def pipeline(config: Config, workdir: Folder) -> list[dict[str, Any]]:
@@ -29,12 +30,12 @@ def pipeline(config: Config, workdir: Folder) -> list[dict[str, Any]]:
   for run in MODELS:
     # The base model of a checkpoint is read when it is needed.
     if run != 'base' or not config.model.get('path'):
-      train(config, workdir, run)
+      job = make(config, workdir, run)
   saliency(config, workdir)
   for run in config.runs:
-    train(config, workdir, run)
+    make(config, workdir, run)
   results = evaluate(config, workdir)
   # Every stage has agreed to this config, so all results are of it.
-  describe(config, pathlib.Path(workdir))
+  distributed.first(describe, config, pathlib.Path(workdir), job.mesh)
   report(config, workdir)
   return results

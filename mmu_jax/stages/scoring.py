@@ -14,7 +14,11 @@ import json
 import pathlib
 from typing import Any
 
+import jax
+
 from mmu_jax import checkpoint
+from mmu_jax import distributed
+from mmu_jax import preemption
 from mmu_jax import progress
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data import row as row_lib
@@ -76,9 +80,17 @@ def evaluate(
   if runs is None:
     final = lambda run: run_folder(job, run) / loop.FINAL
     runs = [r for r in every if checkpoint.latest_step(final(r)) is not None]
-  for run in runs:
-    _evaluate(job, run)
-  scored = _scored(job, every)
+  with jax.set_mesh(job.mesh):
+    for run in runs:
+      _evaluate(job, run)
+  return distributed.first(_collect, job, every, judge)
+
+
+def _collect(
+    job: Job, runs: Sequence[str], judge: chat.Endpoint | None
+) -> list[dict[str, Any]]:
+  """Writes ``results.jsonl`` of all runs that have been scored."""
+  scored = _scored(job, runs)
   results = [row for rows in scored.values() for row in rows]
   if not results:
     raise FileNotFoundError(
@@ -111,14 +123,19 @@ def report(config: Config, workdir: Folder) -> pathlib.Path:
     FileNotFoundError: if there are no results.
   """
   job = open_job(config, workdir)
+  return pathlib.Path(distributed.first(_report, job))
+
+
+def _report(job: Job) -> str:
+  """Writes the report; returns its path."""
   row = report_lib.read_results(job.folder)[0]
   folder = _apart(job, row.get('protocol', ''), row.get('shots', 0))
   done = lambda run: (folder / run / RESULTS).exists()
-  names = [run for run in (*SCORED, *config.runs) if done(run)]
+  names = [run for run in (*SCORED, *job.config.runs) if done(run)]
   gallery.save(
       job.folder, names, job.data.tasks, job.data.names, predictions=folder
   )
-  return report_lib.write_report(job.folder, predictions=folder)
+  return str(report_lib.write_report(job.folder, predictions=folder))
 
 
 def _apart(job: Job, protocol: str, shots: int) -> pathlib.Path:
@@ -147,16 +164,26 @@ def _scored(job: Job, runs: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
 def _evaluate(job: Job, run: str) -> None:
   """Scores one model on every reported task, unless that is done."""
   folder, made = _folder(job, run), run_folder(job, run) / workdir_lib.CONFIG
-  done = (folder / RESULTS).exists()
-  if not done or not made.exists():
+  done = distributed.first((folder / RESULTS).exists)
+  if not done or not distributed.first(made.exists):
     final_folder(job, run)  # says what to do where there is none
-  model = workdir_lib.read_json(made)
+  model = distributed.first(workdir_lib.read_json, made)
   workdir_lib.claim(folder, {'evaluation': _settings(job), 'model': model})
   if done:
-    print(f'evaluate {run}: found in {folder}', flush=True)
+    progress.say(f'evaluate {run}: found in {folder}')
     return
-  step = checkpoint.read_note(final_folder(job, run))['rounds']
   found = _answers(job, run, folder)
+  distributed.first(_summarize, job, run, folder, found)
+
+
+def _summarize(
+    job: Job,
+    run: str,
+    folder: pathlib.Path,
+    found: Mapping[str, Sequence[Prediction]],
+) -> None:
+  """Writes the scores of a model that has answered everything."""
+  step = checkpoint.read_note(final_folder(job, run))['rounds']
   results = [
       row
       for task, predictions in found.items()
@@ -201,11 +228,12 @@ def _answers(
   with progress.track(None, f'evaluate {run}', total=total) as bar:
     for task, asked in questions.items():
       bar.set_postfix_str(task)
-      found[task] = _predict(ask, asked, folder / f'{task}.jsonl', bar)
+      path = folder / f'{task}.jsonl'
+      found[task] = _predict(ask, asked, path, bar)
       source = protocol.answers_from(task)
       if source in questions:
         found[task] = _reread(found, asked, task, source, protocol)
-        workdir_lib.write_jsonl(folder / f'{task}.jsonl', found[task])
+        distributed.first(workdir_lib.write_jsonl, path, found[task])
   return found
 
 
@@ -257,30 +285,49 @@ def _predict(
   """Asks what is left of a task; every batch is on disk when it is answered.
 
   Until all are answered they are in ``<task>.partial.jsonl``. A process that
-  is killed loses the batch that it was at.
+  is killed loses the batch that it was at. Of several processes the first
+  reads and writes.
   """
   partial = path.with_suffix('.partial.jsonl')
-  if path.exists():
-    partial.unlink(missing_ok=True)  # of a kill between the last two lines
-    bar.update(len(questions))
-    return workdir_lib.read_jsonl(path)
-  found = {}
-  if partial.exists():
-    found = {p['key']: p for p in workdir_lib.read_jsonl(partial)}
-  workdir_lib.write_jsonl(partial, found.values())  # without a cut-off line
+  found = {p['key']: p for p in distributed.first(_begin, path, partial)}
   bar.update(len(found))
-  left = any(question.row.key not in found for question in questions)
-  with partial.open('a', encoding='utf-8') as file:
-    for batch in ask(questions, found.keys()) if left else ():
-      file.write(''.join(json.dumps(row) + '\n' for row in batch))
-      file.flush()
+  if any(question.row.key not in found for question in questions):
+    for number, batch in enumerate(ask(questions, found.keys()), 1):
+      distributed.first(_append, partial, batch)
       new = {p['key']: p for p in batch}
       bar.update(len(new.keys() - found.keys()))
       found |= new
+      if preemption.requested(number):
+        raise preemption.Preempted(
+            f'{path.parent.name}: the answers to {path.stem} so far are kept'
+        )
   predictions = [found[question.row.key] for question in questions]
-  workdir_lib.write_jsonl(path, predictions)
-  partial.unlink()
+  distributed.first(_finish, path, partial, predictions)
   return predictions
+
+
+def _begin(path: pathlib.Path, partial: pathlib.Path) -> list[Prediction]:
+  """What is answered of a task; all that the partial file will go on from."""
+  if path.exists():
+    return workdir_lib.read_jsonl(path)
+  found = workdir_lib.read_jsonl(partial) if partial.exists() else []
+  workdir_lib.write_jsonl(partial, found)  # without a cut-off line
+  return found
+
+
+def _append(path: pathlib.Path, rows: Iterable[Prediction]) -> None:
+  """Adds answers to a file."""
+  with path.open('a', encoding='utf-8') as file:
+    file.write(''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def _finish(
+    path: pathlib.Path, partial: pathlib.Path, rows: Sequence[Prediction]
+) -> None:
+  """Puts the answers of a task where those of a finished one are."""
+  if not path.exists():
+    workdir_lib.write_jsonl(path, rows)
+  partial.unlink(missing_ok=True)  # it may be left of a kill behind the last line
 
 
 def _reread(found, questions, task, source, protocol):

@@ -1,14 +1,16 @@
 """The stage that trains: base, vanilla, retrained, and unlearned models."""
 
 from collections.abc import Callable, Mapping
-import shutil
 from typing import Any
 
 import jax
 
 from mmu_jax import checkpoint
+from mmu_jax import distributed
 from mmu_jax import masks as masks_lib
 from mmu_jax import methods
+from mmu_jax import progress
+from mmu_jax import sharding
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data import batching
 from mmu_jax.data import prefetch
@@ -19,13 +21,15 @@ from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import final_params
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
-from mmu_jax.stages.job import make_stream
 from mmu_jax.stages.job import MODELS
 from mmu_jax.stages.job import open_job
+from mmu_jax.stages.job import recipe
 from mmu_jax.stages.job import run_folder
 from mmu_jax.stages.job import run_settings
+from mmu_jax.stages.streams import make_stream
 from mmu_jax.training import loop
 from mmu_jax.training import optimizer
+from mmu_jax.training import step as step_lib
 from mmu_jax.typing import Batch, Forward, Mask, Params
 
 # What the probe during unlearning looks at, without the job's prefix.
@@ -49,39 +53,34 @@ def train(config: Config, workdir: Folder, run: str = 'vanilla') -> Params:
     ValueError: if the run is unknown, or was made with other settings.
     FileNotFoundError: if the model that it starts from is missing.
   """
-  if run in MODELS:
-    return _train_model(open_job(config, workdir), run)
-  settings = run_settings(config, run)
-  return unlearn(open_job(config, workdir), run, settings)
+  job = make(config, workdir, run)
+  return final_params(job, run)
 
 
-def unlearn(job: Job, name: str, run: Config, *, probe: bool = True) -> Params:
+def make(config: Config, workdir: Folder, run: str) -> Job:
+  """Trains one model unless it is finished, see ``train``; returns the job."""
+  settings = None if run in MODELS else run_settings(config, run)
+  job = open_job(config, workdir)
+  with jax.set_mesh(job.mesh):
+    if settings is None:
+      _train_model(job, run)
+    else:
+      unlearn(job, run, settings)
+  return job
+
+
+def unlearn(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
   """Runs a method from vanilla, with the settings of a run.
 
   Args:
-    job: the job.
+    job: the job, whose mesh is set.
     name: of its folder.
     run: method, mask, rate and retain stream.
     probe: whether to look at the model on the way, for the plots.
   """
   config = job.config.unlearn
-  settings = {
-      'run': run.to_dict(),
-      'unlearn': config.to_dict(),
-      'vanilla': job.config.vanilla.to_dict(),
-      'base': job.config.base.to_dict(),
-      'groups': job.groups.to_dict(),
-      'saliency': job.config.saliency.to_dict() if run.mask else None,
-      'retrained': (
-          job.config.retrained.to_dict()
-          if run.reference == 'retrained'
-          else None
-      ),
-  }
-  found = _find(job, name, settings)
-  if found is not None:
-    return found
-  vanilla = final_params(job, 'vanilla')
+  if _is_finished(job, name, _unlearn_settings(job, run)):
+    return
   plan = unlearning_plan(
       config,
       run,
@@ -91,21 +90,67 @@ def unlearn(job: Job, name: str, run: Config, *, probe: bool = True) -> Params:
           'retain': make_stream(job, config.streams[run.retain], 'retain'),
       },
       mask=masking.mask(job, run.mask) if run.mask else None,
-      ref_params=(
-          vanilla
-          if run.reference == 'vanilla'
-          else final_params(job, run.reference)
-      ),
+      ref_params=_reference(job, run),
   )
+  probing = {}
+  if probe:
+    probing['probe'] = make_probe(job, config.probe_rows)
+    probing['probe_every'] = config.probe_every
+  start = lambda: final_params(job, 'vanilla')
+  _fit(job, name, plan, start, config.save_every, **probing)
+
+
+def _unlearn_settings(job: Job, run: Config) -> dict[str, Any]:
+  """What an unlearned model depends on."""
+  config = job.config
+  return {
+      'run': run.to_dict(),
+      'unlearn': recipe(config.unlearn),
+      'vanilla': recipe(config.vanilla),
+      'base': recipe(config.base),
+      'groups': job.groups.to_dict(),
+      'saliency': recipe(config.saliency) if run.mask else None,
+      'retrained': (
+          config.retrained.to_dict() if run.reference == 'retrained' else None
+      ),
+  }
+
+
+def _reference(job: Job, run: Config) -> Params | None:
+  """The parameters that a run compares with, where its method does."""
+  turns = methods.make(run.method, **run.options)
+  if not any(turn.needs_reference for turn in turns):
+    return None
+  params = final_params(job, run.reference)
+  offloaded = 'reference' in job.config.offload
+  return step_lib.to_host(params) if offloaded else params
+
+
+def _fit(
+    job: Job,
+    name: str,
+    plan: loop.Plan,
+    start: Callable[[], Params],
+    save_every: int,
+    **probing: Any,
+) -> None:
+  """Runs a plan on the job's mesh, its batches made ahead."""
+  kept = job.config.checkpoints
   with prefetch.prefetched(plan.streams) as streams:
-    return loop.fit(
-        plan._replace(streams=streams),
-        vanilla,
+    loop.fit(
+        plan._replace(
+            streams=streams,
+            rules=job.model.partition_rules,
+            micro_batches=job.config.micro_batches,
+        ),
+        job.placed(job.model.abstract_params),
+        start,
         run_folder(job, name),
         title=name,
-        probe=make_probe(job, config.probe_rows) if probe else None,
-        probe_every=config.probe_every,
-        save_every=config.save_every,
+        save_every=save_every,
+        keep_last=kept.keep_last,
+        keep_every=kept.keep_every,
+        **probing,
     )
 
 
@@ -143,6 +188,7 @@ def unlearning_plan(
       ref_params=ref_params,
       clip_norms=run.clip_norms.to_dict() or one_clip,
       limits=config.limits.to_dict(),
+      max_losses={'retain': config.max_retain_loss},
   )
 
 
@@ -172,10 +218,12 @@ def make_probe(job: Job, num_rows: int) -> Callable[[Params], dict[str, float]]:
   likeliest, so one forward pass per batch is enough.
 
   Args:
-    job: the job; its prefix chooses reported or validation tasks.
+    job: the job, whose mesh is set; its prefix chooses reported or validation
+      tasks.
     num_rows: at most so many questions a task, spread evenly.
   """
   batches = {}
+  size = job.config.evaluation.batch_size
   probed = PROBED
   if job.prefix + 'forget_vqa_holdout' not in job.data.tasks:
     probed = ('forget_vqa', *probed[1:])
@@ -188,9 +236,10 @@ def make_probe(job: Job, num_rows: int) -> Callable[[Params], dict[str, float]]:
     if not rows:  # not every dataset has every task
       continue
     spread = rows[:: -(-len(rows) // num_rows)]
-    batches[task] = batching.row_batches(
-        spread, job.scorer, size=job.config.evaluation.batch_size
+    made = batching.row_batches(
+        spread, job.scorer, size=size, share=sharding.share
     )
+    batches[task] = [sharding.place_shared(batch, size) for batch in made]
 
   def probe(params):
     return {
@@ -203,47 +252,47 @@ def make_probe(job: Job, num_rows: int) -> Callable[[Params], dict[str, float]]:
   return probe
 
 
-def _train_model(job: Job, name: str) -> Params:
+def _train_model(job: Job, name: str) -> None:
   """Trains base, vanilla, or vanilla's recipe without the forget images."""
   config = job.config
   if name == 'base' and job.model.source is not None:
-    print(f'base: the checkpoint {job.model.source}', flush=True)
-    return final_params(job, 'base')
+    progress.say(f'base: the checkpoint {job.model.source}')
+    return
   spec = config.base if name == 'base' else config.vanilla
   without = tuple(config.retrained.without) if name == 'retrained' else ()
-  parts = spec.stream
-  settings = {'stage': spec.to_dict(), 'without': without}
+  settings = {'stage': recipe(spec), 'without': without}
   if name != 'base':
-    settings['base'] = config.base.to_dict()
-  found = _find(job, name, settings)
-  if found is not None:
-    return found
+    settings['base'] = recipe(config.base)
+  if _is_finished(job, name, settings):
+    return
   plan = training_plan(
       spec,
       forward=job.model.forward,
-      stream=make_stream(job, parts, 'train', without),
+      stream=make_stream(job, spec.stream, 'train', without),
   )
-  if name == 'base':
-    start = job.model.init(jax.random.key(config.seed))
-  else:
-    start = final_params(job, 'base')
-  with prefetch.prefetched(plan.streams) as streams:
-    return loop.fit(
-        plan._replace(streams=streams),
-        start,
-        run_folder(job, name),
-        title=name,
-        save_every=spec.save_every,
-    )
+  start = lambda: (
+      _random(job) if name == 'base' else final_params(job, 'base')
+  )
+  _fit(job, name, plan, start, spec.save_every)
 
 
-def _find(job: Job, name: str, settings: dict[str, Any]) -> Params | None:
-  """Claims the folder of a run; returns its parameters if it is finished."""
+def _random(job: Job) -> Params:
+  """Random parameters, the same on every mesh."""
+  places = sharding.shardings(
+      job.model.abstract_params, job.model.partition_rules, job.mesh
+  )
+  init = jax.jit(job.model.init, out_shardings=places)
+  return init(jax.random.key(job.config.seed))
+
+
+def _is_finished(job: Job, name: str, settings: dict[str, Any]) -> bool:
+  """Claims the folder of a run; returns whether it holds the final model."""
   folder = run_folder(job, name)
   workdir_lib.claim(folder, settings)
   if checkpoint.latest_step(folder / loop.FINAL) is None:
-    return None
-  print(f'{name}: found in {folder}', flush=True)
+    return False
+  progress.say(f'{name}: found in {folder}')
   # A run that was killed at its very end may have left its train states.
-  shutil.rmtree(folder / loop.RUNNING, ignore_errors=True)
-  return final_params(job, name)
+  keep_every = job.config.checkpoints.keep_every
+  distributed.first(loop.clear, folder / loop.RUNNING, keep_every)
+  return True

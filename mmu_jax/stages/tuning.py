@@ -2,12 +2,16 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
+from mmu_jax import distributed
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.evaluation import table
 from mmu_jax.stages.job import Config
+from mmu_jax.stages.job import final_params
 from mmu_jax.stages.job import Folder
+from mmu_jax.stages.job import Job
 from mmu_jax.stages.job import open_job
 from mmu_jax.stages.training import make_probe
 from mmu_jax.stages.training import unlearn
@@ -43,14 +47,23 @@ def tune(config: Config, workdir: Folder) -> list[dict[str, Any]]:
         'have `tune` and `validation_groups`, as configs/people.py does.'
     )
   job = open_job(config, workdir, validation=True)
+  with jax.set_mesh(job.mesh):
+    rows = _try_all(job)
+  path = job.unlearned / 'tuning.jsonl'
+  distributed.first(workdir_lib.write_jsonl, path, rows)
+  return rows
+
+
+def _try_all(job: Job) -> list[dict[str, Any]]:
+  """Runs every method at every rate and scores it."""
+  config = job.config
   probe = make_probe(job, config.tune.rows)
   rows = []
   for run, spec in config.runs.items():
     for rate in config.tune.rates:
-      tried = Config({**spec.to_dict(), 'rate': rate})
-      scores = probe(
-          unlearn(job, f'{run}-{rate:g}', tried, probe=False)
-      )
+      name = f'{run}-{rate:g}'
+      unlearn(job, name, Config({**spec.to_dict(), 'rate': rate}), probe=False)
+      scores = probe(final_params(job, name))
       utility = float(np.mean([scores[t] for t in table.UTILITY_TASKS]))
       score = (1 - scores['forget_vqa_holdout'] + utility) / 2
       rows.append({
@@ -61,5 +74,4 @@ def tune(config: Config, workdir: Folder) -> list[dict[str, Any]]:
           'U': round(utility, 4),
           **scores,
       })
-  workdir_lib.write_jsonl(job.unlearned / 'tuning.jsonl', rows)
   return rows

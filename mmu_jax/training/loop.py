@@ -12,14 +12,22 @@ import jax
 import optax
 
 from mmu_jax import checkpoint
+from mmu_jax import distributed
+from mmu_jax import preemption
 from mmu_jax import progress
+from mmu_jax import workdir
 from mmu_jax.methods import Turn
+from mmu_jax.sharding import Rules
 from mmu_jax.training import step as step_lib
 from mmu_jax.typing import Batch, Forward, Mask, Params
 
 Probe = Callable[[Params], dict[str, float]]
 FINAL = 'params'  # the folder of the final parameters: the run is finished
 RUNNING = 'checkpoints'  # the folder of train states, until then
+
+
+class Collapse(ArithmeticError):
+  """What must survive the run is lost: its loss is above what the plan bears."""
 
 
 class Plan(NamedTuple):
@@ -39,6 +47,9 @@ class Plan(NamedTuple):
       every turn's split, or empty where ``tx`` has one for all.
     limits: split -> how often its turns are taken at most. The published loop
       stops forgetting when every forget batch was seen once.
+    max_losses: split -> loss of its turns above which the run stops.
+    rules: partition rules of the parameters, for the mesh that is set.
+    micro_batches: into how many parts a batch is cut, see ``take_turn``.
   """
 
   turns: tuple[Turn, ...]
@@ -51,15 +62,21 @@ class Plan(NamedTuple):
   ref_params: Params = None
   clip_norms: Mapping[str, float] = {}
   limits: Mapping[str, int] = {}
+  max_losses: Mapping[str, float] = {}
+  rules: Rules = ()
+  micro_batches: int = 1
 
 
 def fit(
     plan: Plan,
-    params: Params,
+    like: Params,
+    start: Callable[[], Params],
     folder: str | pathlib.Path,
     *,
     title: str = 'train',
     save_every: int = 100,
+    keep_last: int = 2,
+    keep_every: int = 0,
     log_every: int = 10,
     probe: Probe | None = None,
     probe_every: int = 10,
@@ -68,11 +85,15 @@ def fit(
 
   Args:
     plan: what to do.
-    params: where to start; kept.
+    like: the parameters, or their shapes, dtypes and places.
+    start: ``start() -> params``, called if the run starts from the beginning;
+      it takes their buffers.
     folder: gets ``metrics.jsonl``, ``checkpoints/`` while the run goes on, and
       at its end ``params/`` instead.
     title: of the progress bar.
     save_every: rounds between checkpoints.
+    keep_last: how many of the newest checkpoints are kept.
+    keep_every: those of such rounds are kept for good; 0 for none.
     log_every: rounds between rows of the log.
     probe: ``probe(params) -> {name: value}``, a quick look at the model for
       the plots, before the first round and after each ``probe_every``.
@@ -85,23 +106,23 @@ def fit(
     ValueError: before compiling, if the plan is incomplete.
     FloatingPointError: if a loss, gradient or update is not finite; names
       round, turn and rows.
+    Collapse: if a loss is above ``plan.max_losses``.
+    Preempted: if the process was asked to stop, and the state is saved.
+    OSError: if a file cannot be written; earlier checkpoints are whole.
   """
   check(plan)
   folder = pathlib.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  state = step_lib.init(params, plan.tx)
-  start = checkpoint.latest_step(folder / RUNNING) or 0
-  if start:
-    state = checkpoint.restore(folder / RUNNING, state).tree
-    print(f'{title}: goes on after round {start}', flush=True)
-  log = Log(folder / 'metrics.jsonl', start)
-  if probe is not None and not start:
+  state, first = _begin(plan, like, start, folder / RUNNING, title)
+  log = Log(folder, first)
+  if probe is not None and not first:
     log.write({'round': 0, 'probe': probe(state.params)})
   bar = progress.track(
-      range(start, plan.rounds), title, initial=start, total=plan.rounds
+      range(first, plan.rounds), title, initial=first, total=plan.rounds
   )
-  with checkpoint.Series(folder / RUNNING) as series:
-    before = (start, [])
+  with checkpoint.Series(
+      folder / RUNNING, keep_last=keep_last, keep_every=keep_every
+  ) as series:
+    before, saved = (first, []), first
     for round_ in bar:
       state, measured = _take_round(plan, state, round_)
       # The round before is looked at while this one runs on the device.
@@ -116,12 +137,45 @@ def fit(
         bar.set_postfix({row['turn']: f'{row["loss"]:.3f}' for row in rows})
       if probe is not None and due(probe_every):
         log.write({'round': done, 'probe': probe(state.params)})
-      if due(save_every):
+      stop = preemption.requested(done)
+      kept = keep_every and done % keep_every == 0
+      if due(save_every) or kept or stop:
         _numbers(plan, round_, measured)
         series.save(done, state, {'round': done, 'rounds': plan.rounds})
+        saved = done
+      if stop:
+        series.wait()
+        raise preemption.Preempted(f'{title}: saved after round {saved}')
   checkpoint.save(folder / FINAL, state.params, {'rounds': plan.rounds})
-  shutil.rmtree(folder / RUNNING)  # twice or three times the parameters
+  distributed.first(clear, folder / RUNNING, keep_every)
   return state.params
+
+
+def _begin(plan, like, start, folder, title):
+  """The state to go on with, and how many rounds are done."""
+  if checkpoint.latest_step(folder) is None:
+    return step_lib.init(start(), plan.tx, plan.rules), 0
+  like = step_lib.abstract_state(like, plan.tx, plan.rules)
+  restored = checkpoint.restore(folder, like)
+  progress.say(f'{title}: goes on after round {restored.step}')
+  return restored.tree, restored.step
+
+
+def clear(folder: pathlib.Path, keep_every: int = 0) -> None:
+  """Deletes the states of a finished run: each is three times the parameters.
+
+  Args:
+    folder: ``checkpoints/`` of the run; may be gone already.
+    keep_every: the states of such rounds stay; 0 for none.
+  """
+  if not folder.is_dir():
+    return
+  for step in folder.iterdir():
+    if step.name.isdigit() and keep_every and int(step.name) % keep_every == 0:
+      continue
+    shutil.rmtree(step) if step.is_dir() else step.unlink()
+  if not any(folder.iterdir()):
+    folder.rmdir()
 
 
 def check(plan: Plan) -> None:
@@ -141,6 +195,7 @@ def check(plan: Plan) -> None:
       )
   for turn in plan.turns:
     name = f'the turn on {turn.split!r}'
+    step_lib.check(turn, plan.micro_batches)
     if turn.every < 1:
       raise ValueError(
           f'{name} is taken every {turn.every} rounds; it must be >= 1.'
@@ -175,36 +230,39 @@ def check(plan: Plan) -> None:
 
 
 class Log:
-  """A metrics.jsonl that a resumed run continues where its checkpoint is."""
+  """A metrics.jsonl that a resumed run continues where its checkpoint is.
 
-  def __init__(self, path: pathlib.Path, start: int):
+  It holds what a run gives again when it is done again; when each row was
+  written is in ``timing.jsonl``. One process writes.
+  """
+
+  def __init__(self, folder: pathlib.Path, start: int):
     """Opens the file and drops rows of rounds that will be done again.
 
     Args:
-      path: the file.
+      folder: of the run, made if it is missing.
       start: the round that the checkpoint has reached.
     """
-    self._path = path
-    kept = []
-    if start and path.exists():
-      for line in path.read_text().splitlines():
-        row = _parse(line)
-        if row is not None and row['round'] <= start:
-          kept.append(line + '\n')
-    path.write_text(''.join(kept))
+    self._path, self._times = folder / 'metrics.jsonl', folder / 'timing.jsonl'
+    distributed.first(_keep_rows, self._path, start)
 
   def write(self, row: Mapping[str, Any]) -> None:
-    """Appends a row, with the time in seconds since 1970."""
-    with self._path.open('a') as file:
-      file.write(json.dumps({**row, 'time': round(time.time(), 1)}) + '\n')
+    """Appends a row, and its time in seconds since 1970."""
+    distributed.first(_append, self._path, row)
+    now = {'round': row['round'], 'time': round(time.time(), 1)}
+    distributed.first(_append, self._times, now)
 
 
-def _parse(line: str) -> dict[str, Any] | None:
-  """One row, None where a killed process left half a line."""
-  try:
-    return json.loads(line)
-  except json.JSONDecodeError:
-    return None
+def _keep_rows(path: pathlib.Path, start: int) -> None:
+  """Keeps the rows of the rounds that are done, and no half one."""
+  rows = workdir.read_jsonl(path) if start and path.exists() else []
+  workdir.write_jsonl(path, [row for row in rows if row['round'] <= start])
+
+
+def _append(path: pathlib.Path, row: Mapping[str, Any]) -> None:
+  """Appends a row to a file."""
+  with path.open('a', encoding='utf-8') as file:
+    file.write(json.dumps(row) + '\n')
 
 
 def _take_round(plan, state, round_):
@@ -226,6 +284,8 @@ def _take_round(plan, state, round_):
         forward=plan.forward,
         turn=turn,
         tx=plan.tx,
+        rules=plan.rules,
+        micro_batches=plan.micro_batches,
     )
     measured.append((turn, index, rate, values))
   return state, measured
@@ -248,6 +308,15 @@ def _numbers(plan, round_, measured) -> list[dict[str, Any]]:
           f'on rows {", ".join(keys[:8])} ({len(keys)} in all). Earlier '
           'checkpoints are whole. Look at these rows, or lower the learning '
           'rate: with another rate, delete the folder of this run first.'
+      )
+    limit = plan.max_losses.get(turn.split, math.inf)
+    if values['loss'] > limit:
+      raise Collapse(
+          f'the loss of the turn on {turn.split!r} is to stay below {limit:g}, '
+          f'and is {values["loss"]:.4g} in round {round_ + 1}: what the model '
+          'is to keep is lost. Earlier checkpoints are whole. Lower the '
+          'learning rate of the forget turns, in a run of another name; or '
+          'let it go on with a higher config.unlearn.max_retain_loss.'
       )
     rows.append({'turn': turn.split, 'lr': rate, **values})
   return rows

@@ -10,6 +10,7 @@ import math
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import published
 import pytest
@@ -95,9 +96,10 @@ def _fit(plan, folder):
     after.append(jax.tree.map(np.asarray, params))
     return {}
 
+  params = published.model().params
   final = loop.fit(
-      plan, published.model().params, folder, log_every=1, probe=probe,
-      probe_every=1, save_every=plan.rounds,
+      plan, params, lambda: jax.tree.map(jnp.array, params), folder,
+      log_every=1, probe=probe, probe_every=1, save_every=plan.rounds,
   )  # fmt: skip
   log = [json.loads(x) for x in (folder / 'metrics.jsonl').open()]
   return final, after, [row for row in log if 'turn' in row]

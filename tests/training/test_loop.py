@@ -10,12 +10,14 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mmu_jax import __main__ as command_line
 from mmu_jax import checkpoint
 from mmu_jax import methods
+from mmu_jax import preemption
 from mmu_jax.stages import job
 from mmu_jax.training import loop
 from mmu_jax.training import optimizer
@@ -56,10 +58,19 @@ def _plan(turns=None, **changes):
   return plan._replace(**changes)
 
 
+def _fit(plan, params, folder, **options):
+  """Runs a plan from a copy of parameters."""
+  start = lambda: jax.tree.map(jnp.array, params)
+  return loop.fit(plan, params, start, folder, **options)
+
+
 def _rows(folder):
-  """The log without its times."""
-  rows = [json.loads(x) for x in (folder / 'metrics.jsonl').open()]
-  assert all(row.pop('time') > 1.6e9 for row in rows)
+  """The log; when its rows were written stands apart."""
+  rows = _rows_of(folder / 'metrics.jsonl')
+  times = _rows_of(folder / 'timing.jsonl')
+  # What was done again was written again.
+  assert len(times) >= len(rows) and not any('time' in row for row in rows)
+  assert all(row['time'] > 1.6e9 for row in times)
   return rows
 
 
@@ -97,6 +108,12 @@ def _compiled(*_):
             _plan(rates={'forget': lambda _: 1.0}, forward=_compiled),
             r"'retain' has no learning rate; .* \['forget'\]",
         ),
+        (
+            _plan(methods.npo(per='batch'), micro_batches=2,
+                  ref_params=toy.params(0), forward=_compiled),
+            "'forget' is no mean over tokens or answers.*micro_batches=1",
+        ),
+        (_plan(micro_batches=0, forward=_compiled), 'number >= 1, got 0'),
         (_plan(rounds=0, forward=_compiled), 'at least one round, got 0'),
         (
             _plan(methods.ga(forget_every=0), forward=_compiled),
@@ -116,7 +133,8 @@ def _compiled(*_):
         ),
     ],
     ids=[
-        'mask', 'reference', 'stream', 'project', 'rate', 'rounds', 'every',
+        'mask', 'reference', 'stream', 'project', 'rate', 'no mean',
+        'micro-batches', 'rounds', 'every',
         'clip', 'limited split', 'limit',
     ],
 )
@@ -124,21 +142,21 @@ def test_an_incomplete_plan_is_refused_before_compiling(
     plan, message, tmp_path
 ):
   with pytest.raises(ValueError, match=message):
-    loop.fit(plan, toy.params(0), tmp_path / 'run')
+    _fit(plan, toy.params(0), tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
 
 
 def test_the_final_parameters_are_there_and_checkpoints_are_gone(tmp_path):
   params = toy.params(0)
   before = _bytes(params)
-  final = loop.fit(_plan(), params, tmp_path, save_every=2)
+  final = _fit(_plan(), params, tmp_path, save_every=2)
   assert _bytes(params) == before  # kept, although the steps donate
   assert _bytes(final) != before
   saved = checkpoint.restore(tmp_path / loop.FINAL, params)
   assert _bytes(saved.tree) == _bytes(final)
   assert checkpoint.read_note(tmp_path / loop.FINAL) == {'rounds': 6}
   assert sorted(p.name for p in tmp_path.iterdir()) == [
-      'metrics.jsonl', 'params',
+      'metrics.jsonl', 'params', 'timing.jsonl',
   ]  # fmt: skip
 
 
@@ -150,7 +168,7 @@ def test_the_log_has_probes_and_every_turn(tmp_path):
     return {'norm': float(np.linalg.norm(seen[-1]))}
 
   rates = {'forget': lambda r: 0.01 * (1 + r), 'retain': lambda r: 0.02}
-  final = loop.fit(
+  final = _fit(
       _plan(rounds=5, rates=rates), toy.params(0), tmp_path,
       log_every=2, probe=probe, probe_every=3,
   )  # fmt: skip
@@ -174,7 +192,7 @@ def test_the_log_has_probes_and_every_turn(tmp_path):
 
 def test_every_counts_rounds_and_draws_the_batches_in_order(tmp_path):
   plan = _plan(methods.ga_diff(forget_every=3), rounds=8)
-  loop.fit(plan, toy.params(0), tmp_path, log_every=1)
+  _fit(plan, toy.params(0), tmp_path, log_every=1)
   assert plan.streams['forget'].asked == [0, 1, 2]
   assert plan.streams['retain'].asked == [*range(8)]
   rows = _rows(tmp_path)
@@ -186,7 +204,7 @@ def test_a_limit_ends_the_turns_of_a_split_and_not_the_run(tmp_path):
   plan = _plan(
       methods.ga_diff(forget_every=2), rounds=8, limits={'forget': 3}
   )
-  loop.fit(plan, toy.params(0), tmp_path, log_every=1)
+  _fit(plan, toy.params(0), tmp_path, log_every=1)
   assert plan.streams['forget'].asked == [0, 1, 2]  # without it also 3
   assert plan.streams['retain'].asked == [*range(8)]
 
@@ -195,7 +213,7 @@ def test_each_split_is_clipped_to_its_own_norm(tmp_path):
   """sgd at rate 0.01: the update is a hundredth of the clipped gradient."""
   clips = {'forget': 1e-3, 'retain': np.inf}
   plan = _plan(rounds=3, clip_norms=clips)
-  loop.fit(plan, toy.params(0), tmp_path, log_every=1)
+  _fit(plan, toy.params(0), tmp_path, log_every=1)
   for row in _rows(tmp_path):
     norm = 1e-3 if row['turn'] == 'forget' else row['grad_norm']
     assert row['grad_norm'] > 0.01
@@ -205,7 +223,7 @@ def test_each_split_is_clipped_to_its_own_norm(tmp_path):
 def test_a_projected_turn_draws_the_batch_of_its_own_step(tmp_path):
   turn = methods.Turn('forget', methods.ascend, project='retain', every=2)
   plan = _plan((turn,), rounds=4)
-  loop.fit(plan, toy.params(0), tmp_path)
+  _fit(plan, toy.params(0), tmp_path)
   assert plan.streams['forget'].asked == [0, 1]
   assert plan.streams['retain'].asked == [0, 1]
 
@@ -216,7 +234,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(tmp_path):
   turn = methods.Turn('forget', methods.ascend, masked=True)
   plan = _plan((turn,), mask=mask, tx=optimizer.build())  # with moments
   options = dict(save_every=2, log_every=1)
-  want = loop.fit(plan, params, tmp_path / 'whole', **options)
+  want = _fit(plan, params, tmp_path / 'whole', **options)
 
   class Stopping(_Stream):
     def __call__(self, step):
@@ -226,10 +244,10 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(tmp_path):
 
   stopped = plan._replace(streams={'forget': Stopping(1)})
   with pytest.raises(KeyboardInterrupt):
-    loop.fit(stopped, params, tmp_path / 'cut', **options)
+    _fit(stopped, params, tmp_path / 'cut', **options)
   assert checkpoint.latest_step(tmp_path / 'cut' / loop.RUNNING) == 4
   plan.streams['forget'].asked.clear()
-  got = loop.fit(plan, params, tmp_path / 'cut', **options)
+  got = _fit(plan, params, tmp_path / 'cut', **options)
   assert plan.streams['forget'].asked == [4, 5]
   assert _bytes(got) == _bytes(want)
   assert toy.frozen_bits_kept(params, got, mask)
@@ -243,7 +261,7 @@ def test_a_run_from_a_checkpoint_compiles_each_turn_once(tmp_path):
   # New to the cache, and with a state that is new beside the parameters.
   plan = _plan(methods.ga(), tx=optimizer.build('adamw', clip_norm=0.9))
   before = step_lib.take_turn._cache_size()  # pylint: disable=protected-access
-  loop.fit(plan, params, tmp_path / 'run')
+  _fit(plan, params, tmp_path / 'run')
   after = step_lib.take_turn._cache_size()  # pylint: disable=protected-access
   assert after - before == len(plan.turns)
 
@@ -252,7 +270,7 @@ def test_a_half_written_line_of_the_log_is_dropped(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   lines = [json.dumps({'round': r, 'loss': r / 3}) for r in (1, 2, 3, 4)]
   path.write_text('\n'.join(lines) + '\n{"round": 2, "lo')
-  log = loop.Log(path, start=3)
+  log = loop.Log(tmp_path, start=3)
   log.write({'round': 4})
   rows = _rows_of(path)
   assert [row['round'] for row in rows] == [1, 2, 3, 4]
@@ -263,11 +281,63 @@ def _rows_of(path):
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def test_a_run_whose_retain_loss_is_lost_stops(tmp_path):
+  """The forget turns climb until the retain loss is above the limit."""
+  rates = {'forget': lambda _: 3.0, 'retain': lambda _: 1e-3}
+  whole = _plan(rounds=8, rates=rates)
+  _fit(whole, toy.params(0), tmp_path / 'whole', log_every=1)
+  losses = [r['loss'] for r in _rows(tmp_path / 'whole') if r['turn'] == 'retain']
+  assert max(losses) > 2 * losses[0]
+  limit = (losses[0] + max(losses)) / 2
+  first = 1 + next(i for i, loss in enumerate(losses) if loss > limit)
+  plan = whole._replace(max_losses={'retain': limit})
+  with pytest.raises(loop.Collapse) as error:
+    _fit(plan, toy.params(0), tmp_path / 'run', save_every=1)
+  assert f'below {limit:g}, and is' in str(error.value)
+  assert f'in round {first}' in str(error.value)
+  latest = checkpoint.latest_step(tmp_path / 'run' / loop.RUNNING)
+  assert (latest or 0) == first - 1  # what is saved is not collapsed
+  assert not (tmp_path / 'run' / loop.FINAL).exists()
+  # With a higher limit it goes on, to the same end.
+  got = _fit(whole, toy.params(0), tmp_path / 'run', save_every=1)
+  want = checkpoint.restore(tmp_path / 'whole' / loop.FINAL, toy.params(0)).tree
+  assert _bytes(got) == _bytes(want)
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later(
+    tmp_path, monkeypatch
+):
+  asked = []
+
+  def requested(step):
+    asked.append(step)
+    return step == 3
+
+  monkeypatch.setattr(preemption, 'requested', requested)
+  with pytest.raises(preemption.Preempted, match='train: saved after round 3'):
+    _fit(_plan(), toy.params(0), tmp_path / 'run', save_every=100)
+  assert asked == [1, 2, 3]
+  assert checkpoint.latest_step(tmp_path / 'run' / loop.RUNNING) == 3
+  monkeypatch.undo()
+  got = _fit(_plan(), toy.params(0), tmp_path / 'run', save_every=100)
+  want = _fit(_plan(), toy.params(0), tmp_path / 'whole')
+  assert _bytes(got) == _bytes(want)
+  assert _rows(tmp_path / 'run') == _rows(tmp_path / 'whole')
+
+
+def test_states_kept_for_good_outlast_the_run(tmp_path):
+  _fit(_plan(), toy.params(0), tmp_path, save_every=2, keep_every=3)
+  kept = sorted(p.name for p in (tmp_path / loop.RUNNING).iterdir())
+  assert kept == ['3', '6']
+  like = step_lib.abstract_state(toy.params(0), _plan().tx)
+  checkpoint.restore(tmp_path / loop.RUNNING, like, step=3)
+
+
 def test_a_poisoned_batch_stops_the_run_and_is_named(tmp_path):
   streams = {'forget': _Stream(1), 'retain': _Stream(2, poisoned=4)}
   params = toy.params(0)
   with pytest.raises(FloatingPointError) as error:
-    loop.fit(_plan(streams=streams), params, tmp_path, save_every=2)
+    _fit(_plan(streams=streams), params, tmp_path, save_every=2)
   message = str(error.value)
   assert "the loss of the turn on 'retain' in round 5 is nan" in message
   assert 'learning rate 0.01' in message
@@ -275,8 +345,8 @@ def test_a_poisoned_batch_stops_the_run_and_is_named(tmp_path):
   assert checkpoint.latest_step(tmp_path / loop.RUNNING) == 4
   assert not (tmp_path / loop.FINAL).exists()
   # With the batch repaired the run goes on from there, as if nothing happened.
-  got = loop.fit(_plan(), params, tmp_path, save_every=2)
-  want = loop.fit(_plan(), params, tmp_path / 'whole', save_every=2)
+  got = _fit(_plan(), params, tmp_path, save_every=2)
+  want = _fit(_plan(), params, tmp_path / 'whole', save_every=2)
   assert _bytes(got) == _bytes(want)
 
 
@@ -287,7 +357,7 @@ def test_a_step_that_is_not_finite_reaches_no_checkpoint(tmp_path, rounds):
   plan = _plan(methods.ga(), rounds=rounds, rates=rates)
   message = 'update_norm .* round 3 .* rate inf'
   with pytest.raises(FloatingPointError, match=message):
-    loop.fit(plan, toy.params(0), tmp_path, save_every=1)
+    _fit(plan, toy.params(0), tmp_path, save_every=1)
   assert not (tmp_path / loop.FINAL).exists()
   state = step_lib.init(toy.params(0), plan.tx)
   kept = checkpoint.restore(tmp_path / loop.RUNNING, state)

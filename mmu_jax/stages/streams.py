@@ -1,0 +1,112 @@
+"""The batches of a job: which rows they draw, and on which devices they are."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from mmu_jax import sharding
+from mmu_jax.data import batching
+from mmu_jax.stages.job import Job
+from mmu_jax.typing import Batch
+
+
+class Placed:
+  """A stream whose batches are on the mesh; every process makes its rows.
+
+  Example:
+    >>> mesh = sharding.make_mesh('fsdp=-1')
+    >>> placed = Placed(stream, mesh)  # doctest: +SKIP
+    >>> placed(0)['tokens'].sharding.spec  # doctest: +SKIP
+    PartitionSpec(('data', 'fsdp'),)
+  """
+
+  def __init__(
+      self, stream: batching.Stream, mesh: jax.sharding.Mesh, total: int
+  ):
+    """Places a stream whose ``share`` is that of the mesh.
+
+    Args:
+      stream: a pure function of the step.
+      mesh: of all processes.
+      total: rows of a batch, from ``sharding.row_count``.
+    """
+    self._stream, self._mesh, self._total = stream, mesh, total
+    self.steps_per_epoch = stream.steps_per_epoch
+    self.draw, self.keys = stream.draw, stream.keys
+
+  def __call__(self, step: int) -> Batch:
+    """Returns the batch of a step >= 0."""
+    return sharding.place(self._stream(step), self._mesh, self._total)
+
+
+def make_stream(
+    job: Job,
+    parts: Iterable[Mapping[str, Any]],
+    name: str,
+    without: Sequence[str] = (),
+) -> Placed:
+  """Makes the stream that some parts of a config describe.
+
+  Args:
+    job: the job.
+    parts: dicts of ``splits``, ``size``, ``questions``, ``weight``.
+    name: of the stream; streams of one name draw in one order.
+    without: splits that are left out.
+
+  Raises:
+    ValueError: if a split is unknown, or a part has no rows left.
+  """
+  left_out = split_names(job, without)
+  drawn = []
+  for part in parts:
+    names = split_names(job, part['splits'])
+    rows = [
+        row
+        for split in names
+        if split not in left_out
+        for row in job.data.train[split]
+    ]
+    drawn.append(
+        batching.Part(rows, part['size'], part['questions'], part['weight'])
+    )
+  micro_batches = job.config.micro_batches
+  count = lambda rows: sharding.row_count(rows, job.mesh, micro_batches)
+  stream = batching.Stream(
+      drawn,
+      job.encoder,
+      seed=job.config.seed,
+      name=name,
+      share=lambda rows: sharding.local_rows(count(rows), job.mesh),
+  )
+  return Placed(stream, job.mesh, count(stream.num_rows))
+
+
+def split_names(job: Job, splits: Iterable[str]) -> list[str]:
+  """Returns the splits of the dataset that some names stand for.
+
+  Args:
+    job: the job.
+    splits: names of the dataset (``'vqa/forget'``), or of a role
+      (``'vqa:forget'``: the splits of all groups with the role ``forget``).
+
+  Raises:
+    ValueError: if there is no such split or role.
+  """
+  names = []
+  for split in splits:
+    kind, _, role = split.partition(':')
+    if role and role not in job.groups:
+      raise ValueError(
+          f'split {split!r} has an unknown role; known: '
+          f'{", ".join(job.groups)}.'
+      )
+    groups = job.groups[role] if role else ()
+    names += [f'{kind}/{group}' for group in groups] if role else [split]
+  unknown = [name for name in names if name not in job.data.train]
+  if unknown:
+    raise ValueError(
+        f'unknown split {unknown[0]!r}; the dataset has '
+        f'{", ".join(job.data.train)}.'
+    )
+  return names
