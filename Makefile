@@ -9,11 +9,12 @@ INSTALLED := $(VENV)/installed
 TORCH_INSTALLED := $(VENV)/torch_installed
 WORKDIR ?= runs/people
 
-.PHONY: help install demo test coverage parity clean
+.PHONY: help install demo test scale coverage parity clean
 
 help:
 	@echo "make demo      make people, train, unlearn, report (WORKDIR=$(WORKDIR))"
 	@echo "make test      run the tests"
+	@echo "make scale     whole jobs on many devices and processes, and killed"
 	@echo "make coverage  run the tests and show what they cover"
 	@echo "make parity    compare with transformers in torch (installs torch)"
 	@echo "make clean     delete the virtual environment (runs/ stays)"
@@ -38,6 +39,10 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 test: $(INSTALLED)
 	$(PYTEST)
+
+# Whole jobs in processes of their own; each needs both cores.
+scale: $(INSTALLED)
+	$(BIN)/python -m pytest -m scale tests/scale tests/kill
 
 # The core must be covered to 95 %; the report shows all of it.
 CORE := mmu_jax/losses.py,mmu_jax/saliency.py,mmu_jax/restriction.py,mmu_jax/masks.py,mmu_jax/tree.py,mmu_jax/transforms.py,mmu_jax/methods.py,mmu_jax/training/*

@@ -17,6 +17,15 @@ except ImportError:  # not installed: use this checkout
   sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 
+def pytest_collection_modifyitems(config, items):
+  """Leaves whole jobs out unless they are asked for: ``-m scale``."""
+  if 'scale' in config.option.markexpr:
+    return
+  big = [item for item in items if item.get_closest_marker('scale')]
+  config.hook.pytest_deselected(items=big)
+  items[:] = [item for item in items if item not in big]
+
+
 MAPS = pathlib.Path('/proc/self/maps')  # where Linux has it
 
 

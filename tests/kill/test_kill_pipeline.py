@@ -1,0 +1,15 @@
+"""The short form of kill_pipeline.py: a kill in each part of a job."""
+
+import pytest
+
+import kill_pipeline
+
+pytestmark = pytest.mark.scale
+
+
+@pytest.mark.parametrize('processes', (1, 2))
+def test_a_job_killed_again_and_again_ends_with_the_same_bytes(processes):
+  kills = 6 if processes == 1 else 3
+  assert not kill_pipeline.main(
+      [f'--kills={kills}', f'--processes={processes}', '--devices=2']
+  )

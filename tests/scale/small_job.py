@@ -1,0 +1,55 @@
+"""A config of a whole job that takes seconds: every stage, five runs.
+
+Widths are multiples of 8, so that every mesh of eight devices splits them.
+"""
+
+import importlib.util
+import pathlib
+
+_path = pathlib.Path(__file__).parents[2] / 'configs' / 'people.py'
+_spec = importlib.util.spec_from_file_location('people', _path)
+people = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(people)
+
+RUNS = dict(
+    ga_diff=people.run('ga_diff', 1e-4),
+    kl_min=people.run('kl_min', 1e-4),
+    npo=people.run('npo', 1e-4),
+    mmunlearner=people.run('mmunlearner', 1e-4, 'saliency'),
+    mmunlearner_random=people.run('mmunlearner_strict', 1e-4, 'random'),
+)
+
+
+def get_config(variant=''):
+  """The fast variant, smaller still; 'long' has rounds to be killed in."""
+  config = people.get_config('fast')
+  width = dict(
+      hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+      num_attention_heads=2,
+  )  # fmt: skip
+  config.model.vision_config.update(width)
+  config.model.text_config.update(width, num_key_value_heads=2)
+  config.data.update(
+      num_people=8, num_forget=2, num_validation_forget=1,
+      num_validation_retain=1, train_views=2, num_captioned=8, num_faces=8,
+      num_shapes=8,
+  )  # fmt: skip
+  config.base.update(rounds=4, save_every=3)
+  config.vanilla.update(rounds=6, save_every=4)
+  config.saliency.batches = 3
+  config.checkpoints.importance_every = 1
+  config.unlearn.update(rounds=3, probe_every=2, probe_rows=4, save_every=2)
+  config.evaluation.update(max_new_tokens=4, batch_size=16)
+  with config.unlocked():
+    config.runs = dict(RUNS)
+  if variant == 'long':
+    config.base.update(rounds=40, save_every=7)
+    config.vanilla.update(rounds=40, save_every=7)
+    config.saliency.batches = 40
+    config.checkpoints.importance_every = 6
+    config.unlearn.update(rounds=24, save_every=5)
+    with config.unlocked():
+      config.runs = {
+          name: RUNS[name] for name in ('kl_min', 'mmunlearner_random')
+      }
+  return config
