@@ -155,7 +155,13 @@ def read_note(folder: pathlib.Path) -> dict[str, Any]:
   Raises:
     FileNotFoundError: if there is none.
   """
-  return distributed.first(_read_note, str(folder))
+  found = distributed.first(_read_note, str(folder))
+  if found is None:
+    raise FileNotFoundError(
+        f'{folder} holds no finished tree with a note. Run the stage that '
+        'writes it, or give another folder.'
+    )
+  return found
 
 
 def missing(folder: pathlib.Path, step: int | None = None):
@@ -232,16 +238,13 @@ def _write_copy(folder: str, note: dict[str, Any]) -> None:
     raise failed(pathlib.Path(folder), error) from error
 
 
-def _read_note(folder: str) -> dict[str, Any]:
-  """Reads a note."""
+def _read_note(folder: str) -> dict[str, Any] | None:
+  """Reads a note, if there is one."""
   found = [pathlib.Path(folder, str(step), NOTE) for step in _steps(folder)]
   for path in (*found[-1:], pathlib.Path(folder, COPY)):
     if path.exists():
       return json.loads(path.read_text())
-  raise FileNotFoundError(
-      f'{folder} holds no finished tree with a note. Run the stage that writes '
-      'it, or give another folder.'
-  )
+  return None
 
 
 def _say(damaged: dict[int, list[str]]) -> str:

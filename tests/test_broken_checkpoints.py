@@ -380,7 +380,8 @@ def test_a_kill_leaves_the_tree_before_or_the_new_one(tmp_path, kind):
         [sys.executable, '-c', SAVES, str(tmp_path), kind],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    said = int(started.stdout.readline())  # it is at work
+    for _ in range(2):  # it is at work: one step at least is on disk
+      said = int(started.stdout.readline())
     time.sleep(rng.uniform(0, 0.4))
     started.kill()
     said = int((started.stdout.read().split() or [said])[-1])

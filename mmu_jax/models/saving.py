@@ -1,16 +1,18 @@
 """Parameters to Hugging Face checkpoints."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+import functools
 import json
 import pathlib
 import secrets
 import shutil
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmu_jax import distributed
 from mmu_jax import progress
 from mmu_jax import tree as tree_lib
 from mmu_jax.models import checkpoints
@@ -40,6 +42,10 @@ def save(
   model came from; tokenizer, processor and config files are copied. It is
   written beside its final place and renamed when it is whole.
 
+  One tensor at a time, one layer of a stack, is brought to the host. In a job
+  of several processes all of them call this; the first one writes, and the
+  others hold no more than that tensor.
+
   Args:
     model: the model.
     params: what to write; float arrays of any dtype, sharded or not.
@@ -66,17 +72,8 @@ def save(
         'save needs like=, the folder of the checkpoint that the model came '
         'from: names, config and tokenizer are taken from it.'
     )
-  if path.exists():
-    raise FileExistsError(
-        f'a checkpoint is written to a new folder; {path} exists. Give '
-        'another, or delete it.'
-    )
   like = pathlib.Path(like)
-  if not like.is_dir():
-    raise FileNotFoundError(
-        'save takes names, config and tokenizer from the checkpoint that the '
-        f'model came from; {like} is gone. Give another copy of it as like=.'
-    )
+  distributed.first(_check_folders, str(path), str(like))
   tree_lib.check_same(
       params, model.abstract_params,
       got_name='the parameters to save', want_name='the model',
@@ -86,26 +83,25 @@ def save(
       model.abstract_params, source.abstract_params,
       got_name='the model to save', want_name=f'the checkpoint {like}',
   )
-  for name, leaf in tree_lib.flatten(params).items():
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-      raise ValueError(
-          'a checkpoint is written by one process, which must hold all of it; '
-          f'{name!r} is spread over {jax.process_count()} processes. Gather '
-          'the parameters first (jax.experimental.multihost_utils), and save '
-          'on one process.'
-      )
-  partial = path.with_name(f'{path.name}.{secrets.token_hex(4)}.partial')
-  partial.mkdir(parents=True)
-  try:
-    _write(partial, tree_lib.flatten(params), source, names, like, dtype)
-    partial.rename(path)
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
+  plan = _plan(source, names, like, dtype)
+  tensors = _tensors(tree_lib.flatten(params), plan)
+  if not distributed.is_first():
+    for _ in tensors:  # they are gathered by all
+      pass
+  distributed.first(_write_whole, path, like, plan, tensors)
   return path
 
 
-def _write(partial, leaves, source, names, like, dtype) -> None:
-  """Writes all files of a checkpoint into a folder."""
+class _Plan(NamedTuple):
+  """What the files get: their headers, and which parameter a tensor is of."""
+
+  headers: dict[pathlib.Path, dict[str, Any]]
+  places: dict[str, weights.Place]
+  dtype: str | None
+
+
+def _plan(source, names, like, dtype) -> _Plan:
+  """Reads the headers of the source, and gives them another dtype."""
   table = weights.table(source)
   places = {names[k]: p for k, p in {**table.copies, **table.places}.items()
             if k in names}  # fmt: skip
@@ -116,34 +112,109 @@ def _write(partial, leaves, source, names, like, dtype) -> None:
         file: _with_dtype(header, places, dtype)
         for file, header in headers.items()
     }
+  return _Plan(headers, places, dtype)
+
+
+def _check_folders(path: str, like: str) -> None:
+  """Raises unless there is a source, and nothing where the result goes."""
+  if pathlib.Path(path).exists():
+    raise FileExistsError(
+        f'a checkpoint is written to a new folder; {path} exists. Give '
+        'another, or delete it.'
+    )
+  if not pathlib.Path(like).is_dir():
+    raise FileNotFoundError(
+        'save takes names, config and tokenizer from the checkpoint that the '
+        f'model came from; {like} is gone. Give another copy of it as like=.'
+    )
+
+
+def _write_whole(path, like, plan, tensors) -> None:
+  """Writes a folder under its name, or nothing."""
+  partial = path.with_name(f'{path.name}.{secrets.token_hex(4)}.partial')
+  try:
+    partial.mkdir(parents=True)
+    _write(partial, like, plan, tensors)
+    partial.rename(path)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+    if jax.process_count() > 1:
+      for _ in tensors:  # after an error: the others gather all of them
+        pass
+
+
+def _write(partial, like, plan, tensors) -> None:
+  """Writes all files of a checkpoint into a folder."""
   for file in like.iterdir():
     weight = file.suffix in WEIGHTS or file.name.endswith('.index.json')
     if file.is_file() and not weight:
       shutil.copyfile(file, partial / file.name)
-  if files[0].name != files_lib.SINGLE:
+  if files_lib.SINGLE not in {file.name for file in plan.headers}:
     shutil.copyfile(like / files_lib.INDEX, partial / files_lib.INDEX)
-  if dtype is not None:
-    _state_dtype(partial, headers.values(), dtype)
-  for file, header in progress.track(headers.items(), f'save {like.name}'):
+  if plan.dtype is not None:
+    _state_dtype(partial, plan.headers.values(), plan.dtype)
+  items = plan.headers.items()
+  for file, header in progress.track(items, f'save {like.name}'):
 
     def make(name, file=file, header=header):
-      if name not in places:  # a buffer
+      if name not in plan.places:  # a buffer
         with files_lib.opened(file) as handle:
           return handle.get_tensor(name)
-      want = DTYPES[header[name]['dtype']]
-      return _entry(leaves, places[name], want, name)
+      dtype = DTYPES[header[name]['dtype']]
+      return _entry(next(tensors), plan.places[name], dtype, name)
 
     files_lib.write(partial / file.name, header, make)
 
 
+def _tensors(leaves, plan: _Plan) -> Iterator[jax.Array | np.ndarray]:
+  """Yields what each tensor is made of, in the order of the files."""
+  for header in plan.headers.values():
+    entries = {k: v for k, v in header.items() if k in plan.places}
+    for name in sorted(entries, key=lambda k: entries[k]['data_offsets'][0]):
+      place = plan.places[name]
+      yield _here(leaves[place.leaf], place.layer)
+
+
+def _here(leaf: Any, layer: int | None) -> jax.Array | np.ndarray:
+  """A parameter, or a layer of it; gathered from the processes that share it.
+
+  Parts on the devices of one process stay where they are.
+  """
+  if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+    everywhere = jax.sharding.NamedSharding(
+        leaf.sharding.mesh, jax.sharding.PartitionSpec()
+    )
+    if layer is None:
+      whole = _gather(everywhere)(leaf)
+    else:
+      whole = _gather_layer(everywhere)(leaf, layer)
+    # Or processes that do not write would run ahead, with many of them.
+    return whole.block_until_ready().addressable_data(0)
+  return leaf if layer is None else leaf[layer]
+
+
+@functools.cache
+def _gather(to: jax.sharding.Sharding):
+  """Brings an array to every process."""
+  return jax.jit(lambda x: x, out_shardings=to)
+
+
+@functools.cache
+def _gather_layer(to: jax.sharding.Sharding):
+  """Brings a layer of a stack to every process."""
+  return jax.jit(
+      lambda x, i: jax.lax.dynamic_index_in_dim(x, i, keepdims=False),
+      out_shardings=to,
+  )
+
+
 def _entry(
-    leaves: Mapping[str, Any], place: weights.Place, dtype: np.dtype, name: str
+    array: Any, place: weights.Place, dtype: np.dtype, name: str
 ) -> np.ndarray:
   """One tensor of a checkpoint, put together from the parts of devices."""
-  leaf = leaves[place.leaf]
   tensor = np.empty(place.shape, dtype)
   entry = weights.to_leaf(tensor, place)  # the same memory, as a parameter
-  for index, part in _parts(leaf if place.layer is None else leaf[place.layer]):
+  for index, part in _parts(array):
     entry[index] = _cast(part, dtype, name)
   return tensor
 

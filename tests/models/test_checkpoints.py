@@ -392,17 +392,3 @@ def _wide(folder, width, inner):
   }
   text = dict(hidden_size=width, intermediate_size=inner)
   return hub_folder.write(folder, 'llava', arrays, text_config=text)
-
-
-def test_what_other_processes_hold_is_not_written_as_noise(
-    tmp_path, monkeypatch
-):
-  folder = hub_folder.write(
-      tmp_path / 'hub', 'llava', hub_folder.tensors('llava', 40)
-  )
-  model = models.load(folder)
-  kind = type(jax.tree.leaves(model.params)[0])
-  monkeypatch.setattr(kind, 'is_fully_addressable', False)
-  with pytest.raises(ValueError, match='spread over 1 processes. Gather'):
-    models.save(model, model.params, tmp_path / 'out')
-  assert [p.name for p in tmp_path.iterdir()] == ['hub']
