@@ -68,6 +68,9 @@ def initialize(
   )
   if options is None:
     return
+  # On CPUs (gloo), a process that runs ahead with several collectives can wait
+  # for another for ever. It must be said before there are devices.
+  jax.config.update('jax_cpu_enable_async_dispatch', False)
   with _saying_that_it_waits(where):
     try:
       jax.distributed.initialize(**options)
@@ -123,7 +126,8 @@ def first(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
   Or every process raises what it raised: where the disk of one machine is full
   the job ends, instead of the others waiting for it. All processes call this
   from their main thread, in the same order. Within f, calls of ``first`` are
-  plain calls, and nothing may be computed on the devices of other processes.
+  plain calls, and nothing may be computed on the devices of other processes. On
+  CPUs the others wait for half an hour at most; then gloo ends the job.
 
   Args:
     f: reads or writes files, makes tables, and so on.

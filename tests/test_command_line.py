@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from mmu_jax import __main__ as command_line
+from mmu_jax import arguments
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.training import loop
 
@@ -47,21 +48,21 @@ def fails(tmp_path, capsys):
   return run
 
 
-@pytest.mark.parametrize('command', [[], *([c] for c in command_line.COMMANDS)])
+@pytest.mark.parametrize('command', [[], *([c] for c in arguments.COMMANDS)])
 def test_help_shows_an_example(command, capsys):
   with pytest.raises(SystemExit) as exit_:
     command_line.main([*command, '--help'])
   assert exit_.value.code == 0
   shown = capsys.readouterr().out
   assert 'mmu' in shown
-  if command and command[0] in command_line.ON_FILES:
+  if command and command[0] in arguments.ON_FILES:
     assert f'\n  mmu {command[0]} ' in shown
     assert '--config' not in shown
   elif command:
     assert f'mmu {command[0]} --config=configs/people.py' in shown
-    assert '--workdir' in shown
+    assert '--workdir' in shown or command == ['plan']  # it writes nothing
   else:
-    assert all(name in shown for name in command_line.COMMANDS)
+    assert all(name in shown for name in arguments.COMMANDS)
 
 
 def test_help_needs_no_jax():

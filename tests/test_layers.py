@@ -10,7 +10,7 @@ import mmu_jax
 
 ROOT = pathlib.Path(mmu_jax.__file__).parent
 RANKS = {
-    'version': 0, 'typing': 0, 'tree': 0,
+    'version': 0, 'typing': 0, 'tree': 0, 'arguments': 0,
     'clusters': 0.1, 'distributed': 0.2, 'preemption': 0.2, 'progress': 0.3,
     'digests': 0.3, 'step_folders': 0.4,
     'sharding': 0.4,  # what is traced says where it is
@@ -28,7 +28,9 @@ RANKS = {
 }  # fmt: skip
 CORE = {
     'tree', 'typing', 'models', 'losses', 'saliency', 'restriction', 'masks',
-    'transforms', 'methods', 'checkpoint', 'training',
+    'transforms', 'methods', 'checkpoint', 'training', 'digests',
+    'step_folders', 'sharding', 'micro_batches', 'ranking', 'log_ratio',
+    'distributed', 'clusters', 'preemption',
 }  # fmt: skip
 CORE_PACKAGES = {
     'jax', 'flax', 'optax', 'orbax', 'numpy', 'chex', 'safetensors', 'tqdm',

@@ -280,6 +280,12 @@ def final_folder(job: Job, name: str) -> pathlib.Path:
   return folder
 
 
+def require(job: Job, name: str) -> None:
+  """Raises FileNotFoundError unless a model is finished; reads nothing."""
+  if name != 'base' or job.model.source is None:
+    final_folder(job, name)
+
+
 def final_params(job: Job, name: str) -> Params:
   """Restores the parameters of a finished model; ``base`` of a checkpoint.
 
@@ -288,5 +294,6 @@ def final_params(job: Job, name: str) -> Params:
   """
   if name == 'base' and job.model.source is not None:
     return checkpoints.load(job.model.source, mesh=job.mesh).params
-  folder = final_folder(job, name)
+  require(job, name)
+  folder = run_folder(job, name) / loop.FINAL
   return checkpoint.restore(folder, job.placed(job.model.abstract_params)).tree

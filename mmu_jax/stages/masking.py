@@ -28,6 +28,7 @@ from mmu_jax.stages.job import Job
 from mmu_jax.stages.job import MASKS
 from mmu_jax.stages.job import open_job
 from mmu_jax.stages.job import recipe
+from mmu_jax.stages.job import require
 from mmu_jax.stages.streams import make_stream
 from mmu_jax.stages.streams import Placed
 from mmu_jax.training import loop
@@ -276,6 +277,7 @@ def measure(job: Job, name: str, parts: Any) -> None:
         f'hold one question; a part of {name!r} has more. Set questions=1 in '
         'config.saliency.'
     )
+  require(job, 'vanilla')
   stream = make_stream(job, parts, f'importance/{name}')
   found = _go_on(job, name, stream, config.batches or stream.steps_per_epoch)
   means = _means(found, tuple(job.model.components.items()))

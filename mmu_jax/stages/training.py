@@ -24,6 +24,7 @@ from mmu_jax.stages.job import Job
 from mmu_jax.stages.job import MODELS
 from mmu_jax.stages.job import open_job
 from mmu_jax.stages.job import recipe
+from mmu_jax.stages.job import require
 from mmu_jax.stages.job import run_folder
 from mmu_jax.stages.job import run_settings
 from mmu_jax.stages.streams import make_stream
@@ -81,6 +82,7 @@ def unlearn(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
   config = job.config.unlearn
   if _is_finished(job, name, _unlearn_settings(job, run)):
     return
+  require(job, 'vanilla')
   plan = unlearning_plan(
       config,
       run,
@@ -265,6 +267,8 @@ def _train_model(job: Job, name: str) -> None:
     settings['base'] = recipe(config.base)
   if _is_finished(job, name, settings):
     return
+  if name != 'base':
+    require(job, 'base')
   plan = training_plan(
       spec,
       forward=job.model.forward,
