@@ -6,7 +6,8 @@ MMU_PROCESS_ID, so that a program begins with
   from mmu_jax import distributed
   distributed.initialize()
 
-NUMBER is the id too, for programs that emulate a cluster. Collectives go through gloo. Two processes take some five seconds on two cores.
+NUMBER is the id too, for programs that emulate a cluster. Collectives go
+through gloo. Two processes take some five seconds on two cores.
 """
 
 from collections.abc import Mapping, Sequence

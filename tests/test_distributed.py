@@ -164,6 +164,28 @@ def test_two_processes_see_all_devices_and_get_what_the_first_found():
   assert second == ['[1, 4, false]']
 
 
+def test_what_every_process_has_is_gathered_in_order():
+  outputs = process_group.results(START + """
+  distributed.initialize()
+  mine = ['é' * 10 ** (3 * jax.process_index()), None]
+  found = distributed.gather(mine)
+  print([len(x[0]) for x in found], found[jax.process_index()] == mine)
+  """)
+  assert [text.splitlines()[-1] for text in outputs] == ['[1, 1000] True'] * 2
+
+
+def test_processes_with_other_numbers_of_devices_are_refused():
+  done = process_group.run("""
+  import os
+  count = 2 + int(os.environ['NUMBER'])
+  os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={count}'
+  from mmu_jax import distributed
+  distributed.initialize()
+  """)
+  assert [process.returncode for process in done] == [1, 1]
+  assert all('0 to 1 have [2, 3]' in process.output for process in done)
+
+
 def test_an_error_of_the_first_process_is_raised_by_all():
   outputs = process_group.results(START + """
   distributed.initialize()

@@ -1,0 +1,58 @@
+#!/bin/bash
+# Fills in launch/gke_jobset.yaml and applies it.
+#
+#   IMAGE=REGISTRY/mmu:1 NODES=4 GPUS=8 NAME=people launch/gke.sh \
+#       mmu pipeline --config=configs/people.py --workdir=/runs/people
+#
+# launch/gke.sh --dry_run ... prints the manifest and applies nothing; pipe it
+# into `kubectl apply --dry-run=server -f -` to have the cluster check it.
+
+set -euo pipefail
+
+dry_run=
+if [[ ${1:-} == --dry_run ]]; then
+  dry_run=1
+  shift
+fi
+if (($# == 0)); then
+  echo "usage: launch/gke.sh [--dry_run] mmu pipeline --config=..." >&2
+  exit 2
+fi
+name=${NAME:-mmu}
+nodes=${NODES:-2}
+image=${IMAGE:-mmu:latest}
+gpus=${GPUS:-8}
+for number in "$nodes" "$gpus"; do
+  if ! [[ $number =~ ^[1-9][0-9]*$ ]]; then
+    echo "gke.sh: NODES and GPUS are numbers >= 1; got '$number'" >&2
+    exit 2
+  fi
+done
+
+command=
+for word in "$@"; do
+  word=${word//\\/\\\\}
+  command+="${command:+, }\"${word//\"/\\\"}\""
+done
+
+# Keeps what is before the value, and puts the value there.
+fill() {
+  local value=${2//\\/\\\\}
+  value=${value//&/\\&}
+  sed -E "s|^( *(- )?[^ ]+: ).* # gke.sh: $1\$|\1${value//|/\\|}|"
+}
+
+manifest=$(
+  fill NAME "$name" < "$(dirname "$0")/gke_jobset.yaml" |
+    fill NODES "$nodes" |
+    fill COUNT "\"$nodes\"" |
+    fill IMAGE "$image" |
+    fill GPUS "$gpus" |
+    fill COORDINATOR "$name-workers-0-0.$name:8476" |
+    fill COMMAND "[$command]"
+)
+if [[ -n $dry_run ]]; then
+  echo "$manifest"
+else
+  kubectl apply -f - <<< "$manifest"
+fi

@@ -1,0 +1,244 @@
+#!/usr/bin/env python3
+"""Starts a command in several processes on this machine, as one job.
+
+  python launch/local.py --processes=2 --devices=4 -- \\
+      mmu pipeline --config=configs/people.py --workdir=runs/people
+  python launch/local.py --processes=8 --gpus -- mmu pipeline ...
+
+With --devices every process gets so many simulated CPU devices: a rehearsal of
+a cluster job on a laptop. With --gpus every process gets one GPU. The processes
+find each other by MMU_COORDINATOR, MMU_NUM_PROCESSES and MMU_PROCESS_ID.
+
+You see what process 0 prints. When a process fails, the others are ended, the
+last lines of the failed one are shown, and its exit code is that of the
+launcher. SIGTERM and Ctrl-C go to all processes; after SIGTERM they save and
+end with 75, and so does the launcher: the same command then goes on.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+import ctypes
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+SHOWN = 30  # lines of a failed process
+GRACE = 5  # seconds that the others have to end by themselves
+PREEMPTED = 75  # of a process that saved and wants to be started again
+COUNT = '--xla_force_host_platform_device_count'
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Starts the processes; returns the exit code of the first that failed."""
+  args = _arguments(argv)
+  environs = [
+      variables(i, args.processes, args.port, args.devices, args.gpus)
+      for i in range(args.processes)
+  ]
+  if args.dry_run:
+    for environ in environs:
+      given = ' '.join(f'{k}={shlex.quote(v)}' for k, v in environ.items())
+      print(given, shlex.join(args.command))
+    return 0
+  if not shutil.which(args.command[0]):
+    print(f'local.py: there is no command {args.command[0]!r}', file=sys.stderr)
+    return 127
+  if args.logs:
+    return run(args.command, environs, args.logs)
+  with tempfile.TemporaryDirectory(prefix='mmu_') as folder:
+    return run(args.command, environs, pathlib.Path(folder))
+
+
+def variables(
+    process_id: int, processes: int, port: int, devices: int, gpus: bool
+) -> dict[str, str]:
+  """Returns the variables that make a process part of the job.
+
+  Args:
+    process_id: which one, from 0.
+    processes: how many.
+    port: where process 0 listens.
+    devices: simulated CPU devices of each; 0 for the devices that there are.
+    gpus: whether each gets the GPU of its number.
+  """
+  found = {
+      'MMU_COORDINATOR': f'localhost:{port}',
+      'MMU_NUM_PROCESSES': str(processes),
+      'MMU_PROCESS_ID': str(process_id),
+  }
+  if devices:
+    flags = re.sub(rf'{COUNT}=\d+', '', os.environ.get('XLA_FLAGS', ''))
+    found['JAX_PLATFORMS'] = 'cpu'
+    found['XLA_FLAGS'] = ' '.join([*flags.split(), f'{COUNT}={devices}'])
+  if gpus:
+    found['CUDA_VISIBLE_DEVICES'] = _gpus(processes)[process_id]
+  return found
+
+
+def run(
+    command: Sequence[str],
+    environs: Sequence[dict[str, str]],
+    logs: pathlib.Path,
+) -> int:
+  """Runs a command once for each environment, until all have ended.
+
+  Args:
+    command: with its arguments.
+    environs: variables of each process, on top of those of this one.
+    logs: folder for what processes 1, 2, ... print.
+
+  Returns:
+    0 if all succeeded, else the exit code of the first that did not.
+  """
+  logs.mkdir(parents=True, exist_ok=True)
+  paths = [None, *(logs / f'{i}.log' for i in range(1, len(environs)))]
+  processes = [
+      _start(command, environ, path) for environ, path in zip(environs, paths)
+  ]
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, _passed_on(processes))
+  try:
+    failed = _wait(processes)
+  finally:
+    for process in processes:  # none is left, unless this process fails
+      process.kill()
+  if failed is None:
+    return 0
+  code = processes[failed].returncode
+  if code != PREEMPTED:
+    _explain(failed, processes, paths)
+  return code if code > 0 else 128 - code  # as shells say that of a signal
+
+
+def _arguments(argv) -> argparse.Namespace:
+  """Reads the command line."""
+  about, usage = (__doc__ or '').split('\n', 1)
+  parser = argparse.ArgumentParser(
+      description=about,
+      epilog=usage,
+      usage='local.py [options] -- COMMAND ...',
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add('--processes', type=int, default=2, help='how many (2)')
+  add('--devices', type=int, default=0, help='simulated CPU devices of each')
+  add('--gpus', action='store_true', help='one GPU for each process')
+  add('--port', type=int, default=0, help='of process 0; else a free one')
+  add('--logs', type=pathlib.Path, help='keep the output of the others there')
+  add('--dry_run', action='store_true', help='print the commands, run nothing')
+  add('command', nargs=argparse.REMAINDER, help='what to run, after --')
+  args = parser.parse_args(argv)
+  args.command = args.command[args.command[:1] == ['--'] :]
+  if not args.command:
+    parser.error('give the command after --, as in: local.py -- mmu pipeline')
+  if args.processes < 1 or args.devices < 0:
+    parser.error('--processes is at least 1, and --devices is not negative')
+  if args.gpus and args.devices:
+    parser.error('--gpus and --devices exclude each other')
+  if args.gpus and len(_gpus(args.processes)) < args.processes:
+    parser.error('CUDA_VISIBLE_DEVICES has fewer GPUs than there are processes')
+  args.port = args.port or _free_port()
+  return args
+
+
+def _start(command, environ, log) -> subprocess.Popen:
+  """Starts a process; what it prints goes to a file, or is shown."""
+  out = log.open('wb') if log else None
+  try:
+    return subprocess.Popen(  # pylint: disable=consider-using-with
+        command,
+        env=os.environ | environ,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=subprocess.STDOUT if out else None,
+        process_group=0,  # Ctrl-C reaches it once, from here
+        preexec_fn=_ending_with_parent(),
+    )
+  finally:
+    if out:
+      out.close()
+
+
+def _ending_with_parent() -> Callable[[], object] | None:
+  """Linux: nothing is left running when the launcher is killed."""
+  if sys.platform != 'linux':
+    return None
+  prctl, set_signal = ctypes.CDLL(None).prctl, 1  # PR_SET_PDEATHSIG
+  return lambda: prctl(set_signal, signal.SIGKILL)
+
+
+def _passed_on(processes):
+  """A handler that hands a signal on; the third time it kills."""
+  seen = []
+
+  def handle(number, frame):
+    del frame
+    seen.append(number)
+    for process in processes:
+      process.send_signal(number if len(seen) < 3 else signal.SIGKILL)
+
+  return handle
+
+
+def _wait(processes) -> int | None:
+  """Waits for all; returns which failed first, if one did."""
+  first, end = None, float('inf')
+  while None in [process.poll() for process in processes]:
+    if first is None:
+      first = _failed(processes)
+      preempted = first is not None and processes[first].returncode == PREEMPTED
+      # Who saved is followed by the others; who failed leaves them waiting.
+      end = end if first is None or preempted else time.monotonic() + GRACE
+    if time.monotonic() > end:
+      for process in processes:
+        process.kill()
+    time.sleep(0.1)
+  return _failed(processes) if first is None else first
+
+
+def _failed(processes) -> int | None:
+  """Which process failed; rather one that said why than one that crashed."""
+  codes = [process.returncode for process in processes]
+  failed = [i for i, code in enumerate(codes) if code]
+  return min(failed, key=lambda i: (codes[i] < 0, i), default=None)
+
+
+def _explain(failed, processes, logs):
+  """Says on stderr which process ended first, and shows the likely cause."""
+  code = processes[failed].returncode
+  how = f'exit code {code}' if code > 0 else signal.Signals(-code).name
+  print(f'local.py: process {failed} ended with {how}.', file=sys.stderr)
+  # The output of process 0 was seen. Of the others the one that failed fell
+  # silent first; the others could only say that it was gone.
+  others = [
+      i for i, process in enumerate(processes) if i and process.returncode > 0
+  ] or [failed][: failed > 0]
+  if others:
+    cause = min(others, key=lambda i: logs[i].stat().st_mtime)
+    lines = logs[cause].read_text(errors='replace').splitlines()[-SHOWN:]
+    print(f'Last lines of process {cause}:', *lines, sep='\n', file=sys.stderr)
+
+
+def _gpus(processes) -> list[str]:
+  """The numbers of the GPUs to give away."""
+  visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+  return visible.split(',') if visible else [str(i) for i in range(processes)]
+
+
+def _free_port() -> int:
+  """A port that nobody listens on now."""
+  with socket.socket() as probe:
+    probe.bind(('localhost', 0))
+    return probe.getsockname()[1]
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,139 @@
+"""All checks in a row, and how they are shown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from mmu_jax import distributed
+from mmu_jax.doctor import files
+from mmu_jax.doctor import machines
+from mmu_jax.doctor.finding import FAIL
+from mmu_jax.doctor.finding import Finding
+from mmu_jax.doctor.finding import OK
+from mmu_jax.doctor.finding import WARN
+
+
+class Report(NamedTuple):
+  """What was found.
+
+  Attributes:
+    processes: what each has; see ``machines.about``.
+    speeds: of sums over all devices.
+    findings: in the order of the checks.
+  """
+
+  processes: Sequence[dict[str, Any]]
+  speeds: Sequence[machines.Speed]
+  findings: Sequence[Finding]
+
+  @property
+  def failed(self) -> bool:
+    """Whether a job would fail."""
+    return any(finding.state == FAIL for finding in self.findings)
+
+
+def check(
+    config: Any = None,
+    workdir: str = '',
+    mesh: str = '',
+    sizes: Sequence[int] = machines.SIZES,
+) -> Report:
+  """Looks over machines and files as a job would find them.
+
+  Every process of the job calls it, and all get the same report.
+
+  Args:
+    config: of the job, a dict or ConfigDict; without one, paths and the size
+      of checkpoints are not looked at.
+    workdir: of the job; '' for none.
+    mesh: ``'fsdp=-1'``; '' for that of the config.
+    sizes: bytes on each device of the arrays that are summed.
+
+  Returns:
+    A ``Report``.
+
+  Example:
+    >>> report = check(mesh='fsdp=-1', sizes=[4096])
+    >>> report.failed, [f.what for f in report.findings][:3]
+    (False, ['devices', 'versions', 'mesh'])
+  """
+  plain = config.to_dict() if hasattr(config, 'to_dict') else config
+  processes = distributed.gather(machines.about())
+  findings = [
+      *machines.devices(processes),
+      *machines.versions(processes),
+      machines.mesh(mesh or (plain or {}).get('mesh', 'fsdp=-1')),
+  ]
+  speeds, finding = machines.sums(sizes)
+  findings.append(finding)
+  if plain:
+    findings += _of_config(plain, processes[0]['packages']['jax'])
+  if workdir:
+    findings.append(files.write(workdir))
+    findings.append(_room(workdir, plain))
+  return Report(processes, speeds, tuple(findings))
+
+
+def tables(report: Report) -> list[Any]:
+  """Returns what to print of a report: rich tables and lines."""
+  from rich import box
+  from rich.markup import escape
+  from rich.table import Table
+
+  who = Table(box=box.SIMPLE_HEAD)
+  for title in ('process', 'host', 'devices', 'memory of each'):
+    who.add_column(title)
+  for i, x in enumerate(report.processes):
+    memory = f'{x["memory"] / 2**30:.1f} GiB' if x['memory'] else 'unknown'
+    who.add_row(
+        str(i), escape(x['host']), f'{x["devices"]} x {x["kind"]}', memory
+    )
+  sums = Table(box=box.SIMPLE_HEAD, title='sum over all devices')
+  for title in ('KiB on each', 'ms', 'GB/s'):
+    sums.add_column(title, justify='right')
+  for speed in report.speeds:
+    sums.add_row(
+        f'{speed.size / 1024:,.0f}', f'{speed.seconds * 1e3:.2f}',
+        f'{speed.rate:.3f}',
+    )  # fmt: skip
+  colours = {OK: 'green', WARN: 'yellow', FAIL: 'red'}
+  lines = [
+      f'[{colours[f.state]}]{f.state:4}[/] {escape(f.what)}: '
+      + escape(f'{f.message}{". " + f.fix if f.fix else ""}')
+      for f in report.findings
+  ]
+  return [who, *([sums] if report.speeds else []), *lines]
+
+
+def _of_config(config, jax_version) -> list[Finding]:
+  """Looks at the paths of a config, and at what does not go together."""
+  fields = files.paths(config)
+  found = [files.read(field, path) for field, path in fields.items()]
+  batch = config.get('saliency', {}).get('granularity', 'batch') == 'batch'
+  if config.get('model', {}).get('attention') == 'cudnn':
+    if jax.devices()[0].platform != 'gpu':
+      found.append(
+          Finding(
+              FAIL, 'attention', 'cudnn needs an NVIDIA GPU',
+              "Set config.model.attention='xla'.",
+          )
+      )  # fmt: skip
+    elif not batch and jax_version == '0.10.2':
+      found.append(
+          Finding(
+              FAIL, 'attention', 'jax 0.10.2 cannot take the gradient of every '
+              'example through cudnn',
+              "Set config.model.attention='xla', or config.saliency."
+              "granularity='batch'.",
+          )
+      )  # fmt: skip
+  return found
+
+
+def _room(workdir, config: Mapping[str, Any] | None) -> Finding:
+  """Looks at the disk; a model that cannot be read is a finding too."""
+  try:
+    return files.room(workdir, config)
+  except (ValueError, OSError) as error:
+    return Finding(FAIL, 'size of the job', str(error), 'See config.model.')

@@ -1,0 +1,260 @@
+"""Devices, versions, and how fast processes talk to each other."""
+
+from collections.abc import Sequence
+import importlib.metadata
+import os
+import pathlib
+import platform
+import socket
+import statistics
+import time
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import AxisType
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+import numpy as np
+
+from mmu_jax import distributed
+from mmu_jax import sharding
+from mmu_jax import version
+from mmu_jax.doctor.finding import FAIL
+from mmu_jax.doctor.finding import Finding
+from mmu_jax.doctor.finding import OK
+from mmu_jax.doctor.finding import WARN
+
+PACKAGES = (
+    'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers',
+    'safetensors', 'numpy',
+)  # fmt: skip
+SIZES = (4 << 10, 1 << 20, 16 << 20)  # bytes on each device
+REPEATS = 5
+SLOW = 1.0  # GB/s between machines with accelerators
+
+
+class Speed(NamedTuple):
+  """A sum over all devices.
+
+  Attributes:
+    size: bytes on each device.
+    seconds: median of some repeats.
+    rate: GB/s that each device sends, and receives, in a ring.
+  """
+
+  size: int
+  seconds: float
+  rate: float
+
+
+def about() -> dict[str, Any]:
+  """Returns what there is to know of this process, as JSON."""
+  device = jax.local_devices()[0]
+  memory = (device.memory_stats() or {}).get('bytes_limit', 0)
+  return {
+      'host': socket.gethostname(),
+      'platform': device.platform,
+      'kind': device.device_kind,
+      'devices': jax.local_device_count(),
+      'memory': memory,
+      'nvidia': pathlib.Path('/dev/nvidia0').exists(),
+      'python': platform.python_version(),
+      'packages': {
+          'mmu_jax': version.__version__,
+          **{name: _version(name) for name in PACKAGES},
+      },
+      'untried': _untried(),
+      'proxies': sorted(n for n in os.environ if n.lower().endswith('_proxy')),
+  }
+
+
+def devices(everyone: Sequence[dict[str, Any]]) -> list[Finding]:
+  """Looks at the devices of every process.
+
+  Args:
+    everyone: ``about`` of each process.
+  """
+  found = [f'{x["devices"]} x {x["kind"]}' for x in everyone]
+  total = sum(x['devices'] for x in everyone)
+  if len(set(found)) > 1:
+    return [
+        Finding(
+            FAIL, 'devices', f'processes have different devices: {found}',
+            'Give every process as many devices of one kind.',
+        )
+    ]  # fmt: skip
+  shown = f'{total} devices: {len(everyone)} processes with {found[0]} each'
+  if len(everyone) == 1:
+    shown = f'{found[0]}, one process'
+  here = everyone[0]
+  if here['platform'] == 'cpu' and here['nvidia']:
+    return [
+        Finding(
+            WARN, 'devices', f'{shown}; this machine has a GPU',
+            "Install JAX for it: pip install 'jax[cuda13]' (or cuda12).",
+        )
+    ]  # fmt: skip
+  return [Finding(OK, 'devices', shown)]
+
+
+def versions(everyone: Sequence[dict[str, Any]]) -> list[Finding]:
+  """Looks at Python and packages; flax and jax were checked on import.
+
+  Args:
+    everyone: ``about`` of each process.
+  """
+  here = everyone[0]
+  differ = [
+      f'{name}: {", ".join(sorted({x["packages"][name] for x in everyone}))}'
+      for name in here['packages']
+      if len({x['packages'][name] for x in everyone}) > 1
+  ]
+  if len({x['python'] for x in everyone}) > 1:
+    differ.append(f'python: {", ".join({x["python"] for x in everyone})}')
+  shown = [f'{name} {number}' for name, number in here['packages'].items()]
+  shown = ', '.join([f'python {here["python"]}', *shown])
+  if here['python'].startswith('3.11.'):
+    shown += '; no JAX after 0.10.2 is for Python 3.11'
+  if differ:
+    return [
+        Finding(
+            FAIL, 'versions', f'processes differ in {"; ".join(differ)}',
+            'Install the same environment on every machine.',
+        )
+    ]  # fmt: skip
+  found = [Finding(OK, 'versions', shown)]
+  missing = [name for name, v in here['packages'].items() if v == 'missing']
+  if missing:
+    found = [
+        Finding(
+            FAIL, 'versions', f'{", ".join(missing)} missing; {shown}',
+            'pip install -r requirements.txt',
+        )
+    ]  # fmt: skip
+  if here['untried']:
+    found.append(
+        Finding(
+            WARN, 'versions', f'not tried: {", ".join(here["untried"])}',
+            'pip install -r requirements.txt',
+        )
+    )  # fmt: skip
+  if len(everyone) > 1 and any(x['proxies'] for x in everyone):
+    names = sorted({name for x in everyone for name in x['proxies']})
+    found.append(
+        Finding(
+            WARN, 'network', f'{", ".join(names)} set: JAX may not reach the '
+            'other processes through a proxy',
+            'If a job hangs at its start, unset them.',
+        )
+    )  # fmt: skip
+  return found
+
+
+def mesh(spec: str) -> Finding:
+  """Looks whether a mesh fits the devices.
+
+  Args:
+    spec: as ``config.mesh`` has it.
+
+  Example:
+    >>> mesh('fsdp=3,tensor=-2').state
+    'FAIL'
+  """
+  try:
+    sizes = dict(sharding.make_mesh(spec).shape)
+  except ValueError as error:
+    return Finding(FAIL, 'mesh', str(error), 'Set config.mesh or --mesh.')
+  shown = ', '.join(f'{name}={size}' for name, size in sizes.items())
+  return Finding(OK, 'mesh', f'{spec}: {shown}')
+
+
+def sums(sizes: Sequence[int] = SIZES) -> tuple[list[Speed], Finding]:
+  """Sums arrays over all devices of all processes, and takes the time.
+
+  Args:
+    sizes: bytes on each device; multiples of 4.
+  """
+  number = jax.device_count()
+  if number == 1:
+    return [], Finding(OK, 'sum', 'one device: there is nothing to sum')
+  speeds, wrong = [], []
+  # Every process takes the times of the first.
+  measured = distributed.gather([_timed_sum(size) for size in sizes])[0]
+  for size, (seconds, total) in zip(sizes, measured):
+    rate = 2 * (number - 1) / number * size / seconds / 1e9
+    speeds.append(Speed(size, seconds, rate))
+    if total != number * (number + 1) / 2:
+      wrong.append(f'{total:g} instead of {number * (number + 1) / 2:g}')
+  last = speeds[-1]
+  shown = (
+      f'over {number} devices of {jax.process_count()} processes: '
+      f'{last.size / 2**20:g} MiB in {last.seconds * 1e3:.1f} ms, '
+      f'{last.rate:.2f} GB/s'
+  )
+  if wrong:
+    return speeds, Finding(
+        FAIL, 'sum', f'a sum over all devices gives {wrong[0]}',
+        'A device or a link is broken: leave machines out until it is right.',
+    )  # fmt: skip
+  fast = jax.devices()[0].platform != 'cpu' and jax.process_count() > 1
+  if fast and last.rate < SLOW:
+    return speeds, Finding(
+        WARN, 'sum', f'{shown}: the network is slow',
+        'For GPUs set NCCL_DEBUG=INFO and see which network it takes.',
+    )  # fmt: skip
+  return speeds, Finding(OK, 'sum', shown)
+
+
+def _timed_sum(size):
+  """Median seconds of a sum over all devices, and its first entry."""
+  number = jax.device_count()
+  everywhere = jax.make_mesh(
+      (number,), ('all',), axis_types=(AxisType.Auto,), devices=jax.devices()
+  )
+  spec = PartitionSpec('all')
+  part = lambda index: np.full(
+      (1, size // 4), (index[0].start or 0) + 1, np.float32
+  )
+  x = jax.make_array_from_callback(
+      (number, size // 4), NamedSharding(everywhere, spec), part
+  )
+  add = jax.jit(
+      jax.shard_map(
+          lambda x: jax.lax.psum(x, 'all'),
+          mesh=everywhere,
+          in_specs=spec,
+          out_specs=PartitionSpec(),
+      )
+  )
+  total = float(add(x).addressable_data(0)[0, 0])  # compiles
+  times = []
+  for _ in range(REPEATS):
+    started = time.perf_counter()
+    add(x).block_until_ready()
+    times.append(time.perf_counter() - started)
+  return statistics.median(times), total
+
+
+def _untried() -> list[str]:
+  """Installed versions that are outside of our requirements."""
+  from packaging import requirements  # comes with transformers
+
+  try:
+    wanted = importlib.metadata.requires('mmu_jax') or ()
+  except importlib.metadata.PackageNotFoundError:  # run from a checkout
+    return []
+  found = []
+  for line in map(requirements.Requirement, wanted):
+    number = _version(line.name)
+    ours = line.marker is None or line.marker.evaluate({'extra': ''})
+    if ours and number != 'missing' and number not in line.specifier:
+      found.append(f'{line.name} {number} (it needs {line.specifier})')
+  return found
+
+
+def _version(name):
+  """The version of a package, 'missing' without it."""
+  try:
+    return importlib.metadata.version(name)
+  except importlib.metadata.PackageNotFoundError:
+    return 'missing'
