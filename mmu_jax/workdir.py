@@ -93,6 +93,22 @@ def write_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
   _write(path, ''.join(json.dumps(row) + '\n' for row in rows))
 
 
+def append_jsonl(
+    path: pathlib.Path, rows: Iterable[Mapping[str, Any]]
+) -> None:
+  """Adds a JSON line for each row to a file, for those who wait for them.
+
+  Raises:
+    OSError: if the disk is full, say. A line that is cut off by it, or by a
+      kill, is left out by ``read_jsonl``.
+  """
+  try:
+    with path.open('a', encoding='utf-8') as file:
+      file.write(''.join(json.dumps(row) + '\n' for row in rows))
+  except OSError as error:
+    raise _failed(path, error) from error
+
+
 def read_json(path: pathlib.Path) -> Any:
   """Reads a JSON file."""
   return json.loads(path.read_text())
@@ -184,11 +200,16 @@ def _write(path: pathlib.Path, text: str) -> None:
   except OSError as error:
     with contextlib.suppress(OSError):
       part.unlink(missing_ok=True)
-    raise type(error)(
-        f'{path} cannot be written ({error.strerror}); what was there is as it '
-        'was. Free space, or make the folder writable, and run the same '
-        'command again: it goes on.'
-    ) from error
+    raise _failed(path, error) from error
+
+
+def _failed(path: pathlib.Path, error: OSError) -> OSError:
+  """What to do about a file that cannot be written."""
+  return type(error)(
+      f'{path} cannot be written ({error.strerror}); what was there is as it '
+      'was. Free space, or make the folder writable, and run the same command '
+      'again: it goes on.'
+  )
 
 
 def _revision() -> str:

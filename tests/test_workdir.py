@@ -1,6 +1,9 @@
 """A folder knows what it was made from, and its files are whole or absent."""
 
 import json
+import subprocess
+import sys
+import warnings
 
 import pytest
 
@@ -154,3 +157,28 @@ def test_a_claim_of_several_processes_is_one_and_its_error_is_told_to_all(
   outputs = process_group.results(CLAIM, arguments=[str(tmp_path / 'job')])
   for output in outputs:
     assert 'refused: ' in output and 'seed: 1 there, 2 asked for' in output
+
+
+def test_rows_that_do_not_fit_on_the_disk_are_a_clear_error(tmp_path):
+  """In a process whose files may have 4,000 bytes."""
+  program = (
+      'import pathlib, resource, signal, sys\n'
+      'from mmu_jax import workdir\n'
+      'signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n'
+      'resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n'
+      'path = pathlib.Path(sys.argv[1])\n'
+      'for i in range(1000):\n'
+      '  workdir.append_jsonl(path, [{"round": i}])\n'
+  )
+  path = tmp_path / 'rows.jsonl'
+  done = subprocess.run(
+      [sys.executable, '-c', program, str(path)],
+      capture_output=True, text=True, check=False,
+  )  # fmt: skip
+  assert f'{path} cannot be written (File too large)' in done.stderr
+  assert 'Free space' in done.stderr
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # of the line that is cut off
+    rows = workdir.read_jsonl(path)
+  assert [row['round'] for row in rows] == [*range(len(rows))]
+  assert len(rows) > 200

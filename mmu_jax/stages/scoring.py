@@ -10,7 +10,6 @@ protocol that was asked last.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
-import json
 import pathlib
 from typing import Any
 
@@ -293,7 +292,7 @@ def _predict(
   bar.update(len(found))
   if any(question.row.key not in found for question in questions):
     for number, batch in enumerate(ask(questions, found.keys()), 1):
-      distributed.first(_append, partial, batch)
+      distributed.first(workdir_lib.append_jsonl, partial, batch)
       new = {p['key']: p for p in batch}
       bar.update(len(new.keys() - found.keys()))
       found |= new
@@ -313,12 +312,6 @@ def _begin(path: pathlib.Path, partial: pathlib.Path) -> list[Prediction]:
   found = workdir_lib.read_jsonl(partial) if partial.exists() else []
   workdir_lib.write_jsonl(partial, found)  # without a cut-off line
   return found
-
-
-def _append(path: pathlib.Path, rows: Iterable[Prediction]) -> None:
-  """Adds answers to a file."""
-  with path.open('a', encoding='utf-8') as file:
-    file.write(''.join(json.dumps(row) + '\n' for row in rows))
 
 
 def _finish(

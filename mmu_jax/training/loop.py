@@ -1,7 +1,6 @@
 """The host loop: rounds of turns, with a log, checkpoints and resume."""
 
 from collections.abc import Callable, Mapping
-import json
 import math
 import pathlib
 import shutil
@@ -248,21 +247,15 @@ class Log:
 
   def write(self, row: Mapping[str, Any]) -> None:
     """Appends a row, and its time in seconds since 1970."""
-    distributed.first(_append, self._path, row)
+    distributed.first(workdir.append_jsonl, self._path, [row])
     now = {'round': row['round'], 'time': round(time.time(), 1)}
-    distributed.first(_append, self._times, now)
+    distributed.first(workdir.append_jsonl, self._times, [now])
 
 
 def _keep_rows(path: pathlib.Path, start: int) -> None:
   """Keeps the rows of the rounds that are done, and no half one."""
   rows = workdir.read_jsonl(path) if start and path.exists() else []
   workdir.write_jsonl(path, [row for row in rows if row['round'] <= start])
-
-
-def _append(path: pathlib.Path, row: Mapping[str, Any]) -> None:
-  """Appends a row to a file."""
-  with path.open('a', encoding='utf-8') as file:
-    file.write(json.dumps(row) + '\n')
 
 
 def _take_round(plan, state, round_):

@@ -8,6 +8,8 @@ evaluation, report) runs once undisturbed. The same job in another workdir gets
 a SIGKILL at a random moment, is started again, and so on; then it may finish.
 Final parameters, importances, masks, metrics, predictions and results must be
 the same bytes. Moments are drawn from the stages in turn, so that each is hit.
+Between the kills the job is asked to stop once (SIGTERM): then it must save and
+end with 75.
 """
 
 import argparse
@@ -55,7 +57,9 @@ def main(argv=None) -> int:
     run(args, folder, 'whole').check_returncode()
     print(f'left alone: {time.time() - started:.0f} s', flush=True)
     hit = kill_often(args, folder)
-    run(args, folder, 'killed').check_returncode()
+    code = run(args, folder, 'killed').returncode
+    if code:
+      return code
     print(f'killed in: {", ".join(hit)}', flush=True)
     return report(folder / 'whole', folder / 'killed', len(hit), args.kills)
 
@@ -77,8 +81,11 @@ def kill_often(args, folder: pathlib.Path) -> list[str]:
   rng = random.Random(args.seed)
   stages = list(STAGES)
   targets = [stages[i * len(stages) // args.kills] for i in range(args.kills)]
-  hit = []
-  for target in targets:
+  hit, asked = [], stages[rng.randrange(2, len(stages) - 2)]
+  for target in sorted([*targets, asked], key=stages.index):
+    signum = signal.SIGKILL
+    if target == asked:  # the first of them
+      asked, signum = '', signal.SIGTERM
     with open(folder / 'killed.log', 'a', encoding='utf-8') as log:
       process = subprocess.Popen(
           **call(args, folder, 'killed'), stdout=log,
@@ -87,11 +94,22 @@ def kill_often(args, folder: pathlib.Path) -> list[str]:
       wait_for(process, folder / 'killed' / STAGES[target])
       time.sleep(rng.uniform(0, 9 if target == 'start' else 5))
       if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        hit.append(stage_of(folder / 'killed'))
-        print(f'killed in {hit[-1]}', flush=True)
-      process.wait()
+        stop(process, signum, stage_of(folder / 'killed'), hit)
   return hit
+
+
+def stop(process, signum: int, stage: str, hit: list[str]) -> None:
+  """Sends a signal; raises where a process that was asked does not save."""
+  if signum == signal.SIGKILL:
+    os.killpg(process.pid, signum)  # with the processes that it has started
+    hit.append(stage)
+  else:
+    process.send_signal(signum)
+  code = process.wait()
+  name = signal.Signals(signum).name
+  print(f'{name} in {stage}: exit code {code}', flush=True)
+  if signum == signal.SIGTERM and code not in (0, 75):  # 0: all but done
+    raise RuntimeError(f'after SIGTERM a job ends with 75, not with {code}')
 
 
 def wait_for(process: subprocess.Popen, path: pathlib.Path) -> None:
