@@ -6,6 +6,7 @@ from flax import nnx
 import jax
 from jax.sharding import PartitionSpec as P
 
+from mmu_jax import sharding
 from mmu_jax.models import layers as layers_lib
 from mmu_jax.models.clip_vit import ClipVisionConfig
 from mmu_jax.models.clip_vit import ClipVisionTower
@@ -138,7 +139,10 @@ class Llava(nnx.Module):
         attention=self.config.attention,
         remat=self.config.remat,
     )
-    return self.multi_modal_projector(x[:, self.config.first_image_token :])
+    # Said where they are, rows keep their order: between the tower and the
+    # projector the compiler's backward pass has swapped those of two devices.
+    x = sharding.split_rows(x[:, self.config.first_image_token :])
+    return sharding.split_rows(self.multi_modal_projector(x))
 
   def image_features(self, batch: Batch) -> jax.Array:
     """Returns the image tokens ``[B, I * N, D]`` of every row."""
