@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
 def _plan(args, config) -> int:
   """Prints what a job needs; touches no accelerator."""
   os.environ['JAX_PLATFORMS'] = 'cpu'
-  import rich
+  from rich.console import Console
   from mmu_jax import planning
 
   try:
@@ -45,8 +45,11 @@ def _plan(args, config) -> int:
     )
   except (ValueError, OSError) as error:
     return _fail(error)
+  console = Console()
+  # A pipe has no width; the tables have one that they need.
+  width = console.width if console.is_terminal else max(console.width, 100)
   for part in planning.tables(made):
-    rich.print(part)
+    console.print(part, width=width)
   return 0
 
 
@@ -74,6 +77,7 @@ def _run_stage(args, config) -> int:
   from mmu_jax import distributed
   from mmu_jax import preemption
   from mmu_jax import stages
+  from mmu_jax.training.loop import Collapse
 
   started = time.time()
   try:
@@ -83,10 +87,10 @@ def _run_stage(args, config) -> int:
     with preemption.watch():
       _check_resume(args, stages)
       _run(args, config, stages)
-  except (ValueError, ArithmeticError, OSError) as error:
+  except (ValueError, FloatingPointError, Collapse, OSError) as error:
     return _fail(error)
   except preemption.Preempted as error:
-    _fail(error)
+    _say(f'mmu: {error}')
     return preemption.EXIT_CODE
   _say(f'mmu {args.command}: {time.time() - started:.0f} s')
   return 0
@@ -151,7 +155,7 @@ def _load_config(path: str):
 def _run(args, config, stages) -> None:
   """Calls the stage of a command and shows what it made."""
   if args.command == 'train':
-    stages.train(config, args.workdir, args.run)
+    stages.make(config, args.workdir, args.run)
   elif args.command == 'saliency':
     stages.saliency(config, args.workdir)
   elif args.command == 'evaluate':

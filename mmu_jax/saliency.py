@@ -225,7 +225,9 @@ def component_means(
     component = tree_lib.component_of(name, components)
     groups.setdefault(component, []).append(leaf)
   means = {
-      component: sum(jnp.sum(x) for x in leaves) / sum(x.size for x in leaves)
+      # float: a number of entries beyond int32 is no argument of a program.
+      component: sum(jnp.sum(x) for x in leaves)
+      / float(sum(x.size for x in leaves))
       for component, leaves in groups.items()
   }
   return {c: jnp.where(mean > 0, mean, 1) for c, mean in means.items()}

@@ -415,3 +415,10 @@ def test_the_mask_does_not_see_padding_or_the_order_of_batches(
   assert near_ties.sum() <= 2  # of 786
   np.testing.assert_array_equal(again[~near_ties], mask[~near_ties])
   assert 0.1 < mask.mean() < 0.9
+
+
+def test_the_mean_of_more_entries_than_an_int32_counts():
+  """As in the language model of a 7B model, of 6.7 billion weights."""
+  shapes = {'w': jax.ShapeDtypeStruct((2, 2**31), jnp.float32)}
+  means = lambda tree: saliency_lib.component_means(tree, {'language': '.*'})
+  assert jax.eval_shape(means, shapes)['language'].shape == ()

@@ -21,12 +21,14 @@ from mmu_jax.stages.masking import saliency
 from mmu_jax.stages.pipeline import pipeline
 from mmu_jax.stages.scoring import evaluate
 from mmu_jax.stages.scoring import report
+from mmu_jax.stages.training import make
 from mmu_jax.stages.training import train
 from mmu_jax.stages.tuning import tune
 
 __all__ = [
     'evaluate',
     'find_earlier',
+    'make',
     'open_job',
     'pipeline',
     'report',

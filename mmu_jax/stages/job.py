@@ -13,6 +13,7 @@ import ml_collections
 from mmu_jax import checkpoint
 from mmu_jax import distributed
 from mmu_jax import methods
+from mmu_jax import micro_batches
 from mmu_jax import progress
 from mmu_jax import sharding
 from mmu_jax import workdir as workdir_lib
@@ -82,11 +83,11 @@ def open_job(
     ValueError: if the config names what does not exist, or the workdir was
       made with another seed, dataset or model.
   """
+  check_hardware(config)
   for name in config.runs:
     run_settings(config, name)
   judge = config.evaluation.get('judge', {})
   chat.check_name(judge.get('key_variable', ''))
-  check_hardware(config)
   mesh = sharding.make_mesh(config.mesh)
   folder = pathlib.Path(workdir)
   plain = config.to_dict()
@@ -120,6 +121,12 @@ def check_hardware(config: Config) -> None:
         f'config.offload may hold {", ".join(OFFLOAD)}, and '
         f'config.micro_batches is at least 1; got {tuple(config.offload)} and '
         f'{config.micro_batches}.'
+    )
+  kept = config.checkpoints
+  if kept.keep_last < 1 or min(kept.keep_every, kept.importance_every) < 0:
+    raise ValueError(
+        'config.checkpoints needs keep_last >= 1, and keep_every and '
+        f'importance_every >= 0 (0: none); got {kept.to_dict()}.'
     )
 
 
@@ -224,6 +231,12 @@ def run_settings(config: Config, name: str) -> Config:
         f'run {name!r} has mask {run.mask!r}; known: {", ".join(MASKS)}, or '
         "'' for none."
     )
+  for turn in turns:
+    micro_batches.check(
+        turn.measure,
+        config.micro_batches,
+        f'the loss of the turn on {turn.split!r} of run {name!r}',
+    )
   if any(turn.masked for turn in turns) != bool(run.mask):
     raise ValueError(
         f'run {name!r} has method {run.method!r} and mask {run.mask!r}: a '
@@ -248,7 +261,7 @@ def find_earlier(workdir: Folder, command: str, run: str = '') -> str:
   made = {
       'pipeline': workdir_lib.CONFIG,
       'train': run if run in MODELS else f'unlearned/{run}',
-      'saliency': 'importance',
+      'saliency': 'mask',
       'evaluate': 'predictions',
       'report': 'report.html',
       'tune': 'tuning',

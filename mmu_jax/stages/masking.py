@@ -268,6 +268,8 @@ def measure(job: Job, name: str, parts: Any) -> None:
   config, folder = job.config.saliency, _folder(job, name)
   workdir_lib.claim(folder, _settings(job))
   if checkpoint.latest_step(folder) is not None:
+    # A kill at the very end may have left its sums.
+    distributed.first(loop.clear, folder / loop.RUNNING)
     return
   if config.granularity == 'example' and any(
       part['questions'] > 1 for part in parts
@@ -303,7 +305,8 @@ def _go_on(job: Job, name: str, stream: Placed, num_batches: int) -> Params:
 
   def on_batch(seen, sums):
     stop = preemption.requested(seen)
-    if stop or (seen % kept.importance_every == 0 and seen < num_batches):
+    due = kept.importance_every and seen % kept.importance_every == 0
+    if stop or (due and seen < num_batches):
       series.save(seen, sums, {'batches': seen})
     if stop:
       series.wait()
