@@ -98,9 +98,8 @@ def test_a_constrained_tree_keeps_its_places_and_values(spec):
   rules = ((r'.*kernel', P('fsdp', 'tensor')), (r'.*', P()))
   tree = {'a': {'kernel': jnp.arange(128.0).reshape(8, 16)}, 'b': jnp.ones(3)}
   tree = jax.device_put(tree, sharding.shardings(tree, rules, mesh))
-  double = jax.jit(
-      lambda tree: sharding.constrain(jax.tree.map(lambda x: 2 * x, tree), rules)
-  )
+  twice = lambda tree: jax.tree.map(lambda x: 2 * x, tree)
+  double = jax.jit(lambda tree: sharding.constrain(twice(tree), rules))
   with jax.set_mesh(mesh):
     made = double(tree)
   same = jax.tree.map(

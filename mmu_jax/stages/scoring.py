@@ -320,7 +320,8 @@ def _finish(
   """Puts the answers of a task where those of a finished one are."""
   if not path.exists():
     workdir_lib.write_jsonl(path, rows)
-  partial.unlink(missing_ok=True)  # it may be left of a kill behind the last line
+  # A kill behind the last line leaves it.
+  partial.unlink(missing_ok=True)
 
 
 def _reread(found, questions, task, source, protocol):

@@ -26,7 +26,7 @@ RUNNING = 'checkpoints'  # the folder of train states, until then
 
 
 class Collapse(ArithmeticError):
-  """What must survive the run is lost: its loss is above what the plan bears."""
+  """What is to survive a run is lost: its loss is above what the plan bears."""
 
 
 class Plan(NamedTuple):

@@ -40,6 +40,10 @@ STAGES = {
     'later evaluation': 'predictions/kl_min/config.json',
     'report': 'results.jsonl',
 }
+# What no finished workdir holds.
+LEFT_OVER = (
+    '*.part*', 'checkpoints', '*.deleting', '*.damaged', '*checkpoint-tmp*'
+)
 
 
 def main(argv=None) -> int:
@@ -61,7 +65,7 @@ def main(argv=None) -> int:
     if code:
       return code
     print(f'killed in: {", ".join(hit)}', flush=True)
-    return report(folder / 'whole', folder / 'killed', len(hit), args.kills)
+    return report(folder / 'whole', folder / 'killed', hit, args.kills)
 
 
 def run(args, folder: pathlib.Path, name: str) -> subprocess.CompletedProcess:
@@ -86,13 +90,15 @@ def kill_often(args, folder: pathlib.Path) -> list[str]:
     signum = signal.SIGKILL
     if target == asked:  # the first of them
       asked, signum = '', signal.SIGTERM
+    started = time.time()
     with open(folder / 'killed.log', 'a', encoding='utf-8') as log:
       process = subprocess.Popen(
           **call(args, folder, 'killed'), stdout=log,
           stderr=subprocess.STDOUT, start_new_session=True,
       )  # fmt: skip
-      wait_for(process, folder / 'killed' / STAGES[target])
-      time.sleep(rng.uniform(0, 9 if target == 'start' else 5))
+      if target != 'start':
+        wait_for(process, folder / 'killed', target, started)
+      time.sleep(rng.uniform(0, 9 if target == 'start' else 3))
       if process.poll() is None:
         stop(process, signum, stage_of(folder / 'killed'), hit)
   return hit
@@ -112,10 +118,24 @@ def stop(process, signum: int, stage: str, hit: list[str]) -> None:
     raise RuntimeError(f'after SIGTERM a job ends with 75, not with {code}')
 
 
-def wait_for(process: subprocess.Popen, path: pathlib.Path) -> None:
-  """Waits until a file is there or the job has ended."""
-  while not path.exists() and process.poll() is None:
-    time.sleep(0.05)
+def wait_for(
+    process: subprocess.Popen, workdir: pathlib.Path, stage: str, started: float
+) -> None:
+  """Waits until a stage has begun and this start of the job has written.
+
+  Else a kill would hit the import of JAX where an earlier start had begun it.
+  """
+  written = lambda: any(
+      path.stat().st_mtime > started
+      for path in workdir.rglob('*')
+      if path.exists()
+  )
+  order = list(STAGES)
+  while process.poll() is None:
+    begun = order.index(stage_of(workdir)) >= order.index(stage)
+    if begun and written():
+      return
+    time.sleep(0.1)
 
 
 def stage_of(workdir: pathlib.Path) -> str:
@@ -148,9 +168,9 @@ def call(args, folder: pathlib.Path, name: str) -> dict:
 
 
 def report(
-    whole: pathlib.Path, killed: pathlib.Path, hits: int, wanted: int
+    whole: pathlib.Path, killed: pathlib.Path, hit: list[str], wanted: int
 ) -> int:
-  """Prints what differs; returns 1 if anything does."""
+  """Prints what differs; returns 1 if anything does, or too little was hit."""
   import numpy as np
   import workdirs
 
@@ -169,13 +189,14 @@ def report(
       for name in texts[0].keys() | texts[1].keys()
       if texts[0].get(name) != texts[1].get(name)
   )
-  left = [str(p) for p in killed.rglob('*.part*')]
+  left = [str(p) for name in LEFT_OVER for p in killed.rglob(name)]
   print(
-      f'{hits} of {wanted} kills hit a running job; {len(a)} trees and '
-      f'{len(texts[0])} files compared; different: {bad or "none"}; left '
-      f'over: {left or "nothing"}'
+      f'{len(hit)} of {wanted} kills hit a running job, in {len(set(hit))} '
+      f'stages; {len(a)} trees and {len(texts[0])} files compared; different: '
+      f'{bad or "none"}; left over: {left or "nothing"}'
   )
-  return int(bool(bad or left or hits < wanted))
+  few = len(hit) < wanted or len(set(hit)) < min(wanted, len(STAGES)) // 2
+  return int(bool(bad or left or few))
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""A config of a whole job that takes seconds: every stage, five runs.
+"""A config of a whole job that takes a minute: every stage, five runs.
 
 Widths are multiples of 8, so that every mesh of eight devices splits them.
 """
@@ -21,7 +21,10 @@ RUNS = dict(
 
 
 def get_config(variant=''):
-  """The fast variant, smaller still; 'long' has rounds to be killed in."""
+  """The fast variant, smaller still; 'long' has rounds to be killed in.
+
+  And its saliency is kept as log-ratios, its reference in the host's memory.
+  """
   config = people.get_config('fast')
   width = dict(
       hidden_size=32, intermediate_size=32, num_hidden_layers=2,
@@ -47,6 +50,8 @@ def get_config(variant=''):
     config.vanilla.update(rounds=40, save_every=7)
     config.saliency.batches = 40
     config.checkpoints.importance_every = 6
+    config.saliency.keep = 'log_ratio'
+    config.offload = ('reference',)
     config.unlearn.update(rounds=24, save_every=5)
     with config.unlocked():
       config.runs = {

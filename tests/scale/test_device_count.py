@@ -40,8 +40,21 @@ def _command(layout, workdir):
   ]  # fmt: skip
   if processes == 1:
     return job
-  local = [sys.executable, str(ROOT / 'launch' / 'local.py')]
-  return [*local, f'--processes={processes}', f'--devices={devices}', '--', *job]
+  return [*_local(processes, devices), '--', *job]
+
+
+def _local(processes, devices):
+  """The launcher, as the README calls it."""
+  (line,) = (
+      line
+      for line in (ROOT / 'README.md').read_text().splitlines()
+      if 'launch/local.py' in line
+  )
+  python, path, *flags = line.split()
+  assert python == 'python' and flags[-2:] == ['--', '\\']
+  assert flags[:-2] == ['--processes=2', '--devices=2']
+  counts = [f'--processes={processes}', f'--devices={devices}']
+  return [sys.executable, path, *counts]
 
 
 def _run(layout, workdir):
