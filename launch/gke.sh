@@ -6,6 +6,9 @@
 #
 # launch/gke.sh --dry_run ... prints the manifest and applies nothing; pipe it
 # into `kubectl apply --dry-run=server -f -` to have the cluster check it.
+#
+# A JobSet of this name that is done is in the way of a new one:
+#   kubectl delete jobset people
 
 set -euo pipefail
 

@@ -6,13 +6,15 @@
   python launch/local.py --processes=8 --gpus -- mmu pipeline ...
 
 With --devices every process gets so many simulated CPU devices: a rehearsal of
-a cluster job on a laptop. With --gpus every process gets one GPU. The processes
+a cluster job on a laptop. With --gpus every process gets one GPU, 95 % of its
+memory, and kernels that repeat every bit, unless you say so yourself. They
 find each other by MMU_COORDINATOR, MMU_NUM_PROCESSES and MMU_PROCESS_ID.
 
 You see what process 0 prints. When a process fails, the others are ended, the
 last lines of the failed one are shown, and its exit code is that of the
 launcher. SIGTERM and Ctrl-C go to all processes; after SIGTERM they save and
-end with 75, and so does the launcher: the same command then goes on.
+end with 75, and so does the launcher: the same command then goes on. Those that
+take more than two minutes after the first are ended.
 """
 
 import argparse
@@ -32,8 +34,12 @@ import time
 
 SHOWN = 30  # lines of a failed process
 GRACE = 5  # seconds that the others have to end by themselves
+SAVING = 120  # seconds that they have once one has saved
 PREEMPTED = 75  # of a process that saved and wants to be started again
 COUNT = '--xla_force_host_platform_device_count'
+EXACT = '--xla_gpu_deterministic_ops'  # a run that goes on is the same one
+MEMORY = 'XLA_CLIENT_MEM_FRACTION'
+MEMORY_NAMES = (MEMORY, 'XLA_PYTHON_CLIENT_MEM_FRACTION')  # the old one, too
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       given = ' '.join(f'{k}={shlex.quote(v)}' for k, v in environ.items())
       print(given, shlex.join(args.command))
     return 0
+  # Python and mmu of one environment, whether it is activated or not.
+  here = os.path.dirname(os.path.abspath(sys.executable))
+  os.environ['PATH'] = os.pathsep.join([here, os.environ.get('PATH', '')])
   if not shutil.which(args.command[0]):
     print(f'local.py: there is no command {args.command[0]!r}', file=sys.stderr)
     return 127
@@ -80,6 +89,11 @@ def variables(
     found['XLA_FLAGS'] = ' '.join([*flags.split(), f'{COUNT}={devices}'])
   if gpus:
     found['CUDA_VISIBLE_DEVICES'] = _gpus(processes)[process_id]
+    if not any(os.environ.get(name) for name in MEMORY_NAMES):
+      found[MEMORY] = '0.95'  # JAX takes 75 % by default
+    flags = os.environ.get('XLA_FLAGS', '')
+    if EXACT not in flags:
+      found['XLA_FLAGS'] = ' '.join([*flags.split(), f'{EXACT}=true'])
   return found
 
 
@@ -96,7 +110,8 @@ def run(
     logs: folder for what processes 1, 2, ... print.
 
   Returns:
-    0 if all succeeded, else the exit code of the first that did not.
+    0 if all succeeded, else the exit code of the first that did not; 75
+    (saved) only if none failed otherwise.
   """
   logs.mkdir(parents=True, exist_ok=True)
   paths = [None, *(logs / f'{i}.log' for i in range(1, len(environs)))]
@@ -189,26 +204,39 @@ def _passed_on(processes):
 
 
 def _wait(processes) -> int | None:
-  """Waits for all; returns which failed first, if one did."""
-  first, end = None, float('inf')
-  while None in [process.poll() for process in processes]:
-    if first is None:
-      first = _failed(processes)
-      preempted = first is not None and processes[first].returncode == PREEMPTED
-      # Who saved is followed by the others; who failed leaves them waiting.
-      end = end if first is None or preempted else time.monotonic() + GRACE
+  """Waits for all; returns which failed first, if one did.
+
+  Who failed leaves the others waiting, and they are ended soon. Who saved is
+  followed by the others, unless one of them hangs.
+  """
+  failed, end = None, float('inf')
+  while True:
+    ended = None not in [process.poll() for process in processes]
+    before, failed = failed, _failed(processes, failed)
+    if ended:
+      return failed
+    if failed != before:
+      saved = processes[failed].returncode == PREEMPTED
+      end = min(end, time.monotonic() + (SAVING if saved else GRACE))
     if time.monotonic() > end:
       for process in processes:
         process.kill()
+        process.wait()
+      return failed
     time.sleep(0.1)
-  return _failed(processes) if first is None else first
 
 
-def _failed(processes) -> int | None:
-  """Which process failed; rather one that said why than one that crashed."""
+def _failed(processes, known: int | None) -> int | None:
+  """Which process failed; rather one that said why than one that crashed.
+
+  The one that is known to have failed stays it, unless it had only saved.
+  """
   codes = [process.returncode for process in processes]
+  if known is not None and codes[known] != PREEMPTED:
+    return known
   failed = [i for i, code in enumerate(codes) if code]
-  return min(failed, key=lambda i: (codes[i] < 0, i), default=None)
+  order = lambda i: (codes[i] == PREEMPTED, codes[i] < 0, i)
+  return min(failed, key=order, default=None)
 
 
 def _explain(failed, processes, logs):
@@ -219,7 +247,8 @@ def _explain(failed, processes, logs):
   # The output of process 0 was seen. Of the others the one that failed fell
   # silent first; the others could only say that it was gone.
   others = [
-      i for i, process in enumerate(processes) if i and process.returncode > 0
+      i for i, process in enumerate(processes)
+      if i and process.returncode > 0 and process.returncode != PREEMPTED
   ] or [failed][: failed > 0]
   if others:
     cause = min(others, key=lambda i: logs[i].stat().st_mtime)

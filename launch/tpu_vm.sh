@@ -87,8 +87,14 @@ case ${1:-} in
       echo "usage: launch/tpu_vm.sh run mmu pipeline --config=..." >&2
       exit 2
     fi
-    # Every host runs the same command; it outlives the connection.
-    on all "cd mmu && export PATH=\$HOME/mmu_env/bin:\$PATH && \
+    # Every host runs the same command; it outlives the connection. A second
+    # one would wait for the devices that the first one has.
+    on all "if [ -s mmu.pid ] && kill -0 \$(cat mmu.pid) 2> /dev/null; then
+      echo \"mmu runs already, as process \$(cat mmu.pid): end it by\" \
+        \"launch/tpu_vm.sh stop and wait, or delete ~/mmu.pid\" >&2
+      exit 1
+    fi
+    cd mmu && export PATH=\$HOME/mmu_env/bin:\$PATH && \
 (nohup $(printf '%q ' "$@") > ~/mmu.log 2>&1 < /dev/null & echo \$! > ~/mmu.pid)"
     ;;
   logs)

@@ -8,6 +8,7 @@ import pytest
 
 from mmu_jax import doctor
 from mmu_jax.doctor import files
+from mmu_jax.doctor import gpus
 from mmu_jax.doctor import machines
 import process_group
 
@@ -62,6 +63,62 @@ def test_what_would_fail_a_job_fails_the_check(config, what, told):
   finding = _by_what(report)[what]
   assert report.failed and finding.state == 'FAIL' and finding.fix
   assert re.search(told, finding.message)
+
+
+@pytest.mark.parametrize('name', ['own', 'clear', 'mllmu_bench', 'tfds'])
+def test_a_path_that_a_dataset_needs_is_asked_for(name):
+  config = {'data': {'name': name, 'path': '', 'processor': ''},
+            'model': dict(MODEL)}  # fmt: skip
+  report = doctor.check(config, sizes=SMALL)
+  for what in ('config.data.path', 'config.model.path'):
+    finding = _by_what(report)[what]
+    assert finding.state == 'FAIL' and f'--{what}=' in finding.fix
+  config['data']['processor'] = 'small'  # needs no checkpoint
+  assert [f.what for f in files.missing(config)] == ['config.data.path']
+  config['data'] = {'name': name, 'path': 'x', 'processor': ''}
+  config['model']['path'] = 'y'
+  assert files.missing(config) == []
+
+
+def test_the_people_need_no_path():
+  assert not files.missing({'data': {'name': 'people'}, 'model': MODEL})
+  data = {'name': 'tfds', 'path': 'a/mmu_people/1.0.0', 'processor': ''}
+  assert not files.missing({'data': data, 'model': MODEL})
+
+
+def test_what_jax_is_told_about_gpus_is_looked_at():
+  here = machines.about()
+  assert gpus.settings([here]) == []  # CPUs
+  gpu = here | {
+      'platform': 'gpu', 'total': 80 << 30, 'memory': 76 << 30, 'exact': True
+  }  # fmt: skip
+  assert gpus.settings([gpu, gpu]) == []
+  (finding,) = gpus.settings([gpu, gpu | {'memory': 60 << 30}])
+  assert finding.state == 'WARN' and 'XLA_CLIENT_MEM_FRACTION' in finding.fix
+  assert '60.0 GiB of 80.0 GiB of a GPU in process 1' in finding.message
+  assert gpus.settings([gpu | {'memory': 60 << 30, 'total': 0}]) == []
+  (finding,) = gpus.settings([gpu, gpu | {'exact': False}])
+  assert finding.state == 'WARN' and 'not bit for bit' in finding.message
+  assert '--xla_gpu_deterministic_ops=true' in finding.fix
+
+
+@pytest.mark.parametrize(
+    'flags, exact',
+    [
+        ('', False),
+        ('--xla_gpu_deterministic_ops', True),
+        ('--a=1 --xla_gpu_deterministic_ops=true --b=2', True),
+        ('--xla_gpu_deterministic_ops=1', True),
+        ('--xla_gpu_deterministic_ops=false', False),
+        ('--xla_gpu_deterministic_ops --xla_gpu_deterministic_ops=0', False),
+        ('--xla_gpu_deterministic_opsies', False),
+    ],
+)
+def test_the_last_of_the_flags_says_whether_every_bit_repeats(
+    monkeypatch, flags, exact
+):
+  monkeypatch.setenv('XLA_FLAGS', flags)
+  assert machines.about()['exact'] == exact
 
 
 def test_a_mesh_on_the_command_line_goes_before_that_of_the_config():
@@ -144,7 +201,7 @@ def test_every_line_says_its_state_in_words(tmp_path):
 
   import rich.console
 
-  config = {'data': {'path': '/no/[such]'}}
+  config = {'data': {'path': '/no/[such]'}, 'mesh': 'fsdp=1,fsdp=2'}
   report = doctor.check(config, str(tmp_path), sizes=SMALL)
   out = io.StringIO()
   console = rich.console.Console(file=out, width=200)
@@ -157,6 +214,8 @@ def test_every_line_says_its_state_in_words(tmp_path):
         for line in lines
     )
   assert 'sum over all devices' in out.getvalue()
+  text = ' '.join(out.getvalue().split())
+  assert ' is not. Set config.mesh' in text and 'No such file' in text
 
 
 def test_processes_that_see_other_files_are_found(tmp_path):

@@ -7,6 +7,7 @@ import jax
 
 from mmu_jax import distributed
 from mmu_jax.doctor import files
+from mmu_jax.doctor import gpus
 from mmu_jax.doctor import machines
 from mmu_jax.doctor.finding import FAIL
 from mmu_jax.doctor.finding import Finding
@@ -62,6 +63,7 @@ def check(
   processes = distributed.gather(machines.about())
   findings = [
       *machines.devices(processes),
+      *gpus.settings(processes),
       *machines.versions(processes),
       machines.mesh(mesh or (plain or {}).get('mesh', 'fsdp=-1')),
   ]
@@ -100,7 +102,7 @@ def tables(report: Report) -> list[Any]:
   colours = {OK: 'green', WARN: 'yellow', FAIL: 'red'}
   lines = [
       f'[{colours[f.state]}]{f.state:4}[/] {escape(f.what)}: '
-      + escape(f'{f.message}{". " + f.fix if f.fix else ""}')
+      + escape(f'{f.message.rstrip(".")}. {f.fix}' if f.fix else f.message)
       for f in report.findings
   ]
   return [who, *([sums] if report.speeds else []), *lines]
@@ -109,7 +111,8 @@ def tables(report: Report) -> list[Any]:
 def _of_config(config, jax_version) -> list[Finding]:
   """Looks at the paths of a config, and at what does not go together."""
   fields = files.paths(config)
-  found = [files.read(field, path) for field, path in fields.items()]
+  found = files.missing(config)
+  found += [files.read(field, path) for field, path in fields.items()]
   batch = config.get('saliency', {}).get('granularity', 'batch') == 'batch'
   if config.get('model', {}).get('attention') == 'cudnn':
     if jax.devices()[0].platform != 'gpu':

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import contextlib
 import hashlib
+import inspect
 import pathlib
 import secrets
 import shutil
@@ -13,6 +14,8 @@ import jax
 
 from mmu_jax import distributed
 from mmu_jax import tree as tree_lib
+from mmu_jax.data import datasets
+from mmu_jax.data import prepared
 from mmu_jax.doctor.finding import FAIL
 from mmu_jax.doctor.finding import Finding
 from mmu_jax.doctor.finding import OK
@@ -41,6 +44,42 @@ def paths(config: Mapping[str, Any], name: str = 'config') -> dict[str, str]:
       found |= paths(value, field)
     elif key.endswith('path') and isinstance(value, str) and value:
       found[field] = value
+  return found
+
+
+def missing(config: Mapping[str, Any]) -> list[Finding]:
+  """Looks whether the paths that a dataset needs are given.
+
+  Args:
+    config: of the job.
+
+  Example:
+    >>> config = {'data': {'name': 'own', 'path': ''}, 'model': {'path': ''}}
+    >>> [finding.what for finding in missing(config)]
+    ['config.data.path', 'config.model.path']
+  """
+  data, model = config.get('data', {}), config.get('model', {})
+  make = datasets.DATASETS.get(data.get('name'))
+  takes = inspect.signature(make).parameters if make else ()
+  name, path = data.get('name'), str(data.get('path', ''))
+  found = []
+  if 'path' in takes and not path:
+    found.append(
+        Finding(
+            FAIL, 'config.data.path', f'dataset {name!r} is read from a path, '
+            'and none is given', 'Set --config.data.path=PATH.',
+        )
+    )  # fmt: skip
+  own = data.get('processor') or prepared.PEOPLE in path
+  if 'processor' in takes and not own and not model.get('path'):
+    found.append(
+        Finding(
+            FAIL, 'config.model.path', f'dataset {name!r} is encoded with the '
+            'processor of a checkpoint, and none is given',
+            'Set --config.model.path=DIR; to try the config with a small '
+            'model, --config.data.processor=small.',
+        )
+    )  # fmt: skip
   return found
 
 

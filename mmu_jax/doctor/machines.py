@@ -19,6 +19,7 @@ import numpy as np
 from mmu_jax import distributed
 from mmu_jax import sharding
 from mmu_jax import version
+from mmu_jax.doctor import gpus
 from mmu_jax.doctor.finding import FAIL
 from mmu_jax.doctor.finding import Finding
 from mmu_jax.doctor.finding import OK
@@ -57,6 +58,8 @@ def about() -> dict[str, Any]:
       'kind': device.device_kind,
       'devices': jax.local_device_count(),
       'memory': memory,
+      'total': gpus.total(device) if device.platform == 'gpu' else 0,
+      'exact': gpus.is_exact(os.environ.get('XLA_FLAGS', '')),
       'nvidia': pathlib.Path('/dev/nvidia0').exists(),
       'python': platform.python_version(),
       'packages': {

@@ -1,5 +1,6 @@
 """Launchers start the same command, pass signals on, and end together."""
 
+import importlib.util
 import os
 import pathlib
 import shlex
@@ -95,6 +96,91 @@ def test_slurm_puts_a_job_that_saved_back_into_the_queue(
   assert done.returncode == code
   assert ('scontrol requeue 17' in done.stdout) == requeued
   assert preemption.EXIT_CODE == 75
+
+
+GPU = ('XLA_FLAGS', 'XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION')
+SHOWN = f'printenv {" ".join(GPU)}; true'
+
+
+def _without(names):
+  return {k: v for k, v in os.environ.items() if k not in names}
+
+
+def _gpu_settings(where, tmp_path, given):
+  """What a launcher gives a process, and what the user has set."""
+  environ = _without(GPU) | given
+  if where == 'slurm.sbatch':
+    (tmp_path / 'srun').write_text('#!/bin/bash\nshift 3\nexec "$@"\n')
+    (tmp_path / 'srun').chmod(0o755)
+    environ['PATH'] = f'{tmp_path}{os.pathsep}{environ["PATH"]}'
+    job = ['bash', '-c', SHOWN]
+    return _run('bash', LAUNCH / where, *job, env=environ).stdout
+  if where == 'skypilot.yaml':
+    task = yaml.safe_load((LAUNCH / where).read_text())
+    environ |= {'SKYPILOT_NUM_NODES': '1', 'SKYPILOT_NODE_RANK': '0',
+                'SKYPILOT_NODE_IPS': '::1',
+                'COMMAND': f'bash -c {shlex.quote(SHOWN)}'}  # fmt: skip
+    return _run('bash', '-euc', task['run'], env=environ).stdout
+  job = _local('--processes=1', '--gpus', '--', 'bash', '-c', SHOWN)
+  return _run(*job, env=environ).stdout
+
+
+@pytest.mark.parametrize('where', ['slurm.sbatch', 'skypilot.yaml', 'local.py'])
+def test_gpus_are_used_whole_and_repeat_every_bit(where, tmp_path):
+  exact = '--xla_gpu_deterministic_ops'
+  flags, memory = _gpu_settings(where, tmp_path, {}).splitlines()
+  assert (flags.split(), memory) == ([f'{exact}=true'], '0.95')
+  given = {'XLA_FLAGS': f'--xla_a=1 {exact}=false', GPU[1]: '0.5'}
+  flags, memory = _gpu_settings(where, tmp_path, given).splitlines()
+  assert '--xla_a=1' in flags and memory == '0.5'
+  assert flags.split()[-1] == f'{exact}=false'  # the last one counts
+  # JAX refuses to start where both names are set.
+  assert _gpu_settings(where, tmp_path, {GPU[2]: '0.4'}).splitlines()[1:] == [
+      '0.4'
+  ]
+
+
+def test_images_and_pods_have_the_same_settings():
+  lines = (LAUNCH / 'Dockerfile').read_text().splitlines()
+  manifest = yaml.safe_load((LAUNCH / 'gke_jobset.yaml').read_text())
+  variables = _variables(_pod(manifest)[2])
+  for name, value in zip(GPU, ('--xla_gpu_deterministic_ops=true', '0.95')):
+    assert f'ENV {name}={value}' in lines
+    assert variables[name] == value
+
+
+def test_a_host_on_which_mmu_runs_does_not_start_another(tmp_path):
+  # The line for the hosts is run here, in a home of its own.
+  (tmp_path / 'mmu').mkdir()
+  done = _run(LAUNCH / 'tpu_vm.sh', '--dry_run', 'run', 'sleep', '60')
+  shown = 'gcloud() { printf %s "${@: -1}"; }\n' + done.stdout
+  line = _run('bash', '-c', shown).stdout.removeprefix('--command=')
+  host = lambda: subprocess.run(
+      ['bash', '-c', line], cwd=tmp_path, capture_output=True, text=True,
+      check=False, env=os.environ | {'HOME': str(tmp_path)},
+  )  # fmt: skip
+  pid = tmp_path / 'mmu.pid'
+  started = []
+  try:
+    assert host().returncode == 0
+    started.append(int(pid.read_text()))
+    refused = host()
+    assert refused.returncode == 1
+    assert f'already, as process {started[0]}: end it by' in refused.stderr
+    assert int(pid.read_text()) == started[0]
+    os.kill(started[0], signal.SIGKILL)
+    end = time.monotonic() + 10
+    while _runs(started[0]) and time.monotonic() < end:
+      time.sleep(0.05)
+    pid.write_text('999999999')  # of a process that has ended
+    assert host().returncode == 0
+    started.append(int(pid.read_text()))
+  finally:
+    for number in started:
+      try:
+        os.kill(number, signal.SIGKILL)
+      except ProcessLookupError:
+        pass
 
 
 @pytest.mark.parametrize(
@@ -225,6 +311,14 @@ def test_skypilot_runs_the_command_on_every_machine(tmp_path):
   })  # fmt: skip
   assert done.stdout.split() == ['10.0.0.5:8476', '2', '1']
   assert _run('bash', '-n', '-c', task['setup']).returncode == 0
+  # An argument with a space and one with a quote come out as they were.
+  words = ['--workdir=/runs/a b', "--config.note=it's \"c\""]
+  done = _run('bash', '-euc', task['run'], env=os.environ | {
+      'SKYPILOT_NODE_IPS': '::1', 'SKYPILOT_NUM_NODES': '1',
+      'SKYPILOT_NODE_RANK': '0',
+      'COMMAND': shlex.join(['printf', '%s\\n', *words]),
+  })  # fmt: skip
+  assert done.stdout.splitlines() == words
 
 
 def test_the_local_dry_run_prints_every_process():
@@ -290,6 +384,51 @@ def test_a_process_that_fails_ends_the_others_and_is_shown(tmp_path):
       'Last lines of process 2:',
       'the disk is full',
   ]
+
+
+def test_a_failure_goes_before_a_process_that_saved(tmp_path):
+  command = _program(tmp_path, """
+  import os, sys, time
+  who = os.environ['MMU_PROCESS_ID']
+  if who == '0':
+    sys.exit(75)
+  time.sleep(1)
+  sys.exit('the disk is full' if who == '1' else 75)
+  """)
+  done = _run(*_local('--processes=3', '--'), *command)
+  assert done.returncode == 1
+  assert 'process 1 ended with exit code 1' in done.stderr
+  assert done.stderr.splitlines()[-1] == 'the disk is full'
+
+
+def test_who_does_not_end_after_the_first_has_saved_is_ended(
+    tmp_path, monkeypatch, capfd
+):
+  spec = importlib.util.spec_from_file_location('local', LAUNCH / 'local.py')
+  local = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(local)
+  assert local.SAVING == 120
+  monkeypatch.setattr(local, 'SAVING', 1)
+  monkeypatch.setattr(local.signal, 'signal', lambda *_: None)
+  text = 'test $MMU_PROCESS_ID = 0 && exit 75; exec sleep 60'
+  environs = [local.variables(i, 2, 1, 0, False) for i in range(2)]
+  started = time.monotonic()
+  assert local.run(['bash', '-c', text], environs, tmp_path) == 75
+  assert 1 <= time.monotonic() - started < 20
+  assert capfd.readouterr().err == ''
+
+
+def test_commands_beside_python_are_found_first(tmp_path):
+  # As in an environment that is not activated.
+  (tmp_path / 'python').symlink_to(sys.executable)
+  (tmp_path / 'mmu_here').write_text('#!/bin/bash\nprintenv PATH\n')
+  (tmp_path / 'mmu_here').chmod(0o755)
+  done = _run(
+      tmp_path / 'python', LAUNCH / 'local.py', '--processes=1', '--',
+      'mmu_here',
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.split(os.pathsep)[0] == str(tmp_path)
 
 
 def test_a_signal_that_kills_a_process_gives_the_code_of_a_shell(tmp_path):
