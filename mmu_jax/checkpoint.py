@@ -301,14 +301,18 @@ class _Handler(ocp.PyTreeCheckpointHandler):
     return [_Written(started or [], folder, args.note, self.errors)]
 
   def finalize(self, directory) -> None:
-    """Runs in the first process, when all have written."""
+    """Runs in the first process, when all have written.
+
+    After an error that is kept, Orbax gives the folder its number all the same.
+    """
+    folder = pathlib.Path(directory)
     with _kept(self.errors):
       if not self.errors:
-        step_folders.check_parts(pathlib.Path(directory))
+        step_folders.check_parts(folder)
         super().finalize(directory)
-        digests.write(
-            pathlib.Path(directory), lambda file: file.name != TIMES
-        )
+        digests.write(folder, lambda file: file.name != TIMES)
+    if self.errors:
+      step_folders.give_up(folder)
 
 
 @ocp.args.register_with_handler(_Handler, for_save=True, for_restore=True)
@@ -340,7 +344,7 @@ class _Written:
       index = jax.process_index()
       if index == 0:
         (self.folder / step_folders.NOTE).write_text(json.dumps(self.note))
-      mine = f'ocdbt.process_{index}'
+      mine = f'{step_folders.PART}{index}'
       digests.write(
           self.folder,
           lambda file: file.parts[0] == mine,

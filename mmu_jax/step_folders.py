@@ -6,6 +6,7 @@ deleted, have other names. In a job of several processes the first one looks
 and renames, so that all go the same way; the files are read by all.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -23,17 +24,23 @@ from mmu_jax import distributed
 NOTE = '_NOTE'  # in a step
 COPY = 'note.json'  # beside the steps, for people
 DAMAGED, DELETING = '.damaged', '.deleting'
+PART = 'ocdbt.process_'  # in a step, of each process
 HALF = 'orbax-checkpoint-tmp'  # in the names that Orbax gives
 
 
 def steps(folder: pathlib.Path) -> list[int]:
   """Returns the numbers of the steps in a folder, in order.
 
+  A folder with neither note nor checksums is none: a process could not write
+  its part of it.
+
   Example:
     >>> import pathlib, tempfile
     >>> folder = pathlib.Path(tempfile.mkdtemp())
     >>> for name in ('20', '3', '40.orbax-checkpoint-tmp', 'note.json'):
     ...   (folder / name).mkdir()
+    ...   (folder / name / NOTE).touch()
+    >>> (folder / '30').mkdir()
     >>> steps(folder)
     [3, 20]
   """
@@ -72,6 +79,13 @@ def delete(path: pathlib.Path) -> None:
     shutil.rmtree(gone)
 
 
+def give_up(path: pathlib.Path) -> None:
+  """Makes a folder none of the steps; Orbax may still give it their name."""
+  for name in (NOTE, digests.NAME):
+    with contextlib.suppress(OSError):
+      (path / name).unlink(missing_ok=True)
+
+
 def check_parts(path: pathlib.Path) -> None:
   """Raises unless every process has summed up its part of a step."""
   missing = [
@@ -106,11 +120,7 @@ def whole_step(folder: pathlib.Path, step: int | None) -> int:
     if not wrong:
       if damaged:
         distributed.first(_put_aside, str(folder), list(damaged))
-        warnings.warn(
-            f'in {folder}, {_say(damaged)}. Step {number}, the one before, '
-            f'is taken; the damaged one is now called <step>{DAMAGED} and is '
-            'not read again.', stacklevel=3,
-        )  # fmt: skip
+        _say_which(folder, damaged, number)
       return number
     damaged[number] = wrong
   raise ValueError(
@@ -119,6 +129,16 @@ def whole_step(folder: pathlib.Path, step: int | None) -> int:
       'this step and run the stage again, or copy it here again from where it '
       'is whole.'
   )
+
+
+def _say_which(folder, damaged, number) -> None:
+  """Warns, in the first process, that an older step is taken."""
+  if distributed.is_first():
+    warnings.warn(
+        f'in {folder}, {_say(damaged)}. Step {number}, the one before, '
+        f'is taken; the damaged one is now called <step>{DAMAGED} and is '
+        'not read again.', stacklevel=4,
+    )  # fmt: skip
 
 
 def damage(path: pathlib.Path) -> list[str]:
@@ -190,7 +210,16 @@ def _steps(folder: str) -> list[int]:
   """The numbers of the steps."""
   if not os.path.isdir(folder):
     return []
-  return sorted(int(name) for name in os.listdir(folder) if name.isdigit())
+  names = (name for name in os.listdir(folder) if name.isdigit())
+  return sorted(int(name) for name in names if _counts(folder, name))
+
+
+def _counts(folder: str, name: str) -> bool:
+  """Whether all of a step has been there; since then a file may be lost."""
+  return any(
+      os.path.exists(os.path.join(folder, name, file))
+      for file in (NOTE, digests.NAME)
+  )
 
 
 def _open(folder: str) -> None:
@@ -198,10 +227,17 @@ def _open(folder: str) -> None:
   try:
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
     for path in pathlib.Path(folder).iterdir():
-      if HALF in path.name or path.suffix == DELETING:
+      if _is_left(path):
         shutil.rmtree(path)
   except OSError as error:
     raise failed(pathlib.Path(folder), error) from error
+
+
+def _is_left(path: pathlib.Path) -> bool:
+  """Whether it is of no use: half of a step, or one that was being deleted."""
+  if path.name.isdigit() and not _counts(str(path.parent), path.name):
+    return any(path.glob(f'{PART}*'))  # or it is not one of ours
+  return HALF in path.name or path.suffix == DELETING
 
 
 def _put_aside(folder: str, damaged: list[int]) -> None:

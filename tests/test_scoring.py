@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from mmu_jax import sharding
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data import batching
 from mmu_jax.data.dataset import Dataset
@@ -107,12 +108,14 @@ def evaluate(model, encoder, monkeypatch):
     config = _config(**evaluation)
     data = Dataset({}, TASKS, {}, None)
     job = job_lib.Job(
-        config, folder, data, encoder, encoder, MODEL, {}, '', folder
-    )
+        config, folder, data, encoder, encoder, MODEL, {}, '', folder,
+        sharding.make_mesh('data=1'),
+    )  # fmt: skip
     monkeypatch.setattr(scoring, 'open_job', lambda config, workdir: job)
     for name in runs:
       made = job_lib.run_folder(job, name)
       (made / 'params' / '0').mkdir(parents=True, exist_ok=True)
+      (made / 'params' / '0' / '_DIGESTS').touch()
       workdir_lib.write_json(made / 'config.json', {'name': name})
       workdir_lib.write_json(made / 'params' / 'note.json', {'rounds': 7})
     return scoring.evaluate(config, folder)

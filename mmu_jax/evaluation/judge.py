@@ -134,6 +134,7 @@ def judge(
 
   Raises:
     ValueError: if the endpoint refuses every question (``chat.Refused``).
+    OSError: if the cache cannot be written: the disk is full, say.
   """
   prompts = [prompt_of(prediction) for prediction in predictions]
   keys = {prompt: _hash(endpoint.model, prompt) for prompt in prompts}
@@ -146,15 +147,13 @@ def judge(
   reasons = {}
   if missing:
     cache.parent.mkdir(parents=True, exist_ok=True)
-    with cache.open('a', encoding='utf-8') as file:
-      for prompt, reply, reason in _ask(endpoint, missing, title):
-        if reason:
-          reasons[prompt] = reason
-          continue
-        row = {'hash': keys[prompt], 'model': endpoint.model, 'reply': reply}
-        file.write(json.dumps(row) + '\n')
-        file.flush()
-        replies[keys[prompt]] = reply
+    for prompt, reply, reason in _ask(endpoint, missing, title):
+      if reason:
+        reasons[prompt] = reason
+        continue
+      row = {'hash': keys[prompt], 'model': endpoint.model, 'reply': reply}
+      workdir_lib.append_jsonl(cache, [row])
+      replies[keys[prompt]] = reply
   return [
       _verdict(replies.get(keys[prompt]), reasons.get(prompt, ''))
       for prompt in prompts

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from mmu_jax import checkpoint
+from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
 from mmu_jax.models import checkpoints
 from mmu_jax.models import hub_config
@@ -25,6 +26,11 @@ def convert(
     dtype: str | None = None,
 ) -> str:
   """Converts a checkpoint: Hugging Face to Orbax, or Orbax to Hugging Face.
+
+  The parameters are split over all devices, in the dtype that is written (on
+  the way back, in that on disk): the devices hold them once together. So does
+  the host, at most: Orbax brings all that it writes to the host first, and
+  reads many tensors at a time. Where the devices are CPUs it holds them twice.
 
   Args:
     source: a Hugging Face folder, or an Orbax folder of parameters (as
@@ -50,7 +56,7 @@ def convert(
         'another, or delete it.'
     )
   if (source / hub_config.FILE).exists():
-    model = checkpoints.load(source, dtype=dtype)
+    model = checkpoints.load(source, dtype=dtype, mesh=_mesh())
     note = {SOURCE: str(source.resolve()), 'family': model.family}
     checkpoint.save(target, model.params, note)
     return f'{_amount(model.params)} from {source} to Orbax in {target}'
@@ -76,14 +82,20 @@ def _source_of(folder: pathlib.Path) -> str:
 
 
 def _stored_like(model: Model, folder: pathlib.Path) -> Any:
-  """The model's parameters with the dtypes that are on disk."""
+  """The model's parameters, split, with the dtypes that are on disk."""
   stored = tree_lib.flatten(checkpoint.describe(folder))
-  return tree_lib.map_with_name(
+  like = tree_lib.map_with_name(
       lambda name, x: jax.ShapeDtypeStruct(
           x.shape, stored[name].dtype if name in stored else x.dtype
       ),
       model.abstract_params,
   )
+  return sharding.placed(like, model.partition_rules, _mesh())
+
+
+def _mesh() -> jax.sharding.Mesh:
+  """All devices, with a part of the parameters on each."""
+  return sharding.make_mesh('fsdp=-1')
 
 
 def _amount(params: Any) -> str:

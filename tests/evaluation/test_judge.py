@@ -315,6 +315,17 @@ def test_a_cut_off_line_of_the_cache_is_asked_for_again(serve, tmp_path):
   assert len(workdir.read_jsonl(cache)) == 3
 
 
+def test_a_cache_that_cannot_be_written_is_an_error_with_a_next_step(
+    serve, tmp_path
+):
+  _, endpoint = serve(lambda n, p: _reply('2'))
+  cache = tmp_path / 'judge.jsonl'
+  cache.symlink_to(tmp_path / 'gone' / 'judge.jsonl')
+  with pytest.raises(OSError, match='cannot be written.*Free space') as error:
+    judge.judge(endpoint, _predictions(), cache)
+  assert str(cache) in str(error.value)
+
+
 def test_a_judge_without_url_is_off():
   assert chat.read({}) is None
   assert chat.read({'url': '', 'model': 'm', 'key_variable': 'NOT_SET'}) is None

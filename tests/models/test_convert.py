@@ -62,6 +62,37 @@ def test_trained_parameters_come_out_under_the_names_of_the_hub(
   assert all(np.any(np.float32(before[n]) != after[n]) for n in before)
 
 
+@pytest.mark.parametrize('way', ['there', 'back'])
+def test_no_device_holds_the_whole_model(folder, tmp_path, monkeypatch, way):
+  seen = []
+
+  def look(tree):
+    # Of the matrices: all axes of a small model need not divide by 8.
+    leaves = [x for x in jax.tree.leaves(tree) if x.ndim > 1]
+    held = dict.fromkeys(jax.devices(), 0)
+    for leaf in leaves:
+      for shard in leaf.addressable_shards:
+        held[shard.device] += shard.data.nbytes
+    seen.append(max(held.values()) / sum(x.nbytes for x in leaves))
+
+  save, write = checkpoint.save, convert.saving.save
+  if way == 'there':
+    monkeypatch.setattr(
+        checkpoint, 'save', lambda f, x, note: (look(x), save(f, x, note))
+    )
+  else:
+    monkeypatch.setattr(
+        convert.saving, 'save',
+        lambda model, x, *args, **options: (
+            look(x), write(model, x, *args, **options)
+        ),
+    )  # fmt: skip
+  convert.convert(folder, tmp_path / 'orbax')
+  convert.convert(tmp_path / 'orbax', tmp_path / 'back')
+  assert len(jax.devices()) == 8 and len(seen) == 1
+  assert seen[0] < 0.15  # 1/8 where an axis divides; there are small ones
+
+
 def test_inspect_counts_every_parameter_once(folder, tmp_path, capsys):
   contents = inspection.inspect(folder)
   tensors = load_file(folder / 'model.safetensors')
