@@ -17,7 +17,7 @@ class Chip(NamedTuple):
     link: bytes a second that it sends to its neighbours, while it receives as
       much.
     domain: devices that these links join; 0 for as many as a pod has.
-    network: bytes a second that it sends beyond them.
+    network: bytes a second that its own adapter sends beyond them.
   """
 
   flops: float
@@ -45,12 +45,23 @@ CHIPS = {
 }
 
 
-def speed(chip: Chip, devices: int) -> float:
-  """Returns bytes a second on a ring of devices: the slowest link counts.
+def speed(chip: Chip, devices: int, beside: int = 1) -> float:
+  """Returns bytes a second of a device on a ring: the slowest link counts.
+
+  A ring that goes through every device of a node can leave it by all of the
+  node's adapters. Where several rings leave a node side by side, they share
+  them.
 
   Args:
     chip: of ``CHIPS``.
-    devices: in the ring.
+    devices: that the ring spans, those of axes within it included.
+    beside: devices of the axes within it, each on a ring of its own.
+
+  Example:
+    >>> [speed(CHIPS['h100'], 64, beside) / 1e9 for beside in (1, 2, 8)]
+    [400.0, 200.0, 50.0]
   """
-  within = not chip.domain or devices <= chip.domain
-  return chip.link if within else chip.network
+  if not chip.domain or devices <= chip.domain:
+    return chip.link
+  rings = min(beside, chip.domain)
+  return min(chip.link, chip.network * chip.domain / rings)

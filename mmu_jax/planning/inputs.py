@@ -76,11 +76,16 @@ def read(config: Any, name: str = '', length: int = 0) -> Inputs:
       are none an image and ``shapes.TEXT`` tokens for each question.
 
   Raises:
-    ValueError: if the model is unknown, or a small one has no data, whose
-      vocabulary it has.
+    ValueError: if the model is unknown, a small one has no data, whose
+      vocabulary it has, or a picture needs more tokens than the length.
   """
   plain = config.to_dict()
   path = name or plain['model'].get('path', '')
+  if not path and plain['data'].get('path', None) == '':
+    raise ValueError(
+        'config.data.path is empty: give --config.data.path=..., or '
+        '--model=llava-1.5-7b to plan without data.'
+    )
   made = _published(path, plain['model']) if path else None
   try:
     data, encoder = _data(plain, '' if name in PUBLISHED else path, name)
@@ -100,6 +105,7 @@ def read(config: Any, name: str = '', length: int = 0) -> Inputs:
     made = models.from_options(plain['model']['name'], vocabulary, **sizes)
   guess = lambda parts: _guessed(made, parts)
   if length:
+    _check_length(made, length)
     said = f'{length} tokens a row, as given'
     rows = lambda parts: guess(parts)._replace(length=length)
   elif encoder is None:
@@ -110,6 +116,16 @@ def read(config: Any, name: str = '', length: int = 0) -> Inputs:
     rows = lambda parts: _drawn(parts, data, encoder, config)
   prompts = _prompts(made, data, encoder, plain, length)
   return Inputs(made, rows, prompts, (said,))
+
+
+def _check_length(model: Model, length: int) -> None:
+  """Raises ValueError unless a picture and a token of text have room."""
+  least = shapes.image_tokens(model.config, _room(model)) + 1
+  if length < least:
+    raise ValueError(
+        f'--length is at least {least} tokens, for a picture and one more; '
+        f'got {length}. Leave it out for the lengths of the data.'
+    )
 
 
 def _published(path: str, options: Mapping[str, Any]) -> Model:
@@ -136,6 +152,8 @@ def _data(plain, path, name):
   if name in PUBLISHED:
     raise ValueError(f'{name} is planned by its sizes alone')
   options = dict(plain['data'])
+  if options.get('path', None) == '':
+    raise ValueError('config.data.path is empty')
   data = datasets.load(options.pop('name'), plain['seed'], **options)
   if path:
     limits = dict(plain['model'].get('processor', {}))
@@ -191,14 +209,19 @@ def _room(model: Model) -> int:
 
 
 def _prompts(model, data, encoder, plain, length) -> Rows:
-  """The prompts of the evaluation: the longest, as many as a batch has."""
+  """The prompts of the evaluation: the longest, as many as a batch has.
+
+  Questions that stand before each, the shots, are taken to be as long.
+  """
   size = plain['evaluation']['batch_size']
+  asked = plain['evaluation'].get('shots', 0) + 1
   room = _room(model)
   if length or encoder is None:
     guessed = shapes.image_tokens(model.config, room) + shapes.TEXT
-    return Rows(size, length or -(-guessed // 8) * 8, room)
+    one = length or -(-guessed // 8) * 8
+    return Rows(size, one * asked, room * asked)
   rows = [row for task in data.tasks.values() for row in task]
   longest = max(
       len(processing.prompt_of(encoder.example(row)).tokens) for row in rows
   )
-  return Rows(size, bucket(longest), room)
+  return Rows(size, bucket(longest * asked), room * asked)

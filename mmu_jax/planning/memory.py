@@ -137,7 +137,7 @@ def of_turn(
   if (turn.needs_reference or reference) and not waits:
     held['reference'] = own(params)
     unused += [] if turn.needs_reference else ['reference']
-  held['batch'] = _batch(model, rows, setting) * (2 if turn.project else 1)
+  held['batch'] = batch_bytes(model, rows, setting) * (2 if turn.project else 1)
   grads = held['parameters']
   phases = of_gradient(model, turn.loss, rows, setting)
   if turn.project:  # nothing makes one backward pass wait for the other
@@ -166,87 +166,10 @@ def of_importance(model: Model, rows: Rows, setting: Setting) -> Need:
       'parameters': own - unread,
       'parameters that see': unread,
       'importances': 4 * own // _itemsize(model.abstract_params),
-      'batch': _batch(model, rows, setting),
+      'batch': batch_bytes(model, rows, setting),
   }
   phases = of_gradient(model, descend, rows, setting)
   return Need(held, phases, ('parameters that see',))
-
-
-def of_mask(model: Model, sets: int, setting: Setting) -> Need:
-  """Returns what making a mask needs: the importances are read leaf by leaf.
-
-  Args:
-    model: whose parameters are masked.
-    sets: how many importances a component is compared by, forget included.
-    setting: the mesh.
-  """
-  leaves = layout.leaves(model, setting.mesh).values()
-  size = sum(leaf.local for leaf in leaves)
-  largest = max(leaf.local for leaf in leaves)
-  made = {
-      'ties and mask': 2 * size,  # bool
-      # Its importances, the same normalised, and their ratio.
-      'one leaf at work': 4 * largest * (2 * sets + 1),
-  }
-  return Need({}, {'mask': made})
-
-
-def of_answers(
-    model: Model, rows: Rows, setting: Setting, new_tokens: int = 0
-) -> Need:
-  """Returns what answering prompts needs, or scoring given answers.
-
-  Args:
-    model: what is asked.
-    rows: of the prompts, with their answers if those are scored.
-    setting: the mesh.
-    new_tokens: that are decoded with a cache; 0 for scoring.
-  """
-  whole = setting._replace(micro_batches=1)
-  count = local_rows(rows, whole)
-  width = compute_itemsize(model, setting.compiler)
-  text = model.config.text_config
-  held = {
-      'parameters': layout.tree_bytes(
-          model.abstract_params, model, setting.mesh
-      ),
-      'batch': _batch(model, rows, whole),
-  }
-  every = activations.kept(
-      model.config, descend, rows.length, rows.room, 'none'
-  )
-  layers = [
-      _size(v, count, model, setting) // v.layers
-      for v in every
-      if v.kind == 'layers'
-  ]
-  work = {
-      # Of a layer without a gradient: its two largest values, and what goes in
-      # and comes out.
-      'activations': 2 * max(layers)
-      + 2 * count * rows.length * text.hidden_size * width,
-      'weights at work': layer_weights(model, setting),
-  }
-  head = output_layer(model, setting)
-  if not new_tokens:
-    work['logits'] = _logits(model, rows, count, setting)
-    work['weights at work'] = max(work['weights at work'], head)
-    return Need(held, {'score': work})
-  slots = rows.length + new_tokens
-  heads = text.num_key_value_heads
-  tensor = setting.mesh.shape['tensor']
-  heads //= tensor if heads % tensor == 0 else 1
-  entries = 2 * text.num_hidden_layers * count * slots * heads * text.head_dim
-  # A scan over layers reads one cache and writes another.
-  own = jnp.dtype(model.config.dtype).itemsize
-  work['cache'] = entries * (own + width)
-  # In the loop over new tokens nothing is large but the tables of words.
-  tables = head * (1 if _is_tied(model) else 2)
-  loop = work | {
-      'activations': 0,
-      'weights at work': work['weights at work'] + tables,
-  }
-  return Need(held, {'prompts': work, 'new tokens': loop})
 
 
 def of_gradient(
@@ -265,7 +188,9 @@ def of_gradient(
       model.config, loss, rows.length, rows.room, remat
   )
   kept = trace(model.config.remat)
-  sizes = lambda values: sum(_size(v, count, model, setting) for v in values)
+  sizes = lambda values: sum(
+      kept_bytes(v, count, model, setting) for v in values
+  )
   activation = sizes(v for v in kept if v.kind != 'logits')
   logits = [v for v in kept if v.kind == 'logits']
   grads = layout.tree_bytes(model.abstract_params, model, setting.mesh)
@@ -278,7 +203,7 @@ def of_gradient(
   phases = {
       'head': {
           'activations': activation,
-          'logits': sizes(logits) + _logits(model, rows, count, setting),
+          'logits': sizes(logits) + logits_bytes(model, rows, count, setting),
           'weights at work': 2 * head,  # and its whole gradient
       },
       'layers': {
@@ -333,7 +258,7 @@ def _in_flight(kept, every, count, model, setting) -> int:
   those that are kept. The gradients in flight are those of the two largest
   values that stay; those of what is computed again take its place.
   """
-  size = lambda v: _size(v, count, model, setting) // v.layers
+  size = lambda v: kept_bytes(v, count, model, setting) // v.layers
   layers = {v.layers for v in every if v.kind == 'layers'} or {1}
   most = 0
   for depth in layers:
@@ -345,8 +270,17 @@ def _in_flight(kept, every, count, model, setting) -> int:
   return most
 
 
-def _logits(model, rows, count, setting) -> int:
-  """The logits and their gradient, in the dtype of computation."""
+def logits_bytes(
+    model: Model, rows: Rows, count: int, setting: Setting
+) -> int:
+  """Returns bytes of logits and their gradient, in the computation's dtype.
+
+  Args:
+    model: for the vocabulary.
+    rows: how long each is.
+    count: rows that a device computes at a time.
+    setting: the mesh.
+  """
   width = compute_itemsize(model, setting.compiler)
   vocab = model.config.text_config.vocab_size
   parts = setting.mesh.shape['tensor']
@@ -356,8 +290,17 @@ def _logits(model, rows, count, setting) -> int:
   return size * width * (1 if width == 4 else 2)
 
 
-def _size(value, count, model, setting) -> int:
-  """Bytes of a kept value on one device."""
+def kept_bytes(
+    value: activations.Value, count: int, model: Model, setting: Setting
+) -> int:
+  """Returns bytes of a kept value on one device.
+
+  Args:
+    value: of ``activations.kept``.
+    count: rows that a device computes at a time.
+    model: whose value it is.
+    setting: the mesh.
+  """
   width = value.itemsize
   if value.half and setting.compiler.widens:
     width = 4
@@ -395,8 +338,8 @@ def local_rows(rows: Rows, setting: Setting) -> int:
   return total // (parts * micro)
 
 
-def _batch(model, rows, setting) -> int:
-  """Bytes of a batch on one device, with its rows of padding."""
+def batch_bytes(model: Model, rows: Rows, setting: Setting) -> int:
+  """Returns bytes of a batch on one device, with its rows of padding."""
   total = sharding.row_count(rows.rows, setting.mesh, setting.micro_batches)
   made = shapes.batch(model, rows._replace(rows=total))
   return layout.batch_bytes(made, setting.mesh)
@@ -407,11 +350,6 @@ def _packed(params):
   return jax.eval_shape(
       lambda p: masks.pack(jax.tree.map(lambda x: x > 0, p)), params
   )
-
-
-def _is_tied(model) -> bool:
-  """Whether the output layer is the embedding."""
-  return getattr(model.config, 'tie_word_embeddings', False)
 
 
 def _unread(model, rows, setting) -> int:

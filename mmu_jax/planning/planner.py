@@ -6,6 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 from mmu_jax import models
+from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
 from mmu_jax.models.layers import REMAT
 from mmu_jax.planning import chips
@@ -14,18 +15,25 @@ from mmu_jax.planning import flops
 from mmu_jax.planning import inputs as inputs_lib
 from mmu_jax.planning import layout
 from mmu_jax.planning import programs as programs_lib
+from mmu_jax.planning import remarks
+from mmu_jax.planning import scaling
 from mmu_jax.planning import search
 from mmu_jax.planning import traffic as traffic_lib
 from mmu_jax.planning.flops import Flops
+from mmu_jax.planning.memory import local_rows
 from mmu_jax.planning.memory import Need
 from mmu_jax.planning.memory import Setting
 from mmu_jax.planning.programs import Program
+from mmu_jax.planning.scaling import Point
 from mmu_jax.planning.search import Lever
 from mmu_jax.planning.search import Worst
+from mmu_jax.planning.shapes import Rows
 from mmu_jax.planning.traffic import Times
 from mmu_jax.planning.traffic import Traffic
+from mmu_jax.stages import job as job_lib
 
 UNITS = {'GiB': 2**30, 'GB': 10**9, 'MiB': 2**20, 'TiB': 2**40}
+BYTES = {name.lower(): size for name, size in UNITS.items()}
 
 
 class Stage(NamedTuple):
@@ -36,6 +44,7 @@ class Stage(NamedTuple):
     step: a split or a task.
     rows: of the whole batch.
     length: L, tokens of a row.
+    padding: rows that are added, so that every device has as many.
     need: held and temporaries, bytes.
   """
 
@@ -43,6 +52,7 @@ class Stage(NamedTuple):
   step: str
   rows: int
   length: int
+  padding: int
   need: Need
 
 
@@ -73,7 +83,7 @@ class Plan(NamedTuple):
     devices: of the mesh.
     hbm: bytes of a device, 0 if not given.
     chip: a key of ``chips.CHIPS`` or ''.
-    notes: where the sizes are from.
+    notes: where the sizes are from, and what the mesh does.
     stages: every program, in the order of the job.
     worst: the one that needs most.
     policies: remat policy -> the activations of every stage that trains
@@ -82,6 +92,9 @@ class Plan(NamedTuple):
     smallest: the smallest mesh that fits, '' for none, None if not asked.
     levers: what would help on this mesh.
     steps: what each training step computes and moves.
+    scaling: the first step on 8 to 1,024 devices, as many rows on each; ()
+      without a chip.
+    scaled_rows: of each of those devices.
     checked: estimates beside what XLA says; () unless asked.
   """
 
@@ -98,6 +111,8 @@ class Plan(NamedTuple):
   smallest: str | None
   levers: tuple[Lever, ...]
   steps: tuple[Step, ...]
+  scaling: tuple[Point, ...] = ()
+  scaled_rows: Rows | None = None
   checked: tuple[compiled.Checked, ...] = ()
 
 
@@ -135,6 +150,7 @@ def plan(
     raise ValueError(
         f'--chip is one of {", ".join(chips.CHIPS)}; got {chip!r}.'
     )
+  job_lib.check_hardware(config)
   spec = mesh or ('data=1' if '-1' in config.mesh else config.mesh)
   on = layout.parse(spec)
   size = parse_size(hbm) if hbm else chips.CHIPS[chip].hbm if chip else 0
@@ -142,19 +158,14 @@ def plan(
   made = found.model
   setting = Setting(on, config.micro_batches, tuple(config.offload))
   jobs = programs_lib.of_config(config, found)
-  stages = tuple(
-      Stage(
-          p.stage, p.step, p.rows.rows, p.rows.length,
-          programs_lib.need(p, made, setting),
-      )  # fmt: skip
-      for p in jobs
-  )
+  stages = tuple(_stage(p, made, setting) for p in jobs)
   worst = search.worst(jobs, made, setting)
   smallest = None
   if size:
     best = search.smallest_mesh(jobs, made, setting, size)
     smallest = layout.line(best) if best else ''
   trained, policies = _policies(jobs, made, setting)
+  points, each = _scaling(jobs, made, setting, chip)
   checked = ()
   if compile_steps:
     checked = compiled.check(
@@ -169,7 +180,7 @@ def plan(
       devices=on.size,
       hbm=size,
       chip=chip,
-      notes=found.notes,
+      notes=(*found.notes, *remarks.of_job(jobs, made, setting, chip)),
       stages=stages,
       worst=worst,
       policies=policies,
@@ -177,6 +188,8 @@ def plan(
       smallest=smallest,
       levers=tuple(search.levers(jobs, made, setting)),
       steps=_steps(jobs, made, setting, chip),
+      scaling=points,
+      scaled_rows=each,
       checked=tuple(checked),
   )
 
@@ -188,16 +201,39 @@ def parse_size(text: str) -> int:
     ValueError: if it has no unit that is known.
 
   Example:
-    >>> parse_size('16GiB') == 16 * 2**30
+    >>> parse_size('16GiB') == parse_size('16 gib') == 16 * 2**30
     True
   """
   found = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*', text)
-  if not found or found[2] not in UNITS or not float(found[1]):
+  if not found or found[2].lower() not in BYTES or not float(found[1]):
     raise ValueError(
         'memory is written as a number and one of '
         f'{", ".join(UNITS)}, like 16GiB; got {text!r}.'
     )
-  return int(float(found[1]) * UNITS[found[2]])
+  return int(float(found[1]) * BYTES[found[2].lower()])
+
+
+def _stage(program: Program, model, setting) -> Stage:
+  """A program, its batch, and what it needs."""
+  rows, micro = program.rows, remarks.parts(program, setting)
+  total = sharding.row_count(rows.rows, setting.mesh, micro)
+  return Stage(
+      program.stage, program.step, rows.rows, rows.length, total - rows.rows,
+      programs_lib.need(program, model, setting),
+  )  # fmt: skip
+
+
+def _scaling(jobs: Sequence[Program], model, setting, chip):
+  """The first step on more devices, and the rows that each computes."""
+  first = next((p for p in jobs if p.turn), None)
+  if not chip or first is None:
+    return (), None
+  micro = setting.micro_batches
+  each = first.rows._replace(rows=local_rows(first.rows, setting) * micro)
+  points = scaling.points(
+      model, first.turn, each, chips.CHIPS[chip], micro_batches=micro
+  )
+  return tuple(points), each
 
 
 def _policies(jobs: Sequence[Program], model, setting):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from mmu_jax import methods
 from mmu_jax.methods import Turn
 from mmu_jax.models import Model
+from mmu_jax.planning import inference
 from mmu_jax.planning import memory
 from mmu_jax.planning.inputs import Inputs
 from mmu_jax.planning.memory import Need
@@ -17,8 +18,8 @@ class Program(NamedTuple):
   """One program.
 
   Attributes:
-    stage: 'base', 'vanilla', 'importance', 'mask', 'evaluate', or the name of
-      a run.
+    stage: 'base', 'vanilla', 'retrained', 'importance', 'mask', 'evaluate', or
+      the name of a run.
     step: which step of it: a split, a task.
     rows: of the whole batch.
     turn: for a step of training, else None.
@@ -36,6 +37,11 @@ class Program(NamedTuple):
   mask: bool = False
   reference: bool = False
   others: int = 0
+
+  @property
+  def trains(self) -> bool:
+    """Whether it takes a gradient, and so is split into micro-batches."""
+    return self.turn is not None or self.stage == 'importance'
 
 
 def of_config(config: Any, inputs: Inputs) -> list[Program]:
@@ -55,6 +61,8 @@ def of_config(config: Any, inputs: Inputs) -> list[Program]:
     spec = config[stage]
     rows = inputs.rows(spec.stream)
     found.append(_trained(stage, methods.finetune()[0], rows, spec))
+  if 'retrained' in config:  # as vanilla, of fewer people
+    found.append(found[-1]._replace(stage='retrained'))
   sets = [('forget', config.saliency.forget), *config.saliency.preserve.items()]
   for name, parts in sets:
     found.append(Program('importance', name, inputs.rows(parts)))
@@ -91,8 +99,8 @@ def need(program: Program, model: Model, setting: Setting) -> Need:
   if program.stage == 'importance':
     return memory.of_importance(model, program.rows, setting)
   if program.stage == 'mask':
-    return memory.of_mask(model, program.others, setting)
-  return memory.of_answers(model, program.rows, setting, program.others)
+    return inference.of_mask(model, program.others, setting)
+  return inference.of_answers(model, program.rows, setting, program.others)
 
 
 def _trained(stage, turn, rows, spec) -> Program:

@@ -1,35 +1,48 @@
-"""The tables of a plan, for a terminal of 100 columns."""
+"""The tables of a plan: whole in 100 columns, and readable in 80."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
+from mmu_jax.planning import scaling
 from mmu_jax.planning.planner import Plan
 from mmu_jax.planning.planner import Stage
 from mmu_jax.planning.scaling import Point
+from mmu_jax.planning.writing import add
+from mmu_jax.planning.writing import filled
+from mmu_jax.planning.writing import fits
+from mmu_jax.planning.writing import gib
+from mmu_jax.planning.writing import GIB
+from mmu_jax.planning.writing import hundredths
+from mmu_jax.planning.writing import number
+from mmu_jax.planning.writing import short
+from mmu_jax.planning.writing import table
 
-TIGHT = 0.9  # of the memory: the estimate is good to ten per cent
-GIB = 2**30
-BOUND = {'compute': 'computing', 'communication': 'moving'}
+BOUND = {'compute': 'compute', 'communication': 'move', 'equal': 'about equal'}
 # Columns of the table of stages: title -> items of a need.
 COLUMNS = {
     'param': ('parameters', 'parameters that see'),
-    'moment': ('moments',),
-    'import': ('importances',),
+    'momt.': ('moments',),
+    'imp.': ('importances',),
     'mask': ('mask', 'ties and mask'),
-    'ref': ('reference',),
-    'batch': ('batch',),
+    'ref.': ('reference',),
     'grads': ('gradients',),
-    'activ': ('activations', 'cache'),
-    'work': ('logits', 'weights at work', 'one leaf at work'),
+    'act.': ('activations', 'cache'),
+    'work': ('batch', 'logits', 'weights at work', 'one leaf at work'),
 }
 LEGEND = (
-    '{} on each device, in the phase that needs most. param, moment, import'
-    '(ances), mask, ref(erence): held, exact. grads: gradients, and updates '
-    'made of them. activ: what backward keeps and one layer at work; of '
-    'evaluation the cache. work: logits, gathered weights. fits: tight above '
-    '90 %, as estimates are good to 10 %.'
+    '{} on each device, in the phase that needs most. param, momt. (moments), '
+    'imp. (importances), mask, ref. (reference): held, exact. grads: '
+    'gradients, and updates made of them. act.: what backward keeps and one '
+    'layer at work; of evaluation the cache. work: the batch, logits, gathered '
+    'weights. fits: tight above 90 %, as estimates are good to 10 %.'
 )
-
+MOVED = (
+    'forw., back, again: TFLOP, the last of what remat computes twice. gath., '
+    'scat., sum, tens.: {} that all-gather, reduce-scatter and all-reduce '
+    '(over data, and within layers) move. fl/B: operations for each byte '
+    'moved.'
+)
+TIMED = ' comp., move: seconds on {} at its best, if nothing else counted.'
 CHECKED = (
     'Peak: arguments + outputs - aliased + temporaries. XLA is that of '
     'simulated devices, which computes bfloat16 in float32 and sums whole '
@@ -39,31 +52,31 @@ CHECKED = (
 
 
 def tables(plan: Plan) -> list[Any]:
-  """Returns what ``mmu plan`` prints: rich tables and lines.
+  """Returns what ``mmu plan`` prints: rich tables and texts.
+
+  They need 100 columns; with 80 no column is lost, and long names are cut.
 
   Args:
     plan: from ``plan``.
   """
-  title = f'{plan.model}\non {plan.mesh}: {plan.devices} devices'
+  from rich import text
+
+  many = 'device' if plan.devices == 1 else 'devices'
+  title = f'{plan.model}\non {plan.mesh}: {plan.devices:,} {many}'
   if plan.hbm:
     title += f' of {gib(plan.hbm)} GiB'
-  legend = LEGEND.format(unit(plan)[0])
-  parts = [title, *plan.notes, _stages(plan), legend, '', _policies(plan)]
-  parts.append(_verdict(plan))
+  parts = [title, *plan.notes, '', _stages(plan), '']
+  parts += [LEGEND.format(unit(plan)[0]), _verdict(plan), '']
   if plan.levers:
-    parts.append(_levers(plan))
-  parts.append(_steps(plan))
-  return parts + ([_checked(plan), CHECKED] if plan.checked else [])
-
-
-def gib(size: float) -> str:
-  """Returns bytes in GiB with two digits.
-
-  Example:
-    >>> gib(3 * 2**29)
-    '1.50'
-  """
-  return f'{size / GIB:,.2f}'
+    parts += [_levers(plan), '']
+  parts += [_batches(plan), '', _policies(plan), '', _steps(plan), '']
+  timed = TIMED.format(plan.chip) if plan.chip else ''
+  parts += [MOVED.format(unit(plan)[0]) + timed]
+  if plan.scaling:
+    parts += ['', *scaled(plan)]
+  if plan.checked:
+    parts += ['', _checked(plan), '', CHECKED]
+  return [text.Text(p) if isinstance(p, str) else p for p in parts]
 
 
 def unit(plan: Plan) -> tuple[str, float]:
@@ -72,35 +85,12 @@ def unit(plan: Plan) -> tuple[str, float]:
 
 
 def _writer(plan: Plan) -> Any:
-  """Writes bytes in the unit of a plan."""
+  """Writes bytes in the unit of a plan, '' for what rounds to nothing."""
   size = unit(plan)[1]
-  return lambda n: f'{n / size:,.2f}'
+  return lambda n: '' if n / size < 0.005 else hundredths(n / size)
 
 
-def fits(peak: float, hbm: int) -> str:
-  """Returns 'yes', 'tight' or 'no'; '' without a limit."""
-  if not hbm:
-    return ''
-  return 'no' if peak > hbm else 'tight' if peak > TIGHT * hbm else 'yes'
-
-
-def table(title: str, left: Iterable[str], right: Iterable[str]) -> Any:
-  """Returns an empty table with some columns flush left, then flush right."""
-  from rich import box
-  from rich import table as rich_table
-
-  made = rich_table.Table(
-      title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
-      title_justify='left', title_style='bold',
-  )  # fmt: skip
-  for name in left:
-    made.add_column(name, overflow='fold', min_width=16)
-  for name in right:
-    made.add_column(name, justify='right', no_wrap=True)
-  return made
-
-
-def scaling_table(title: str, points: list[Point]) -> Any:
+def scaling_table(title: str, points: Sequence[Point]) -> Any:
   """Returns a step on more and more devices.
 
   Args:
@@ -111,58 +101,73 @@ def scaling_table(title: str, points: list[Point]) -> Any:
       title,
       ('mesh',),
       (
-          'devices', 'rows', 'PFLOP', 'gather', 'scatter', 'sum', 'flop/B',
-          'comp. s', 'move s', 'bound by',
+          'rows', 'TFLOP', 'gath.', 'scat.', 'sum', 'fl/B', 'comp.', 'move',
+          'bound by',
       ),
   )  # fmt: skip
   for p in points:
     t = p.traffic
-    made.add_row(
-        p.mesh, f'{p.devices:,}', f'{p.rows:,}', f'{t.flops / 1e15:.3f}',
-        gib(t.gather_forward + t.gather_backward), gib(t.scatter),
-        gib(t.sums), f'{t.intensity:,.0f}', f'{p.times.compute:.3f}',
-        f'{p.times.move:.3f}', BOUND[p.times.bound],
+    gathered = t.gather_forward + t.gather_backward
+    add(
+        made, p.mesh, f'{p.rows:,}', number(t.flops / 1e12),
+        *(number(n / GIB) for n in (gathered, t.scatter, t.sums)),
+        f'{t.intensity:,.0f}', number(p.times.compute), number(p.times.move),
+        BOUND[p.times.bound],
     )  # fmt: skip
   return made
+
+
+def crossing(points: Sequence[Point]) -> str:
+  """Returns where moving takes longer than computing, in a sentence."""
+  found = scaling.crossing(points)
+  if found is None:
+    return 'Never bound by communication up to 1,024 devices.'
+  return f'Bound by communication from {found.devices:,} devices on.'
+
+
+def scaled(plan: Plan) -> list[Any]:
+  """Returns the table of weak scaling and what it says.
+
+  Args:
+    plan: with a chip.
+  """
+  each = plan.scaled_rows
+  many = 'row' if each.rows == 1 else 'rows'
+  title = (
+      f'{plan.steps[0].name} on more devices, with fsdp alone: {each.rows} '
+      f'{many} of {each.length:,} tokens a device; GiB and seconds'
+  )
+  least = scaling.least_tokens(plan.scaling[-1], each)
+  said = (
+      f'{crossing(plan.scaling)} On {plan.scaling[-1].devices:,}, computing '
+      f'takes as long as moving with {least:,.0f} tokens a device; there are '
+      f'{each.rows * each.length:,}.'
+  )
+  return [scaling_table(title, plan.scaling), '', said]
 
 
 def _stages(plan: Plan) -> Any:
   """Every program and what it needs; those that need the same are one row."""
   write = _writer(plan)
-  fit = ['fits'] if plan.hbm else []
-  made = table('', ('stage, step',), (*COLUMNS, 'peak', *fit))
   groups: dict[tuple, list[str]] = {}
+  peaks: dict[tuple, int] = {}  # of a row: they differ by some bytes
   for stage in plan.stages:
     items = _items(stage)
     cells = tuple(
-        sum(items.get(name, 0) for name in names) for names in COLUMNS.values()
+        write(sum(items.get(name, 0) for name in names))
+        for names in COLUMNS.values()
     )
-    name = f'{stage.name} {stage.step}'
-    groups.setdefault((*map(write, cells), stage.need.peak), []).append(name)
-  for (*cells, peak), names in groups.items():
-    cells = ['' if cell == write(0) else cell for cell in cells]
-    judged = [fits(peak, plan.hbm)] if plan.hbm else []
-    made.add_row(
-        short(names), *cells, write(peak), *judged,
-        style='bold' if peak == plan.worst.peak else None,
-    )  # fmt: skip
+    key = (write(stage.need.peak), fits(stage.need.peak, plan.hbm), cells)
+    peaks[key] = max(peaks.get(key, 0), stage.need.peak)
+    groups.setdefault(key, []).append(f'{stage.name} {stage.step}')
+  titles, rows = filled(COLUMNS, [cells for *_, cells in groups])
+  fit = ['fits'] if plan.hbm else []
+  made = table('', ('stage, step',), ('peak', *fit, *titles))
+  for key, cells in zip(groups, rows):
+    judged = [key[1]] if plan.hbm else []
+    top = peaks[key] == plan.worst.peak
+    add(made, short(groups[key]), key[0], *judged, *cells, bold=top)
   return made
-
-
-def short(names: list[str]) -> str:
-  """Returns names of one row, the steps of one stage together.
-
-  Example:
-    >>> short(['ga forget', 'ga_diff forget', 'ga_diff retain'])
-    'ga forget; ga_diff forget, retain'
-  """
-  steps: dict[str, list[str]] = {}
-  for name in names:
-    stage, _, step = name.partition(' ')
-    steps.setdefault(stage, []).append(step)
-  return '; '.join(
-      f'{stage} {", ".join(found)}'.strip() for stage, found in steps.items()
-  )
 
 
 def _items(stage: Stage) -> dict[str, int]:
@@ -172,6 +177,24 @@ def _items(stage: Stage) -> dict[str, int]:
   for name, size in need.phases[need.phase].items():
     found[name] = found.get(name, 0) + size
   return found
+
+
+def _batches(plan: Plan) -> Any:
+  """The batch of each program, and its rows of padding."""
+  groups: dict[tuple, list[str]] = {}
+  for stage in plan.stages:
+    if stage.rows:
+      key = (stage.rows, stage.length, stage.padding)
+      groups.setdefault(key, []).append(f'{stage.name} {stage.step}')
+  cells = [
+      (f'{rows:,}', f'{length:,}', f'{padding:,}' if padding else '')
+      for rows, length, padding in groups
+  ]
+  titles, cells = filled(('rows', 'tokens a row', 'rows of padding'), cells)
+  made = table('batches', ('step',), titles)
+  for names, row in zip(groups.values(), cells):
+    add(made, short(names), *row)
+  return made
 
 
 def _policies(plan: Plan) -> Any:
@@ -184,10 +207,9 @@ def _policies(plan: Plan) -> Any:
     sizes = tuple(write(sizes[i]) for sizes, _ in plan.policies.values())
     groups.setdefault(sizes, []).append(name)
   for sizes, names in groups.items():
-    made.add_row(short(names), *sizes)
+    add(made, short(names), *sizes)
   worst = [w for _, w in plan.policies.values()]
-  made.add_row('highest peak of the job', *(write(w.peak) for w in worst))
-  made.add_row('in', *(f'{w.stage} {w.step}' for w in worst))
+  add(made, 'highest peak of the job', *(write(w.peak) for w in worst))
   return made
 
 
@@ -207,9 +229,10 @@ def _verdict(plan: Plan) -> str:
   if plan.smallest is None:
     return f'{text} {answer}'
   where = (
-      f'The smallest mesh that fits it as it is: {plan.smallest}.'
+      'The smallest mesh that fits it as it is, with 10 % to spare: '
+      f'{plan.smallest}.'
       if plan.smallest
-      else 'No mesh of up to 1,024 devices fits it as it is.'
+      else 'No mesh of up to 1,024 devices fits it as it is with 10 % to spare.'
   )
   return f'{text} {answer} {where}'
 
@@ -217,62 +240,69 @@ def _verdict(plan: Plan) -> str:
 def _levers(plan: Plan) -> Any:
   """What would help."""
   write = _writer(plan)
+  fit = ['fits'] if plan.hbm else []
   made = table(
-      'levers on this mesh', ('set', 'then peaks'),
-      (unit(plan)[0], *(['fits'] if plan.hbm else [])),
-  )  # fmt: skip
+      'levers on this mesh', ('set', 'then peaks'), (unit(plan)[0], *fit)
+  )
   for lever in plan.levers:
-    made.add_row(
-        lever.name, f'{lever.worst.stage} {lever.worst.step}',
-        write(lever.worst.peak),
-        *([fits(lever.worst.peak, plan.hbm)] if plan.hbm else []),
+    judged = [fits(lever.worst.peak, plan.hbm)] if plan.hbm else []
+    note = f' ({lever.note})' if lever.note else ''
+    add(
+        made, lever.name + note, f'{lever.worst.stage} {lever.worst.step}',
+        write(lever.worst.peak), *judged,
     )  # fmt: skip
   return made
 
 
 def _steps(plan: Plan) -> Any:
   """What each training step computes and moves."""
-  write = _writer(plan)
-  within = ['tensor'] if any(s.traffic.tensor for s in plan.steps) else []
-  timed = ['comp. s', 'move s'] if plan.chip else []
-  timed += ['bound by'] if timed and not within else []  # no room for both
-  made = table(
-      f'one step on one device: TFLOP computed, {unit(plan)[0]} moved'
-      + (f', seconds on {plan.chip} at its best' if plan.chip else ''),
-      ('step',),
-      ('forw.', 'backw.', 'again', 'gather', 'scatter', 'sum', *within,
-       'flop/B', *timed),
-  )  # fmt: skip
   groups: dict[tuple, list[str]] = {}
   for step in plan.steps:
     key = (step.traffic, step.flops, step.times)
     groups.setdefault(key, []).append(f'{step.name} {step.step}')
-  for (t, f, times), names in groups.items():
-    scale = t.flops / f.total / 1e12
-    seconds = []
-    if times:
-      bound = BOUND[times.bound]
-      seconds = [f'{times.compute:.3g}', f'{times.move:.3g}', bound]
-      seconds = seconds[: len(timed)]
-    made.add_row(
-        short(names), *(f'{x * scale:.3g}' for x in f),
-        write(t.gather_forward + t.gather_backward), write(t.scatter),
-        write(t.sums), *([write(t.tensor)] if within else []),
-        f'{t.intensity:,.0f}' if t.moved else '', *seconds,
-    )  # fmt: skip
+  titles = ['forw.', 'back', 'again', 'gath.', 'scat.', 'sum', 'tens.', 'fl/B']
+  titles += ['comp.', 'move', 'bound'] if plan.chip else []
+  cells = [_step_cells(plan, *key) for key in groups]
+  titles, rows = filled(titles, cells)
+  if 'tens.' in titles:  # no room for both
+    at = titles.index('fl/B')
+    titles, rows = _without(titles, at), [_without(row, at) for row in rows]
+  made = table('one step on one device', ('step',), titles)
+  for names, row in zip(groups.values(), rows):
+    add(made, short(names), *row)
   return made
+
+
+def _step_cells(plan: Plan, t, f, times) -> tuple[str, ...]:
+  """The numbers of a step."""
+  write = _writer(plan)
+  scale = t.flops / f.total / 1e12
+  gathered = t.gather_forward + t.gather_backward
+  moved = [write(n) for n in (gathered, t.scatter, t.sums, t.tensor)]
+  timed = []
+  if times:
+    bound = BOUND[times.bound].replace(' ', '\n')  # as wide as 'compute'
+    timed = [number(times.compute), number(times.move), bound]
+  each = f'{t.intensity:,.0f}' if t.moved else ''
+  return (*(number(n * scale) for n in f), *moved, each, *timed)
+
+
+def _without(row: Sequence[str], at: int) -> list[str]:
+  """A row without one of its cells."""
+  return [*row[:at], *row[at + 1 :]]
 
 
 def _checked(plan: Plan) -> Any:
   """Estimates beside what XLA says, in MiB: small models are small."""
   made = table(
-      'compiled for simulated devices, MiB a device', ('step',),
-      ('arguments', 'XLA', 'temporaries', 'XLA', 'peak', 'XLA', 'error'),
+      'compiled for simulated devices, MiB a device: estimated, and of XLA',
+      ('step',),
+      ('args', 'XLA', 'temp.', 'XLA', 'peak', 'XLA', 'error'),
   )  # fmt: skip
-  mib = lambda size: f'{size / 2**20:,.1f}'
+  mib = lambda size: number(size / 2**20)
   for c in plan.checked:
-    made.add_row(
-        f'{c.name} {c.step}', mib(c.arguments), mib(c.memory.arguments),
+    add(
+        made, f'{c.name} {c.step}', mib(c.arguments), mib(c.memory.arguments),
         mib(c.temporaries), mib(c.memory.temporaries),
         mib(c.arguments + c.temporaries), mib(c.memory.peak),
         f'{c.error:+.1%}',

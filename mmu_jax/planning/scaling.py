@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-from jax.sharding import AbstractMesh
-
 from mmu_jax.methods import Turn
 from mmu_jax.models import Model
 from mmu_jax.planning import chips
@@ -44,6 +42,7 @@ def points(
     *,
     weak: bool = True,
     copies: bool = False,
+    micro_batches: int = 1,
 ) -> list[Point]:
   """Returns a step on 8 to 1,024 devices.
 
@@ -55,13 +54,16 @@ def points(
     weak: whether the batch grows with the devices.
     copies: whether there is a copy of the model for every 8 devices, data x
       fsdp, instead of one for all.
+    micro_batches: parts of a batch, one after the other.
   """
   found = []
   for devices in DEVICES:
     fsdp = COPY if copies else devices
     on = layout.mesh(data=devices // fsdp, fsdp=fsdp)
     count = rows.rows * devices if weak else rows.rows
-    found.append(_point(model, turn, rows._replace(rows=count), chip, on))
+    setting = Setting(on, micro_batches)
+    made = rows._replace(rows=count)
+    found.append(_point(model, turn, made, chip, setting))
   return found
 
 
@@ -84,9 +86,10 @@ def least_tokens(point: Point, rows: Rows) -> float:
 
 
 def _point(
-    model: Model, turn: Turn, rows: Rows, chip: chips.Chip, on: AbstractMesh
+    model: Model, turn: Turn, rows: Rows, chip: chips.Chip, setting: Setting
 ) -> Point:
   """A step on one mesh."""
-  found = traffic_lib.of_turn(model, turn, rows, Setting(on))
+  on = setting.mesh
+  found = traffic_lib.of_turn(model, turn, rows, setting)
   times = traffic_lib.times(found, chip, on)
   return Point(layout.line(on), on.size, rows.rows, found, times)

@@ -16,6 +16,7 @@ from mmu_jax.planning.memory import Setting
 from mmu_jax.planning.programs import Program
 
 MOST = 1024  # devices
+TIGHT = 0.9  # of the memory: the estimate is good to ten per cent
 TENSOR = (2, 4, 8)
 
 
@@ -39,10 +40,12 @@ class Lever(NamedTuple):
   Attributes:
     name: what to set, as in a config.
     worst: what then needs most.
+    note: what else it does, '' for nothing.
   """
 
   name: str
   worst: Worst
+  note: str = ''
 
 
 def worst(
@@ -65,6 +68,8 @@ def smallest_mesh(
 ) -> AbstractMesh | None:
   """Returns the mesh of fewest devices on which every program fits.
 
+  What fits leaves a tenth of the memory free, as estimates are good to that.
+
   Args:
     found: the programs of a job.
     model: with its dtype and remat policy.
@@ -75,7 +80,7 @@ def smallest_mesh(
     fsdp alone if that can, else with tensor; None if 1,024 devices cannot.
   """
   for on in _meshes():
-    if worst(found, model, setting._replace(mesh=on)).peak <= hbm:
+    if worst(found, model, setting._replace(mesh=on)).peak <= TIGHT * hbm:
       return on
   return None
 
@@ -83,34 +88,61 @@ def smallest_mesh(
 def levers(
     found: Sequence[Program], model: Model, setting: Setting
 ) -> list[Lever]:
-  """Returns what each lever does to the program that needs most, and all.
+  """Returns the levers that lower the peak, and all of those together.
 
   Args:
     found: the programs of a job.
     model: with its dtype and remat policy.
     setting: the mesh, and what is set already.
   """
-  tried = []
-  policy = model.config.remat
-  stronger = list(REMAT)[list(REMAT).index(policy) + 1 :]
-  for remat in stronger:
-    made = _with(model, remat)
-    tried.append((f'model.remat={remat}', made, setting))
+  now = worst(found, model, setting).peak
+  made, everything, kinds, helping = model, setting, set(), []
+  for name, changed, where in _tried(found, model, setting):
+    then = worst(found, changed, where)
+    if then.peak >= now:
+      continue
+    helping.append(Lever(name, then, _padded(found, setting, where)))
+    kinds.add(name.partition('=')[0])
+    if changed is not model:
+      made = changed  # the strongest comes last
+    else:
+      everything = everything._replace(**{
+          k: v
+          for k, v in where._asdict().items()
+          if v != getattr(setting, k)
+      })
+  if len(kinds) > 1:
+    then = worst(found, made, everything)
+    note = _padded(found, setting, everything)
+    helping.append(Lever('all of them', then, note))
+  return helping
+
+
+def _tried(
+    found: Sequence[Program], model: Model, setting: Setting
+) -> Iterator[tuple[str, Model, Setting]]:
+  """What could be set, and the model and setting that it makes."""
+  for remat in list(REMAT)[list(REMAT).index(model.config.remat) + 1 :]:
+    yield f'model.remat={remat}', _with(model, remat), setting
   micro = _most_micro_batches(found, setting)
   if micro > setting.micro_batches:
     split = setting._replace(micro_batches=micro)
-    tried.append((f'micro_batches={micro}', model, split))
+    yield f'micro_batches={micro}', model, split
   if any(p.reference for p in found) and not setting.offload:
     waits = setting._replace(offload=('reference',))
-    tried.append(("offload=('reference',)", model, waits))
-  if len(tried) > 1:
-    made = _with(model, 'full')
-    everything = setting._replace(
-        micro_batches=max(micro, setting.micro_batches),
-        offload=('reference',),
-    )
-    tried.append(('all of them', made, everything))
-  return [Lever(name, worst(found, m, s)) for name, m, s in tried]
+    yield "offload=('reference',)", model, waits
+
+
+def _padded(found: Sequence[Program], now: Setting, then: Setting) -> str:
+  """Which batches of training get more rows of padding than they have now."""
+  sizes = sorted({p.rows.rows for p in found if p.trains})
+  count = lambda n, on: sharding.row_count(n, on.mesh, on.micro_batches)
+  grown = [
+      f'{n} rows are computed as {count(n, then)}'
+      for n in sizes
+      if count(n, then) > count(n, now)
+  ]
+  return '; '.join(grown)
 
 
 def _with(model: Model, remat: str) -> Model:

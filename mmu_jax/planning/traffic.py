@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from jax.sharding import AbstractMesh
 import jax.numpy as jnp
 
+from mmu_jax import tree as tree_lib
 from mmu_jax.methods import Turn
 from mmu_jax.models import Model
 from mmu_jax.planning import activations
@@ -28,6 +29,8 @@ from mmu_jax.planning import layout
 from mmu_jax.planning.memory import Setting
 from mmu_jax.planning.memory import local_rows
 from mmu_jax.planning.shapes import Rows
+
+EQUAL = 0.1  # times that differ by less are not told apart
 
 
 class Traffic(NamedTuple):
@@ -73,7 +76,9 @@ class Times(NamedTuple):
 
   @property
   def bound(self) -> str:
-    """What takes longer."""
+    """What takes longer: 'compute', 'communication', or 'equal' within 10 %."""
+    if abs(self.move - self.compute) <= EQUAL * max(self):
+      return 'equal'
     return 'communication' if self.move > self.compute else 'compute'
 
 
@@ -109,8 +114,8 @@ def of_turn(
       gather_backward=split * micro * backward,
       scatter=split * micro * backward,
       sums=sums * micro * backward,
-      tensor=_tensor(model, rows, count, parts['tensor']) * backward,
-      flops=found.total * backward * count / parts['tensor'],
+      tensor=_tensor(model, rows, count, on) * backward,
+      flops=found.total * backward * count * _computed(model, on),
   )
 
 
@@ -118,7 +123,7 @@ def times(traffic: Traffic, chip: chips.Chip, on: AbstractMesh) -> Times:
   """Returns how long a step computes and moves, each at its best.
 
   Each collective runs over the ring of its axis; rings of more devices than a
-  node has go at the speed of the network.
+  node has go over the network, side by side where an axis within them is.
 
   Args:
     traffic: of a turn.
@@ -127,24 +132,49 @@ def times(traffic: Traffic, chip: chips.Chip, on: AbstractMesh) -> Times:
   """
   tensor = on.shape['tensor']
   fsdp = tensor * on.shape['fsdp']
-  over_fsdp = sum(traffic[:3]) / chips.speed(chip, fsdp)
-  over_data = traffic.sums / chips.speed(chip, on.size)
+  over_fsdp = sum(traffic[:3]) / chips.speed(chip, fsdp, tensor)
+  # Without the axis data, what is summed are norms, over fsdp.
+  beside = fsdp if on.shape['data'] > 1 else tensor
+  over_data = traffic.sums / chips.speed(chip, on.size, beside)
   over_tensor = traffic.tensor / chips.speed(chip, tensor)
   return Times(traffic.flops / chip.flops, over_fsdp + over_data + over_tensor)
 
 
-def _tensor(model: Model, rows: Rows, count: int, parts: int) -> float:
+def _computed(model: Model, on: AbstractMesh) -> float:
+  """The share of the operations that a device of the axis tensor does."""
+  whole = split = 0
+  for name, leaf in layout.leaves(model, on).items():
+    if leaf.is_matrix and not name.endswith('embedding'):
+      whole += leaf.size
+      split += leaf.size / leaf.tensor
+  return split / whole
+
+
+def _tensor(model: Model, rows: Rows, count: int, on: AbstractMesh) -> float:
   """Bytes of activations that are summed over the axis tensor."""
+  parts = on.shape['tensor']
   if parts == 1:
     return 0.0
   config: Any = model.config
   width = jnp.dtype(config.dtype).itemsize
   text = config.text_config
-  token = text.hidden_size * rows.length * text.num_hidden_layers
+  seen, read = (_halves(model, on, sees) for sees in (True, False))
+  token = text.hidden_size * rows.length * text.num_hidden_layers * read / 2
   if rows.room:
-    token += _vision(model, rows.room)
+    token += _vision(model, rows.room) * seen / 2
   times = 5 if config.remat == 'full' else 4
   return 2 * (parts - 1) / parts * times * token * width * count
+
+
+def _halves(model: Model, on: AbstractMesh, sees: bool) -> int:
+  """How many of the two halves of a layer, attention and MLP, are split."""
+  halves = {
+      name.removeprefix(leaf.stack).split('/')[1]
+      for name, leaf in layout.leaves(model, on).items()
+      if leaf.stack and leaf.is_matrix and leaf.tensor > 1
+      and sees == (tree_lib.component_of(name, model.components) == 'vision')
+  }  # fmt: skip
+  return len(halves)
 
 
 def _vision(model: Model, room: int) -> int:

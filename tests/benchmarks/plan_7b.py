@@ -127,7 +127,7 @@ def scaled(name: str, chip: str):
     yield report.scaling_table(
         f'{name} on {chip}, {kind}: one row of {LENGTH} tokens a device', weak
     )
-    yield _crossing(weak)
+    yield report.crossing(weak)
     few = [
         f'{p.devices}: {scaling.least_tokens(p, row):,.0f}' for p in weak
     ]
@@ -139,15 +139,7 @@ def scaled(name: str, chip: str):
     yield report.scaling_table(
         f'{name} on {chip}, {kind}: 256 rows in all', strong
     )
-    yield _crossing(strong)
-
-
-def _crossing(points) -> str:
-  """Where moving takes longer than computing."""
-  found = scaling.crossing(points)
-  if found is None:
-    return 'never bound by communication up to 1,024 devices'
-  return f'bound by communication from {found.devices} devices on'
+    yield report.crossing(strong)
 
 
 if __name__ == '__main__':

@@ -113,15 +113,45 @@ def test_weak_scaling_computes_the_same_on_every_device():
       model, methods.finetune()[0], Rows(4, 768, 1), chips.CHIPS['h100']
   )
   assert len({round(p.traffic.flops) for p in points}) == 1
-  # Within a node moving is fast, beyond it the network bounds.
-  bound = {p.devices: p.times.bound for p in points}
-  assert bound[8] == 'compute' and bound[1024] == 'communication'
   tokens = scaling.least_tokens(points[-1], Rows(4, 768, 1))
-  enough = Rows(math.ceil(tokens / 768), 768, 1)
-  more = scaling.points(
-      model, methods.finetune()[0], enough, chips.CHIPS['h100']
+  # So many rows as take 1.3 times and 0.7 times as long as moving.
+  for share, bound in ((1.3, 'compute'), (0.7, 'communication')):
+    rows = Rows(1, round(share * tokens), 1)
+    last = scaling.points(
+        model, methods.finetune()[0], rows, chips.CHIPS['h100']
+    )[-1]
+    assert last.devices == 1024 and last.times.bound == bound
+
+
+def test_times_within_a_tenth_are_called_equal():
+  judged = [traffic.Times(1.0, move).bound for move in (0.8, 0.95, 1.1, 1.2)]
+  assert judged == ['compute', 'equal', 'equal', 'communication']
+
+
+def test_a_ring_leaves_a_node_by_all_adapters_that_no_other_ring_needs():
+  chip = chips.CHIPS['h100']
+  whole = traffic.Traffic(0, 0, 1e9, 0, 0, 0)
+  summed = traffic.Traffic(0, 0, 0, 1e9, 0, 0)
+  seconds = lambda moved, spec: traffic.times(
+      moved, chip, layout.parse(spec)
+  ).move
+  assert seconds(whole, 'fsdp=8') == pytest.approx(1e9 / 450e9)
+  # Eight adapters of 50 GB/s for one ring, for two, and for eight.
+  assert seconds(whole, 'fsdp=64') == pytest.approx(1e9 / 400e9)
+  assert seconds(whole, 'fsdp=32,tensor=2') == pytest.approx(1e9 / 200e9)
+  assert seconds(summed, 'data=8,fsdp=8') == pytest.approx(1e9 / 50e9)
+  assert seconds(summed, 'data=64') == pytest.approx(1e9 / 400e9)
+
+
+def test_an_axis_that_divides_nothing_neither_helps_nor_moves():
+  config = llava.LlavaConfig(dtype='bfloat16', remat='full')
+  model, rows = models.build(config), Rows(8, 640, 1)
+  turn = methods.finetune()[0]
+  one, three = (
+      traffic.of_turn(model, turn, rows, Setting(layout.parse(spec)))
+      for spec in ('fsdp=8', 'fsdp=8,tensor=3')
   )
-  assert scaling.crossing(more) is None
+  assert three.tensor == 0 and three.flops == pytest.approx(one.flops, rel=0.02)
 
 
 def test_tensor_parallelism_moves_activations_and_fewer_weights():
