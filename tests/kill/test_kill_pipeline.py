@@ -9,7 +9,7 @@ pytestmark = pytest.mark.scale
 
 @pytest.mark.parametrize('processes', (1, 2))
 def test_a_job_killed_again_and_again_ends_with_the_same_bytes(processes):
-  kills = 6 if processes == 1 else 3
+  kills = 5 if processes == 1 else 2
   assert not kill_pipeline.main(
       [f'--kills={kills}', f'--processes={processes}', '--devices=2']
   )
