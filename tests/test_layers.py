@@ -16,7 +16,7 @@ RANKS = {
     'sharding': 0.4,  # what is traced says where it is
     'masks': 0.5,  # the transformations unpack them
     'micro_batches': 0.5, 'log_ratio': 0.5,
-    'ranking': 0.6,
+    'ranking': 0.6, 'squared_gradients': 0.6,
     'data': 1, 'metrics': 1, 'losses': 1, 'saliency': 1, 'transforms': 1,
     'checkpoint': 1, 'workdir': 1,
     'restriction': 1.5,  # saliency, component by component
@@ -30,6 +30,7 @@ CORE = {
     'tree', 'typing', 'models', 'losses', 'saliency', 'restriction', 'masks',
     'transforms', 'methods', 'checkpoint', 'training', 'digests',
     'step_folders', 'sharding', 'micro_batches', 'ranking', 'log_ratio',
+    'squared_gradients',
     'distributed', 'clusters', 'preemption',
 }  # fmt: skip
 CORE_PACKAGES = {

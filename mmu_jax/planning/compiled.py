@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import ml_collections
 
 from mmu_jax import masks
-from mmu_jax import saliency
 from mmu_jax import sharding
+from mmu_jax import squared_gradients
 from mmu_jax.methods import answer_weight
 from mmu_jax.methods import descend
 from mmu_jax.methods import Turn
@@ -106,9 +106,9 @@ def importance(
   loss = lambda params, batch: descend(model.forward, params, None, batch)
   params = sharding.placed(model.abstract_params, rules, mesh)
   with jax.set_mesh(mesh):
-    return saliency._add_batch.lower(  # what `importance` runs for a batch
+    return squared_gradients.add_batch.lower(  # what `importance` runs for a batch
         loss,
-        saliency.abstract_sums(model.abstract_params, rules, mesh),
+        squared_gradients.abstract_sums(model.abstract_params, rules, mesh),
         params,
         _batch(model, rows, mesh, micro_batches),
         rules=rules,

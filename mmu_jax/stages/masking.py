@@ -18,6 +18,7 @@ from mmu_jax import progress
 from mmu_jax import restriction
 from mmu_jax import saliency as saliency_lib
 from mmu_jax import sharding
+from mmu_jax import squared_gradients
 from mmu_jax import tree as tree_lib
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data import prefetch
@@ -299,7 +300,7 @@ def _go_on(job: Job, name: str, stream: Placed, num_batches: int) -> Params:
   start, seen = None, 0
   if checkpoint.latest_step(folder) is not None:
     params = job.placed(job.model.abstract_params)
-    like = saliency_lib.abstract_sums(params, rules)
+    like = squared_gradients.abstract_sums(params, rules)
     start, _, seen = checkpoint.restore(folder, like)
     progress.say(f'importance {name}: goes on after batch {seen}')
 
@@ -345,7 +346,7 @@ def _means(tree: Params, components: tuple[tuple[str, str], ...]):
 
 
 @functools.cache
-def _loss(forward: Forward) -> saliency_lib.BatchLoss:
+def _loss(forward: Forward) -> squared_gradients.BatchLoss:
   """The cross-entropy of a model, one object for each model."""
   return lambda params, batch: methods.descend(forward, params, None, batch)
 

@@ -143,25 +143,25 @@ def test_a_ring_leaves_a_node_by_all_adapters_that_no_other_ring_needs():
   assert seconds(summed, 'data=64') == pytest.approx(1e9 / 400e9)
 
 
-def test_an_axis_that_divides_nothing_neither_helps_nor_moves():
-  config = llava.LlavaConfig(dtype='bfloat16', remat='full')
-  model, rows = models.build(config), Rows(8, 640, 1)
+def _on(rows, *meshes):
+  """The traffic of a turn of LLaVA-7B on some meshes."""
+  model = models.build(llava.LlavaConfig(dtype='bfloat16', remat='full'))
   turn = methods.finetune()[0]
-  one, three = (
+  return (
       traffic.of_turn(model, turn, rows, Setting(layout.parse(spec)))
-      for spec in ('fsdp=8', 'fsdp=8,tensor=3')
+      for spec in meshes
   )
+
+
+def test_an_axis_that_divides_nothing_neither_helps_nor_moves():
+  one, three = _on(Rows(8, 640, 1), 'fsdp=8', 'fsdp=8,tensor=3')
   assert three.tensor == 0 and three.flops == pytest.approx(one.flops, rel=0.02)
 
 
 def test_tensor_parallelism_moves_activations_and_fewer_weights():
   config = llava.LlavaConfig(dtype='bfloat16', remat='full')
-  model, rows = models.build(config), Rows(8, 768, 1)
-  turn = methods.finetune()[0]
-  pure, split = (
-      traffic.of_turn(model, turn, rows, Setting(layout.parse(spec)))
-      for spec in ('fsdp=8', 'fsdp=4,tensor=2')
-  )
+  rows, turn = Rows(8, 768, 1), methods.finetune()[0]
+  pure, split = _on(rows, 'fsdp=8', 'fsdp=4,tensor=2')
   assert split.scatter < pure.scatter and split.tensor > 0
   assert split.flops == pytest.approx(pure.flops)
   none = dataclasses.replace(config, remat='none')
