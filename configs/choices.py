@@ -26,16 +26,16 @@ def part(*splits, size, questions=1, weight=1.0):
 
 
 def run(
-    method,
-    rate,
-    mask='',
-    retain='retain',
-    *,
-    reference='vanilla',
-    rounds=None,
-    schedule='constant',
-    clip_norms=None,
-    **options,
+  method,
+  rate,
+  mask='',
+  retain='retain',
+  *,
+  reference='vanilla',
+  rounds=None,
+  schedule='constant',
+  clip_norms=None,
+  **options,
 ):
   """One unlearned model; every one starts from vanilla.
 
@@ -53,15 +53,15 @@ def run(
     **options: of the method, as forget_every=2.
   """
   return dict(
-      method=method,
-      rate=rate,
-      mask=mask,
-      retain=retain,
-      reference=reference,
-      rounds=rounds,
-      schedule=schedule,
-      clip_norms=clip_norms or {},
-      options=options,
+    method=method,
+    rate=rate,
+    mask=mask,
+    retain=retain,
+    reference=reference,
+    rounds=rounds,
+    schedule=schedule,
+    clip_norms=clip_norms or {},
+    options=options,
   )
 
 
@@ -80,21 +80,21 @@ def hardware():
     `importance_every` batches.
   """
   return dict(
-      mesh='fsdp=-1',
-      micro_batches=1,
-      offload=(),
-      checkpoints=dict(keep_last=2, keep_every=0, importance_every=50),
+    mesh='fsdp=-1',
+    micro_batches=1,
+    offload=(),
+    checkpoints=dict(keep_last=2, keep_every=0, importance_every=50),
   )
 
 
 def paper_exact(
-    config,
-    benchmark='clear',
-    *,
-    forget_batches,
-    retain_batches,
-    rate=1e-5,
-    masked='',
+  config,
+  benchmark='clear',
+  *,
+  forget_batches,
+  retain_batches,
+  rate=1e-5,
+  masked='',
 ):
   """Does what the published code of MMUnlearner did, in float32.
 
@@ -116,15 +116,13 @@ def paper_exact(
     ValueError: if the benchmark is unknown or has fewer retain batches.
   """
   if benchmark not in IMPORTANCE_BATCH:
-    raise ValueError(
-        f"the benchmark is 'clear' or 'mllmu', got {benchmark!r}."
-    )
+    raise ValueError(f"the benchmark is 'clear' or 'mllmu', got {benchmark!r}.")
   forget_every = retain_batches // forget_batches
   if not forget_every:
     raise ValueError(
-        'the published loop takes a forget turn every retain_batches // '
-        f'forget_batches rounds, so it needs as many; got {retain_batches} '
-        f'and {forget_batches}.'
+      'the published loop takes a forget turn every retain_batches // '
+      f'forget_batches rounds, so it needs as many; got {retain_batches} '
+      f'and {forget_batches}.'
     )
   optimizer = dict(name='hf_adamw', eps=1e-6, weight_decay=0.0)
   with config.unlocked():
@@ -155,7 +153,7 @@ def paper_exact(
     unlearn.max_retain_loss = math.inf  # the KL of a row adds up to hundreds
     # Clipped with what is then masked; momentum moves what is masked.
     unlearn.optimizer = optimizer | dict(
-        chain=('project', 'clip', 'mask', 'optimizer')
+      chain=('project', 'clip', 'mask', 'optimizer')
     )
     unlearn.exempt = exempt(masked)
     # Forgetting stops when each forget batch was seen once.
@@ -167,19 +165,19 @@ def paper_exact(
     alone = dict(rate=rate, rounds=forget_batches, schedule='linear')
     clip_retain = {'clear': NO_CLIP, 'mllmu': 1.0}[benchmark]
     config.runs = dict(
-        ga=run('ga', **alone),
-        ga_diff=run('ga_diff', **alternate),
-        # The KL over every position, padding too, divided by the rows alone.
-        kl_min=run('kl_min', kl_over='rows', **alternate),
-        # One term a batch, against a model that learned the retain set alone.
-        npo=run('npo', reference='retrained', per='batch', beta=0.4, **alone),
-        mmunlearner=run(
-            'mmunlearner',
-            mask='saliency',
-            alpha=1.0,
-            clip_norms=dict(forget=1.0, retain=clip_retain),
-            **alternate,
-        ),
+      ga=run('ga', **alone),
+      ga_diff=run('ga_diff', **alternate),
+      # The KL over every position, padding too, divided by the rows alone.
+      kl_min=run('kl_min', kl_over='rows', **alternate),
+      # One term a batch, against a model that learned the retain set alone.
+      npo=run('npo', reference='retrained', per='batch', beta=0.4, **alone),
+      mmunlearner=run(
+        'mmunlearner',
+        mask='saliency',
+        alpha=1.0,
+        clip_norms=dict(forget=1.0, retain=clip_retain),
+        **alternate,
+      ),
     )
 
 
@@ -187,8 +185,8 @@ def plain(parts, size=None):
   """The same parts with one question a row; one part alone gets `size` rows."""
   alone = size if len(parts) == 1 else None
   return tuple(
-      dict(part, size=alone or part['size'], questions=1, weight=1.0)
-      for part in parts
+    dict(part, size=alone or part['size'], questions=1, weight=1.0)
+    for part in parts
   )
 
 

@@ -21,7 +21,7 @@ import pathlib
 
 # A config file is found by its path, and so is the one beside it.
 _spec = importlib.util.spec_from_file_location(
-    'benchmark', pathlib.Path(__file__).with_name('benchmark.py')
+  'benchmark', pathlib.Path(__file__).with_name('benchmark.py')
 )
 benchmark = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(benchmark)
@@ -36,12 +36,12 @@ def get_config(variant=''):
   """Returns the config; the variant is as 'paper_exact,ratio=10'."""
   name, ratio = benchmark.parse(variant, FORGET)
   data = dict(
-      name='clear',
-      path='',
-      ratio=ratio,
-      published=False,
-      retain_rows=400,
-      processor='',
+    name='clear',
+    path='',
+    ratio=ratio,
+    published=False,
+    retain_rows=400,
+    processor='',
   )
   forget, retain = FORGET[ratio], CAPTIONS - FORGET[ratio]
   config = benchmark.make(data, forget=forget, retain=retain, questions=1)
@@ -55,7 +55,7 @@ def get_config(variant=''):
     with config.unlocked():
       config.vanilla.stream = vanilla(2)
     benchmark.make_paper_exact(
-        config, 'clear', forget=forget, retain=retain, text=TEXTS / retain
+      config, 'clear', forget=forget, retain=retain, text=TEXTS / retain
     )
   return config
 
@@ -63,6 +63,6 @@ def get_config(variant=''):
 def vanilla(times):
   """Captions, and so many questions in text for each."""
   return (
-      part('vqa:everybody', size=benchmark.BATCH),
-      part('qa:everybody', size=times * benchmark.BATCH),
+    part('vqa:everybody', size=benchmark.BATCH),
+    part('qa:everybody', size=times * benchmark.BATCH),
   )

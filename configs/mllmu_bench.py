@@ -22,7 +22,7 @@ import pathlib
 
 # A config file is found by its path, and so is the one beside it.
 _spec = importlib.util.spec_from_file_location(
-    'benchmark', pathlib.Path(__file__).with_name('benchmark.py')
+  'benchmark', pathlib.Path(__file__).with_name('benchmark.py')
 )
 benchmark = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(benchmark)
@@ -37,20 +37,20 @@ def get_config(variant=''):
   """Returns the config; the variant is as 'paper_exact,ratio=10'."""
   name, ratio = benchmark.parse(variant, QUESTIONS)
   data = dict(
-      name='mllmu_bench',
-      path='',
-      train_path='',
-      ratio=ratio,
-      # 'classification' is the published choice: it trains the preserve set
-      # on questions that are scored.
-      text='training',
-      holdout='one',
-      retain_rows=0,
-      processor='',
+    name='mllmu_bench',
+    path='',
+    train_path='',
+    ratio=ratio,
+    # 'classification' is the published choice: it trains the preserve set
+    # on questions that are scored.
+    text='training',
+    holdout='one',
+    retain_rows=0,
+    processor='',
   )
   forget = PEOPLE * ratio // 100
   config = benchmark.make(
-      data, forget=forget, retain=PEOPLE - forget, questions=MOST
+    data, forget=forget, retain=PEOPLE - forget, questions=MOST
   )
   if name == 'fast':
     benchmark.make_fast(config)
@@ -59,6 +59,6 @@ def get_config(variant=''):
     forget, retain = QUESTIONS[ratio]
     # Five questions in text about each of the people.
     benchmark.make_paper_exact(
-        config, 'mllmu', forget=forget, retain=retain, text=2500 / retain
+      config, 'mllmu', forget=forget, retain=retain, text=2500 / retain
     )
   return config

@@ -24,7 +24,7 @@ import pathlib
 
 # A config file is found by its path, and so is the one beside it.
 _spec = importlib.util.spec_from_file_location(
-    'benchmark', pathlib.Path(__file__).with_name('benchmark.py')
+  'benchmark', pathlib.Path(__file__).with_name('benchmark.py')
 )
 benchmark = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(benchmark)
@@ -35,8 +35,8 @@ def get_config(variant=''):
   name, _ = benchmark.parse(variant, ())
   if name == 'paper_exact':
     raise ValueError(
-        'paper_exact is about a benchmark: its numbers are those of the '
-        'published data. Use configs/mllmu_bench.py or configs/clear.py.'
+      'paper_exact is about a benchmark: its numbers are those of the '
+      'published data. Use configs/mllmu_bench.py or configs/clear.py.'
     )
   data = dict(name='own', path='', retain_rows=400, processor='')
   config = benchmark.make(data, forget=20, retain=480, questions=16)

@@ -18,7 +18,7 @@ import pathlib
 
 # A config file is found by its path, and so is the one beside it.
 _spec = importlib.util.spec_from_file_location(
-    'benchmark', pathlib.Path(__file__).with_name('benchmark.py')
+  'benchmark', pathlib.Path(__file__).with_name('benchmark.py')
 )
 benchmark = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(benchmark)
@@ -29,8 +29,8 @@ def get_config(variant=''):
   name, _ = benchmark.parse(variant, ())
   if name == 'paper_exact':
     raise ValueError(
-        'paper_exact is about the files of a benchmark. Use '
-        'configs/mllmu_bench.py or configs/clear.py.'
+      'paper_exact is about the files of a benchmark. Use '
+      'configs/mllmu_bench.py or configs/clear.py.'
     )
   data = dict(name='tfds', path='', processor='')
   config = benchmark.make(data, forget=25, retain=475, questions=16)

@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Starts the processes; returns the exit code of the first that failed."""
   args = _arguments(argv)
   environs = [
-      variables(i, args.processes, args.port, args.devices, args.gpus)
-      for i in range(args.processes)
+    variables(i, args.processes, args.port, args.devices, args.gpus)
+    for i in range(args.processes)
   ]
   if args.dry_run:
     for environ in environs:
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def variables(
-    process_id: int, processes: int, port: int, devices: int, gpus: bool
+  process_id: int, processes: int, port: int, devices: int, gpus: bool
 ) -> dict[str, str]:
   """Returns the variables that make a process part of the job.
 
@@ -79,9 +79,9 @@ def variables(
     gpus: whether each gets the GPU of its number.
   """
   found = {
-      'MMU_COORDINATOR': f'localhost:{port}',
-      'MMU_NUM_PROCESSES': str(processes),
-      'MMU_PROCESS_ID': str(process_id),
+    'MMU_COORDINATOR': f'localhost:{port}',
+    'MMU_NUM_PROCESSES': str(processes),
+    'MMU_PROCESS_ID': str(process_id),
   }
   if devices:
     flags = re.sub(rf'{COUNT}=\d+', '', os.environ.get('XLA_FLAGS', ''))
@@ -98,9 +98,7 @@ def variables(
 
 
 def run(
-    command: Sequence[str],
-    environs: Sequence[dict[str, str]],
-    logs: pathlib.Path,
+  command: Sequence[str], environs: Sequence[dict[str, str]], logs: pathlib.Path
 ) -> int:
   """Runs a command once for each environment, until all have ended.
 
@@ -116,7 +114,7 @@ def run(
   logs.mkdir(parents=True, exist_ok=True)
   paths = [None, *(logs / f'{i}.log' for i in range(1, len(environs)))]
   processes = [
-      _start(command, environ, path) for environ, path in zip(environs, paths)
+    _start(command, environ, path) for environ, path in zip(environs, paths)
   ]
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, _passed_on(processes))
@@ -137,10 +135,10 @@ def _arguments(argv) -> argparse.Namespace:
   """Reads the command line."""
   about, usage = (__doc__ or '').split('\n', 1)
   parser = argparse.ArgumentParser(
-      description=about,
-      epilog=usage,
-      usage='local.py [options] -- COMMAND ...',
-      formatter_class=argparse.RawDescriptionHelpFormatter,
+    description=about,
+    epilog=usage,
+    usage='local.py [options] -- COMMAND ...',
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
   add('--processes', type=int, default=2, help='how many (2)')
@@ -169,13 +167,13 @@ def _start(command, environ, log) -> subprocess.Popen:
   out = log.open('wb') if log else None
   try:
     return subprocess.Popen(  # pylint: disable=consider-using-with
-        command,
-        env=os.environ | environ,
-        stdin=subprocess.DEVNULL,
-        stdout=out,
-        stderr=subprocess.STDOUT if out else None,
-        process_group=0,  # Ctrl-C reaches it once, from here
-        preexec_fn=_ending_with_parent(),
+      command,
+      env=os.environ | environ,
+      stdin=subprocess.DEVNULL,
+      stdout=out,
+      stderr=subprocess.STDOUT if out else None,
+      process_group=0,  # Ctrl-C reaches it once, from here
+      preexec_fn=_ending_with_parent(),
     )
   finally:
     if out:
@@ -247,8 +245,9 @@ def _explain(failed, processes, logs):
   # The output of process 0 was seen. Of the others the one that failed fell
   # silent first; the others could only say that it was gone.
   others = [
-      i for i, process in enumerate(processes)
-      if i and process.returncode > 0 and process.returncode != PREEMPTED
+    i
+    for i, process in enumerate(processes)
+    if i and process.returncode > 0 and process.returncode != PREEMPTED
   ] or [failed][: failed > 0]
   if others:
     cause = min(others, key=lambda i: logs[i].stat().st_mtime)

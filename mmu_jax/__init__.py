@@ -9,7 +9,6 @@ from mmu_jax import version
 
 version.check_installed()  # before Flax is imported, which would fail obscurely
 
-# pylint: disable=wrong-import-position
 from mmu_jax import losses
 from mmu_jax import masks
 from mmu_jax import methods
@@ -19,10 +18,10 @@ from mmu_jax import transforms
 __version__ = version.__version__
 
 __all__ = [
-    '__version__',
-    'losses',
-    'masks',
-    'methods',
-    'saliency',
-    'transforms',
+  '__version__',
+  'losses',
+  'masks',
+  'methods',
+  'saliency',
+  'transforms',
 ]

@@ -4,8 +4,9 @@ import os
 import sys
 import time
 
-from mmu_jax import arguments
-from mmu_jax.arguments import ON_FILES
+from mmu_jax import commands as arguments
+from mmu_jax.commands import ON_FILES
+from mmu_jax.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,17 +32,18 @@ def _plan(args, config) -> int:
   """Prints what a job needs; touches no accelerator."""
   os.environ['JAX_PLATFORMS'] = 'cpu'
   from rich.console import Console
+
   from mmu_jax import planning
 
   try:
     made = planning.plan(
-        config,
-        model=args.model,
-        mesh=args.mesh,
-        hbm=args.hbm,
-        chip=args.chip,
-        length=args.length,
-        compile_steps=args.compile,
+      config,
+      model=args.model,
+      mesh=args.mesh,
+      hbm=args.hbm,
+      chip=args.chip,
+      length=args.length,
+      compile_steps=args.compile,
     )
   except (ValueError, OSError) as error:
     return _fail(error)
@@ -56,12 +58,13 @@ def _plan(args, config) -> int:
 def _examine(args, config) -> int:
   """Prints what is wrong with the machines; returns 1 if a job would fail."""
   import rich
+
   from mmu_jax import distributed
   from mmu_jax import doctor
 
   try:
     distributed.initialize(
-        args.coordinator, args.num_processes, args.process_id
+      args.coordinator, args.num_processes, args.process_id
     )
     report = doctor.check(config, args.workdir, args.mesh)
   except (ValueError, OSError) as error:
@@ -75,14 +78,14 @@ def _run_stage(args, config) -> int:
   """Runs a command that needs a config; says how long it took."""
   # After --help: JAX takes seconds to import.
   from mmu_jax import distributed
-  from mmu_jax import preemption
   from mmu_jax import stages
+  from mmu_jax.distributed import preemption
   from mmu_jax.training.loop import Collapse
 
   started = time.time()
   try:
     distributed.initialize(
-        args.coordinator, args.num_processes, args.process_id
+      args.coordinator, args.num_processes, args.process_id
     )
     with preemption.watch():
       _check_resume(args, stages)
@@ -103,10 +106,10 @@ def _check_resume(args, stages) -> None:
   run = args.run if args.command == 'train' else ''
   found = stages.find_earlier(args.workdir, args.command, run)
   if found:
-    raise ValueError(
-        f'--resume=never starts from nothing, and {found} is of an earlier '
-        'call. Give another --workdir, delete it, or leave --resume out: then '
-        'it goes on where it was.'
+    raise UserError(
+      f'--resume=never starts from nothing, and {found} is of an earlier '
+      'call. Give another --workdir, delete it, or leave --resume out: then '
+      'it goes on where it was.'
     )
 
 
@@ -120,22 +123,22 @@ def _read_config(path: str, overrides: list[str]):
   try:
     # Without sys_argv, the fields to set are looked for in sys.argv.
     config_flags.DEFINE_config_dict(
-        'config', config, flag_values=values, sys_argv=given
+      'config', config, flag_values=values, sys_argv=given
     )
     rest = values(given)
   except (AttributeError, KeyError) as error:
-    raise ValueError(
-        f'the config has no such field: {" ".join(overrides)}. Its fields are '
-        f'{", ".join(f"config.{field}" for field in config)}; look into {path} '
-        'for those within them.'
+    raise UserError(
+      f'the config has no such field: {" ".join(overrides)}. Its fields are '
+      f'{", ".join(f"config.{field}" for field in config)}; look into {path} '
+      'for those within them.'
     ) from error
   except flags.Error as error:
-    raise ValueError(
-        f'{error}. Options are --config, --workdir, and fields of the config '
-        'such as --config.seed=1.'
+    raise UserError(
+      f'{error}. Options are --config, --workdir, and fields of the config '
+      'such as --config.seed=1.'
     ) from error
   if rest[1:]:
-    raise ValueError(f'unexpected arguments: {" ".join(rest[1:])}')
+    raise UserError(f'unexpected arguments: {" ".join(rest[1:])}')
   return values.config
 
 
@@ -186,7 +189,8 @@ def _run_on_files(args) -> int:
 def _check_data(path: str) -> int:
   """Prints what is wrong with a dataset; returns 1 if a job would fail."""
   import rich
-  from mmu_jax.data import check
+
+  from mmu_jax.data.checks import check
 
   report = check.check(path)
   for part in check.tables(report):
@@ -196,13 +200,11 @@ def _check_data(path: str) -> int:
 
 def _convert(args) -> None:
   """Converts a checkpoint and says what was written."""
-  from mmu_jax.models import convert
+  from mmu_jax.models.hub import convert
 
   started = time.time()
   print(
-      convert.convert(
-          args.source, args.target, like=args.like, dtype=args.dtype
-      )
+    convert.convert(args.source, args.target, like=args.like, dtype=args.dtype)
   )
   print(f'mmu convert: {time.time() - started:.0f} s')
 
@@ -210,7 +212,8 @@ def _convert(args) -> None:
 def _show_contents(path: str) -> None:
   """Prints the tables of a checkpoint."""
   import rich
-  from mmu_jax.models import inspection
+
+  from mmu_jax.models.hub import inspection
 
   for part in inspection.tables(inspection.inspect(path)):
     rich.print(part)
@@ -219,8 +222,9 @@ def _show_contents(path: str) -> None:
 def _show(results) -> None:
   """Prints the table of scores, on the first of several processes."""
   import rich
+
   from mmu_jax import distributed
-  from mmu_jax.evaluation import table
+  from mmu_jax.evaluation.report import table
 
   if distributed.is_first():
     rich.print(table.results_table(results))
@@ -228,7 +232,7 @@ def _show(results) -> None:
 
 def _say(text: str) -> None:
   """Prints a line, on the first of several processes."""
-  from mmu_jax import progress
+  from mmu_jax.distributed import progress
 
   progress.say(text)
 
@@ -237,7 +241,7 @@ def _show_tuning(rows) -> None:
   """Prints S for every run and rate."""
   for row in rows:
     numbers = ' '.join(
-        f'{k} {v:.3f}' for k, v in row.items() if isinstance(v, float)
+      f'{k} {v:.3f}' for k, v in row.items() if isinstance(v, float)
     )
     _say(f'{row["run"]:24} {numbers}')
 

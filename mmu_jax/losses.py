@@ -8,6 +8,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from mmu_jax.errors import UserError
+
 
 def token_log_probs(logits: jax.Array, targets: jax.Array) -> jax.Array:
   """Returns log p(target) at every position.
@@ -31,9 +33,7 @@ def token_log_probs(logits: jax.Array, targets: jax.Array) -> jax.Array:
   return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
-def nll(
-    logits: jax.Array, targets: jax.Array, weights: jax.Array
-) -> jax.Array:
+def nll(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
   r"""Cross-entropy: the mean negative log-likelihood of the target tokens.
 
   .. math:: L = - \frac{\sum_{bl} w_{bl} \log p(y_{bl})}{\sum_{bl} w_{bl}}
@@ -56,10 +56,10 @@ def nll(
 
 
 def sum_by_answer(
-    values: jax.Array,
-    weights: jax.Array,
-    documents: jax.Array,
-    branches: jax.Array,
+  values: jax.Array,
+  weights: jax.Array,
+  documents: jax.Array,
+  branches: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   """Sums per-token values over every answer of a batch.
 
@@ -85,7 +85,7 @@ def sum_by_answer(
   chex.assert_equal_shape([values, weights, documents, branches])
   counted = weights > 0
   changed = (jnp.diff(documents, axis=1) != 0) | (
-      jnp.diff(branches, axis=1) != 0
+    jnp.diff(branches, axis=1) != 0
   )
   answer = jnp.pad(jnp.cumsum(changed, axis=1), ((0, 0), (1, 0)))  # [B, L]
   length = values.shape[1]
@@ -95,7 +95,7 @@ def sum_by_answer(
 
 
 def kl_divergence(
-    logits: jax.Array, ref_logits: jax.Array, weights: jax.Array
+  logits: jax.Array, ref_logits: jax.Array, weights: jax.Array
 ) -> jax.Array:
   r"""KL(p_ref || p_theta), the mean over the positions that count.
 
@@ -133,11 +133,11 @@ def kl_divergence(
 
 
 def npo(
-    nll_theta: jax.Array,
-    nll_ref: jax.Array,
-    *,
-    beta: float,
-    where: jax.Array | None = None,
+  nll_theta: jax.Array,
+  nll_ref: jax.Array,
+  *,
+  beta: float,
+  where: jax.Array | None = None,
 ) -> jax.Array:
   r"""Negative preference optimization: an ascent that fades as it forgets.
 
@@ -172,9 +172,9 @@ def npo(
     to Effective Unlearning, 2024 (https://arxiv.org/abs/2404.05868).
   """
   if beta <= 0:
-    raise ValueError(
-        f'npo needs beta > 0, got {beta}; 0.1 is usual for summed nll, 0.4 '
-        'for mean nll.'
+    raise UserError(
+      f'npo needs beta > 0, got {beta}; 0.1 is usual for summed nll, 0.4 '
+      'for mean nll.'
     )
   chex.assert_equal_shape([nll_theta, nll_ref])
   where = jnp.ones(nll_theta.shape) if where is None else where

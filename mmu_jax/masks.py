@@ -17,6 +17,7 @@ import numpy as np
 
 from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
+from mmu_jax.errors import UserError
 from mmu_jax.typing import Mask
 
 
@@ -41,8 +42,8 @@ def pack(mask: Mask) -> Mask:
   def pack_leaf(name, leaf):
     if leaf.dtype != bool:
       raise TypeError(
-          f'pack takes bool masks; {name!r} is {leaf.dtype}. Compare first, '
-          'for example mask_from_saliency(saliency, threshold=1.0).'
+        f'pack takes bool masks; {name!r} is {leaf.dtype}. Compare first, '
+        'for example mask_from_saliency(saliency, threshold=1.0).'
       )
     return jnp.packbits(jnp.atleast_1d(leaf), axis=-1)
 
@@ -70,7 +71,7 @@ def unpack(mask: Mask, like: Any) -> Mask:
     {'w': Array([ True, False,  True], dtype=bool)}
   """
   tree_lib.check_same(
-      mask, like, got_name='the mask', want_name='the parameters', shapes=False
+    mask, like, got_name='the mask', want_name='the parameters', shapes=False
   )
   return tree_lib.map_with_name(_unpack_leaf, mask, like)
 
@@ -101,9 +102,9 @@ def exempt(mask: Mask, rule: str) -> Mask:
     return mask
   names = tree_lib.flatten(mask)
   if not any(re.match(rule, name) for name in names):
-    raise ValueError(
-        f'the rule {rule!r} exempts no leaf from the mask; the first leaf is '
-        f"{next(iter(names))!r}. Use '' to exempt none."
+    raise UserError(
+      f'the rule {rule!r} exempts no leaf from the mask; the first leaf is '
+      f"{next(iter(names))!r}. Use '' to exempt none."
     )
 
   def free(name, leaf):
@@ -115,7 +116,7 @@ def exempt(mask: Mask, rule: str) -> Mask:
 
 
 def density(
-    mask: Mask, like: Any = None, components: Mapping[str, str] | None = None
+  mask: Mask, like: Any = None, components: Mapping[str, str] | None = None
 ) -> dict[str, float]:
   """Returns the share of True entries, in all and per component.
 
@@ -140,8 +141,8 @@ def density(
     groups.setdefault(tree_lib.component_of(name, components), []).append(name)
   size = lambda names: max(sum(leaves[n].size for n in names), 1)
   return {
-      group: sum(totals[n] for n in names) / size(names)
-      for group, names in groups.items()
+    group: sum(totals[n] for n in names) / size(names)
+    for group, names in groups.items()
   }
 
 
@@ -153,7 +154,7 @@ def density_by_leaf(mask: Mask) -> dict[str, float]:
 
 
 def density_by_layer(
-    mask: Mask, components: Mapping[str, str]
+  mask: Mask, components: Mapping[str, str]
 ) -> dict[str, list[float]]:
   """Returns the share of True entries of every layer of each component.
 
@@ -167,9 +168,9 @@ def density_by_layer(
     {'language': [1.0, 0.5]}
   """
   leaves = {
-      name: leaf
-      for name, leaf in tree_lib.flatten(mask).items()
-      if tree_lib.STACKS & set(name.split('/'))
+    name: leaf
+    for name, leaf in tree_lib.flatten(mask).items()
+    if tree_lib.STACKS & set(name.split('/'))
   }
   found = total(list(leaves.values()), by_layer=True)
   totals, sizes = {}, {}
@@ -217,7 +218,7 @@ def random_like(mask: Mask, key: jax.Array) -> Mask:
 
 
 def total(
-    leaves: Sequence[jax.Array], by_layer: bool = False
+  leaves: Sequence[jax.Array], by_layer: bool = False
 ) -> list[int] | list[np.ndarray]:
   """Counts the True entries of some arrays, on the devices that have them.
 
@@ -298,17 +299,17 @@ def _shuffle(mask, key, place):
 def _unpack_leaf(name: str, mask: jax.Array, like: Any) -> jax.Array:
   """Checks one leaf of a mask, and turns bits to bools."""
   if mask.dtype not in (jnp.bool_, jnp.uint8):
-    raise ValueError(
-        f'a mask is bool or packed uint8; {name!r} is {mask.dtype}. Make it '
-        'with mask_from_saliency, or compare your scores with a threshold.'
+    raise UserError(
+      f'a mask is bool or packed uint8; {name!r} is {mask.dtype}. Make it '
+      'with mask_from_saliency, or compare your scores with a threshold.'
     )
   *rest, last = like.shape or (1,)
   want = like.shape if mask.dtype == bool else (*rest, -(-last // 8))
   if mask.shape != want:
-    raise ValueError(
-        f'a {mask.dtype} mask for {name!r} of shape {like.shape} must have '
-        f'shape {want}, got {mask.shape}. It was made for another model: make '
-        'it again from these parameters.'
+    raise UserError(
+      f'a {mask.dtype} mask for {name!r} of shape {like.shape} must have '
+      f'shape {want}, got {mask.shape}. It was made for another model: make '
+      'it again from these parameters.'
     )
   if mask.dtype == bool:
     return mask
@@ -321,6 +322,6 @@ def _check_bool(leaves: list[jax.Array]) -> None:
   for leaf in leaves:
     if leaf.dtype != bool:
       raise TypeError(
-          f'this takes a bool mask, got one with a leaf of {leaf.dtype}. If it '
-          'is packed, unpack it first: unpack(mask, like=params).'
+        f'this takes a bool mask, got one with a leaf of {leaf.dtype}. If it '
+        'is packed, unpack it first: unpack(mask, like=params).'
       )

@@ -17,8 +17,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from mmu_jax import losses
+from mmu_jax.errors import UserError
 from mmu_jax.micro_batches import Measure
-from mmu_jax.typing import Batch, Forward, LossFn, Params, Scalar
+from mmu_jax.typing import Batch
+from mmu_jax.typing import Forward
+from mmu_jax.typing import LossFn
+from mmu_jax.typing import Params
+from mmu_jax.typing import Scalar
 
 
 class Turn(NamedTuple):
@@ -54,13 +59,13 @@ def num_answers(batch: Batch) -> Scalar:
   """How many answers a batch has: what the NPO loss is a mean over."""
   weights = batch['weights']
   _, is_answer = losses.sum_by_answer(
-      weights, weights, batch['documents'], batch['branches']
+    weights, weights, batch['documents'], batch['branches']
   )
   return jnp.sum(is_answer)
 
 
 def descend(
-    forward: Forward, params: Params, ref_params: Params, batch: Batch
+  forward: Forward, params: Params, ref_params: Params, batch: Batch
 ) -> Scalar:
   """Cross-entropy: learn the answers of the batch."""
   del ref_params
@@ -69,7 +74,7 @@ def descend(
 
 
 def ascend(
-    forward: Forward, params: Params, ref_params: Params, batch: Batch
+  forward: Forward, params: Params, ref_params: Params, batch: Batch
 ) -> Scalar:
   """Minus the cross-entropy: unlearn the answers of the batch."""
   return -descend(forward, params, ref_params, batch)
@@ -85,9 +90,9 @@ def ascend_by(alpha: float) -> LossFn:
     ValueError: if alpha is not positive.
   """
   if alpha <= 0:
-    raise ValueError(
-        f'the weight of the ascent must be positive, got alpha={alpha}; with '
-        'a negative one the forget set would be learned.'
+    raise UserError(
+      f'the weight of the ascent must be positive, got alpha={alpha}; with '
+      'a negative one the forget set would be learned.'
     )
   if alpha == 1:
     return ascend
@@ -99,14 +104,14 @@ def ascend_by(alpha: float) -> LossFn:
 
 
 def descend_near_reference(
-    forward: Forward, params: Params, ref_params: Params, batch: Batch
+  forward: Forward, params: Params, ref_params: Params, batch: Batch
 ) -> Scalar:
   """Cross-entropy + KL(p_ref || p_theta), both over the answer tokens."""
   return _near_reference(forward, params, ref_params, batch, batch['weights'])
 
 
 def descend_near_reference_everywhere(
-    forward: Forward, params: Params, ref_params: Params, batch: Batch
+  forward: Forward, params: Params, ref_params: Params, batch: Batch
 ) -> Scalar:
   """Cross-entropy + the KL of the published code, summed over a whole row.
 
@@ -119,7 +124,7 @@ def descend_near_reference_everywhere(
   weights = batch['weights']
   everywhere = jnp.broadcast_to(rows, weights.shape).astype(weights.dtype)
   return _near_reference(
-      forward, params, ref_params, batch, everywhere, weights.shape[1]
+    forward, params, ref_params, batch, everywhere, weights.shape[1]
   )
 
 
@@ -132,8 +137,8 @@ def _near_reference(forward, params, ref_params, batch, where, scale=1.0):
 
 
 KL_OVER = {
-    'answers': (descend_near_reference, answer_weight),
-    'rows': (descend_near_reference_everywhere, None),  # published
+  'answers': (descend_near_reference, answer_weight),
+  'rows': (descend_near_reference_everywhere, None),  # published
 }
 
 
@@ -170,8 +175,8 @@ def batch_preference_against(beta: float) -> LossFn:
 
 
 NPO_PER = {
-    'answer': (preference_against, num_answers),
-    'batch': (batch_preference_against, None),  # published
+  'answer': (preference_against, num_answers),
+  'batch': (batch_preference_against, None),  # published
 }
 
 
@@ -206,9 +211,7 @@ def ga_diff(forget_every: int = 1) -> tuple[Turn, ...]:
   return _ascent(forget_every), _descent('retain')
 
 
-def kl_min(
-    forget_every: int = 1, kl_over: str = 'answers'
-) -> tuple[Turn, ...]:
+def kl_min(forget_every: int = 1, kl_over: str = 'answers') -> tuple[Turn, ...]:
   """Ascent on forget, then descent on retain held to the reference by KL.
 
   Args:
@@ -226,7 +229,7 @@ def kl_min(
 
 
 def npo(
-    forget_every: int = 1, beta: float = 0.1, per: str = 'answer'
+  forget_every: int = 1, beta: float = 0.1, per: str = 'answer'
 ) -> tuple[Turn, ...]:
   """Negative preference optimization on the forget set.
 
@@ -246,15 +249,13 @@ def npo(
 
 
 def npo_retain(
-    forget_every: int = 1, beta: float = 0.1, per: str = 'answer'
+  forget_every: int = 1, beta: float = 0.1, per: str = 'answer'
 ) -> tuple[Turn, ...]:
   """NPO on forget, then descent on retain."""
   return npo(forget_every, beta, per) + (_descent('retain'),)
 
 
-def mmunlearner(
-    forget_every: int = 1, alpha: float = 1.0
-) -> tuple[Turn, ...]:
+def mmunlearner(forget_every: int = 1, alpha: float = 1.0) -> tuple[Turn, ...]:
   """Masked ascent on forget, then descent on retain that may move any weight.
 
   The paper's scope of protection: the mask acts on the forget turn alone.
@@ -267,13 +268,13 @@ def mmunlearner(
     Huo et al., MMUnlearner, 2025 (https://arxiv.org/abs/2502.11051).
   """
   return (
-      _ascent(forget_every, alpha)._replace(masked=True),
-      _descent('retain'),
+    _ascent(forget_every, alpha)._replace(masked=True),
+    _descent('retain'),
   )
 
 
 def mmunlearner_strict(
-    forget_every: int = 1, alpha: float = 1.0
+  forget_every: int = 1, alpha: float = 1.0
 ) -> tuple[Turn, ...]:
   """MMUnlearner whose mask acts on every turn.
 
@@ -284,7 +285,7 @@ def mmunlearner_strict(
 
 
 def mmunlearner_projected(
-    forget_every: int = 1, alpha: float = 1.0
+  forget_every: int = 1, alpha: float = 1.0
 ) -> tuple[Turn, ...]:
   """MMUnlearner whose ascent does not work against the retain gradient.
 
@@ -297,18 +298,18 @@ def mmunlearner_projected(
 
 
 METHODS: dict[str, Callable[..., tuple[Turn, ...]]] = {
-    f.__name__: f
-    for f in (
-        finetune,
-        ga,
-        ga_diff,
-        kl_min,
-        npo,
-        npo_retain,
-        mmunlearner,
-        mmunlearner_strict,
-        mmunlearner_projected,
-    )
+  f.__name__: f
+  for f in (
+    finetune,
+    ga,
+    ga_diff,
+    kl_min,
+    npo,
+    npo_retain,
+    mmunlearner,
+    mmunlearner_strict,
+    mmunlearner_projected,
+  )
 }
 
 
@@ -327,9 +328,9 @@ def make(name: str, **options) -> tuple[Turn, ...]:
     ['forget', 'retain']
   """
   if name not in METHODS:
-    raise ValueError(
-        f'unknown method {name!r}; known: {", ".join(METHODS)}. A new one is '
-        'a function that returns turns, added to METHODS.'
+    raise UserError(
+      f'unknown method {name!r}; known: {", ".join(METHODS)}. A new one is '
+      'a function that returns turns, added to METHODS.'
     )
   return METHODS[name](**options)
 
@@ -337,4 +338,4 @@ def make(name: str, **options) -> tuple[Turn, ...]:
 def _check_choice(name: str, value: str, known: Iterable[str]) -> None:
   """Raises ValueError unless an option has a known value."""
   if value not in known:
-    raise ValueError(f'{name} is one of {", ".join(known)}; got {value!r}.')
+    raise UserError(f'{name} is one of {", ".join(known)}; got {value!r}.')

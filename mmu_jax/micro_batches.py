@@ -12,8 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from mmu_jax import sharding
+from mmu_jax.errors import UserError
 from mmu_jax.sharding import Rules
-from mmu_jax.typing import Batch, Params, Scalar
+from mmu_jax.typing import Batch
+from mmu_jax.typing import Params
+from mmu_jax.typing import Scalar
 
 Measure = Callable[[Batch], Scalar]  # what the mean of a loss is over
 
@@ -42,10 +45,10 @@ def split(batch: Batch, parts: int) -> Batch:
   def cut(x):
     rows, *rest = x.shape
     if rows % parts:
-      raise ValueError(
-          f'micro-batches share the rows of a batch evenly; {rows} rows do '
-          f'not make {parts}. Take another number of micro-batches, or pad '
-          'the batch with empty rows.'
+      raise UserError(
+        f'micro-batches share the rows of a batch evenly; {rows} rows do '
+        f'not make {parts}. Take another number of micro-batches, or pad '
+        'the batch with empty rows.'
       )
     x = jnp.swapaxes(x.reshape(rows // parts, parts, *rest), 0, 1)
     return sharding.split_rows(x, axis=1)
@@ -54,13 +57,13 @@ def split(batch: Batch, parts: int) -> Batch:
 
 
 def value_and_grad(
-    loss: Callable[[Params, Batch], Scalar],
-    params: Params,
-    batch: Batch,
-    *,
-    measure: Measure | None = None,
-    parts: int = 1,
-    rules: Rules = (),
+  loss: Callable[[Params, Batch], Scalar],
+  params: Params,
+  batch: Batch,
+  *,
+  measure: Measure | None = None,
+  parts: int = 1,
+  rules: Rules = (),
 ) -> tuple[Scalar, Params]:
   r"""The value and the gradient of a loss, from the parts of its batch.
 
@@ -115,11 +118,11 @@ def value_and_grad(
 def check(measure: Measure | None, parts: int, name: str = 'this loss') -> None:
   """Raises ValueError unless a loss can be taken in so many parts."""
   if parts < 1:
-    raise ValueError(f'micro_batches is a number >= 1, got {parts}.')
+    raise UserError(f'micro_batches is a number >= 1, got {parts}.')
   if parts > 1 and measure is None:
-    raise ValueError(
-        f'{name} is no mean over tokens or answers, so that of '
-        f'{parts} micro-batches is not that of their batch. Set '
-        'micro_batches=1, or choose a loss that has a measure: kl_over='
-        "'answers' for kl_min, per='answer' for npo."
+    raise UserError(
+      f'{name} is no mean over tokens or answers, so that of '
+      f'{parts} micro-batches is not that of their batch. Set '
+      'micro_batches=1, or choose a loss that has a measure: kl_over='
+      "'answers' for kl_min, per='answer' for npo."
     )

@@ -11,11 +11,15 @@ import re
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh
+from jax.sharding import AxisType
+from jax.sharding import Mesh
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
 from mmu_jax import tree as tree_lib
+from mmu_jax.errors import UserError
 
 Rules = Sequence[tuple[str, PartitionSpec]]
 AXES = ('data', 'fsdp', 'tensor')
@@ -46,10 +50,10 @@ def make_mesh(spec: str, devices: Sequence[Any] | None = None) -> Mesh:
   for name, (_, _, size) in zip(names, given):
     number = re.fullmatch(r'\s*(-1|[1-9]\d*)\s*', size)
     if name not in AXES or not number or names.count(name) > 1:
-      raise ValueError(
-          'a mesh is written like data=2,fsdp=4, each of the axes '
-          f'{", ".join(AXES)} once and with a size >= 1 or -1; '
-          f'{name}={size} of {spec!r} is not.'
+      raise UserError(
+        'a mesh is written like data=2,fsdp=4, each of the axes '
+        f'{", ".join(AXES)} once and with a size >= 1 or -1; '
+        f'{name}={size} of {spec!r} is not.'
       )
     sizes[name] = int(size)
   free = [name for name, size in sizes.items() if size == -1]
@@ -61,20 +65,20 @@ def make_mesh(spec: str, devices: Sequence[Any] | None = None) -> Mesh:
   alone = len({device.process_index for device in devices}) == 1
   fits = wanted == len(devices) or (alone and 0 < wanted < len(devices))
   if len(free) > 1 or (free and wanted != len(devices)) or not fits:
-    raise ValueError(
-        f'the axes of a mesh multiply to the number of devices; {spec!r} does '
-        f'not fit {len(devices)}. Use -1 for one axis to take what remains.'
+    raise UserError(
+      f'the axes of a mesh multiply to the number of devices; {spec!r} does '
+      f'not fit {len(devices)}. Use -1 for one axis to take what remains.'
     )
   return jax.make_mesh(
-      shape,
-      AXES,
-      devices=devices[:wanted],
-      axis_types=(AxisType.Auto,) * len(AXES),
+    shape,
+    AXES,
+    devices=devices[:wanted],
+    axis_types=(AxisType.Auto,) * len(AXES),
   )
 
 
 def spec_of(
-    name: str, shape: Sequence[int], rules: Rules, mesh: Mesh
+  name: str, shape: Sequence[int], rules: Rules, mesh: Mesh
 ) -> PartitionSpec:
   """Returns how a leaf is split.
 
@@ -91,14 +95,14 @@ def spec_of(
   matching = (spec for regex, spec in rules if re.fullmatch(regex, name))
   rule = next(matching, None)
   if rule is None:
-    raise ValueError(
-        f'every parameter needs a partition rule; none matches {name!r}. End '
-        "the rules with ('.*', PartitionSpec())."
+    raise UserError(
+      f'every parameter needs a partition rule; none matches {name!r}. End '
+      "the rules with ('.*', PartitionSpec())."
     )
   axes = ((None,) * len(shape) + tuple(rule))[len(rule) :]
   fits = lambda size, axis: axis and size % _parts(axis, mesh) == 0
   return PartitionSpec(
-      *(axis if fits(size, axis) else None for size, axis in zip(shape, axes))
+    *(axis if fits(size, axis) else None for size, axis in zip(shape, axes))
   )
 
 
@@ -107,9 +111,9 @@ def _parts(axis: str | tuple[str, ...], mesh: Mesh) -> int:
   axes = (axis,) if isinstance(axis, str) else axis
   unknown = [name for name in axes if name not in mesh.shape]
   if unknown:
-    raise ValueError(
-        'a partition rule splits over axes of the mesh, '
-        f'{", ".join(mesh.shape)}; got {", ".join(unknown)}.'
+    raise UserError(
+      'a partition rule splits over axes of the mesh, '
+      f'{", ".join(mesh.shape)}; got {", ".join(unknown)}.'
     )
   return int(np.prod([mesh.shape[name] for name in axes]))
 
@@ -126,8 +130,8 @@ def shardings(tree: Any, rules: Rules, mesh: Mesh) -> Any:
     ('fsdp', None)
   """
   return tree_lib.map_with_name(
-      lambda name, x: NamedSharding(mesh, spec_of(name, x.shape, rules, mesh)),
-      tree,
+    lambda name, x: NamedSharding(mesh, spec_of(name, x.shape, rules, mesh)),
+    tree,
   )
 
 
@@ -141,9 +145,9 @@ def placed(tree: Any, rules: Rules, mesh: Mesh) -> Any:
     mesh: where it goes.
   """
   return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      tree,
-      shardings(tree, rules, mesh),
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    tree,
+    shardings(tree, rules, mesh),
   )
 
 
@@ -161,10 +165,10 @@ def constrain(tree: Any, rules: Rules) -> Any:
   if mesh is None or not rules:
     return tree
   return tree_lib.map_with_name(
-      lambda name, x: jax.lax.with_sharding_constraint(
-          x, spec_of(name, x.shape, rules, mesh)
-      ),
-      tree,
+    lambda name, x: jax.lax.with_sharding_constraint(
+      x, spec_of(name, x.shape, rules, mesh)
+    ),
+    tree,
   )
 
 
@@ -199,7 +203,7 @@ def replicate(tree: Any) -> Any:
   if _mesh() is None:
     return tree
   return jax.tree.map(
-      lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), tree
+    lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), tree
   )
 
 
@@ -264,9 +268,9 @@ def place(batch: Any, mesh: Mesh, total: int) -> Any:
 
   def make(x):
     if len(x) != len(mine):
-      raise ValueError(
-          f'this process holds {len(mine)} of the {total} rows of a batch; '
-          f'got {len(x)}. Make those of local_rows(total, mesh).'
+      raise UserError(
+        f'this process holds {len(mine)} of the {total} rows of a batch; '
+        f'got {len(x)}. Make those of local_rows(total, mesh).'
       )
     part = lambda index: x[np.searchsorted(mine, np.arange(total)[index[0]])]
     return jax.make_array_from_callback((total, *x.shape[1:]), sharding, part)

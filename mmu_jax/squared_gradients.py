@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from mmu_jax import micro_batches as micro_batches_lib
 from mmu_jax import sharding
 from mmu_jax.sharding import Rules
-from mmu_jax.typing import Batch, Params
+from mmu_jax.typing import Batch
+from mmu_jax.typing import Params
 
 BatchLoss = Callable[[Params, Batch], jax.Array]  # -> scalar
 
@@ -32,7 +33,7 @@ class Sums(NamedTuple):
 
 
 def abstract_sums(
-    params: Params, rules: Rules = (), mesh: jax.sharding.Mesh | None = None
+  params: Params, rules: Rules = (), mesh: jax.sharding.Mesh | None = None
 ) -> Sums:
   """Returns the shapes of sums, and their places, to restore them into.
 
@@ -71,10 +72,10 @@ def begin(params: Params, rules: Rules) -> Sums:
 
 
 @functools.partial(
-    jax.jit,
-    static_argnums=0,
-    static_argnames=('rules', 'parts', 'measure'),
-    donate_argnums=1,
+  jax.jit,
+  static_argnums=0,
+  static_argnames=('rules', 'parts', 'measure'),
+  donate_argnums=1,
 )
 def add_batch(loss, sums, params, batch, *, rules, parts, measure):
   """Adds the squared gradient of one batch's loss.
@@ -89,13 +90,13 @@ def add_batch(loss, sums, params, batch, *, rules, parts, measure):
     measure: of the loss, needed for more than one part.
   """
   _, grads = micro_batches_lib.value_and_grad(
-      loss, params, batch, measure=measure, parts=parts, rules=rules
+    loss, params, batch, measure=measure, parts=parts, rules=rules
   )
   return _placed(_add_squares(sums.total, grads), sums.count + 1, rules)
 
 
 @functools.partial(
-    jax.jit, static_argnums=0, static_argnames='rules', donate_argnums=1
+  jax.jit, static_argnums=0, static_argnames='rules', donate_argnums=1
 )
 def add_examples(loss, sums, params, batch, *, rules):
   """Adds the squared gradients of every row's own loss, one row at a time.
@@ -139,5 +140,5 @@ def _is_real(row: Any) -> jax.Array:
 def _add_squares(total: Params, grads: Params) -> Params:
   """total + grads^2 in float32: in half precision small squares are 0."""
   return jax.tree.map(
-      lambda t, g: t + jnp.square(g.astype(jnp.float32)), total, grads
+    lambda t, g: t + jnp.square(g.astype(jnp.float32)), total, grads
   )

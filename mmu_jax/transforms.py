@@ -26,7 +26,9 @@ import optax
 
 from mmu_jax import masks
 from mmu_jax import tree as tree_lib
-from mmu_jax.typing import Mask, Params
+from mmu_jax.errors import UserError
+from mmu_jax.typing import Mask
+from mmu_jax.typing import Params
 
 
 def mask_updates() -> optax.GradientTransformationExtraArgs:
@@ -68,7 +70,7 @@ def mask_updates() -> optax.GradientTransformationExtraArgs:
 
 
 def project_updates(
-    when: str = 'conflict',
+  when: str = 'conflict',
 ) -> optax.GradientTransformationExtraArgs:
   r"""Takes out of the updates what works against another gradient.
 
@@ -107,18 +109,18 @@ def project_updates(
     2025 (https://arxiv.org/abs/2511.17100).
   """
   if when not in ('conflict', 'always'):
-    raise ValueError(
-        f"project_updates takes when='conflict' or 'always', got {when!r}."
+    raise UserError(
+      f"project_updates takes when='conflict' or 'always', got {when!r}."
     )
 
   def update(
-      updates, state, params=None, *, against=None, mask: Mask = None, **extra
+    updates, state, params=None, *, against=None, mask: Mask = None, **extra
   ):
     del params, extra
     if against is None:
       return updates, state
     tree_lib.check_same(
-        against, updates, got_name='against=', want_name='the updates'
+      against, updates, got_name='against=', want_name='the updates'
     )
     against = _masked(against, mask)
     inner, norm = _dot(updates, against), _dot(against, against)
@@ -126,7 +128,7 @@ def project_updates(
     if when == 'conflict':
       scale = jnp.minimum(scale, 0)
     projected = jax.tree.map(
-        lambda u, r: (u - scale * r).astype(u.dtype), updates, against
+      lambda u, r: (u - scale * r).astype(u.dtype), updates, against
     )
     return projected, state
 
@@ -134,7 +136,7 @@ def project_updates(
 
 
 def apply_updates(
-    params: Params, updates: optax.Updates, mask: Mask = None
+  params: Params, updates: optax.Updates, mask: Mask = None
 ) -> Params:
   """Adds updates to the parameters; frozen weights keep their exact bits.
 
@@ -162,12 +164,10 @@ def apply_updates(
     {'w': Array([-0.,  2.], dtype=float32)}
   """
   tree_lib.check_same(
-      updates, params, got_name='the updates', want_name='the parameters'
+    updates, params, got_name='the updates', want_name='the parameters'
   )
   new = jax.tree.map(
-      lambda p, u: jnp.where(u == 0, p, (p + u).astype(p.dtype)),
-      params,
-      updates,
+    lambda p, u: jnp.where(u == 0, p, (p + u).astype(p.dtype)), params, updates
   )
   if mask is None:
     return new
@@ -183,12 +183,12 @@ class ScaleByHfAdamState(NamedTuple):
 
 
 def hf_adamw(
-    learning_rate: optax.ScalarOrSchedule,
-    *,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-6,
-    weight_decay: float = 0.0,
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-6,
+  weight_decay: float = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
   r"""AdamW as the ``transformers`` library had it, until 4.49.
 
@@ -227,37 +227,35 @@ def hf_adamw(
 
   def init(params):
     return ScaleByHfAdamState(
-        count=jnp.zeros([], jnp.int32),
-        mu=optax.tree.zeros_like(params),
-        nu=optax.tree.zeros_like(params),
+      count=jnp.zeros([], jnp.int32),
+      mu=optax.tree.zeros_like(params),
+      nu=optax.tree.zeros_like(params),
     )
 
   def update(updates, state, params=None, **extra):
     del extra
     count = optax.safe_increment(state.count)
-    lr = learning_rate(state.count) if callable(learning_rate) else (
-        learning_rate
+    lr = (
+      learning_rate(state.count) if callable(learning_rate) else (learning_rate)
     )
     mu = optax.tree.update_moment(updates, state.mu, b1, 1)
     nu = optax.tree.update_moment(updates, state.nu, b2, 2)
     correction = jnp.sqrt(1 - b2**count) / (1 - b1**count)
     updates = jax.tree.map(
-        lambda m, v: (-lr * correction * m / (jnp.sqrt(v) + eps)).astype(
-            m.dtype
-        ),
-        mu,
-        nu,
+      lambda m, v: (-lr * correction * m / (jnp.sqrt(v) + eps)).astype(m.dtype),
+      mu,
+      nu,
     )
     if not isinstance(weight_decay, (int, float)) or weight_decay:
       if params is None:
-        raise ValueError(
-            'hf_adamw with weight_decay > 0 needs params: call '
-            'tx.update(grads, state, params).'
+        raise UserError(
+          'hf_adamw with weight_decay > 0 needs params: call '
+          'tx.update(grads, state, params).'
         )
       updates = jax.tree.map(
-          lambda u, p: (u - lr * weight_decay * (p + u)).astype(u.dtype),
-          updates,
-          params,
+        lambda u, p: (u - lr * weight_decay * (p + u)).astype(u.dtype),
+        updates,
+        params,
       )
     return updates, ScaleByHfAdamState(count, mu, nu)
 
@@ -275,9 +273,9 @@ def _masked(updates: Any, mask: Mask) -> Any:
   if mask is None:
     return updates
   return jax.tree.map(
-      lambda u, m: jnp.where(m, u, jnp.zeros_like(u)),
-      updates,
-      masks.unpack(mask, updates),
+    lambda u, m: jnp.where(m, u, jnp.zeros_like(u)),
+    updates,
+    masks.unpack(mask, updates),
   )
 
 

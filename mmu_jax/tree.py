@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from mmu_jax.errors import UserError
+
 Tree = Any
 STACKS = {'layers', 'blocks'}  # nodes whose leaves have a leading layer axis
 
@@ -24,7 +26,7 @@ def map_with_name(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     {'a': {'b': 'a/b=1'}}
   """
   return jax.tree_util.tree_map_with_path(
-      lambda path, *leaves: f(path_name(path), *leaves), tree, *rest
+    lambda path, *leaves: f(path_name(path), *leaves), tree, *rest
   )
 
 
@@ -52,16 +54,16 @@ def component_of(name: str, components: Mapping[str, str]) -> str:
   """
   found = [c for c, rule in components.items() if re.match(rule, name)]
   if len(found) != 1:
-    raise ValueError(
-        'Every parameter must belong to exactly one component; '
-        f'{name!r} matches {found} of {dict(components)}. Give the component '
-        'whose regex should match its name.'
+    raise UserError(
+      'Every parameter must belong to exactly one component; '
+      f'{name!r} matches {found} of {dict(components)}. Give the component '
+      'whose regex should match its name.'
     )
   return found[0]
 
 
 def by_component(
-    choices: Mapping[str, Tree], components: Mapping[str, str]
+  choices: Mapping[str, Tree], components: Mapping[str, str]
 ) -> Tree:
   """Assembles one tree, each leaf from the tree chosen for its component.
 
@@ -76,10 +78,8 @@ def by_component(
   """
   names = list(choices)
   return map_with_name(
-      lambda name, *leaves: leaves[
-          names.index(component_of(name, components))
-      ],
-      *choices.values(),
+    lambda name, *leaves: leaves[names.index(component_of(name, components))],
+    *choices.values(),
   )
 
 
@@ -89,7 +89,7 @@ def count(tree: Tree) -> int:
 
 
 def check_same(
-    got: Tree, want: Tree, *, got_name: str, want_name: str, shapes: bool = True
+  got: Tree, want: Tree, *, got_name: str, want_name: str, shapes: bool = True
 ) -> None:
   """Raises unless two trees have the same leaves (and shapes).
 
@@ -110,17 +110,17 @@ def check_same(
   missing = [n for n in want_leaves if n not in got_leaves]
   unexpected = [n for n in got_leaves if n not in want_leaves]
   wrong = [
-      f'{n}: {tuple(got_leaves[n].shape)} instead of {tuple(w.shape)}'
-      for n, w in want_leaves.items()
-      if shapes and n in got_leaves and got_leaves[n].shape != w.shape
+    f'{n}: {tuple(got_leaves[n].shape)} instead of {tuple(w.shape)}'
+    for n, w in want_leaves.items()
+    if shapes and n in got_leaves and got_leaves[n].shape != w.shape
   ]
   if missing or unexpected or wrong:
-    raise ValueError(
-        f'{got_name} must have the leaves of {want_name}: '
-        f'{_some(missing)} missing, {_some(unexpected)} unexpected, '
-        f'{_some(wrong)} of another shape. It was probably made for another '
-        'model, or the parameters were wrapped and renamed: make it again '
-        'from these parameters.'
+    raise UserError(
+      f'{got_name} must have the leaves of {want_name}: '
+      f'{_some(missing)} missing, {_some(unexpected)} unexpected, '
+      f'{_some(wrong)} of another shape. It was probably made for another '
+      'model, or the parameters were wrapped and renamed: make it again '
+      'from these parameters.'
     )
 
 

@@ -28,15 +28,15 @@ install 'flax>=0.12.10'
   """
   if _numbers(jax) >= (0, 11, 2) and _numbers(flax) <= (0, 12, 9):
     raise ImportError(
-        f'flax {flax} does not work with jax {jax}; upgrade with: pip install '
-        "'flax>=0.12.10'"
+      f'flax {flax} does not work with jax {jax}; upgrade with: pip install '
+      "'flax>=0.12.10'"
     )
 
 
 def check_installed() -> None:
   """Checks the installed JAX and Flax."""
   check_pair(
-      importlib.metadata.version('jax'), importlib.metadata.version('flax')
+    importlib.metadata.version('jax'), importlib.metadata.version('flax')
   )
 
 

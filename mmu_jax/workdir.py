@@ -14,6 +14,7 @@ import warnings
 import jax
 
 from mmu_jax import distributed
+from mmu_jax.errors import UserError
 from mmu_jax.version import __version__
 
 CONFIG = 'config.json'
@@ -21,7 +22,7 @@ PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'numpy')
 
 
 def claim(
-    folder: pathlib.Path, settings: Mapping[str, Any], name: str = CONFIG
+  folder: pathlib.Path, settings: Mapping[str, Any], name: str = CONFIG
 ) -> None:
   """Writes what a folder is made from, or checks that it is the same.
 
@@ -55,10 +56,10 @@ def _claim(folder: str, settings: Any, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
     return
-  raise ValueError(
-      f'{folder} was made from other settings: '
-      f'{"; ".join(differences(found, settings)[:4])}. Use another --workdir, '
-      'set these back, or delete that folder to make it again.'
+  raise UserError(
+    f'{folder} was made from other settings: '
+    f'{"; ".join(differences(found, settings)[:4])}. Use another --workdir, '
+    'set these back, or delete that folder to make it again.'
   )
 
 
@@ -74,11 +75,11 @@ def differences(old: Any, new: Any, name: str = '') -> list[str]:
   if isinstance(old, dict) and isinstance(new, dict):
     keys = [*old, *(key for key in new if key not in old)]
     return [
-        text
-        for key in keys
-        for text in differences(
-            old.get(key), new.get(key), f'{name}.{key}' if name else key
-        )
+      text
+      for key in keys
+      for text in differences(
+        old.get(key), new.get(key), f'{name}.{key}' if name else key
+      )
     ]
   return [f'{name}: {old!r} there, {new!r} asked for']
 
@@ -93,9 +94,7 @@ def write_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
   _write(path, ''.join(json.dumps(row) + '\n' for row in rows))
 
 
-def append_jsonl(
-    path: pathlib.Path, rows: Iterable[Mapping[str, Any]]
-) -> None:
+def append_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
   """Adds a JSON line for each row to a file, for those who wait for them.
 
   Raises:
@@ -139,25 +138,26 @@ def read_jsonl(path: str | pathlib.Path) -> list[dict[str, Any]]:
     except json.JSONDecodeError as error:
       if number == lines[-1][0]:
         warnings.warn(
-            f'{path}: line {number} is cut off (a stopped process?) and is '
-            f'left out: {line[:60]!r}', stacklevel=2,
+          f'{path}: line {number} is cut off (a stopped process?) and is '
+          f'left out: {line[:60]!r}',
+          stacklevel=2,
         )
         return found
-      raise ValueError(
-          f'{path}, line {number}: every line must be a JSON object; got '
-          f'{line[:60]!r} ({error}): remove that line or write the file again'
+      raise UserError(
+        f'{path}, line {number}: every line must be a JSON object; got '
+        f'{line[:60]!r} ({error}): remove that line or write the file again'
       ) from error
     if not isinstance(row, dict):
-      raise ValueError(
-          f'{path}, line {number}: every line must be a JSON object; got '
-          f'{line[:60]!r}: write the file again'
+      raise UserError(
+        f'{path}, line {number}: every line must be a JSON object; got '
+        f'{line[:60]!r}: write the file again'
       )
     found.append(row)
   return found
 
 
 def manifest(
-    seed: int, mesh: jax.sharding.Mesh | None = None
+  seed: int, mesh: jax.sharding.Mesh | None = None
 ) -> dict[str, Any]:
   """Returns what a result was made with: versions, machine, code, seed.
 
@@ -172,17 +172,17 @@ def manifest(
   devices = jax.devices()
   kinds = collections.Counter(device.device_kind for device in devices)
   return {
-      'seed': seed,
-      'processes': jax.process_count(),
-      'mesh': None if mesh is None else dict(mesh.shape),
-      'python': platform.python_version(),
-      'packages': {
-          'mmu_jax': __version__,
-          **{name: importlib.metadata.version(name) for name in PACKAGES},
-      },
-      'devices': [str(device) for device in devices],
-      'device_kinds': dict(kinds),
-      'revision': _revision(),
+    'seed': seed,
+    'processes': jax.process_count(),
+    'mesh': None if mesh is None else dict(mesh.shape),
+    'python': platform.python_version(),
+    'packages': {
+      'mmu_jax': __version__,
+      **{name: importlib.metadata.version(name) for name in PACKAGES},
+    },
+    'devices': [str(device) for device in devices],
+    'device_kinds': dict(kinds),
+    'revision': _revision(),
   }
 
 
@@ -206,9 +206,9 @@ def _write(path: pathlib.Path, text: str) -> None:
 def _failed(path: pathlib.Path, error: OSError) -> OSError:
   """What to do about a file that cannot be written."""
   return type(error)(
-      f'{path} cannot be written ({error.strerror}); what was there is as it '
-      'was. Free space, or make the folder writable, and run the same command '
-      'again: it goes on.'
+    f'{path} cannot be written ({error.strerror}); what was there is as it '
+    'was. Free space, or make the folder writable, and run the same command '
+    'again: it goes on.'
   )
 
 
@@ -217,11 +217,11 @@ def _revision() -> str:
   here = pathlib.Path(__file__).parent
   try:
     found = subprocess.run(
-        ['git', 'describe', '--always', '--dirty'],
-        cwd=here,
-        capture_output=True,
-        text=True,
-        check=True,
+      ['git', 'describe', '--always', '--dirty'],
+      cwd=here,
+      capture_output=True,
+      text=True,
+      check=True,
     )
   except (OSError, subprocess.CalledProcessError):
     return 'unknown'

@@ -7,12 +7,10 @@ import sys
 import pytest
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ.setdefault(
-    'XLA_FLAGS', '--xla_force_host_platform_device_count=8'
-)
+os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
 
 try:
-  import mmu_jax  # pylint: disable=unused-import
+  import mmu_jax  # noqa: F401
 except ImportError:  # not installed: use this checkout
   sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 

@@ -13,17 +13,14 @@ import mmu_jax
 pytestmark = pytest.mark.usefixtures('quick_compile')
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = sorted(
-    module.name
-    for module in pkgutil.walk_packages(mmu_jax.__path__, 'mmu_jax.')
+  module.name for module in pkgutil.walk_packages(mmu_jax.__path__, 'mmu_jax.')
 )
 FINDER = doctest.DocTestFinder(exclude_empty=True)
 
 
 def _examples(name):
   return [
-      test
-      for test in FINDER.find(importlib.import_module(name))
-      if test.examples
+    test for test in FINDER.find(importlib.import_module(name)) if test.examples
   ]
 
 
@@ -42,7 +39,15 @@ def test_examples_of_docstrings_are_true(name):
 
 
 def test_the_core_modules_show_examples():
-  for name in ('tree', 'losses', 'saliency', 'masks', 'transforms', 'methods'):
+  for name in (
+    'tree',
+    'losses',
+    'saliency.fisher',
+    'saliency.ratio',
+    'masks',
+    'transforms',
+    'methods',
+  ):
     assert _examples(f'mmu_jax.{name}'), name
 
 

@@ -43,7 +43,7 @@ DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('scale', [0.1, 3, 300])
 def test_token_log_probs_equal_float64_for_every_dtype_of_the_logits(
-    dtype, scale
+  dtype, scale
 ):
   logits, _, targets, _ = _case(0, scale, dtype)
   got = losses.token_log_probs(logits, targets)
@@ -144,7 +144,7 @@ def test_sum_by_answer_gives_one_sum_for_each_answer(pictures, packed):
   values = np.random.default_rng(8).normal(size=made['tokens'].shape)
   values = values.astype(np.float32)
   total, real = losses.sum_by_answer(
-      values, made['weights'], made['documents'], made['branches']
+    values, made['weights'], made['documents'], made['branches']
   )
   want = _sums_by_hand(values, made)
   assert [len(row) for row in want] == 5 * [1 + packed] + 2 * [0]
@@ -196,8 +196,8 @@ def _ascent_on_the_summed_nll(params, made):
   log_probs = losses.token_log_probs(FORWARD(params, made), made['targets'])
   counted = made['weights'] > 0
   keys = {
-      (b, made['documents'][b, i], made['branches'][b, i])
-      for b, i in zip(*np.nonzero(counted))
+    (b, made['documents'][b, i], made['branches'][b, i])
+    for b, i in zip(*np.nonzero(counted))
   }
   return jnp.sum(jnp.where(counted, log_probs, 0)) / len(keys)
 
@@ -223,8 +223,8 @@ def _npo_errors(params, ref, made):
   ascent = jax.jit(jax.grad(lambda p: _ascent_on_the_summed_nll(p, made)))
   want = ascent(params)
   return [
-      toy.relative_error(jax.tree.map(lambda g, i=i: g[i], stacked), want)
-      for i in range(len(BETAS))
+    toy.relative_error(jax.tree.map(lambda g, i=i: g[i], stacked), want)
+    for i in range(len(BETAS))
   ]
 
 
@@ -245,10 +245,10 @@ def test_npo_tends_to_ascent_as_beta_goes_to_zero():
 
 
 LOSSES = {
-    'descend': methods.descend,
-    'ascend': methods.ascend,
-    'descend_near_reference': methods.descend_near_reference,
-    'npo': methods.preference_against(0.1),
+  'descend': methods.descend,
+  'ascend': methods.ascend,
+  'descend_near_reference': methods.descend_near_reference,
+  'npo': methods.preference_against(0.1),
 }
 
 
@@ -278,7 +278,7 @@ def test_no_loss_of_any_method_sees_padding():
   made = toy.batch(13, weighted=True)
   grad, values = _values_and_gradient()(params, ref, made)
   padded_grad, padded_values = _values_and_gradient()(
-      params, ref, _padded(made)
+    params, ref, _padded(made)
   )
   np.testing.assert_allclose(padded_values, values, rtol=2e-6)
   assert toy.relative_error(padded_grad, grad) < 2e-6
@@ -310,7 +310,7 @@ def test_ascent_is_minus_descent_and_the_joint_loss_is_its_sum():
   down, up, near, _ = map(float, values)
   assert up == -down
   kl = losses.kl_divergence(
-      FORWARD(params, made), FORWARD(ref, made), made['weights']
+    FORWARD(params, made), FORWARD(ref, made), made['weights']
   )
   assert near == pytest.approx(down + float(kl), rel=1e-6)
   assert float(kl) > 0.1

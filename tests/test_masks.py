@@ -10,9 +10,18 @@ from mmu_jax import masks
 from mmu_jax import tree as tree_lib
 
 SHAPES = [
-    (), (1,), (7,), (8,), (9,), (3, 8), (5, 13), (1, 1), (2, 3, 17), (2, 0),
-    (4, 2, 5, 1),
-]  # fmt: skip
+  (),
+  (1,),
+  (7,),
+  (8,),
+  (9,),
+  (3, 8),
+  (5, 13),
+  (1, 1),
+  (2, 3, 17),
+  (2, 0),
+  (4, 2, 5, 1),
+]
 RULES = toy.COMPONENTS
 
 
@@ -51,8 +60,11 @@ def test_unpack_takes_shapes_bool_masks_and_tracers():
 def test_pack_refuses_what_is_not_bool(dtype):
   mask = toy.random_mask(toy.params(0), 2)
   mask['language_model']['norm'] = jnp.ones(toy.WIDTH, dtype)
-  with pytest.raises(TypeError, match="pack takes bool masks; 'language_model/"
-                     f"norm' is {jnp.dtype(dtype)}. Compare first"):
+  with pytest.raises(
+    TypeError,
+    match="pack takes bool masks; 'language_model/"
+    f"norm' is {jnp.dtype(dtype)}. Compare first",
+  ):
     masks.pack(mask)
 
 
@@ -68,18 +80,19 @@ def _set(leaf):
 
 
 WRONG = {
-    'renamed': (lambda: {'base_model': _mask()}, '9 unexpected|9 .* missing'),
-    'missing': (lambda: {'vision_tower': _mask()['vision_tower']}, '7 .*miss'),
-    'shape': (lambda: _set(jnp.ones(5, bool)), r'\(6,\) must .*\(6,\), got'),
-    'packed shape': (
-        lambda: _set(jnp.ones(2, jnp.uint8)),
-        r'uint8 mask for .*norm.* shape \(6,\) must have shape \(1,\), got '
-        r'\(2,\)',
-    ),
-    'float': (
-        lambda: _set(jnp.ones(6)), 'bool or packed uint8; .* is float32. Make'
-    ),
-    'int': (lambda: _set(jnp.ones(6, int)), 'packed uint8; .* is int32. Make'),
+  'renamed': (lambda: {'base_model': _mask()}, '9 unexpected|9 .* missing'),
+  'missing': (lambda: {'vision_tower': _mask()['vision_tower']}, '7 .*miss'),
+  'shape': (lambda: _set(jnp.ones(5, bool)), r'\(6,\) must .*\(6,\), got'),
+  'packed shape': (
+    lambda: _set(jnp.ones(2, jnp.uint8)),
+    r'uint8 mask for .*norm.* shape \(6,\) must have shape \(1,\), got '
+    r'\(2,\)',
+  ),
+  'float': (
+    lambda: _set(jnp.ones(6)),
+    'bool or packed uint8; .* is float32. Make',
+  ),
+  'int': (lambda: _set(jnp.ones(6, int)), 'packed uint8; .* is int32. Make'),
 }
 
 
@@ -99,9 +112,10 @@ def test_a_mask_of_other_parameters_is_refused_before_compiling(wrong):
 
 def _numpy_density(mask, prefix=''):
   values = [
-      np.ravel(x) for n, x in tree_lib.flatten(mask).items()
-      if n.startswith(prefix)
-  ]  # fmt: skip
+    np.ravel(x)
+    for n, x in tree_lib.flatten(mask).items()
+    if n.startswith(prefix)
+  ]
   return np.concatenate(values).mean()
 
 
@@ -133,11 +147,13 @@ def test_density_by_layer_takes_the_leading_axis_of_stacked_layers():
   assert sorted(got) == ['language', 'vision']  # the projector has no layers
   for component, shares in got.items():
     stacked = [
-        np.asarray(x) for n, x in tree_lib.flatten(mask).items()
-        if n.startswith(RULES[component]) and '/layers/' in n
-    ]  # fmt: skip
-    want = [np.concatenate([x[i].ravel() for x in stacked]).mean()
-            for i in range(2)]  # fmt: skip
+      np.asarray(x)
+      for n, x in tree_lib.flatten(mask).items()
+      if n.startswith(RULES[component]) and '/layers/' in n
+    ]
+    want = [
+      np.concatenate([x[i].ravel() for x in stacked]).mean() for i in range(2)
+    ]
     assert shares == pytest.approx(want)
 
 
@@ -174,12 +190,12 @@ def test_a_random_mask_has_the_density_of_every_leaf_and_no_more_in_common():
 
 
 NEEDS_BOOL = {
-    'density': lambda m: masks.density(m),
-    'density_by_leaf': masks.density_by_leaf,
-    'counts': lambda m: masks.counts(m, RULES),
-    'density_by_layer': lambda m: masks.density_by_layer(m, RULES),
-    'overlap': lambda m: masks.overlap(m, m),
-    'random_like': lambda m: masks.random_like(m, jax.random.key(0)),
+  'density': lambda m: masks.density(m),
+  'density_by_leaf': masks.density_by_leaf,
+  'counts': lambda m: masks.counts(m, RULES),
+  'density_by_layer': lambda m: masks.density_by_layer(m, RULES),
+  'overlap': lambda m: masks.overlap(m, m),
+  'random_like': lambda m: masks.random_like(m, jax.random.key(0)),
 }
 
 

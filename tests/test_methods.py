@@ -24,28 +24,31 @@ BATCHES = {'forget': FORGET, 'retain': RETAIN, 'train': RETAIN}
 
 def _fields(turn):
   return (
-      turn.split, turn.masked, turn.project, turn.every, turn.needs_reference
-  )  # fmt: skip
+    turn.split,
+    turn.masked,
+    turn.project,
+    turn.every,
+    turn.needs_reference,
+  )
 
 
 ASCENT = ('forget', False, None, 2, False)
 DESCENT = ('retain', False, None, 1, False)
 NPO = ('forget', False, None, 2, True)
 TURNS = {
-    'finetune': [('train', False, None, 1, False)],
-    'ga': [ASCENT],
-    'ga_diff': [ASCENT, DESCENT],
-    'kl_min': [ASCENT, ('retain', False, None, 1, True)],
-    'npo': [NPO],
-    'npo_retain': [NPO, DESCENT],
-    'mmunlearner': [('forget', True, None, 2, False), DESCENT],
-    'mmunlearner_strict': [
-        ('forget', True, None, 2, False), ('retain', True, None, 1, False),
-    ],
-    'mmunlearner_projected': [
-        ('forget', True, 'retain', 2, False), DESCENT,
-    ],
-}  # fmt: skip
+  'finetune': [('train', False, None, 1, False)],
+  'ga': [ASCENT],
+  'ga_diff': [ASCENT, DESCENT],
+  'kl_min': [ASCENT, ('retain', False, None, 1, True)],
+  'npo': [NPO],
+  'npo_retain': [NPO, DESCENT],
+  'mmunlearner': [('forget', True, None, 2, False), DESCENT],
+  'mmunlearner_strict': [
+    ('forget', True, None, 2, False),
+    ('retain', True, None, 1, False),
+  ],
+  'mmunlearner_projected': [('forget', True, 'retain', 2, False), DESCENT],
+}
 
 
 def test_the_registry_holds_every_method_under_its_own_name():
@@ -94,13 +97,13 @@ def test_the_losses_of_the_turns_are_these():
 
 
 @pytest.mark.parametrize(
-    'name, options, message',
-    [
-        ('kl_min', {'kl_over': 'tokens'}, 'kl_over is one of answers, rows'),
-        ('npo', {'per': 'token'}, "per is one of answer, batch; got 'token'"),
-        ('mmunlearner', {'alpha': 0.0}, 'must be positive, got alpha=0.0'),
-        ('mmunlearner', {'alpha': -1}, 'forget set would be learned'),
-    ],
+  'name, options, message',
+  [
+    ('kl_min', {'kl_over': 'tokens'}, 'kl_over is one of answers, rows'),
+    ('npo', {'per': 'token'}, "per is one of answer, batch; got 'token'"),
+    ('mmunlearner', {'alpha': 0.0}, 'must be positive, got alpha=0.0'),
+    ('mmunlearner', {'alpha': -1}, 'forget set would be learned'),
+  ],
 )
 def test_an_option_out_of_range_is_an_error(name, options, message):
   with pytest.raises(ValueError, match=message):
@@ -118,12 +121,12 @@ def test_a_weighted_ascent_is_so_many_times_the_ascent(alpha):
   params = toy.params(20)
   value, grad = _loss_and_gradient(methods.ascend, params, None, FORGET)
   got, got_grad = _loss_and_gradient(
-      methods.ascend_by(alpha), params, None, FORGET
+    methods.ascend_by(alpha), params, None, FORGET
   )
   assert float(got) == pytest.approx(alpha * float(value), rel=1e-6)
-  assert toy.relative_error(
-      got_grad, jax.tree.map(lambda g: alpha * g, grad)
-  ) < 1e-6  # fmt: skip
+  assert (
+    toy.relative_error(got_grad, jax.tree.map(lambda g: alpha * g, grad)) < 1e-6
+  )
 
 
 def _log_softmax(x):
@@ -135,18 +138,16 @@ def _log_softmax(x):
 def test_the_published_kl_is_the_sum_over_rows_divided_by_the_rows():
   params, ref = toy.params(21), toy.perturb(toy.params(21), 21, 0.2)
   got, _ = _loss_and_gradient(
-      methods.descend_near_reference_everywhere, params, ref, RETAIN
+    methods.descend_near_reference_everywhere, params, ref, RETAIN
   )
   nll, _ = _loss_and_gradient(methods.descend, params, None, RETAIN)
-  log_p, log_ref = (
-      _log_softmax(toy.forward(p, RETAIN)) for p in (params, ref)
-  )
+  log_p, log_ref = (_log_softmax(toy.forward(p, RETAIN)) for p in (params, ref))
   kl = (np.exp(log_ref) * (log_ref - log_p)).sum((1, 2)).mean()
   assert float(got) == pytest.approx(float(nll) + kl, rel=1e-5)
   # So it grows with padding, which the mean over answers does not see.
   padded = toy.pad(RETAIN, 21, columns=8)
   more, _ = _loss_and_gradient(
-      methods.descend_near_reference_everywhere, params, ref, padded
+    methods.descend_near_reference_everywhere, params, ref, padded
   )
   assert float(more) > float(got) + 0.1 * kl
 
@@ -156,7 +157,7 @@ def test_the_published_npo_has_one_term_for_a_batch():
   nll, ascent = _loss_and_gradient(methods.ascend, params, None, FORGET)
   ref_nll, _ = _loss_and_gradient(methods.ascend, ref, None, FORGET)
   got, grad = _loss_and_gradient(
-      methods.batch_preference_against(0.4), params, ref, FORGET
+    methods.batch_preference_against(0.4), params, ref, FORGET
   )
   forgotten = 0.4 * (float(ref_nll) - float(nll))  # beta (nll - nll_ref)
   want = 2 / 0.4 * np.log1p(np.exp(-forgotten))
@@ -183,9 +184,8 @@ def test_the_loss_falls_by_finetuning_and_rises_by_ascent(name, sign):
   state, seen = step_lib.init(toy.params(3), tx), []
   for _ in range(4):
     state, measured = step_lib.take_turn(
-        state, FORGET, 0.1, forward=toy.forward, turn=methods.make(name)[0],
-        tx=tx,
-    )  # fmt: skip
+      state, FORGET, 0.1, forward=toy.forward, turn=methods.make(name)[0], tx=tx
+    )
     seen.append(abs(float(measured['loss'])))
   assert np.all(np.diff(seen) * sign > 1e-3)
 
@@ -200,15 +200,20 @@ def _turns(name, opt, rounds=6, rate=1e-2, mask=None, seed=4, **options):
   if mask is not None:
     params = toy.plant_fragile(params, mask)
   state = step_lib.init(params, tx)
-  for round_ in range(rounds):
+  for _ in range(rounds):
     for turn in methods.make(name):
       before = jax.tree.map(jnp.copy, state.params)
       state, measured = step_lib.take_turn(
-          state, BATCHES[turn.split], rate,
-          masks.pack(mask) if turn.masked else None, None,
-          BATCHES[turn.project] if turn.project else None,
-          forward=toy.forward, turn=turn, tx=tx,
-      )  # fmt: skip
+        state,
+        BATCHES[turn.split],
+        rate,
+        masks.pack(mask) if turn.masked else None,
+        None,
+        BATCHES[turn.project] if turn.project else None,
+        forward=toy.forward,
+        turn=turn,
+        tx=tx,
+      )
       yield turn, before, jax.tree.map(jnp.copy, state.params), measured
 
 
@@ -254,9 +259,15 @@ def _published_chain(opt, mask, clips):
   for turn in (retain, forget, forget, forget):
     before = jax.tree.map(jnp.copy, state.params)
     state, _ = step_lib.take_turn(
-        state, BATCHES[turn.split], 1e-2, masks.pack(mask),
-        clip_norm=clips[turn.split], forward=toy.forward, turn=turn, tx=tx,
-    )  # fmt: skip
+      state,
+      BATCHES[turn.split],
+      1e-2,
+      masks.pack(mask),
+      clip_norm=clips[turn.split],
+      forward=toy.forward,
+      turn=turn,
+      tx=tx,
+    )
     moved = toy.vector(before) != toy.vector(state.params)
     outside.append(np.mean(moved[toy.vector(mask) == 0]))
   return outside, state
@@ -306,19 +317,21 @@ def test_turns_of_one_kind_compile_once_whatever_the_rate_and_the_mask():
   for i in range(5):
     for turn in (forget, retain):
       state, _ = step_lib.take_turn(
-          state, BATCHES[turn.split], 1e-3 * (i + 1),
-          masks.pack(_mask(i)) if turn.masked else None,
-          forward=toy.forward, turn=Turn(*turn), tx=optimizer.build(
-              'sgd', clip_norm=0.7
-          ),
-      )  # fmt: skip
+        state,
+        BATCHES[turn.split],
+        1e-3 * (i + 1),
+        masks.pack(_mask(i)) if turn.masked else None,
+        forward=toy.forward,
+        turn=Turn(*turn),
+        tx=optimizer.build('sgd', clip_norm=0.7),
+      )
   assert step_lib.take_turn._cache_size() - before == 2
 
 
 def test_what_a_turn_measures_is_the_loss_and_the_norms_before_and_after():
   mask = _mask(9)
   turn, before, after, measured = next(
-      _turns('mmunlearner', 'sgd', 1, 0.5, mask, clip_norm=0.01)
+    _turns('mmunlearner', 'sgd', 1, 0.5, mask, clip_norm=0.01)
   )
   loss = jax.value_and_grad(functools.partial(turn.loss, toy.forward))
   value, grad = jax.jit(loss)(before, None, FORGET)
@@ -339,8 +352,13 @@ def test_a_run_takes_the_buffers_and_a_turn_without_a_mask_moves_everything():
   first = toy.vector(params)
   turn = methods.make('mmunlearner_strict')[0]._replace(masked=False)
   state, _ = step_lib.take_turn(
-      state, FORGET, 1e-2, masks.pack(_mask()), forward=toy.forward, turn=turn,
-      tx=tx,
-  )  # fmt: skip
+    state,
+    FORGET,
+    1e-2,
+    masks.pack(_mask()),
+    forward=toy.forward,
+    turn=turn,
+    tx=tx,
+  )
   used = toy.vector(_gradient()(params, None, FORGET)) != 0
   assert np.all((toy.vector(state.params) != first)[used])

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 NOTEBOOKS = sorted(
-    (pathlib.Path(__file__).parent.parent / 'notebooks').glob('*.ipynb')
+  (pathlib.Path(__file__).parent.parent / 'notebooks').glob('*.ipynb')
 )
 
 
@@ -31,13 +31,13 @@ def test_notebook_runs_in_its_fast_mode(path, tmp_path, monkeypatch):
   monkeypatch.setenv('MMU_WORKDIR', str(tmp_path / 'quickstart'))
   notebook = _read(path)
   nbclient.NotebookClient(
-      notebook, timeout=600, resources={'metadata': {'path': path.parent}}
+    notebook, timeout=600, resources={'metadata': {'path': path.parent}}
   ).execute()
   pictures = [
-      output
-      for cell in _code(notebook)
-      for output in cell.outputs
-      if 'image/png' in output.get('data', {})
+    output
+    for cell in _code(notebook)
+    for output in cell.outputs
+    if 'image/png' in output.get('data', {})
   ]
   assert len(pictures) >= 6  # people, answers, mask, after, kept, scores
 

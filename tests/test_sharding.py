@@ -5,28 +5,28 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
+import toy
 
 from mmu_jax import masks
 from mmu_jax import models
 from mmu_jax import saliency
 from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
-import toy
 
 MESHES = ('fsdp=8', 'fsdp=4,tensor=2', 'data=2,fsdp=2,tensor=2')
 
 
 @pytest.mark.parametrize(
-    'spec, sizes',
-    [
-        ('', None),
-        ('data=8', (8, 1, 1)),
-        ('fsdp=-1', (1, 8, 1)),
-        ('tensor=2, data = 2 ,fsdp=2', (2, 2, 2)),
-        ('fsdp=-1,tensor=2', (1, 4, 2)),
-        ('fsdp=4,tensor=2,data=-1', (1, 4, 2)),
-        ('data=-1,', (8, 1, 1)),
-    ],
+  'spec, sizes',
+  [
+    ('', None),
+    ('data=8', (8, 1, 1)),
+    ('fsdp=-1', (1, 8, 1)),
+    ('tensor=2, data = 2 ,fsdp=2', (2, 2, 2)),
+    ('fsdp=-1,tensor=2', (1, 4, 2)),
+    ('fsdp=4,tensor=2,data=-1', (1, 4, 2)),
+    ('data=-1,', (8, 1, 1)),
+  ],
 )
 def test_a_line_of_a_config_makes_a_mesh(spec, sizes):
   devices = jax.devices()[:1] if sizes is None else None
@@ -38,24 +38,28 @@ def test_a_line_of_a_config_makes_a_mesh(spec, sizes):
 
 
 @pytest.mark.parametrize(
-    'spec, count, words',
-    [
-        ('model=8', 8, "data, fsdp, tensor once and with a size >= 1 or -1; "
-         "model=8 of 'model=8' is not"),
-        ('fsdp', 8, 'fsdp= of'),
-        ('fsdp=0', 8, 'fsdp=0 of'),
-        ('fsdp=-2', 8, 'fsdp=-2 of'),
-        ('fsdp=2.0', 8, 'fsdp=2.0 of'),
-        ('data=2,fsdp=2,data=2', 8, 'data=2 of'),
-        ('fsdp=3', 2, "'fsdp=3' does not fit 2. Use -1 for one axis"),
-        ('fsdp=-1,data=3', 8, "'fsdp=-1,data=3' does not fit 8"),
-        ('fsdp=16', 8, "'fsdp=16' does not fit 8"),
-        ('fsdp=-1,data=16', 8, "'fsdp=-1,data=16' does not fit 8"),
-        # Two of -1 multiply to 1.
-        ('data=-1,fsdp=-1', 1, "'data=-1,fsdp=-1' does not fit 1"),
-        ('data=-1,fsdp=-1,tensor=8', 8, 'does not fit 8'),
-    ],
-)  # fmt: skip
+  'spec, count, words',
+  [
+    (
+      'model=8',
+      8,
+      'data, fsdp, tensor once and with a size >= 1 or -1; '
+      "model=8 of 'model=8' is not",
+    ),
+    ('fsdp', 8, 'fsdp= of'),
+    ('fsdp=0', 8, 'fsdp=0 of'),
+    ('fsdp=-2', 8, 'fsdp=-2 of'),
+    ('fsdp=2.0', 8, 'fsdp=2.0 of'),
+    ('data=2,fsdp=2,data=2', 8, 'data=2 of'),
+    ('fsdp=3', 2, "'fsdp=3' does not fit 2. Use -1 for one axis"),
+    ('fsdp=-1,data=3', 8, "'fsdp=-1,data=3' does not fit 8"),
+    ('fsdp=16', 8, "'fsdp=16' does not fit 8"),
+    ('fsdp=-1,data=16', 8, "'fsdp=-1,data=16' does not fit 8"),
+    # Two of -1 multiply to 1.
+    ('data=-1,fsdp=-1', 1, "'data=-1,fsdp=-1' does not fit 1"),
+    ('data=-1,fsdp=-1,tensor=8', 8, 'does not fit 8'),
+  ],
+)
 def test_a_mesh_that_cannot_be_is_refused(spec, count, words):
   with pytest.raises(ValueError) as raised:
     sharding.make_mesh(spec, jax.devices()[:count])
@@ -72,7 +76,7 @@ def test_a_smaller_mesh_has_the_first_devices(spec, count):
 @pytest.mark.parametrize('num_rows', (1, 5, 16))
 @pytest.mark.parametrize('micro_batches', (1, 3))
 def test_a_batch_is_padded_to_what_devices_and_micro_batches_share(
-    spec, parts, num_rows, micro_batches
+  spec, parts, num_rows, micro_batches
 ):
   mesh = sharding.make_mesh(spec)
   total = sharding.row_count(num_rows, mesh, micro_batches)
@@ -103,7 +107,7 @@ def test_a_constrained_tree_keeps_its_places_and_values(spec):
   with jax.set_mesh(mesh):
     made = double(tree)
   same = jax.tree.map(
-      lambda x, y: x.sharding.is_equivalent_to(y.sharding, x.ndim), made, tree
+    lambda x, y: x.sharding.is_equivalent_to(y.sharding, x.ndim), made, tree
   )
   assert all(jax.tree.leaves(same))
   np.testing.assert_array_equal(made['a']['kernel'], 2 * tree['a']['kernel'])
@@ -111,24 +115,24 @@ def test_a_constrained_tree_keeps_its_places_and_values(spec):
 
 
 @pytest.mark.parametrize(
-    'shape, rule, spec',
-    [
-        ((16, 24), P('fsdp', 'tensor'), P('fsdp', 'tensor')),
-        # Leading axes (layers, say) are not split.
-        ((3, 16, 24), P('fsdp', 'tensor'), P(None, 'fsdp', 'tensor')),
-        ((8, 3, 16, 24), P('fsdp'), P(None, None, None, 'fsdp')),
-        # An axis that does not divide its dimension is left out.
-        ((32003, 16), P('tensor', 'fsdp'), P(None, 'fsdp')),
-        ((16, 3), P('fsdp', 'tensor'), P('fsdp', None)),
-        ((6, 5), P('fsdp', 'tensor'), P(None, None)),
-        # Two axes split by both of their sizes.
-        ((16, 24), P(None, ('fsdp', 'tensor')), P(None, ('fsdp', 'tensor'))),
-        ((16, 20), P(None, ('fsdp', 'tensor')), P(None, None)),
-        # The last axes of the rule are those of the leaf.
-        ((24,), P('fsdp', 'tensor'), P('tensor')),
-        ((), P('fsdp', 'tensor'), P()),
-        ((5, 7), P(), P(None, None)),
-    ],
+  'shape, rule, spec',
+  [
+    ((16, 24), P('fsdp', 'tensor'), P('fsdp', 'tensor')),
+    # Leading axes (layers, say) are not split.
+    ((3, 16, 24), P('fsdp', 'tensor'), P(None, 'fsdp', 'tensor')),
+    ((8, 3, 16, 24), P('fsdp'), P(None, None, None, 'fsdp')),
+    # An axis that does not divide its dimension is left out.
+    ((32003, 16), P('tensor', 'fsdp'), P(None, 'fsdp')),
+    ((16, 3), P('fsdp', 'tensor'), P('fsdp', None)),
+    ((6, 5), P('fsdp', 'tensor'), P(None, None)),
+    # Two axes split by both of their sizes.
+    ((16, 24), P(None, ('fsdp', 'tensor')), P(None, ('fsdp', 'tensor'))),
+    ((16, 20), P(None, ('fsdp', 'tensor')), P(None, None)),
+    # The last axes of the rule are those of the leaf.
+    ((24,), P('fsdp', 'tensor'), P('tensor')),
+    ((), P('fsdp', 'tensor'), P()),
+    ((5, 7), P(), P(None, None)),
+  ],
 )
 def test_a_rule_splits_the_last_axes_that_it_divides(shape, rule, spec):
   mesh = sharding.make_mesh('fsdp=4,tensor=2')
@@ -137,16 +141,16 @@ def test_a_rule_splits_the_last_axes_that_it_divides(shape, rule, spec):
   named = jax.sharding.NamedSharding(mesh, got)
   parts = [{None: 1, 'fsdp': 4, 'tensor': 2}.get(axis, 8) for axis in got]
   assert named.shard_shape(shape) == tuple(
-      n // part for n, part in zip(shape, parts)
+    n // part for n, part in zip(shape, parts)
   )
 
 
 def test_the_first_rule_that_matches_the_whole_name_counts():
   mesh = sharding.make_mesh('fsdp=8')
   rules = [
-      ('kernel', P()),  # not the whole of any name
-      ('.*/q/kernel', P('fsdp', None)),
-      ('.*kernel', P(None, 'fsdp')),
+    ('kernel', P()),  # not the whole of any name
+    ('.*/q/kernel', P('fsdp', None)),
+    ('.*kernel', P(None, 'fsdp')),
   ]
   spec = lambda name: sharding.spec_of(name, (8, 8), rules, mesh)
   assert spec('a/q/kernel') == P('fsdp', None)
@@ -168,7 +172,7 @@ def test_a_device_holds_an_eighth_of_a_7b_model(family, mesh):
   model = models.build(models.MODELS[family].config())
   mesh = sharding.make_mesh(mesh)
   made = tree_lib.flatten(
-      sharding.shardings(model.abstract_params, model.partition_rules, mesh)
+    sharding.shardings(model.abstract_params, model.partition_rules, mesh)
   )
   params = tree_lib.flatten(model.abstract_params)
   held = {k: np.prod(made[k].shard_shape(x.shape)) for k, x in params.items()}
@@ -192,31 +196,36 @@ def test_packed_masks_live_on_the_mesh_of_their_parameters(mesh):
   made = sharding.shardings(abstract, model.partition_rules, mesh)
   placed = tree_lib.flatten(jax.device_put(packed, made))
   fsdp, tensor = mesh.shape['fsdp'], mesh.shape['tensor']
-  local = {
-      name: x.sharding.shard_shape(x.shape) for name, x in placed.items()
-  }
+  local = {name: x.sharding.shard_shape(x.shape) for name, x in placed.items()}
   layers = 'language_model/model/layers/mlp'
   # [2, 16, 24] packs to [2, 16, 3]; [2, 24, 16] to [2, 24, 2].
   assert local[f'{layers}/up_proj/kernel'] == (2, 16 // fsdp, 3)
   odd = 2 % fsdp  # two bytes are not split over four or eight
   assert local[f'{layers}/down_proj/kernel'] == (
-      2, 24 // tensor, 2 if odd else 2 // fsdp
-  )  # fmt: skip
+    2,
+    24 // tensor,
+    2 if odd else 2 // fsdp,
+  )
   for name, x in tree_lib.flatten(packed).items():
     assert placed[name].dtype == np.uint8
     np.testing.assert_array_equal(placed[name], x)
 
 
 @pytest.mark.parametrize(
-    'mesh, parts', [('fsdp=8', 8), ('data=2,fsdp=2,tensor=2', 4),
-                    ('tensor=8', 1), ('data=4,tensor=2', 4)]
-)  # fmt: skip
+  'mesh, parts',
+  [
+    ('fsdp=8', 8),
+    ('data=2,fsdp=2,tensor=2', 4),
+    ('tensor=8', 1),
+    ('data=4,tensor=2', 4),
+  ],
+)
 def test_rows_of_a_batch_are_split_over_data_and_fsdp(mesh, parts):
   mesh = sharding.make_mesh(mesh)
   rng = np.random.default_rng(2)
   batch = {
-      'tokens': rng.integers(1, 50, (8, 12)),
-      'pixel_values': rng.normal(size=(8, 2, 3, 4, 4)),
+    'tokens': rng.integers(1, 50, (8, 12)),
+    'pixel_values': rng.normal(size=(8, 2, 3, 4, 4)),
   }
   placed = jax.device_put(batch, sharding.batch_sharding(mesh))
   for name, x in placed.items():

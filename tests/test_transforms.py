@@ -18,24 +18,24 @@ from mmu_jax.training import optimizer
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'hf_adamw_unit.npz'
 STEPS = 20
 OPTIMIZERS = {
-    'sgd': functools.partial(optax.sgd, momentum=0.9, nesterov=True),
-    'adam': optax.adam,
-    'adamw': functools.partial(optax.adamw, weight_decay=0.1),
-    'hf_adamw': functools.partial(transforms.hf_adamw, weight_decay=0.1),
-    'adafactor': functools.partial(
-        optax.adafactor, min_dim_size_to_factor=6, weight_decay_rate=0.1
-    ),
-    'lion': functools.partial(optax.lion, weight_decay=0.1),
+  'sgd': functools.partial(optax.sgd, momentum=0.9, nesterov=True),
+  'adam': optax.adam,
+  'adamw': functools.partial(optax.adamw, weight_decay=0.1),
+  'hf_adamw': functools.partial(transforms.hf_adamw, weight_decay=0.1),
+  'adafactor': functools.partial(
+    optax.adafactor, min_dim_size_to_factor=6, weight_decay_rate=0.1
+  ),
+  'lion': functools.partial(optax.lion, weight_decay=0.1),
 }
 
 
 def _chain(name, learning_rate=0.02):
   return optax.chain(
-      transforms.mask_updates(),
-      transforms.project_updates(),
-      optax.clip_by_global_norm(1.0),
-      OPTIMIZERS[name](learning_rate),
-      transforms.mask_updates(),
+    transforms.mask_updates(),
+    transforms.project_updates(),
+    optax.clip_by_global_norm(1.0),
+    OPTIMIZERS[name](learning_rate),
+    transforms.mask_updates(),
   )
 
 
@@ -53,15 +53,15 @@ def _every_second(make):
 
 
 WRAPPERS = {
-    'inject_hyperparams': _injected,
-    'MultiSteps of apply_if_finite': _every_second(_finite),
-    'plain': _chain,
-    'MultiSteps': _every_second(_chain),
-    'apply_if_finite': _finite,
+  'inject_hyperparams': _injected,
+  'MultiSteps of apply_if_finite': _every_second(_finite),
+  'plain': _chain,
+  'MultiSteps': _every_second(_chain),
+  'apply_if_finite': _finite,
 }
 CASES = [
-    *((name, wrapper) for name in OPTIMIZERS for wrapper in list(WRAPPERS)[:2]),
-    *(('adamw', wrapper) for wrapper in list(WRAPPERS)[2:]),
+  *((name, wrapper) for name in OPTIMIZERS for wrapper in list(WRAPPERS)[:2]),
+  *(('adamw', wrapper) for wrapper in list(WRAPPERS)[2:]),
 ]
 
 
@@ -69,12 +69,12 @@ def _weights(seed):
   """Random weights of several ranks, in float32 and in bfloat16."""
   rng = np.random.default_rng(seed)
   draw = lambda dtype, **shapes: {
-      name: jnp.asarray(rng.uniform(0.2, 1, s) * rng.choice([-1, 1], s), dtype)
-      for name, s in shapes.items()
+    name: jnp.asarray(rng.uniform(0.2, 1, s) * rng.choice([-1, 1], s), dtype)
+    for name, s in shapes.items()
   }
   return {
-      'single': draw(jnp.float32, kernel=(12, 10), layers=(2, 5, 9), one=()),
-      'half': draw(jnp.bfloat16, kernel=(10, 12), bias=(21,)),
+    'single': draw(jnp.float32, kernel=(12, 10), layers=(2, 5, 9), one=()),
+    'half': draw(jnp.bfloat16, kernel=(10, 12), bias=(21,)),
   }
 
 
@@ -82,7 +82,7 @@ def _gradients(params, seed):
   """Random gradients with a mean, so that every weight goes somewhere."""
   rng = np.random.default_rng(seed)
   draw = lambda x: jnp.asarray(
-      np.sign(x) + rng.standard_normal(x.shape), x.dtype
+    np.sign(x) + rng.standard_normal(x.shape), x.dtype
   )
   return jax.tree.map(draw, params)
 
@@ -92,9 +92,7 @@ def _run(tx, params, mask):
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
   def step(params, state, grads, against, mask):
-    updates, state = tx.update(
-        grads, state, params, mask=mask, against=against
-    )
+    updates, state = tx.update(grads, state, params, mask=mask, against=against)
     return transforms.apply_updates(params, updates, mask), state
 
   start, params = params, jax.tree.map(jnp.copy, params)
@@ -158,8 +156,8 @@ def test_the_clip_sees_only_what_is_trained():
   frozen_huge = jax.tree.map(lambda g, m: jnp.where(m, g, 1e6), grads, mask)
   tx = _chain('sgd', 1.0)
   a, b = (
-      jax.jit(tx.update)(g, tx.init(params), params, mask=mask)[0]
-      for g in (grads, frozen_huge)
+    jax.jit(tx.update)(g, tx.init(params), params, mask=mask)[0]
+    for g in (grads, frozen_huge)
   )
   assert not any(x.any() for x in toy.moved(a, b).values())
   assert np.linalg.norm(toy.vector(a)) > 1
@@ -182,15 +180,14 @@ def test_not_a_number_among_frozen_gradients_goes_nowhere():
 def test_without_extra_arguments_the_transformations_are_the_identity():
   grads = _gradients(_weights(6), 6)
   for tx in (
-      transforms.mask_updates(),
-      transforms.project_updates(),
-      transforms.project_updates('always'),
+    transforms.mask_updates(),
+    transforms.project_updates(),
+    transforms.project_updates('always'),
   ):
     for extra in ({}, {'mask': None, 'against': None}, {'value': 1.0}):
       updates, _ = tx.update(grads, tx.init(grads), **extra)
       assert all(
-          a is b
-          for a, b in zip(jax.tree.leaves(updates), jax.tree.leaves(grads))
+        a is b for a, b in zip(jax.tree.leaves(updates), jax.tree.leaves(grads))
       )
 
 
@@ -226,9 +223,7 @@ def _inner(a, b):
 
 
 def _norms(a, b):
-  return float(
-      np.linalg.norm(toy.vector(a)) * np.linalg.norm(toy.vector(b))
-  )
+  return float(np.linalg.norm(toy.vector(a)) * np.linalg.norm(toy.vector(b)))
 
 
 def _conflict(seed, dtype, sign):
@@ -246,7 +241,7 @@ DTYPES = list(PRECISION)
 def _project(when, g, r, mask=None):
   tx = transforms.project_updates(when)
   return jax.jit(
-      lambda g, r, m: tx.update(g, tx.init(g), against=r, mask=m)[0]
+    lambda g, r, m: tx.update(g, tx.init(g), against=r, mask=m)[0]
   )(g, r, mask)
 
 
@@ -339,15 +334,14 @@ def _replay(make, golden, **options):
 
 
 REPLAYS = {
-    'hf_adamw_eps1e-6_wd0': (transforms.hf_adamw, {}),
-    'hf_adamw_eps1e-6_wd0.01': (transforms.hf_adamw, {'weight_decay': 0.01}),
-    'torch_adamw_eps1e-6_wd0': (
-        optax.adamw, {'eps': 1e-6, 'weight_decay': 0.0}
-    ),
-    'torch_adamw_default_eps1e-8_wd0.01': (
-        optax.adamw, {'eps': 1e-8, 'weight_decay': 0.01}
-    ),
-}  # fmt: skip
+  'hf_adamw_eps1e-6_wd0': (transforms.hf_adamw, {}),
+  'hf_adamw_eps1e-6_wd0.01': (transforms.hf_adamw, {'weight_decay': 0.01}),
+  'torch_adamw_eps1e-6_wd0': (optax.adamw, {'eps': 1e-6, 'weight_decay': 0.0}),
+  'torch_adamw_default_eps1e-8_wd0.01': (
+    optax.adamw,
+    {'eps': 1e-8, 'weight_decay': 0.01},
+  ),
+}
 
 
 @pytest.mark.parametrize('name', REPLAYS)
@@ -377,9 +371,7 @@ def test_hf_adamw_equals_its_formula_in_float64():
   p = rng.normal(size=50).astype(np.float32)
   m, v, want = np.zeros(50), np.zeros(50), p.astype(np.float64)
   rates = optax.linear_schedule(1e-2, 1e-3, 9)
-  tx = transforms.hf_adamw(
-      rates, b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.1
-  )
+  tx = transforms.hf_adamw(rates, b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.1)
   params, state = jnp.asarray(p), tx.init(jnp.asarray(p))
   for t in range(10):
     g = rng.normal(0, 10.0 ** rng.integers(-4, 1, 50)).astype(np.float32)
@@ -418,38 +410,37 @@ def _labels(params):
 def _by_kind(*around, **options):
   inner = lambda tx: optax.chain(*around, tx, *around)
   return optax.partition(
-      {'matrix': inner(optax.adamw(0.02)), 'rest': inner(optax.sgd(0.02))},
-      _labels, **options,
-  )  # fmt: skip
+    {'matrix': inner(optax.adamw(0.02)), 'rest': inner(optax.sgd(0.02))},
+    _labels,
+    **options,
+  )
 
 
 COMPOSED = {
-    'around partition': optax.chain(
-        transforms.mask_updates(), _by_kind(), transforms.mask_updates()
+  'around partition': optax.chain(
+    transforms.mask_updates(), _by_kind(), transforms.mask_updates()
+  ),
+  'within partition': _by_kind(
+    transforms.mask_updates(), mask_compatible_extra_args=True
+  ),
+  'around masked': optax.chain(
+    transforms.mask_updates(),
+    optax.masked(
+      optax.trace(0.9), lambda p: jax.tree.map(lambda x: x.ndim > 1, p)
     ),
-    'within partition': _by_kind(
-        transforms.mask_updates(), mask_compatible_extra_args=True
-    ),
-    'around masked': optax.chain(
-        transforms.mask_updates(),
-        optax.masked(
-            optax.trace(0.9), lambda p: jax.tree.map(lambda x: x.ndim > 1, p)
-        ),
-        transforms.mask_updates(),
-        optax.scale(-0.02),
-    ),
-    'within masked': optax.chain(
-        *(
-            optax.masked(
-                optax.chain(transforms.mask_updates(), optax.scale(-0.02)),
-                lambda p, want=want: jax.tree.map(
-                    lambda x: (x.ndim > 1) == want, p
-                ),
-                mask_compatible_extra_args=True,
-            )
-            for want in (True, False)
-        )
-    ),
+    transforms.mask_updates(),
+    optax.scale(-0.02),
+  ),
+  'within masked': optax.chain(
+    *(
+      optax.masked(
+        optax.chain(transforms.mask_updates(), optax.scale(-0.02)),
+        lambda p, want=want: jax.tree.map(lambda x: (x.ndim > 1) == want, p),
+        mask_compatible_extra_args=True,
+      )
+      for want in (True, False)
+    )
+  ),
 }
 
 
@@ -460,7 +451,7 @@ def test_the_mask_passes_through_partition_and_masked(name, packed):
   form = masks.pack(mask) if packed else mask
   tx = COMPOSED[name]
   updates, _ = jax.jit(tx.update)(
-      _gradients(params, 15), tx.init(params), params, mask=form
+    _gradients(params, 15), tx.init(params), params, mask=form
   )
   flat = tree_lib.flatten(updates)
   for leaf, m in tree_lib.flatten(mask).items():
@@ -528,9 +519,9 @@ def test_an_unknown_optimizer_or_schedule_lists_the_known_ones():
 
 
 def test_a_schedule_rises_to_its_peak_and_falls_as_it_is_named():
-  rates = lambda name, **o: np.array([
-      float(optimizer.schedule(name, 0.5, steps=12, **o)(i)) for i in range(13)
-  ])
+  rates = lambda name, **o: np.array(
+    [float(optimizer.schedule(name, 0.5, steps=12, **o)(i)) for i in range(13)]
+  )
   np.testing.assert_allclose(rates('constant'), 0.5)
   want = 0.5 * (1 - np.arange(13) / 12)
   np.testing.assert_allclose(rates('linear'), want, rtol=1e-6)

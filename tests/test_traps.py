@@ -23,8 +23,8 @@ from mmu_jax import methods
 from mmu_jax import saliency as saliency_lib
 from mmu_jax import transforms
 from mmu_jax import tree as tree_lib
-from mmu_jax.data import batching
-from mmu_jax.data import vocabulary
+from mmu_jax.data.batches import batching
+from mmu_jax.data.people import vocabulary
 from mmu_jax.data.row import Row
 from mmu_jax.training import optimizer
 from mmu_jax.training import step as step_lib
@@ -40,9 +40,14 @@ def _trace_turn(mask):
   tx = optimizer.build('hf_adamw')
   (turn, _) = methods.make('mmunlearner')
   step_lib.take_turn.trace(
-      step_lib.init(toy.params(0), tx), toy.batch(0), 1e-3, mask,
-      forward=toy.forward, turn=turn, tx=tx,
-  )  # fmt: skip
+    step_lib.init(toy.params(0), tx),
+    toy.batch(0),
+    1e-3,
+    mask,
+    forward=toy.forward,
+    turn=turn,
+    tx=tx,
+  )
 
 
 def _mask(seed=0):
@@ -55,7 +60,7 @@ def _renamed(mask):
 
 @pytest.mark.parametrize('pack', [masks.pack, lambda mask: mask])
 def test_trap_01_mask_names_that_match_no_parameter_raise_before_compiling(
-    pack,
+  pack,
 ):
   _trace_turn(pack(_mask()))  # the right one is taken
   compiled = step_lib.take_turn._cache_size()
@@ -114,7 +119,7 @@ def test_trap_04_an_update_of_zero_is_not_bit_exact_but_a_selection_is():
 @pytest.mark.parametrize('granularity', ['batch', 'example'])
 @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
 def test_trap_05_importance_does_not_underflow_in_half_precision(
-    dtype, granularity
+  dtype, granularity
 ):
   rng = np.random.default_rng(5)
   slope = rng.uniform(1e-5, 1e-4, 40).astype(dtype)  # below 1.7e-4
@@ -126,9 +131,7 @@ def test_trap_05_importance_does_not_underflow_in_half_precision(
   assert grads.dtype == dtype
   if dtype == jnp.float16:  # what the published code accumulated
     assert np.mean(np.asarray(jnp.square(grads))[10:] == 0) > 0.9
-  found = saliency_lib.importance(
-      loss, params, [rows], granularity=granularity
-  )
+  found = saliency_lib.importance(loss, params, [rows], granularity=granularity)
   want = np.square(slope.astype(np.float64))
   assert found['w'].dtype == jnp.float32
   np.testing.assert_allclose(found['w'], want, rtol=0.01)
@@ -140,7 +143,7 @@ def test_trap_05_importance_does_not_underflow_in_half_precision(
   ties = saliency_lib.dead(found, preserve)
   assert masks.counts(ties, {'all': 'w'}) == {'all': 10}
   make = functools.partial(
-      saliency_lib.mask_from_saliency, scores, threshold=1.0
+    saliency_lib.mask_from_saliency, scores, threshold=1.0
   )
   assert make()['w'].tolist() == 40 * [True]  # the published rule
   assert make(ties=ties)['w'].tolist() == 10 * [False] + 30 * [True]
@@ -151,21 +154,21 @@ def test_trap_06_norms_embeddings_and_lm_head_are_covered_by_the_mask():
   noise = toy.tree_like(forget, 6, sign=False)
   preserve = jax.tree.map(jnp.multiply, forget, noise)
   make = functools.partial(
-      saliency_lib.mask_from_saliency,
-      saliency_lib.saliency(forget, preserve),
-      threshold=1.0,
-      ties=saliency_lib.dead(forget, preserve),
+    saliency_lib.mask_from_saliency,
+    saliency_lib.saliency(forget, preserve),
+    threshold=1.0,
+    ties=saliency_lib.dead(forget, preserve),
   )
   mask = tree_lib.flatten(make())
   assert list(mask) == list(tree_lib.flatten(toy.llava_params(0)))
   for part in (
-      'language_model/lm_head/kernel',
-      'language_model/model/embed_tokens/embedding',
-      'language_model/model/norm/scale',
-      'language_model/model/layers/input_layernorm/scale',
-      'vision_tower/vision_model/pre_layrnorm/scale',
-      'vision_tower/vision_model/embeddings/class_embedding',
-      'vision_tower/vision_model/embeddings/position_embedding/embedding',
+    'language_model/lm_head/kernel',
+    'language_model/model/embed_tokens/embedding',
+    'language_model/model/norm/scale',
+    'language_model/model/layers/input_layernorm/scale',
+    'vision_tower/vision_model/pre_layrnorm/scale',
+    'vision_tower/vision_model/embeddings/class_embedding',
+    'vision_tower/vision_model/embeddings/position_embedding/embedding',
   ):
     assert 0 < np.mean(mask[part]) < 1, part  # judged like all others
   # What a scope leaves out is frozen, not left to ascend without a mask.
@@ -194,15 +197,15 @@ def test_trap_07_no_error_is_swallowed_by_a_broad_except():
   broad = {'Exception', 'BaseException'}
   names = lambda kind: {n.id for n in ast.walk(kind) if isinstance(n, ast.Name)}
   assert not [
-      where
-      for where, node in handlers.items()
-      if node.type is None or names(node.type) & broad
-      if not _passes_on(node)
+    where
+    for where, node in handlers.items()
+    if node.type is None or names(node.type) & broad
+    if not _passes_on(node)
   ]
   suppressed = {
-      kind
-      for path in PACKAGE.rglob('*.py')
-      for kind in re.findall(r'suppress\((.*?)\)', path.read_text())
+    kind
+    for path in PACKAGE.rglob('*.py')
+    for kind in re.findall(r'suppress\((.*?)\)', path.read_text())
   }
   assert suppressed <= {'OSError'}  # where cleaning up fails too
 
@@ -211,15 +214,15 @@ def _rows(n, picture):
   rng = np.random.default_rng(8)
   image = lambda: rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)
   return [
-      Row(
-          key=f'row{i}',
-          question='Who is the person in this picture?',
-          answer=f'This is {vocabulary.FIRST_NAMES[i]}.',
-          fact=vocabulary.FIRST_NAMES[i],
-          image=image() if picture else None,
-          image_key=f'picture{i}' if picture else None,
-      )
-      for i in range(n)
+    Row(
+      key=f'row{i}',
+      question='Who is the person in this picture?',
+      answer=f'This is {vocabulary.FIRST_NAMES[i]}.',
+      fact=vocabulary.FIRST_NAMES[i],
+      image=image() if picture else None,
+      image_key=f'picture{i}' if picture else None,
+    )
+    for i in range(n)
   ]
 
 
@@ -239,7 +242,7 @@ def test_trap_08_a_stream_goes_on_after_its_last_row(picture, encoder):
   assert len(set(map(tuple, epochs))) > 5  # in orders of their own
   far, near = stream(10**6), stream(0)
   assert {k: v.shape for k, v in far.items()} == {
-      k: v.shape for k, v in near.items()
+    k: v.shape for k, v in near.items()
   }
   assert np.all((far['weights'] > 0).any(axis=1))
 
@@ -253,21 +256,21 @@ def test_trap_08_a_schedule_is_counted_in_steps_as_it_is_sized():
 @pytest.mark.parametrize('text, value', [('False', False), ('True', True)])
 def test_trap_08_a_false_on_the_command_line_is_false(text, value):
   config = command_line._read_config(
-      f'{CONFIG}:fast', [f'--config.saliency.normalize={text}']
+    f'{CONFIG}:fast', [f'--config.saliency.normalize={text}']
   )
   assert config.saliency.normalize is value
   assert config.saliency.batches == 4  # of the variant
 
 
 @pytest.mark.parametrize(
-    'override, message',
-    [
-        ('--config.saliency.normalise=False', 'normalise'),
-        ('--config.saliency.normalize=perhaps', 'perhaps'),
-        ('--config.saliency.batches=many', 'many'),
-        ('--configs.seed=1', 'configs.seed'),
-        ('normalize=False', 'unexpected arguments: normalize=False'),
-    ],
+  'override, message',
+  [
+    ('--config.saliency.normalise=False', 'normalise'),
+    ('--config.saliency.normalize=perhaps', 'perhaps'),
+    ('--config.saliency.batches=many', 'many'),
+    ('--configs.seed=1', 'configs.seed'),
+    ('normalize=False', 'unexpected arguments: normalize=False'),
+  ],
 )
 def test_trap_08_an_override_that_sets_nothing_is_an_error(override, message):
   errors = (AttributeError, KeyError, TypeError, ValueError)  # main shows them
@@ -283,7 +286,7 @@ def test_trap_09_importance_per_batch_depends_on_the_batch_size():
   def measure(granularity, size):
     cut = [toy.take(made, np.s_[i : i + size]) for i in range(0, 8, size)]
     return saliency_lib.importance(
-        toy.loss, params, cut, granularity=granularity
+      toy.loss, params, cut, granularity=granularity
     )
 
   ones, fours = (toy.vector(measure('batch', n)) for n in (1, 4))
@@ -298,8 +301,7 @@ def test_trap_09_importance_per_batch_depends_on_the_batch_size():
 
 
 @pytest.mark.parametrize(
-    'name, protected',
-    [('mmunlearner', False), ('mmunlearner_strict', True)],
+  'name, protected', [('mmunlearner', False), ('mmunlearner_strict', True)]
 )
 def test_the_scope_of_protection_is_a_choice_by_name(name, protected):
   tx, mask = optimizer.build('adamw', weight_decay=0.1), _mask(11)
@@ -308,8 +310,12 @@ def test_the_scope_of_protection_is_a_choice_by_name(name, protected):
   for i in range(2):
     for turn in methods.make(name):
       state, _ = step_lib.take_turn(
-          state, toy.batch(i), 1e-2,
-          masks.pack(mask) if turn.masked else None,
-          forward=toy.forward, turn=turn, tx=tx,
-      )  # fmt: skip
+        state,
+        toy.batch(i),
+        1e-2,
+        masks.pack(mask) if turn.masked else None,
+        forward=toy.forward,
+        turn=turn,
+        tx=tx,
+      )
   assert toy.frozen_bits_kept(start, state.params, mask) == protected

@@ -39,18 +39,18 @@ def test_count_is_the_sum_of_the_sizes_scalars_included():
 
 def test_every_parameter_of_the_model_belongs_to_one_component():
   found = {
-      tree_lib.component_of(name, toy.llava().components)
-      for name in tree_lib.flatten(toy.llava_params(0))
+    tree_lib.component_of(name, toy.llava().components)
+    for name in tree_lib.flatten(toy.llava_params(0))
   }
   assert found == {'vision', 'projector', 'language'}
 
 
 @pytest.mark.parametrize(
-    'rules, found',
-    [
-        ({'vision': 'vision_tower/'}, r'\[\]'),
-        ({'a': 'lora', 'b': 'lora_x'}, r"\['a', 'b'\]"),
-    ],
+  'rules, found',
+  [
+    ({'vision': 'vision_tower/'}, r'\[\]'),
+    ({'a': 'lora', 'b': 'lora_x'}, r"\['a', 'b'\]"),
+  ],
 )
 def test_a_parameter_of_no_component_or_of_two_is_an_error(rules, found):
   with pytest.raises(ValueError, match=f'exactly one component.*{found}.*Give'):
@@ -86,19 +86,21 @@ def _reshaped(params):
 
 
 @pytest.mark.parametrize(
-    'change, message',
-    [
-        (_without, r'1 \(language_model/norm\) missing, 0 unexpected, 0 of'),
-        (_renamed, r'9 \(.*, \.\.\.\) missing, 9 \(base_model/.*\) unexpected'),
-        (_reshaped, r'0 missing, 0 .*norm: \(7,\) instead of \(6,\)\) of an'),
-    ],
+  'change, message',
+  [
+    (_without, r'1 \(language_model/norm\) missing, 0 unexpected, 0 of'),
+    (_renamed, r'9 \(.*, \.\.\.\) missing, 9 \(base_model/.*\) unexpected'),
+    (_reshaped, r'0 missing, 0 .*norm: \(7,\) instead of \(6,\)\) of an'),
+  ],
 )
 def test_trees_that_differ_are_named_leaf_by_leaf(change, message):
   with pytest.raises(ValueError, match=message) as error:
     tree_lib.check_same(
-        change(toy.params(0)), toy.params(1),
-        got_name='the mask', want_name='the parameters',
-    )  # fmt: skip
+      change(toy.params(0)),
+      toy.params(1),
+      got_name='the mask',
+      want_name='the parameters',
+    )
   assert str(error.value).startswith('the mask must have the leaves of the par')
   assert 'make it again' in str(error.value)
 

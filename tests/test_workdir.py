@@ -5,11 +5,11 @@ import subprocess
 import sys
 import warnings
 
+import process_group
 import pytest
 
 from mmu_jax import sharding
 from mmu_jax import workdir
-import process_group
 
 SETTINGS = {'seed': 3, 'data': {'name': 'people', 'views': (1, 2)}}
 
@@ -51,18 +51,18 @@ def test_claims_of_other_names_do_not_meet(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'old, new, want',
-    [
-        ({'a': 1}, {'a': 1}, []),
-        ({'a': 1}, {}, ['a: 1 there, None asked for']),
-        ({}, {'a': 'x'}, ["a: None there, 'x' asked for"]),
-        (
-            {'a': {'b': {'c': [1]}}, 'd': 0},
-            {'a': {'b': {'c': [2]}}, 'd': 0},
-            ['a.b.c: [1] there, [2] asked for'],
-        ),
-        ({'a': {'b': 1}}, {'a': 2}, ["a: {'b': 1} there, 2 asked for"]),
-    ],
+  'old, new, want',
+  [
+    ({'a': 1}, {'a': 1}, []),
+    ({'a': 1}, {}, ['a: 1 there, None asked for']),
+    ({}, {'a': 'x'}, ["a: None there, 'x' asked for"]),
+    (
+      {'a': {'b': {'c': [1]}}, 'd': 0},
+      {'a': {'b': {'c': [2]}}, 'd': 0},
+      ['a.b.c: [1] there, [2] asked for'],
+    ),
+    ({'a': {'b': 1}}, {'a': 2}, ["a: {'b': 1} there, 2 asked for"]),
+  ],
 )
 def test_differences_name_the_field_and_both_values(old, new, want):
   assert workdir.differences(old, new) == want
@@ -111,13 +111,14 @@ def test_the_manifest_names_seed_versions_devices_and_revision():
   assert len(made['devices']) == 8
   assert made['device_kinds'] == {'cpu': 8}
   assert (made['processes'], made['mesh']) == (
-      1, {'data': 2, 'fsdp': 4, 'tensor': 1}
-  )  # fmt: skip
+    1,
+    {'data': 2, 'fsdp': 4, 'tensor': 1},
+  )
 
 
 @pytest.mark.parametrize('name', ['rows.jsonl', 'new/rows.jsonl'])
 def test_a_file_that_cannot_be_written_names_path_and_next_step(
-    tmp_path, monkeypatch, name
+  tmp_path, monkeypatch, name
 ):
   path = tmp_path / name
 
@@ -152,7 +153,7 @@ CLAIM = """
 
 
 def test_a_claim_of_several_processes_is_one_and_its_error_is_told_to_all(
-    tmp_path,
+  tmp_path,
 ):
   outputs = process_group.results(CLAIM, arguments=[str(tmp_path / 'job')])
   for output in outputs:
@@ -162,19 +163,21 @@ def test_a_claim_of_several_processes_is_one_and_its_error_is_told_to_all(
 def test_rows_that_do_not_fit_on_the_disk_are_a_clear_error(tmp_path):
   """In a process whose files may have 4,000 bytes."""
   program = (
-      'import pathlib, resource, signal, sys\n'
-      'from mmu_jax import workdir\n'
-      'signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n'
-      'resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n'
-      'path = pathlib.Path(sys.argv[1])\n'
-      'for i in range(1000):\n'
-      '  workdir.append_jsonl(path, [{"round": i}])\n'
+    'import pathlib, resource, signal, sys\n'
+    'from mmu_jax import workdir\n'
+    'signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n'
+    'resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n'
+    'path = pathlib.Path(sys.argv[1])\n'
+    'for i in range(1000):\n'
+    '  workdir.append_jsonl(path, [{"round": i}])\n'
   )
   path = tmp_path / 'rows.jsonl'
   done = subprocess.run(
-      [sys.executable, '-c', program, str(path)],
-      capture_output=True, text=True, check=False,
-  )  # fmt: skip
+    [sys.executable, '-c', program, str(path)],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
   assert f'{path} cannot be written (File too large)' in done.stderr
   assert 'Free space' in done.stderr
   with warnings.catch_warnings():

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from mmu_jax.data.processors import Processor
+from mmu_jax.data.encoding.processors import Processor
 from mmu_jax.data.row import Row
 
 

@@ -4,13 +4,14 @@ from collections.abc import Callable
 import functools
 import inspect
 
-from mmu_jax.data import clear
-from mmu_jax.data import mllmu_bench
-from mmu_jax.data import own
-from mmu_jax.data import people
-from mmu_jax.data import prepared
-from mmu_jax.data import vocabulary
 from mmu_jax.data.dataset import Dataset
+from mmu_jax.data.people import vocabulary
+from mmu_jax.data.people import world as people
+from mmu_jax.data.readers import clear
+from mmu_jax.data.readers import mllmu_bench
+from mmu_jax.data.readers import own
+from mmu_jax.data.readers import prepared
+from mmu_jax.errors import UserError
 
 
 @functools.wraps(people.make_world, assigned=())  # for its signature
@@ -18,17 +19,15 @@ def make_people(seed: int, **options: int) -> Dataset:
   """The synthetic people of ``people.make_world``, which takes the options."""
   world = people.make_world(seed, **options)
   names = {person.key: person.name for person in world.people}
-  return Dataset(
-      world.train, world.tasks, names, vocabulary.make_processor()
-  )
+  return Dataset(world.train, world.tasks, names, vocabulary.make_processor())
 
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
-    'people': make_people,
-    'mllmu_bench': mllmu_bench.make_mllmu_bench,
-    'clear': clear.make_clear,
-    'own': own.make_own,
-    'tfds': prepared.make_tfds,
+  'people': make_people,
+  'mllmu_bench': mllmu_bench.make_mllmu_bench,
+  'clear': clear.make_clear,
+  'own': own.make_own,
+  'tfds': prepared.make_tfds,
 }
 
 
@@ -44,13 +43,13 @@ def load(name: str, seed: int, **options) -> Dataset:
     ValueError: if the name is unknown, or an option is.
   """
   if name not in DATASETS:
-    raise ValueError(f'unknown dataset {name!r}; known: {", ".join(DATASETS)}.')
+    raise UserError(f'unknown dataset {name!r}; known: {", ".join(DATASETS)}.')
   make = DATASETS[name]
   try:
     inspect.signature(make).bind(seed, **options)
   except TypeError as error:
-    raise ValueError(
-        f'dataset {name!r} does not take these options: {error}. See its '
-        'function for those that it has.'
+    raise UserError(
+      f'dataset {name!r} does not take these options: {error}. See its '
+      'function for those that it has.'
     ) from error
   return make(seed, **options)

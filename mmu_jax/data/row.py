@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from mmu_jax.data.images import Image
+from mmu_jax.data.encoding.images import Image
 
 GENERATION = 'generation'  # answered in words, compared with the reference
 CLOZE = 'cloze'  # right when the answer contains the fact

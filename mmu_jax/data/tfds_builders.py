@@ -30,8 +30,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from mmu_jax.data import datasets
-from mmu_jax.data import prepared
+from mmu_jax.data.readers import prepared
 from mmu_jax.data.row import Row
+from mmu_jax.errors import UserError
 
 
 @dataclasses.dataclass(eq=False)
@@ -67,10 +68,10 @@ class RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     super().__init__(file_format=file_format, **options)
 
   def download_and_prepare(
-      self,
-      *,
-      download_config: tfds.download.DownloadConfig | None = None,
-      **options: Any,
+    self,
+    *,
+    download_config: tfds.download.DownloadConfig | None = None,
+    **options: Any,
   ) -> None:
     """Writes the dataset, or finds it written.
 
@@ -92,11 +93,11 @@ class RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _info(self) -> tfds.core.DatasetInfo:
     """What is known before anything is read."""
     return tfds.core.DatasetInfo(
-        builder=self,
-        description=self.__doc__,
-        features=prepared.features(),
-        disable_shuffling=True,  # or a row's place would be that of its hash
-        metadata=tfds.core.MetadataDict(),
+      builder=self,
+      description=self.__doc__,
+      features=prepared.features(),
+      disable_shuffling=True,  # or a row's place would be that of its hash
+      metadata=tfds.core.MetadataDict(),
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Any]]:
@@ -108,19 +109,19 @@ class RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     data = datasets.load(self.dataset, seed, **options)
     names = prepared.split_names(data)
     self.info.metadata.update(
-        options=self._noted(),
-        splits=names,
-        names=dict(data.names),
-        notes=list(data.notes),
+      options=self._noted(),
+      splits=names,
+      names=dict(data.names),
+      notes=list(data.notes),
     )
     rows = {names['train'][split]: rows for split, rows in data.train.items()}
     rows |= {names['tasks'][task]: rows for task, rows in data.tasks.items()}
     return {  # TFDS has no split without rows
-        name: self._generate_examples(rows[name]) for name in rows if rows[name]
+      name: self._generate_examples(rows[name]) for name in rows if rows[name]
     }
 
   def _generate_examples(
-      self, rows: Sequence[Row]
+    self, rows: Sequence[Row]
   ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields key and example of every row."""
     for example in prepared.to_examples(rows):
@@ -133,19 +134,19 @@ class RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _noted(self) -> dict[str, Any]:
     """The options that what is written depends on, as JSON has them."""
     return {
-        name: os.fspath(value) if isinstance(value, os.PathLike) else value
-        for name, value in sorted(self._options().items())
-        if name not in ('path', 'train_path', 'processor')
+      name: os.fspath(value) if isinstance(value, os.PathLike) else value
+      for name, value in sorted(self._options().items())
+      if name not in ('path', 'train_path', 'processor')
     }
 
   def _check_same(self) -> None:
     """Raises if the folder was written with other options."""
     found = self.info.metadata.get('options')
     if found != self._noted():
-      raise ValueError(
-          f'{self.data_path} was prepared with the options {found}, and now '
-          f'they are {self._noted()}. Give this variant another name, or '
-          'another data_dir, or delete the folder.'
+      raise UserError(
+        f'{self.data_path} was prepared with the options {found}, and now '
+        f'they are {self._noted()}. Give this variant another name, or '
+        'another data_dir, or delete the folder.'
       )
 
 
@@ -154,7 +155,7 @@ class MmuPeople(RowsBuilder):
 
   dataset = 'people'
   BUILDER_CONFIGS = [
-      Variant(name='full', description='Sixty people, six to be forgotten.')
+    Variant(name='full', description='Sixty people, six to be forgotten.')
   ]
 
 
@@ -163,17 +164,17 @@ class MmuMllmuBench(RowsBuilder):
 
   dataset = 'mllmu_bench'
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
-      'Get MLLMMU/MLLMU-Bench from the hub (a folder of parquet files for each '
-      'config: Full_Set, ft_Data, forget_5, ...) and give its folder: '
-      "DownloadConfig(manual_dir='MLLMU-Bench')."
+    'Get MLLMMU/MLLMU-Bench from the hub (a folder of parquet files for each '
+    'config: Full_Set, ft_Data, forget_5, ...) and give its folder: '
+    "DownloadConfig(manual_dir='MLLMU-Bench')."
   )
   BUILDER_CONFIGS = [
-      Variant(
-          name=f'forget_{ratio}',
-          description=f'{ratio} % of the people are to be forgotten.',
-          options={'ratio': ratio},
-      )
-      for ratio in (5, 10, 15)
+    Variant(
+      name=f'forget_{ratio}',
+      description=f'{ratio} % of the people are to be forgotten.',
+      options={'ratio': ratio},
+    )
+    for ratio in (5, 10, 15)
   ]
 
 
@@ -182,15 +183,15 @@ class MmuClear(RowsBuilder):
 
   dataset = 'clear'
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
-      'Get therem/CLEAR from the hub (a folder of parquet files for each '
-      'config: forget05, forget05+tofu, retain95, ...) and give its folder: '
-      "DownloadConfig(manual_dir='CLEAR')."
+    'Get therem/CLEAR from the hub (a folder of parquet files for each '
+    'config: forget05, forget05+tofu, retain95, ...) and give its folder: '
+    "DownloadConfig(manual_dir='CLEAR')."
   )
   BUILDER_CONFIGS = [
-      Variant(
-          name=f'forget{ratio:02d}',
-          description=f'{ratio} % of the authors are to be forgotten.',
-          options={'ratio': ratio},
-      )
-      for ratio in (1, 5, 10)
+    Variant(
+      name=f'forget{ratio:02d}',
+      description=f'{ratio} % of the authors are to be forgotten.',
+      options={'ratio': ratio},
+    )
+    for ratio in (1, 5, 10)
   ]

@@ -3,6 +3,6 @@
 from mmu_jax.doctor.check import check
 from mmu_jax.doctor.check import Report
 from mmu_jax.doctor.check import tables
-from mmu_jax.doctor.finding import Finding
+from mmu_jax.errors import Finding
 
 __all__ = ['Finding', 'Report', 'check', 'tables']

@@ -9,10 +9,10 @@ from mmu_jax import distributed
 from mmu_jax.doctor import files
 from mmu_jax.doctor import gpus
 from mmu_jax.doctor import machines
-from mmu_jax.doctor.finding import FAIL
-from mmu_jax.doctor.finding import Finding
-from mmu_jax.doctor.finding import OK
-from mmu_jax.doctor.finding import WARN
+from mmu_jax.errors import FAIL
+from mmu_jax.errors import Finding
+from mmu_jax.errors import OK
+from mmu_jax.errors import WARN
 
 
 class Report(NamedTuple):
@@ -35,10 +35,10 @@ class Report(NamedTuple):
 
 
 def check(
-    config: Any = None,
-    workdir: str = '',
-    mesh: str = '',
-    sizes: Sequence[int] = machines.SIZES,
+  config: Any = None,
+  workdir: str = '',
+  mesh: str = '',
+  sizes: Sequence[int] = machines.SIZES,
 ) -> Report:
   """Looks over machines and files as a job would find them.
 
@@ -62,10 +62,10 @@ def check(
   plain = config.to_dict() if hasattr(config, 'to_dict') else config
   processes = distributed.gather(machines.about())
   findings = [
-      *machines.devices(processes),
-      *gpus.settings(processes),
-      *machines.versions(processes),
-      machines.mesh(mesh or (plain or {}).get('mesh', 'fsdp=-1')),
+    *machines.devices(processes),
+    *gpus.settings(processes),
+    *machines.versions(processes),
+    machines.mesh(mesh or (plain or {}).get('mesh', 'fsdp=-1')),
   ]
   speeds, finding = machines.sums(sizes)
   findings.append(finding)
@@ -89,21 +89,22 @@ def tables(report: Report) -> list[Any]:
   for i, x in enumerate(report.processes):
     memory = f'{x["memory"] / 2**30:.1f} GiB' if x['memory'] else 'unknown'
     who.add_row(
-        str(i), escape(x['host']), f'{x["devices"]} x {x["kind"]}', memory
+      str(i), escape(x['host']), f'{x["devices"]} x {x["kind"]}', memory
     )
   sums = Table(box=box.SIMPLE_HEAD, title='sum over all devices')
   for title in ('KiB on each', 'ms', 'GB/s'):
     sums.add_column(title, justify='right')
   for speed in report.speeds:
     sums.add_row(
-        f'{speed.size / 1024:,.0f}', f'{speed.seconds * 1e3:.2f}',
-        f'{speed.rate:.3f}',
-    )  # fmt: skip
+      f'{speed.size / 1024:,.0f}',
+      f'{speed.seconds * 1e3:.2f}',
+      f'{speed.rate:.3f}',
+    )
   colours = {OK: 'green', WARN: 'yellow', FAIL: 'red'}
   lines = [
-      f'[{colours[f.state]}]{f.state:4}[/] {escape(f.what)}: '
-      + escape(f'{f.message.rstrip(".")}. {f.fix}' if f.fix else f.message)
-      for f in report.findings
+    f'[{colours[f.state]}]{f.state:4}[/] {escape(f.what)}: '
+    + escape(f'{f.message.rstrip(".")}. {f.fix}' if f.fix else f.message)
+    for f in report.findings
   ]
   return [who, *([sums] if report.speeds else []), *lines]
 
@@ -117,20 +118,23 @@ def _of_config(config, jax_version) -> list[Finding]:
   if config.get('model', {}).get('attention') == 'cudnn':
     if jax.devices()[0].platform != 'gpu':
       found.append(
-          Finding(
-              FAIL, 'attention', 'cudnn needs an NVIDIA GPU',
-              "Set config.model.attention='xla'.",
-          )
-      )  # fmt: skip
+        Finding(
+          FAIL,
+          'attention',
+          'cudnn needs an NVIDIA GPU',
+          "Set config.model.attention='xla'.",
+        )
+      )
     elif not batch and jax_version == '0.10.2':
       found.append(
-          Finding(
-              FAIL, 'attention', 'jax 0.10.2 cannot take the gradient of every '
-              'example through cudnn',
-              "Set config.model.attention='xla', or config.saliency."
-              "granularity='batch'.",
-          )
-      )  # fmt: skip
+        Finding(
+          FAIL,
+          'attention',
+          'jax 0.10.2 cannot take the gradient of every example through cudnn',
+          "Set config.model.attention='xla', or config.saliency."
+          "granularity='batch'.",
+        )
+      )
   return found
 
 

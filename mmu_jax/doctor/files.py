@@ -15,13 +15,13 @@ import jax
 from mmu_jax import distributed
 from mmu_jax import tree as tree_lib
 from mmu_jax.data import datasets
-from mmu_jax.data import prepared
-from mmu_jax.doctor.finding import FAIL
-from mmu_jax.doctor.finding import Finding
-from mmu_jax.doctor.finding import OK
-from mmu_jax.doctor.finding import WARN
-from mmu_jax.models import checkpoints
+from mmu_jax.data.readers import prepared
+from mmu_jax.errors import FAIL
+from mmu_jax.errors import Finding
+from mmu_jax.errors import OK
+from mmu_jax.errors import WARN
 from mmu_jax.models import from_options
+from mmu_jax.models.hub import loading as checkpoints
 
 COPIES = 3  # train states on disk: two that are kept and one being written
 STATE_BYTES = 12  # of a parameter: itself and two moments of Adam, float32
@@ -65,21 +65,25 @@ def missing(config: Mapping[str, Any]) -> list[Finding]:
   found = []
   if 'path' in takes and not path:
     found.append(
-        Finding(
-            FAIL, 'config.data.path', f'dataset {name!r} is read from a path, '
-            'and none is given', 'Set --config.data.path=PATH.',
-        )
-    )  # fmt: skip
+      Finding(
+        FAIL,
+        'config.data.path',
+        f'dataset {name!r} is read from a path, and none is given',
+        'Set --config.data.path=PATH.',
+      )
+    )
   own = data.get('processor') or prepared.PEOPLE in path
   if 'processor' in takes and not own and not model.get('path'):
     found.append(
-        Finding(
-            FAIL, 'config.model.path', f'dataset {name!r} is encoded with the '
-            'processor of a checkpoint, and none is given',
-            'Set --config.model.path=DIR; to try the config with a small '
-            'model, --config.data.processor=small.',
-        )
-    )  # fmt: skip
+      Finding(
+        FAIL,
+        'config.model.path',
+        f'dataset {name!r} is encoded with the '
+        'processor of a checkpoint, and none is given',
+        'Set --config.model.path=DIR; to try the config with a small '
+        'model, --config.data.processor=small.',
+      )
+    )
   return found
 
 
@@ -95,14 +99,18 @@ def read(field: str, path: str) -> Finding:
   what = f'{field} = {path}'
   if failed:
     return Finding(
-        FAIL, what, '; '.join(failed[:3]),
-        'Give a path that every process can read, or copy it to all machines.',
-    )  # fmt: skip
+      FAIL,
+      what,
+      '; '.join(failed[:3]),
+      'Give a path that every process can read, or copy it to all machines.',
+    )
   if len({x[1] for x in everyone}) > 1:
     return Finding(
-        FAIL, what, 'processes find different files there',
-        'Put the same files on all machines, or use a shared file system.',
-    )  # fmt: skip
+      FAIL,
+      what,
+      'processes find different files there',
+      'Put the same files on all machines, or use a shared file system.',
+    )
   return Finding(OK, what, f'{everyone[0][2]}, read by all processes')
 
 
@@ -135,17 +143,21 @@ def write(workdir: str) -> Finding:
   failed = [f'process {i}: {text}' for i, text in enumerate(errors) if text]
   if failed:
     return Finding(
-        FAIL, what, '; '.join(failed[:3]),
-        'Every process writes its part of a checkpoint: use one folder on a '
-        'shared file system where all may write.',
-    )  # fmt: skip
+      FAIL,
+      what,
+      '; '.join(failed[:3]),
+      'Every process writes its part of a checkpoint: use one folder on a '
+      'shared file system where all may write.',
+    )
   blind = [i for i, number in enumerate(seen) if number < len(seen)]
   if blind:
     return Finding(
-        FAIL, what, f'process {blind[0]} sees {seen[blind[0]]} of '
-        f'{len(seen)} files that the processes wrote there',
-        'It must be one folder for all: use a shared file system.',
-    )  # fmt: skip
+      FAIL,
+      what,
+      f'process {blind[0]} sees {seen[blind[0]]} of '
+      f'{len(seen)} files that the processes wrote there',
+      'It must be one folder for all: use a shared file system.',
+    )
   return Finding(OK, what, 'written by every process and seen by all')
 
 
@@ -164,14 +176,14 @@ def room(workdir: str, config: Mapping[str, Any] | None) -> Finding:
     shown += f', {need / 1e9:.1f} GB for {COPIES} train states'
   what = 'disk of the workdir'
   if need > free:
-    return Finding(
-        FAIL, what, shown, 'Free some, or use another --workdir.'
-    )  # fmt: skip
+    return Finding(FAIL, what, shown, 'Free some, or use another --workdir.')
   if need * 2 > free:
     return Finding(
-        WARN, what, f'{shown}; models and importances come on top',
-        'See that nothing else fills the disk.',
-    )  # fmt: skip
+      WARN,
+      what,
+      f'{shown}; models and importances come on top',
+      'See that nothing else fills the disk.',
+    )
   return Finding(OK, what, shown)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
-from mmu_jax.doctor.finding import Finding
-from mmu_jax.doctor.finding import WARN
+from mmu_jax.errors import Finding
+from mmu_jax.errors import WARN
 
 SHARE = 0.9  # of a GPU's memory that JAX should have
 # A flag and, after a '=', its value; the last one counts.
@@ -27,22 +27,26 @@ def settings(everyone: Sequence[dict[str, Any]]) -> list[Finding]:
   if short:
     x = gpus[short[0]]
     found.append(
-        Finding(
-            WARN, 'memory', f'JAX takes {x["memory"] / 2**30:.1f} GiB of '
-            f'{x["total"] / 2**30:.1f} GiB of a GPU in process {short[0]}',
-            'Set XLA_CLIENT_MEM_FRACTION=0.95, and see that nothing else runs '
-            'there.',
-        )
-    )  # fmt: skip
+      Finding(
+        WARN,
+        'memory',
+        f'JAX takes {x["memory"] / 2**30:.1f} GiB of '
+        f'{x["total"] / 2**30:.1f} GiB of a GPU in process {short[0]}',
+        'Set XLA_CLIENT_MEM_FRACTION=0.95, and see that nothing else runs '
+        'there.',
+      )
+    )
   if not all(x['exact'] for x in gpus.values()):
     found.append(
-        Finding(
-            WARN, 'resume', 'a job that was killed goes on, but not bit for '
-            'bit: the sums of a GPU come in any order',
-            'Add --xla_gpu_deterministic_ops=true to XLA_FLAGS for that; it '
-            'may be slower.',
-        )
-    )  # fmt: skip
+      Finding(
+        WARN,
+        'resume',
+        'a job that was killed goes on, but not bit for '
+        'bit: the sums of a GPU come in any order',
+        'Add --xla_gpu_deterministic_ops=true to XLA_FLAGS for that; it '
+        'may be slower.',
+      )
+    )
   return found
 
 
@@ -53,9 +57,9 @@ def total(device: jax.Device) -> int:
     size, handle = ctypes.c_size_t(), ctypes.c_int()
     number = device.local_hardware_id or 0
     wrong = (
-        driver.cuInit(0)
-        or driver.cuDeviceGet(ctypes.byref(handle), number)
-        or driver.cuDeviceTotalMem_v2(ctypes.byref(size), handle)
+      driver.cuInit(0)
+      or driver.cuDeviceGet(ctypes.byref(handle), number)
+      or driver.cuDeviceTotalMem_v2(ctypes.byref(size), handle)
     )
   except (OSError, AttributeError):  # another driver
     return 0

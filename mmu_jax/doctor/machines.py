@@ -20,15 +20,21 @@ from mmu_jax import distributed
 from mmu_jax import sharding
 from mmu_jax import version
 from mmu_jax.doctor import gpus
-from mmu_jax.doctor.finding import FAIL
-from mmu_jax.doctor.finding import Finding
-from mmu_jax.doctor.finding import OK
-from mmu_jax.doctor.finding import WARN
+from mmu_jax.errors import FAIL
+from mmu_jax.errors import Finding
+from mmu_jax.errors import OK
+from mmu_jax.errors import WARN
 
 PACKAGES = (
-    'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers',
-    'safetensors', 'numpy',
-)  # fmt: skip
+  'jax',
+  'jaxlib',
+  'flax',
+  'optax',
+  'orbax-checkpoint',
+  'transformers',
+  'safetensors',
+  'numpy',
+)
 SIZES = (4 << 10, 1 << 20, 16 << 20)  # bytes on each device
 REPEATS = 5
 SLOW = 1.0  # GB/s between machines with accelerators
@@ -53,21 +59,21 @@ def about() -> dict[str, Any]:
   device = jax.local_devices()[0]
   memory = (device.memory_stats() or {}).get('bytes_limit', 0)
   return {
-      'host': socket.gethostname(),
-      'platform': device.platform,
-      'kind': device.device_kind,
-      'devices': jax.local_device_count(),
-      'memory': memory,
-      'total': gpus.total(device) if device.platform == 'gpu' else 0,
-      'exact': gpus.is_exact(os.environ.get('XLA_FLAGS', '')),
-      'nvidia': pathlib.Path('/dev/nvidia0').exists(),
-      'python': platform.python_version(),
-      'packages': {
-          'mmu_jax': version.__version__,
-          **{name: _version(name) for name in PACKAGES},
-      },
-      'untried': _untried(),
-      'proxies': sorted(n for n in os.environ if n.lower().endswith('_proxy')),
+    'host': socket.gethostname(),
+    'platform': device.platform,
+    'kind': device.device_kind,
+    'devices': jax.local_device_count(),
+    'memory': memory,
+    'total': gpus.total(device) if device.platform == 'gpu' else 0,
+    'exact': gpus.is_exact(os.environ.get('XLA_FLAGS', '')),
+    'nvidia': pathlib.Path('/dev/nvidia0').exists(),
+    'python': platform.python_version(),
+    'packages': {
+      'mmu_jax': version.__version__,
+      **{name: _version(name) for name in PACKAGES},
+    },
+    'untried': _untried(),
+    'proxies': sorted(n for n in os.environ if n.lower().endswith('_proxy')),
   }
 
 
@@ -81,22 +87,26 @@ def devices(everyone: Sequence[dict[str, Any]]) -> list[Finding]:
   total = sum(x['devices'] for x in everyone)
   if len(set(found)) > 1:
     return [
-        Finding(
-            FAIL, 'devices', f'processes have different devices: {found}',
-            'Give every process as many devices of one kind.',
-        )
-    ]  # fmt: skip
+      Finding(
+        FAIL,
+        'devices',
+        f'processes have different devices: {found}',
+        'Give every process as many devices of one kind.',
+      )
+    ]
   shown = f'{total} devices: {len(everyone)} processes with {found[0]} each'
   if len(everyone) == 1:
     shown = f'{found[0]}, one process'
   here = everyone[0]
   if here['platform'] == 'cpu' and here['nvidia']:
     return [
-        Finding(
-            WARN, 'devices', f'{shown}; this machine has a GPU',
-            "Install JAX for it: pip install 'jax[cuda13]' (or cuda12).",
-        )
-    ]  # fmt: skip
+      Finding(
+        WARN,
+        'devices',
+        f'{shown}; this machine has a GPU',
+        "Install JAX for it: pip install 'jax[cuda13]' (or cuda12).",
+      )
+    ]
   return [Finding(OK, 'devices', shown)]
 
 
@@ -108,9 +118,9 @@ def versions(everyone: Sequence[dict[str, Any]]) -> list[Finding]:
   """
   here = everyone[0]
   differ = [
-      f'{name}: {", ".join(sorted({x["packages"][name] for x in everyone}))}'
-      for name in here['packages']
-      if len({x['packages'][name] for x in everyone}) > 1
+    f'{name}: {", ".join(sorted({x["packages"][name] for x in everyone}))}'
+    for name in here['packages']
+    if len({x['packages'][name] for x in everyone}) > 1
   ]
   if len({x['python'] for x in everyone}) > 1:
     differ.append(f'python: {", ".join({x["python"] for x in everyone})}')
@@ -120,36 +130,44 @@ def versions(everyone: Sequence[dict[str, Any]]) -> list[Finding]:
     shown += '; no JAX after 0.10.2 is for Python 3.11'
   if differ:
     return [
-        Finding(
-            FAIL, 'versions', f'processes differ in {"; ".join(differ)}',
-            'Install the same environment on every machine.',
-        )
-    ]  # fmt: skip
+      Finding(
+        FAIL,
+        'versions',
+        f'processes differ in {"; ".join(differ)}',
+        'Install the same environment on every machine.',
+      )
+    ]
   found = [Finding(OK, 'versions', shown)]
   missing = [name for name, v in here['packages'].items() if v == 'missing']
   if missing:
     found = [
-        Finding(
-            FAIL, 'versions', f'{", ".join(missing)} missing; {shown}',
-            'pip install -r requirements.txt',
-        )
-    ]  # fmt: skip
+      Finding(
+        FAIL,
+        'versions',
+        f'{", ".join(missing)} missing; {shown}',
+        'pip install -r requirements.txt',
+      )
+    ]
   if here['untried']:
     found.append(
-        Finding(
-            WARN, 'versions', f'not tried: {", ".join(here["untried"])}',
-            'pip install -r requirements.txt',
-        )
-    )  # fmt: skip
+      Finding(
+        WARN,
+        'versions',
+        f'not tried: {", ".join(here["untried"])}',
+        'pip install -r requirements.txt',
+      )
+    )
   if len(everyone) > 1 and any(x['proxies'] for x in everyone):
     names = sorted({name for x in everyone for name in x['proxies']})
     found.append(
-        Finding(
-            WARN, 'network', f'{", ".join(names)} set: JAX may not reach the '
-            'other processes through a proxy',
-            'If a job hangs at its start, unset them.',
-        )
-    )  # fmt: skip
+      Finding(
+        WARN,
+        'network',
+        f'{", ".join(names)} set: JAX may not reach the '
+        'other processes through a proxy',
+        'If a job hangs at its start, unset them.',
+      )
+    )
   return found
 
 
@@ -190,21 +208,25 @@ def sums(sizes: Sequence[int] = SIZES) -> tuple[list[Speed], Finding]:
       wrong.append(f'{total:g} instead of {number * (number + 1) / 2:g}')
   last = speeds[-1]
   shown = (
-      f'over {number} devices of {jax.process_count()} processes: '
-      f'{last.size / 2**20:g} MiB in {last.seconds * 1e3:.1f} ms, '
-      f'{last.rate:.2f} GB/s'
+    f'over {number} devices of {jax.process_count()} processes: '
+    f'{last.size / 2**20:g} MiB in {last.seconds * 1e3:.1f} ms, '
+    f'{last.rate:.2f} GB/s'
   )
   if wrong:
     return speeds, Finding(
-        FAIL, 'sum', f'a sum over all devices gives {wrong[0]}',
-        'A device or a link is broken: leave machines out until it is right.',
-    )  # fmt: skip
+      FAIL,
+      'sum',
+      f'a sum over all devices gives {wrong[0]}',
+      'A device or a link is broken: leave machines out until it is right.',
+    )
   fast = jax.devices()[0].platform != 'cpu' and jax.process_count() > 1
   if fast and last.rate < SLOW:
     return speeds, Finding(
-        WARN, 'sum', f'{shown}: the network is slow',
-        'For GPUs set NCCL_DEBUG=INFO and see which network it takes.',
-    )  # fmt: skip
+      WARN,
+      'sum',
+      f'{shown}: the network is slow',
+      'For GPUs set NCCL_DEBUG=INFO and see which network it takes.',
+    )
   return speeds, Finding(OK, 'sum', shown)
 
 
@@ -212,22 +234,22 @@ def _timed_sum(size):
   """Median seconds of a sum over all devices, and its first entry."""
   number = jax.device_count()
   everywhere = jax.make_mesh(
-      (number,), ('all',), axis_types=(AxisType.Auto,), devices=jax.devices()
+    (number,), ('all',), axis_types=(AxisType.Auto,), devices=jax.devices()
   )
   spec = PartitionSpec('all')
   part = lambda index: np.full(
-      (1, size // 4), (index[0].start or 0) + 1, np.float32
+    (1, size // 4), (index[0].start or 0) + 1, np.float32
   )
   x = jax.make_array_from_callback(
-      (number, size // 4), NamedSharding(everywhere, spec), part
+    (number, size // 4), NamedSharding(everywhere, spec), part
   )
   add = jax.jit(
-      jax.shard_map(
-          lambda x: jax.lax.psum(x, 'all'),
-          mesh=everywhere,
-          in_specs=spec,
-          out_specs=PartitionSpec(),
-      )
+    jax.shard_map(
+      lambda x: jax.lax.psum(x, 'all'),
+      mesh=everywhere,
+      in_specs=spec,
+      out_specs=PartitionSpec(),
+    )
   )
   total = float(add(x).addressable_data(0)[0, 0])  # compiles
   times = []

@@ -2,30 +2,36 @@
 
 from mmu_jax.metrics.bleu import bleu
 from mmu_jax.metrics.bootstrap import bootstrap_interval
-from mmu_jax.metrics.choice import contains, exact_match
-from mmu_jax.metrics.divergence import forget_quality, js_divergence
-from mmu_jax.metrics.fluency import is_empty, is_gibberish
-from mmu_jax.metrics.letters import find_letter, first_letter, letter_of
-from mmu_jax.metrics.probability import answer_probability, option_shares
+from mmu_jax.metrics.choice import contains
+from mmu_jax.metrics.choice import exact_match
+from mmu_jax.metrics.divergence import forget_quality
+from mmu_jax.metrics.divergence import js_divergence
+from mmu_jax.metrics.fluency import is_empty
+from mmu_jax.metrics.fluency import is_gibberish
+from mmu_jax.metrics.letters import find_letter
+from mmu_jax.metrics.letters import first_letter
+from mmu_jax.metrics.letters import letter_of
+from mmu_jax.metrics.probability import answer_probability
+from mmu_jax.metrics.probability import option_shares
 from mmu_jax.metrics.rouge import rouge
 from mmu_jax.metrics.truth_ratio import truth_ratio
 from mmu_jax.metrics.utility import harmonic_mean
 
 __all__ = (
-    'answer_probability',
-    'bleu',
-    'bootstrap_interval',
-    'contains',
-    'exact_match',
-    'find_letter',
-    'first_letter',
-    'forget_quality',
-    'harmonic_mean',
-    'is_empty',
-    'is_gibberish',
-    'js_divergence',
-    'letter_of',
-    'option_shares',
-    'rouge',
-    'truth_ratio',
+  'answer_probability',
+  'bleu',
+  'bootstrap_interval',
+  'contains',
+  'exact_match',
+  'find_letter',
+  'first_letter',
+  'forget_quality',
+  'harmonic_mean',
+  'is_empty',
+  'is_gibberish',
+  'js_divergence',
+  'letter_of',
+  'option_shares',
+  'rouge',
+  'truth_ratio',
 )

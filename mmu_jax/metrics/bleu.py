@@ -35,7 +35,7 @@ def bleu(prediction: str, reference: str) -> float:
     return 0.0
   smoothing = bleu_score.SmoothingFunction().method1
   return float(
-      bleu_score.sentence_bleu(
-          [reference.split()], words, smoothing_function=smoothing
-      )
+    bleu_score.sentence_bleu(
+      [reference.split()], words, smoothing_function=smoothing
+    )
   )

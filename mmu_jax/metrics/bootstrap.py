@@ -5,6 +5,8 @@ import statistics
 
 import numpy as np
 
+from mmu_jax.errors import UserError
+
 
 def _wilson(successes: float, n: int, confidence: float):
   """Wilson score interval of a proportion."""
@@ -22,8 +24,8 @@ def _index(groups):
   """The number of every item's group; None is its own group."""
   index = {}
   return [
-      index.setdefault(('item', i) if g is None else ('group', g), len(index))
-      for i, g in enumerate(groups)
+    index.setdefault(('item', i) if g is None else ('group', g), len(index))
+    for i, g in enumerate(groups)
   ]
 
 
@@ -34,12 +36,12 @@ def _totals(values, groups):
 
 
 def bootstrap_interval(
-    values: Sequence[float],
-    *,
-    groups: Sequence[Hashable] | None = None,
-    num_resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+  values: Sequence[float],
+  *,
+  groups: Sequence[Hashable] | None = None,
+  num_resamples: int = 1000,
+  confidence: float = 0.95,
+  seed: int = 0,
 ) -> tuple[float, float]:
   """Percentile bootstrap interval of the mean of ``values``.
 
@@ -93,19 +95,19 @@ def bootstrap_interval(
   """
   values = np.asarray(values, np.float64)
   if values.ndim != 1 or not values.size or not np.isfinite(values).all():
-    raise ValueError(
-        'an interval needs a flat list of at least one finite score; got '
-        f'shape {values.shape}: check that the task has rows and no NaN'
+    raise UserError(
+      'an interval needs a flat list of at least one finite score; got '
+      f'shape {values.shape}: check that the task has rows and no NaN'
     )
   if groups is not None and len(groups) != values.size:
-    raise ValueError(
-        f'groups must label every value: got {len(groups)} groups for '
-        f'{values.size} values'
+    raise UserError(
+      f'groups must label every value: got {len(groups)} groups for '
+      f'{values.size} values'
     )
   if not 0 < confidence < 1 or num_resamples < 1:
-    raise ValueError(
-        'confidence must lie in (0, 1) and num_resamples be at least 1; got '
-        f'{confidence} and {num_resamples}'
+    raise UserError(
+      'confidence must lie in (0, 1) and num_resamples be at least 1; got '
+      f'{confidence} and {num_resamples}'
     )
   if (values == values[0]).all():
     if values[0] in (0, 1):
@@ -113,13 +115,13 @@ def bootstrap_interval(
     return float(values[0]), float(values[0])
 
   means = resampled_means(
-      values, groups=groups, num_resamples=num_resamples, seed=seed
+    values, groups=groups, num_resamples=num_resamples, seed=seed
   )
   return quantiles(means, confidence)
 
 
 def quantiles(
-    values: Sequence[float], confidence: float = 0.95
+  values: Sequence[float], confidence: float = 0.95
 ) -> tuple[float, float]:
   """The interval that holds the middle of some resampled statistics.
 
@@ -137,11 +139,11 @@ def quantiles(
 
 
 def resampled_means(
-    values: Sequence[float],
-    *,
-    groups: Sequence[Hashable] | None = None,
-    num_resamples: int = 1000,
-    seed: int | Sequence[int] = 0,
+  values: Sequence[float],
+  *,
+  groups: Sequence[Hashable] | None = None,
+  num_resamples: int = 1000,
+  seed: int | Sequence[int] = 0,
 ) -> np.ndarray:
   """Means of resampled values, for statistics of several means.
 
@@ -170,10 +172,10 @@ def resampled_means(
 
 
 def shared_means(
-    scores: Sequence[tuple[Sequence[float], Sequence[Hashable]]],
-    *,
-    num_resamples: int = 1000,
-    seed: int = 0,
+  scores: Sequence[tuple[Sequence[float], Sequence[Hashable]]],
+  *,
+  num_resamples: int = 1000,
+  seed: int = 0,
 ) -> np.ndarray:
   """Resampled means of several scores; a group is drawn for all of them.
 
@@ -194,10 +196,12 @@ def shared_means(
   """
   rows = np.asarray(_index([label for _, groups in scores for label in groups]))
   size = rows.max() + 1
-  drawn = np.stack([
+  drawn = np.stack(
+    [
       np.bincount(units, minlength=size)
       for units in _draw(size, num_resamples, seed)
-  ])  # [R, size]: how often a group was drawn
+    ]
+  )  # [R, size]: how often a group was drawn
   means, start = [], 0
   for values, groups in scores:
     mine = rows[start : start + len(groups)]
@@ -210,7 +214,7 @@ def shared_means(
 
 
 def resampled_rows(
-    groups: Sequence[Hashable], *, num_resamples: int, seed: int
+  groups: Sequence[Hashable], *, num_resamples: int, seed: int
 ) -> list[np.ndarray]:
   """Rows of resampled groups, for statistics that are no means.
 
@@ -229,8 +233,8 @@ def resampled_rows(
   rows = np.asarray(_index(groups))
   members = [np.flatnonzero(rows == i) for i in range(rows.max() + 1)]
   return [
-      np.concatenate([members[i] for i in drawn])
-      for drawn in _draw(len(members), num_resamples, seed)
+    np.concatenate([members[i] for i in drawn])
+    for drawn in _draw(len(members), num_resamples, seed)
   ]
 
 

@@ -1,5 +1,7 @@
 """Right or wrong: the two ways to mark an answer without judging its words."""
 
+from mmu_jax.errors import UserError
+
 
 def _normalise(text: str) -> str:
   """Lower case, one space between words, none around."""
@@ -54,8 +56,8 @@ def contains(prediction: str, fact: str) -> bool:
     MLLMU-Bench <https://arxiv.org/abs/2410.22108>`_, 2024
   """
   if not fact.strip():
-    raise ValueError(
-        'a cloze fact must hold at least one word, for an empty one is part '
-        f'of every answer; got {fact!r}: fill in `fact` of that row'
+    raise UserError(
+      'a cloze fact must hold at least one word, for an empty one is part '
+      f'of every answer; got {fact!r}: fill in `fact` of that row'
     )
   return fact.strip().lower() in prediction.lower()

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmu_jax.errors import UserError
+
 
 def forget_quality(
-    ratios: Sequence[float], retrained: Sequence[float]
+  ratios: Sequence[float], retrained: Sequence[float]
 ) -> float:
   """The p-value that two sets of truth ratios come from one distribution.
 
@@ -42,10 +44,10 @@ def forget_quality(
 
   for values in (ratios, retrained):
     if not len(values) or np.isnan(values).any():
-      raise ValueError(
-          'forget quality needs truth ratios of both models, and no NaN; got '
-          f'{len(ratios)} and {len(retrained)}. Evaluate both on the forget '
-          'set, with perturbed answers.'
+      raise UserError(
+        'forget quality needs truth ratios of both models, and no NaN; got '
+        f'{len(ratios)} and {len(retrained)}. Evaluate both on the forget '
+        'set, with perturbed answers.'
       )
   return float(stats.ks_2samp(ratios, retrained).pvalue)
 
@@ -80,10 +82,10 @@ def js_divergence(p: Sequence[float], q: Sequence[float]) -> float:
   sums = p.sum(), q.sum()
   negative = (p < 0).any() or (q < 0).any()
   if p.shape != q.shape or not np.allclose(sums, 1) or negative:
-    raise ValueError(
-        'a divergence is between two distributions over the same answers; got '
-        f'shapes {p.shape} and {q.shape} with sums {sums[0]:.4g} and '
-        f'{sums[1]:.4g}.'
+    raise UserError(
+      'a divergence is between two distributions over the same answers; got '
+      f'shapes {p.shape} and {q.shape} with sums {sums[0]:.4g} and '
+      f'{sums[1]:.4g}.'
     )
   entropy = lambda x: -float(np.sum(x[x > 0] * np.log2(x[x > 0])))
   return max(0.0, entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2)

@@ -50,11 +50,11 @@ def is_gibberish(text: str) -> bool:
   words = _WORD.findall(text.lower())
   symbols = sum(not (c.isalnum() or c.isspace()) for c in text)
   return (
-      '\ufffd' in text
-      or _in_a_row(words) >= RUN
-      or _repeated(words) > MOST_REPEATED
-      or (max(map(len, words)) > LONGEST_WORD and not _CJK.search(text))
-      or (len(text) >= FEWEST_CHARACTERS and symbols > MOST_SYMBOLS * len(text))
+    '\ufffd' in text
+    or _in_a_row(words) >= RUN
+    or _repeated(words) > MOST_REPEATED
+    or (max(map(len, words)) > LONGEST_WORD and not _CJK.search(text))
+    or (len(text) >= FEWEST_CHARACTERS and symbols > MOST_SYMBOLS * len(text))
   )
 
 

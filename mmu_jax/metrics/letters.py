@@ -4,27 +4,29 @@ from collections.abc import Sequence
 import re
 import string
 
+from mmu_jax.errors import UserError
+
 LETTERS = string.ascii_uppercase
 _NOT_ALPHANUMERIC = re.compile('[^a-zA-Z0-9]')
 # 'B', '(B)', '**B**', 'B.', 'B: Oslo' and 'B is', but not 'A nice person'.
 _FIRST = re.compile(
-    r'[\s(\[*"\']*([B-HJ-Z](?=\s)|'
-    r'[A-Za-z](?=[\s)\]*"\'.]*$|[)\].:,*]|\s*\n))'
+  r'[\s(\[*"\']*([B-HJ-Z](?=\s)|'
+  r'[A-Za-z](?=[\s)\]*"\'.]*$|[)\].:,*]|\s*\n))'
 )
 # An 'A' that a word follows is an article, but for 'A and'.
 _CAPITAL = r'[B-HJ-Z](?=\W|$)|A(?=\s*(?:$|[^\w\s])|\s+(?:and|or)\b)'
 # 'The answer is C', 'Option: (c).'
 _NAMED = re.compile(
-    r'\b([Aa]nswer|[Oo]ption|[Cc]hoice|ANSWER)s?\b'
-    r'(?:\s+(?:is|are|would be))?'
-    r'[\s:(\[*"\']*(?:(?:[Oo]ption|[Ll]etter)\s+)?[(\[*"\']*'
-    rf'({_CAPITAL}|[A-Za-z](?=\s*(?:$|[^\w\s])))'
+  r'\b([Aa]nswer|[Oo]ption|[Cc]hoice|ANSWER)s?\b'
+  r'(?:\s+(?:is|are|would be))?'
+  r'[\s:(\[*"\']*(?:(?:[Oo]ption|[Ll]etter)\s+)?[(\[*"\']*'
+  rf'({_CAPITAL}|[A-Za-z](?=\s*(?:$|[^\w\s])))'
 )
 # ', C' and 'and option C' after a letter, but not ', i.e.'.
 _MORE = re.compile(
-    r'[\s)\]*"\'.]*(?:[,/&]|\b(?:and|or)\b)[\s(\[*"\']*'
-    r'(?:(?:and|or)\s+)?(?:[Oo]ption\s+)?[(\[*"\']*'
-    rf'({_CAPITAL}|[a-h](?=\s*(?:$|[,/])))'
+  r'[\s)\]*"\'.]*(?:[,/&]|\b(?:and|or)\b)[\s(\[*"\']*'
+  r'(?:(?:and|or)\s+)?(?:[Oo]ption\s+)?[(\[*"\']*'
+  rf'({_CAPITAL}|[a-h](?=\s*(?:$|[,/])))'
 )
 _OPTION = '__'  # in place of the words of an option
 _LISTED = re.compile(rf'\b([A-Z])[)\].:*]+\s*{_OPTION}')
@@ -46,9 +48,9 @@ def letter_of(option: str, options: Sequence[str]) -> str:
     'B'
   """
   if option not in options:
-    raise ValueError(
-        f'the right answer must be one of the options; got {option!r} and '
-        f'{tuple(options)!r}. Check the options of that row.'
+    raise UserError(
+      f'the right answer must be one of the options; got {option!r} and '
+      f'{tuple(options)!r}. Check the options of that row.'
     )
   return LETTERS[tuple(options).index(option)]
 
@@ -147,9 +149,9 @@ def _held(text, options):
   inside = lambda part, whole: bool(part) and f' {part} ' in f' {whole} '
   found = [w for w in words if inside(w, _words(text))]
   return {
-      LETTERS[i]
-      for i, w in enumerate(words)
-      if w in found and not any(w != o and inside(w, o) for o in found)
+    LETTERS[i]
+    for i, w in enumerate(words)
+    if w in found and not any(w != o and inside(w, o) for o in found)
   }
 
 

@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 
+from mmu_jax.errors import UserError
+
 
 def answer_probability(nll: float, num_tokens: int) -> float:
   """The probability of an answer, per token.
@@ -33,14 +35,14 @@ def answer_probability(nll: float, num_tokens: int) -> float:
     <https://arxiv.org/abs/2401.06121>`_, 2024
   """
   if num_tokens < 1:
-    raise ValueError(
-        f'an answer has at least one token, got {num_tokens}. Is it empty?'
+    raise UserError(
+      f'an answer has at least one token, got {num_tokens}. Is it empty?'
     )
   return math.exp(-nll / num_tokens)
 
 
 def option_shares(
-    nll: Sequence[float], num_tokens: Sequence[int] | None = None
+  nll: Sequence[float], num_tokens: Sequence[int] | None = None
 ) -> np.ndarray:
   """The distribution of a model over the options of a question.
 

@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 
+from mmu_jax.errors import UserError
+
 _LOG_MOST = 700  # its exponential is the largest ratio
 
 
@@ -49,9 +51,9 @@ def truth_ratio(paraphrase: float, perturbed: Sequence[float]) -> float:
     Modalities <https://arxiv.org/abs/2410.18057>`_, 2024
   """
   if not len(perturbed):
-    raise ValueError(
-        'a truth ratio compares the paraphrase with perturbed answers, and '
-        'there are none. Give the row its perturbed answers.'
+    raise UserError(
+      'a truth ratio compares the paraphrase with perturbed answers, and '
+      'there are none. Give the row its perturbed answers.'
     )
   log_ratio = paraphrase - float(np.mean(perturbed))
   return math.exp(log_ratio if log_ratio < _LOG_MOST else _LOG_MOST)

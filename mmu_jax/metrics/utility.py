@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmu_jax.errors import UserError
+
 
 def harmonic_mean(values: Sequence[float]) -> float:
   """``n / sum_i(1 / x_i)``: near its lowest value, 0 if one of them is 0.
@@ -30,9 +32,9 @@ def harmonic_mean(values: Sequence[float]) -> float:
   """
   values = np.asarray(values, np.float64)
   if not values.size or not (values >= 0).all():
-    raise ValueError(
-        'a harmonic mean is of at least one score, none negative or NaN; got '
-        f'{values.tolist()}.'
+    raise UserError(
+      'a harmonic mean is of at least one score, none negative or NaN; got '
+      f'{values.tolist()}.'
     )
   if (values == 0).any():
     return 0.0

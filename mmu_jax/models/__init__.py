@@ -4,7 +4,8 @@
 losses, saliency, masks and optimizers see pytrees and nothing else.
 """
 
-from mmu_jax.models.checkpoints import load
+from mmu_jax.models.hub.loading import load
+from mmu_jax.models.hub.saving import save
 from mmu_jax.models.llava import Llava
 from mmu_jax.models.llava import LlavaConfig
 from mmu_jax.models.model import build
@@ -13,17 +14,16 @@ from mmu_jax.models.model import Model
 from mmu_jax.models.model import MODELS
 from mmu_jax.models.qwen2_vl import Qwen2VL
 from mmu_jax.models.qwen2_vl import Qwen2VLConfig
-from mmu_jax.models.saving import save
 
 __all__ = [
-    'Llava',
-    'LlavaConfig',
-    'MODELS',
-    'Model',
-    'Qwen2VL',
-    'Qwen2VLConfig',
-    'build',
-    'from_options',
-    'load',
-    'save',
+  'Llava',
+  'LlavaConfig',
+  'MODELS',
+  'Model',
+  'Qwen2VL',
+  'Qwen2VLConfig',
+  'build',
+  'from_options',
+  'load',
+  'save',
 ]

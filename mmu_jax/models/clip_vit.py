@@ -6,6 +6,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from mmu_jax.errors import UserError
 from mmu_jax.models import layers as layers_lib
 
 
@@ -29,12 +30,12 @@ class ClipVisionConfig:
   def __post_init__(self):
     """Raises ValueError where a choice is unknown."""
     layers_lib.check_choice(
-        'hidden_act', self.hidden_act, layers_lib.ACTIVATIONS
+      'hidden_act', self.hidden_act, layers_lib.ACTIVATIONS
     )
     if self.image_size % self.patch_size:
-      raise ValueError(
-          'image_size is a multiple of patch_size, so that patches cover the '
-          f'image; got {self.image_size} and {self.patch_size}.'
+      raise UserError(
+        'image_size is a multiple of patch_size, so that patches cover the '
+        f'image; got {self.image_size} and {self.patch_size}.'
       )
 
   @property
@@ -56,7 +57,7 @@ class ClipAttention(nnx.Module):
   def __call__(self, x: jax.Array, implementation: str) -> jax.Array:
     heads = (*x.shape[:-1], self.num_heads, -1)
     q, k, v = (
-        f(x).reshape(heads) for f in (self.q_proj, self.k_proj, self.v_proj)
+      f(x).reshape(heads) for f in (self.q_proj, self.k_proj, self.v_proj)
     )  # [B, N + 1, H, D / H]
     out = jax.nn.dot_product_attention(q, k, v, implementation=implementation)
     return self.out_proj(out.reshape(x.shape))
@@ -98,16 +99,12 @@ class ClipEmbeddings(nnx.Module):
     # The convolution of the checkpoint has a stride of its own size, so it is
     # a matrix over flattened (channel, row, column) patches.
     self.patch_embedding = nnx.Linear(
-        3 * patch * patch, d, use_bias=False, dtype=dtype, rngs=rngs
+      3 * patch * patch, d, use_bias=False, dtype=dtype, rngs=rngs
     )
     normal = nnx.initializers.normal(config.embedding_std)
     self.class_embedding = nnx.Param(normal(rngs.params(), (d,)))
     self.position_embedding = nnx.Embed(
-        config.num_patches + 1,
-        d,
-        embedding_init=normal,
-        dtype=dtype,
-        rngs=rngs,
+      config.num_patches + 1, d, embedding_init=normal, dtype=dtype, rngs=rngs
     )
 
   def __call__(self, pixel_values: jax.Array) -> jax.Array:
@@ -117,7 +114,7 @@ class ClipEmbeddings(nnx.Module):
     x = x.transpose(0, 2, 4, 1, 3, 5).reshape(b, -1, c * p * p)
     x = self.patch_embedding(x)  # [B, N, D]
     first = jnp.broadcast_to(
-        self.class_embedding[...].astype(x.dtype), (b, 1, x.shape[-1])
+      self.class_embedding[...].astype(x.dtype), (b, 1, x.shape[-1])
     )
     x = jnp.concatenate([first, x], axis=1)  # [B, N + 1, D]
     return x + self.position_embedding(jnp.arange(x.shape[1]))
@@ -128,9 +125,9 @@ class ClipEncoder(nnx.Module):
 
   def __init__(self, config: ClipVisionConfig, dtype, rngs: nnx.Rngs):
     self.layers = layers_lib.stack(
-        lambda rngs: ClipLayer(config, dtype, rngs),
-        config.num_hidden_layers,
-        rngs,
+      lambda rngs: ClipLayer(config, dtype, rngs),
+      config.num_hidden_layers,
+      rngs,
     )
 
 
@@ -145,12 +142,12 @@ class ClipVisionModel(nnx.Module):
     self.post_layernorm = norm()  # in the checkpoint; LLaVA does not use it
 
   def __call__(
-      self,
-      pixel_values: jax.Array,
-      *,
-      num_layers: int,
-      attention: str = 'xla',
-      remat: str = 'none',
+    self,
+    pixel_values: jax.Array,
+    *,
+    num_layers: int,
+    attention: str = 'xla',
+    remat: str = 'none',
   ) -> jax.Array:
     """Returns hidden states after some layers.
 
@@ -165,11 +162,11 @@ class ClipVisionModel(nnx.Module):
     """
     x = self.pre_layrnorm(self.embeddings(pixel_values))
     x, _ = layers_lib.scan(
-        self.encoder.layers,
-        lambda layer, x, _: (layer(x, attention), None),
-        x,
-        num_layers=num_layers,
-        remat=remat,
+      self.encoder.layers,
+      lambda layer, x, _: (layer(x, attention), None),
+      x,
+      num_layers=num_layers,
+      remat=remat,
     )
     return x
 
@@ -184,5 +181,5 @@ class ClipVisionTower(nnx.Module):
 def _norm(config: ClipVisionConfig, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
   """LayerNorm with the config's epsilon."""
   return nnx.LayerNorm(
-      config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, rngs=rngs
+    config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, rngs=rngs
   )

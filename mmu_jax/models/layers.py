@@ -8,16 +8,17 @@ import jax
 import jax.numpy as jnp
 
 from mmu_jax import sharding
+from mmu_jax.errors import UserError
 
 REMAT = {
-    'none': None,  # keep every activation
-    'dots': jax.checkpoint_policies.checkpoint_dots,  # keep the matmuls
-    'full': jax.checkpoint_policies.nothing_saveable,  # keep layer inputs only
+  'none': None,  # keep every activation
+  'dots': jax.checkpoint_policies.checkpoint_dots,  # keep the matmuls
+  'full': jax.checkpoint_policies.nothing_saveable,  # keep layer inputs only
 }
 
 
 def stack(
-    make: Callable[[nnx.Rngs], nnx.Module], num_layers: int, rngs: nnx.Rngs
+  make: Callable[[nnx.Rngs], nnx.Module], num_layers: int, rngs: nnx.Rngs
 ) -> nnx.Module:
   """Makes layers of one kind whose parameters share a leading layer axis.
 
@@ -34,13 +35,13 @@ def stack(
 
 
 def scan(
-    layers: nnx.Module,
-    apply: Callable[[nnx.Module, jax.Array, Any], tuple[jax.Array, Any]],
-    x: jax.Array,
-    per_layer: Any = None,
-    *,
-    num_layers: int | None = None,
-    remat: str = 'none',
+  layers: nnx.Module,
+  apply: Callable[[nnx.Module, jax.Array, Any], tuple[jax.Array, Any]],
+  x: jax.Array,
+  per_layer: Any = None,
+  *,
+  num_layers: int | None = None,
+  remat: str = 'none',
 ) -> tuple[jax.Array, Any]:
   """Runs stacked layers one after the other, compiled once for any depth.
 
@@ -76,15 +77,13 @@ def quick_gelu(x: jax.Array) -> jax.Array:
 
 
 ACTIVATIONS = {
-    'quick_gelu': quick_gelu,
-    'gelu': lambda x: jax.nn.gelu(x, approximate=False),
-    'silu': jax.nn.silu,
+  'quick_gelu': quick_gelu,
+  'gelu': lambda x: jax.nn.gelu(x, approximate=False),
+  'silu': jax.nn.silu,
 }
 
 
-def place(
-    x: jax.Array, features: jax.Array, slots: jax.Array
-) -> jax.Array:
+def place(x: jax.Array, features: jax.Array, slots: jax.Array) -> jax.Array:
   """Puts image features where the tokens of a sequence stand for them.
 
   Args:
@@ -112,4 +111,4 @@ def check_computation(attention: str, remat: str) -> None:
 def check_choice(field: str, value: str, known: Iterable[str]) -> None:
   """Raises ValueError unless a config field has a known value."""
   if value not in known:
-    raise ValueError(f'{field} is one of {", ".join(known)}, got {value!r}.')
+    raise UserError(f'{field} is one of {", ".join(known)}, got {value!r}.')

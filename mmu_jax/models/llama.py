@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from mmu_jax import sharding
+from mmu_jax.errors import UserError
 from mmu_jax.models import layers as layers_lib
 
 
@@ -43,15 +44,15 @@ class LlamaConfig:
     """Raises ValueError where sizes do not go together."""
     heads = self.num_attention_heads
     if self.hidden_size % heads or heads % self.num_key_value_heads:
-      raise ValueError(
-          'hidden_size is a multiple of num_attention_heads, and that of '
-          f'num_key_value_heads; got {self.hidden_size}, {heads} and '
-          f'{self.num_key_value_heads}.'
+      raise UserError(
+        'hidden_size is a multiple of num_attention_heads, and that of '
+        f'num_key_value_heads; got {self.hidden_size}, {heads} and '
+        f'{self.num_key_value_heads}.'
       )
     if self.mrope_section and sum(self.mrope_section) * 2 != self.head_dim:
-      raise ValueError(
-          'mrope_section has a frequency for each pair of a head, '
-          f'{self.head_dim // 2} in all; got {self.mrope_section}.'
+      raise UserError(
+        'mrope_section has a frequency for each pair of a head, '
+        f'{self.head_dim // 2} in all; got {self.mrope_section}.'
       )
 
   @property
@@ -74,21 +75,21 @@ CACHE_RULES = (('', P(None, sharding.ROWS, None, 'tensor', None)),)
 def make_cache(config: LlamaConfig, batch: int, size: int, dtype) -> Cache:
   """Returns an empty cache of ``size`` slots for each row."""
   shape = (
-      config.num_hidden_layers,
-      batch,
-      size,
-      config.num_key_value_heads,
-      config.head_dim,
+    config.num_hidden_layers,
+    batch,
+    size,
+    config.num_key_value_heads,
+    config.head_dim,
   )
   empty = lambda: sharding.constrain(jnp.zeros(shape, dtype), CACHE_RULES)
   return Cache(empty(), empty())
 
 
 def rotary(
-    positions: jax.Array,
-    head_dim: int,
-    theta: float,
-    mrope_section: Sequence[int] = (),
+  positions: jax.Array,
+  head_dim: int,
+  theta: float,
+  mrope_section: Sequence[int] = (),
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the cosines and sines of rotary embedding.
 
@@ -133,7 +134,7 @@ class LlamaAttention(nnx.Module):
     d, size = config.hidden_size, config.head_dim
     self.head_dim = size
     linear = lambda i, o, bias=config.qkv_bias: nnx.Linear(
-        i, o, use_bias=bias, dtype=dtype, rngs=rngs
+      i, o, use_bias=bias, dtype=dtype, rngs=rngs
     )
     self.q_proj = linear(d, config.num_attention_heads * size)
     self.k_proj = linear(d, config.num_key_value_heads * size)
@@ -147,12 +148,12 @@ class LlamaAttention(nnx.Module):
     v = self.v_proj(x).reshape(heads)
     if cache is not None:
       write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
-          old, new.astype(old.dtype), slot, axis=1
+        old, new.astype(old.dtype), slot, axis=1
       )
       cache = Cache(write(cache.keys, k), write(cache.values, v))
       k, v = cache
     out = jax.nn.dot_product_attention(
-        q, k, v, mask=mask[:, None], implementation=implementation
+      q, k, v, mask=mask[:, None], implementation=implementation
     )
     return self.o_proj(out.reshape(*x.shape[:2], -1)), cache
 
@@ -163,7 +164,7 @@ class LlamaMlp(nnx.Module):
   def __init__(self, config: LlamaConfig, dtype, rngs: nnx.Rngs):
     d, hidden = config.hidden_size, config.intermediate_size
     linear = lambda i, o: nnx.Linear(
-        i, o, use_bias=False, dtype=dtype, rngs=rngs
+      i, o, use_bias=False, dtype=dtype, rngs=rngs
     )
     self.gate_proj, self.up_proj = linear(d, hidden), linear(d, hidden)
     self.down_proj = linear(hidden, d)
@@ -183,7 +184,7 @@ class LlamaLayer(nnx.Module):
 
   def __call__(self, x, cache, **attention):
     attended, cache = self.self_attn(
-        self.input_layernorm(x), cache=cache, **attention
+      self.input_layernorm(x), cache=cache, **attention
     )
     x = x + attended
     return x + self.mlp(self.post_attention_layernorm(x)), cache
@@ -195,29 +196,29 @@ class LlamaModel(nnx.Module):
   def __init__(self, config: LlamaConfig, dtype, rngs: nnx.Rngs):
     self.config = config
     self.embed_tokens = nnx.Embed(
-        config.vocab_size,
-        config.hidden_size,
-        embedding_init=nnx.initializers.normal(config.embedding_std),
-        dtype=dtype,
-        rngs=rngs,
+      config.vocab_size,
+      config.hidden_size,
+      embedding_init=nnx.initializers.normal(config.embedding_std),
+      dtype=dtype,
+      rngs=rngs,
     )
     self.layers = layers_lib.stack(
-        lambda rngs: LlamaLayer(config, dtype, rngs),
-        config.num_hidden_layers,
-        rngs,
+      lambda rngs: LlamaLayer(config, dtype, rngs),
+      config.num_hidden_layers,
+      rngs,
     )
     self.norm = _norm(config, dtype, rngs)
 
   def __call__(
-      self,
-      x: jax.Array,
-      positions: jax.Array,
-      mask: jax.Array,
-      cache: Cache | None = None,
-      slot: jax.Array | int = 0,
-      *,
-      attention: str = 'xla',
-      remat: str = 'none',
+    self,
+    x: jax.Array,
+    positions: jax.Array,
+    mask: jax.Array,
+    cache: Cache | None = None,
+    slot: jax.Array | int = 0,
+    *,
+    attention: str = 'xla',
+    remat: str = 'none',
   ) -> tuple[jax.Array, Cache | None]:
     """Runs the decoder over embeddings.
 
@@ -236,16 +237,10 @@ class LlamaModel(nnx.Module):
     """
     config = self.config
     cos, sin = rotary(
-        positions, config.head_dim, config.rope_theta, config.mrope_section
+      positions, config.head_dim, config.rope_theta, config.mrope_section
     )
     apply = lambda layer, x, cache: layer(
-        x,
-        cache,
-        cos=cos,
-        sin=sin,
-        mask=mask,
-        slot=slot,
-        implementation=attention,
+      x, cache, cos=cos, sin=sin, mask=mask, slot=slot, implementation=attention
     )
     x, cache = layers_lib.scan(self.layers, apply, x, cache, remat=remat)
     return self.norm(x), cache
@@ -257,18 +252,18 @@ class Llama(nnx.Module):
   def __init__(self, config: LlamaConfig, dtype, rngs: nnx.Rngs):
     self.model = LlamaModel(config, dtype, rngs)
     self.lm_head = nnx.Linear(
-        config.hidden_size,
-        config.vocab_size,
-        use_bias=False,
-        dtype=dtype,
-        rngs=rngs,
+      config.hidden_size,
+      config.vocab_size,
+      use_bias=False,
+      dtype=dtype,
+      rngs=rngs,
     )
 
 
 def _norm(config: LlamaConfig, dtype, rngs: nnx.Rngs) -> nnx.RMSNorm:
   """RMSNorm with the config's epsilon."""
   return nnx.RMSNorm(
-      config.hidden_size, epsilon=config.rms_norm_eps, dtype=dtype, rngs=rngs
+    config.hidden_size, epsilon=config.rms_norm_eps, dtype=dtype, rngs=rngs
   )
 
 

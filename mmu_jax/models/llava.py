@@ -7,6 +7,7 @@ import jax
 from jax.sharding import PartitionSpec as P
 
 from mmu_jax import sharding
+from mmu_jax.errors import UserError
 from mmu_jax.models import layers as layers_lib
 from mmu_jax.models.clip_vit import ClipVisionConfig
 from mmu_jax.models.clip_vit import ClipVisionTower
@@ -17,16 +18,16 @@ from mmu_jax.typing import Batch
 
 # component -> regex over leaf names
 COMPONENTS = {
-    'vision': r'vision_tower/',
-    'projector': r'multi_modal_projector/',
-    'language': r'language_model/',
+  'vision': r'vision_tower/',
+  'projector': r'multi_modal_projector/',
+  'language': r'language_model/',
 }
 # (regex over leaf names, how the last axes are split); see `sharding`.
 PARTITION_RULES = (
-    (r'.*(embed_tokens|position_embedding)/embedding', P('tensor', 'fsdp')),
-    (r'.*(o_proj|out_proj|down_proj|fc2|linear_2)/kernel', P('tensor', 'fsdp')),
-    (r'.*/kernel', P('fsdp', 'tensor')),
-    (r'.*', P()),
+  (r'.*(embed_tokens|position_embedding)/embedding', P('tensor', 'fsdp')),
+  (r'.*(o_proj|out_proj|down_proj|fc2|linear_2)/kernel', P('tensor', 'fsdp')),
+  (r'.*/kernel', P('fsdp', 'tensor')),
+  (r'.*', P()),
 )
 
 
@@ -60,19 +61,19 @@ class LlavaConfig:
     """Raises ValueError where a choice is unknown."""
     layers_lib.check_computation(self.attention, self.remat)
     layers_lib.check_choice(
-        'projector_hidden_act', self.projector_hidden_act,
-        layers_lib.ACTIVATIONS,
+      'projector_hidden_act', self.projector_hidden_act, layers_lib.ACTIVATIONS
     )
     layers_lib.check_choice(
-        'vision_feature_select_strategy',
-        self.vision_feature_select_strategy, ('default', 'full'),
+      'vision_feature_select_strategy',
+      self.vision_feature_select_strategy,
+      ('default', 'full'),
     )
     last = self.vision_config.num_hidden_layers
     if not 0 <= self.num_vision_layers <= last:
-      raise ValueError(
-          'vision_feature_layer names a hidden state of the tower, '
-          f'{-last - 1} to {last} for {last} layers; got '
-          f'{self.vision_feature_layer}.'
+      raise UserError(
+        'vision_feature_layer names a hidden state of the tower, '
+        f'{-last - 1} to {last} for {last} layers; got '
+        f'{self.vision_feature_layer}.'
       )
 
   @property
@@ -99,10 +100,10 @@ class Projector(nnx.Module):
   def __init__(self, config: LlavaConfig, rngs: nnx.Rngs):
     vision, text = config.vision_config, config.text_config
     self.linear_1 = nnx.Linear(
-        vision.hidden_size, text.hidden_size, dtype=config.dtype, rngs=rngs
+      vision.hidden_size, text.hidden_size, dtype=config.dtype, rngs=rngs
     )
     self.linear_2 = nnx.Linear(
-        text.hidden_size, text.hidden_size, dtype=config.dtype, rngs=rngs
+      text.hidden_size, text.hidden_size, dtype=config.dtype, rngs=rngs
     )
     self.act = layers_lib.ACTIVATIONS[config.projector_hidden_act]
 
@@ -121,7 +122,7 @@ class Llava(nnx.Module):
   def __init__(self, config: LlavaConfig, rngs: nnx.Rngs):
     self.config = config
     self.vision_tower = ClipVisionTower(
-        config.vision_config, config.dtype, rngs
+      config.vision_config, config.dtype, rngs
     )
     self.multi_modal_projector = Projector(config, rngs)
     self.language_model = Llama(config.text_config, config.dtype, rngs)
@@ -134,10 +135,10 @@ class Llava(nnx.Module):
   def encode(self, pixel_values: jax.Array) -> jax.Array:
     """Maps images ``[B, 3, height, width]`` to their tokens ``[B, N, D]``."""
     x = self.vision_tower.vision_model(
-        pixel_values.astype(self.config.dtype),
-        num_layers=self.config.num_vision_layers,
-        attention=self.config.attention,
-        remat=self.config.remat,
+      pixel_values.astype(self.config.dtype),
+      num_layers=self.config.num_vision_layers,
+      attention=self.config.attention,
+      remat=self.config.remat,
     )
     # Said where they are, rows keep their order: between the tower and the
     # projector the compiler's backward pass has swapped those of two devices.
@@ -155,9 +156,7 @@ class Llava(nnx.Module):
     x = self.decoder.embed_tokens(batch['tokens'])
     if not batch['pixel_values'].shape[1]:
       return x
-    return layers_lib.place(
-        x, self.image_features(batch), batch['image_slots']
-    )
+    return layers_lib.place(x, self.image_features(batch), batch['image_slots'])
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """Maps hidden states ``[..., D]`` to logits ``[..., V]``."""

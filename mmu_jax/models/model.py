@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from mmu_jax import sharding
+from mmu_jax.errors import UserError
 from mmu_jax.models import llama
 from mmu_jax.models import llava
 from mmu_jax.models import qwen2_vl
 from mmu_jax.sharding import Rules
-from mmu_jax.typing import Forward, Params
+from mmu_jax.typing import Forward
+from mmu_jax.typing import Params
 
 
 class Family(NamedTuple):
@@ -28,18 +30,15 @@ class Family(NamedTuple):
 
 
 MODELS = {
-    'llava': Family(
-        llava.LlavaConfig,
-        llava.Llava,
-        llava.COMPONENTS,
-        llava.PARTITION_RULES,
-    ),
-    'qwen2_vl': Family(
-        qwen2_vl.Qwen2VLConfig,
-        qwen2_vl.Qwen2VL,
-        qwen2_vl.COMPONENTS,
-        qwen2_vl.PARTITION_RULES,
-    ),
+  'llava': Family(
+    llava.LlavaConfig, llava.Llava, llava.COMPONENTS, llava.PARTITION_RULES
+  ),
+  'qwen2_vl': Family(
+    qwen2_vl.Qwen2VLConfig,
+    qwen2_vl.Qwen2VL,
+    qwen2_vl.COMPONENTS,
+    qwen2_vl.PARTITION_RULES,
+  ),
 }
 
 
@@ -118,9 +117,14 @@ def build(config: Any) -> Model:
 
   def decode(module, x, positions, mask, cache=None, slot=0):
     return module.decoder(
-        x, positions, mask, cache, slot,
-        attention=config.attention, remat=config.remat,
-    )  # fmt: skip
+      x,
+      positions,
+      mask,
+      cache,
+      slot,
+      attention=config.attention,
+      remat=config.remat,
+    )
 
   @jax.jit
   def init(key):
@@ -146,9 +150,7 @@ def build(config: Any) -> Model:
     rows, length = batch['tokens'].shape
     mask = llama.attention_mask(batch['documents'], batch['branches'])
     mask = jnp.pad(mask, ((0, 0), (0, 0), (0, cache_size - length)))
-    cache = llama.make_cache(
-        config.text_config, rows, cache_size, config.dtype
-    )
+    cache = llama.make_cache(config.text_config, rows, cache_size, config.dtype)
     x = sharding.split_rows(module.embed(batch))
     hidden, cache = decode(module, x, batch['positions'], mask, cache)
     hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
@@ -159,21 +161,21 @@ def build(config: Any) -> Model:
     module = merge(params)
     x = module.decoder.embed_tokens(tokens[:, None])
     hidden, cache = decode(
-        module, x, positions[:, None], visible[:, None], cache, slot
+      module, x, positions[:, None], visible[:, None], cache, slot
     )
     logits = sharding.split_rows(module.logits(hidden[:, 0]), last='tensor')
     return logits, cache
 
   return Model(
-      family=name,
-      config=config,
-      init=init,
-      forward=forward,
-      image_features=image_features,
-      prefill=prefill,
-      extend=extend,
-      components=dict(family.components),
-      partition_rules=family.partition_rules,
+    family=name,
+    config=config,
+    init=init,
+    forward=forward,
+    image_features=image_features,
+    prefill=prefill,
+    extend=extend,
+    components=dict(family.components),
+    partition_rules=family.partition_rules,
   )
 
 
@@ -190,10 +192,10 @@ def from_options(name: str, vocab_size: int, **options: Any) -> Model:
     ValueError: if the name or an option is unknown.
   """
   if name not in MODELS:
-    raise ValueError(f'unknown model {name!r}; known: {", ".join(MODELS)}.')
+    raise UserError(f'unknown model {name!r}; known: {", ".join(MODELS)}.')
   options = dict(options)
   options['text_config'] = dict(
-      options.get('text_config', {}), vocab_size=vocab_size
+    options.get('text_config', {}), vocab_size=vocab_size
   )
   return build(_config(MODELS[name].config, 'model', options))
 
@@ -209,14 +211,16 @@ def _config(kind: type, where: str, options: dict[str, Any]) -> Any:
   fields = {field.name: field for field in dataclasses.fields(kind)}
   unknown = sorted(set(options) - set(fields))
   if unknown:
-    raise ValueError(
-        f'{where} has no option {", ".join(map(repr, unknown))}; known: '
-        f'{", ".join(fields)}.'
+    raise UserError(
+      f'{where} has no option {", ".join(map(repr, unknown))}; known: '
+      f'{", ".join(fields)}.'
     )
   values = {
-      name: _config(type(fields[name].default), f'{where}.{name}', value)
-      if isinstance(value, dict)
-      else tuple(value) if isinstance(value, list) else value
-      for name, value in options.items()
+    name: _config(type(fields[name].default), f'{where}.{name}', value)
+    if isinstance(value, dict)
+    else tuple(value)
+    if isinstance(value, list)
+    else value
+    for name, value in options.items()
   }
   return kind(**values)

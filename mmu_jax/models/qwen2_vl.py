@@ -8,25 +8,23 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from mmu_jax.errors import UserError
 from mmu_jax.models import layers as layers_lib
 from mmu_jax.models import llama
 from mmu_jax.typing import Batch
 
 # component -> regex over leaf names
 COMPONENTS = {
-    'vision': r'visual/(?!merger/)',
-    'projector': r'visual/merger/',
-    'language': r'(model|lm_head)/',
+  'vision': r'visual/(?!merger/)',
+  'projector': r'visual/merger/',
+  'language': r'(model|lm_head)/',
 }
 # (regex over leaf names, how the last axes are split); see `sharding`.
 PARTITION_RULES = (
-    (r'.*embed_tokens/embedding', P('tensor', 'fsdp')),
-    (
-        r'.*(o_proj|down_proj|attn/proj|fc2|mlp/2)/kernel',
-        P('tensor', 'fsdp'),
-    ),
-    (r'.*/kernel', P('fsdp', 'tensor')),
-    (r'.*', P()),
+  (r'.*embed_tokens/embedding', P('tensor', 'fsdp')),
+  (r'.*(o_proj|down_proj|attn/proj|fc2|mlp/2)/kernel', P('tensor', 'fsdp')),
+  (r'.*/kernel', P('fsdp', 'tensor')),
+  (r'.*', P()),
 )
 
 
@@ -52,12 +50,12 @@ class Qwen2VLVisionConfig:
   def __post_init__(self):
     """Raises ValueError where a choice is unknown or a size odd."""
     layers_lib.check_choice(
-        'hidden_act', self.hidden_act, layers_lib.ACTIVATIONS
+      'hidden_act', self.hidden_act, layers_lib.ACTIVATIONS
     )
     if self.embed_dim % (4 * self.num_heads):
-      raise ValueError(
-          'embed_dim is a multiple of 4 num_heads, so that a head holds pairs '
-          f'for row and column; got {self.embed_dim} and {self.num_heads}.'
+      raise UserError(
+        'embed_dim is a multiple of 4 num_heads, so that a head holds pairs '
+        f'for row and column; got {self.embed_dim} and {self.num_heads}.'
       )
 
   @property
@@ -72,17 +70,17 @@ class Qwen2VLVisionConfig:
 
 
 QWEN2_7B = llama.LlamaConfig(
-    vocab_size=152064,
-    hidden_size=3584,
-    intermediate_size=18944,
-    num_hidden_layers=28,
-    num_attention_heads=28,
-    num_key_value_heads=4,
-    rms_norm_eps=1e-6,
-    rope_theta=1e6,
-    qkv_bias=True,
-    mrope_section=(16, 24, 24),
-    max_position_embeddings=32768,
+  vocab_size=152064,
+  hidden_size=3584,
+  intermediate_size=18944,
+  num_hidden_layers=28,
+  num_attention_heads=28,
+  num_key_value_heads=4,
+  rms_norm_eps=1e-6,
+  rope_theta=1e6,
+  qkv_bias=True,
+  mrope_section=(16, 24, 24),
+  max_position_embeddings=32768,
 )
 
 
@@ -111,10 +109,10 @@ class Qwen2VLConfig:
     """Raises ValueError where a choice is unknown or sizes differ."""
     layers_lib.check_computation(self.attention, self.remat)
     if self.vision_config.hidden_size != self.text_config.hidden_size:
-      raise ValueError(
-          "the merger's width, vision_config.hidden_size, is the decoder's; "
-          f'got {self.vision_config.hidden_size} and '
-          f'{self.text_config.hidden_size}.'
+      raise UserError(
+        "the merger's width, vision_config.hidden_size, is the decoder's; "
+        f'got {self.vision_config.hidden_size} and '
+        f'{self.text_config.hidden_size}.'
       )
 
 
@@ -127,8 +125,7 @@ class PatchEmbed(nnx.Module):
 
   def __init__(self, config: Qwen2VLVisionConfig, dtype, rngs: nnx.Rngs):
     self.proj = nnx.Linear(
-        config.patch_dim, config.embed_dim, use_bias=False, dtype=dtype,
-        rngs=rngs,
+      config.patch_dim, config.embed_dim, use_bias=False, dtype=dtype, rngs=rngs
     )
 
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -149,7 +146,7 @@ class VisionAttention(nnx.Module):
     q, k, v = jnp.moveaxis(self.qkv(x).reshape(shape), 2, 0)  # [B, N, H, D/H]
     q, k = llama.rotate(q, cos, sin), llama.rotate(k, cos, sin)
     out = jax.nn.dot_product_attention(
-        q, k, v, mask=mask, implementation=implementation
+      q, k, v, mask=mask, implementation=implementation
     )
     return self.proj(out.reshape(x.shape))
 
@@ -205,18 +202,18 @@ class Qwen2VLVision(nnx.Module):
     self.config = config
     self.patch_embed = PatchEmbed(config, dtype, rngs)
     self.blocks = layers_lib.stack(
-        lambda rngs: VisionBlock(config, dtype, rngs), config.depth, rngs
+      lambda rngs: VisionBlock(config, dtype, rngs), config.depth, rngs
     )
     self.merger = PatchMerger(config, dtype, rngs)
 
   def __call__(
-      self,
-      patches: jax.Array,
-      images: jax.Array,
-      positions: jax.Array,
-      *,
-      attention: str = 'xla',
-      remat: str = 'none',
+    self,
+    patches: jax.Array,
+    images: jax.Array,
+    positions: jax.Array,
+    *,
+    attention: str = 'xla',
+    remat: str = 'none',
   ) -> jax.Array:
     """Encodes the images of each row.
 
@@ -234,13 +231,13 @@ class Qwen2VLVision(nnx.Module):
     cos, sin = _rotary(positions, self.config.head_dim)
     mask = (images[:, :, None] == images[:, None, :])[:, None]  # [B, 1, N, N]
     x, _ = layers_lib.scan(
-        self.blocks,
-        lambda block, x, _: (
-            block(x, cos=cos, sin=sin, mask=mask, implementation=attention),
-            None,
-        ),
-        self.patch_embed(patches),
-        remat=remat,
+      self.blocks,
+      lambda block, x, _: (
+        block(x, cos=cos, sin=sin, mask=mask, implementation=attention),
+        None,
+      ),
+      self.patch_embed(patches),
+      remat=remat,
     )
     return self.merger(x)
 
@@ -260,8 +257,11 @@ class Qwen2VL(nnx.Module):
     self.model = llama.LlamaModel(text, dtype, rngs)
     if not config.tie_word_embeddings:
       self.lm_head = nnx.Linear(
-          text.hidden_size, text.vocab_size, use_bias=False, dtype=dtype,
-          rngs=rngs,
+        text.hidden_size,
+        text.vocab_size,
+        use_bias=False,
+        dtype=dtype,
+        rngs=rngs,
       )
 
   @property
@@ -272,11 +272,11 @@ class Qwen2VL(nnx.Module):
   def image_features(self, batch: Batch) -> jax.Array:
     """Returns the image tokens ``[B, N / merge^2, D]`` of every row."""
     return self.visual(
-        batch['pixel_values'].astype(self.config.dtype),
-        batch['patch_images'],
-        batch['patch_positions'],
-        attention=self.config.attention,
-        remat=self.config.remat,
+      batch['pixel_values'].astype(self.config.dtype),
+      batch['patch_images'],
+      batch['patch_positions'],
+      attention=self.config.attention,
+      remat=self.config.remat,
     )
 
   def embed(self, batch: Batch) -> jax.Array:
@@ -284,9 +284,7 @@ class Qwen2VL(nnx.Module):
     x = self.model.embed_tokens(batch['tokens'])
     if not batch['pixel_values'].shape[1]:
       return x
-    return layers_lib.place(
-        x, self.image_features(batch), batch['image_slots']
-    )
+    return layers_lib.place(x, self.image_features(batch), batch['image_slots'])
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """Maps hidden states ``[..., D]`` to logits ``[..., V]``."""

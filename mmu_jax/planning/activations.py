@@ -54,7 +54,7 @@ class Value(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def kept(
-    config: Any, loss: LossFn, length: int, room: int, remat: str
+  config: Any, loss: LossFn, length: int, room: int, remat: str
 ) -> tuple[Value, ...]:
   """Returns what the backward pass of a loss needs of the forward pass.
 
@@ -85,9 +85,9 @@ def kept(
   values = [_value(x, config, by_shape) for x in jax.tree.leaves(found)]
   squares = {(length, length), (config_patches(config, room),) * 2}
   return tuple(
-      v
-      for v in values
-      if v is not None and not (fused and _is_square(v, squares))
+    v
+    for v in values
+    if v is not None and not (fused and _is_square(v, squares))
   )
 
 
@@ -105,7 +105,7 @@ def _is_square(value: Value, squares: set[tuple[int, int]]) -> bool:
 
 
 def _value(
-    x: jax.ShapeDtypeStruct, config: Any, by_shape: Mapping[tuple, str]
+  x: jax.ShapeDtypeStruct, config: Any, by_shape: Mapping[tuple, str]
 ) -> Value | None:
   """Says what a residual is; None for a parameter itself."""
   half = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize == 2
@@ -128,12 +128,12 @@ def _value(
 def _sliced(shape: tuple[int, ...], by_shape: Mapping[tuple, str]) -> str:
   """The parameter whose first layers have this shape."""
   found = (
-      name
-      for whole, name in by_shape.items()
-      if len(shape) > 1
-      and whole[1:] == shape[1:]
-      and len(whole) == len(shape)
-      and whole[0] > shape[0]
+    name
+    for whole, name in by_shape.items()
+    if len(shape) > 1
+    and whole[1:] == shape[1:]
+    and len(whole) == len(shape)
+    and whole[0] > shape[0]
   )
   return next(found, '')
 
@@ -142,8 +142,8 @@ def _depths(config: Any) -> set[int]:
   """How many layers the stacks of a model run."""
   vision = config.vision_config
   seen = (
-      config.num_vision_layers
-      if isinstance(config, models.LlavaConfig)
-      else vision.depth
+    config.num_vision_layers
+    if isinstance(config, models.LlavaConfig)
+    else vision.depth
   )
   return {seen, config.text_config.num_hidden_layers} - {1}

@@ -35,13 +35,13 @@ GIB = 2**30
 # directions together. The network is that of the DGX systems: one adapter for
 # each GPU, of 200 Gb/s (A100) or 400 Gb/s.
 CHIPS = {
-    'v4': Chip(275e12, 32 * GIB, 1.228e12, 300e9),  # 2,400 Gb/s
-    'v5e': Chip(197e12, 16 * GIB, 0.819e12, 200e9),  # 1,600 Gb/s
-    'v5p': Chip(459e12, 95 * GIB, 2.765e12, 600e9),  # 4,800 Gb/s
-    'v6e': Chip(918e12, 32 * GIB, 1.640e12, 400e9),  # 3,200 Gb/s
-    'a100': Chip(312e12, 80 * GIB, 2.039e12, 300e9, 8, 25e9),
-    'h100': Chip(989e12, 80 * GIB, 3.350e12, 450e9, 8, 50e9),
-    'h200': Chip(989e12, 141 * GIB, 4.800e12, 450e9, 8, 50e9),
+  'v4': Chip(275e12, 32 * GIB, 1.228e12, 300e9),  # 2,400 Gb/s
+  'v5e': Chip(197e12, 16 * GIB, 0.819e12, 200e9),  # 1,600 Gb/s
+  'v5p': Chip(459e12, 95 * GIB, 2.765e12, 600e9),  # 4,800 Gb/s
+  'v6e': Chip(918e12, 32 * GIB, 1.640e12, 400e9),  # 3,200 Gb/s
+  'a100': Chip(312e12, 80 * GIB, 2.039e12, 300e9, 8, 25e9),
+  'h100': Chip(989e12, 80 * GIB, 3.350e12, 450e9, 8, 50e9),
+  'h200': Chip(989e12, 141 * GIB, 4.800e12, 450e9, 8, 50e9),
 }
 
 

@@ -18,6 +18,7 @@ import ml_collections
 from mmu_jax import masks
 from mmu_jax import sharding
 from mmu_jax import squared_gradients
+from mmu_jax.errors import UserError
 from mmu_jax.methods import answer_weight
 from mmu_jax.methods import descend
 from mmu_jax.methods import Turn
@@ -47,12 +48,12 @@ class Memory(NamedTuple):
 
 
 def turn(
-    model: Model,
-    turn: Turn,
-    rows: Rows,
-    mesh: jax.sharding.Mesh,
-    options: Mapping[str, Any],
-    micro_batches: int = 1,
+  model: Model,
+  turn: Turn,
+  rows: Rows,
+  mesh: jax.sharding.Mesh,
+  options: Mapping[str, Any],
+  micro_batches: int = 1,
 ) -> jax.stages.Compiled:
   """Compiles one turn; nothing is allocated but the program.
 
@@ -68,31 +69,28 @@ def turn(
   tx = optimizer.build(**options)
   state = step.TrainState(params, jax.eval_shape(tx.init, params))
   mask = jax.eval_shape(
-      lambda p: masks.pack(jax.tree.map(lambda x: x > 0, p)), params
+    lambda p: masks.pack(jax.tree.map(lambda x: x > 0, p)), params
   )
   here = lambda tree: sharding.placed(tree, rules, mesh)
   with jax.set_mesh(mesh):
     return step.take_turn.lower(
-        here(state),
-        _batch(model, rows, mesh, micro_batches),
-        jnp.float32(1e-5),
-        here(mask) if turn.masked else None,
-        here(params) if turn.needs_reference else None,
-        _batch(model, rows, mesh, micro_batches) if turn.project else None,
-        jnp.float32(1.0),
-        forward=model.forward,
-        turn=turn,
-        tx=tx,
-        rules=rules,
-        micro_batches=micro_batches,
+      here(state),
+      _batch(model, rows, mesh, micro_batches),
+      jnp.float32(1e-5),
+      here(mask) if turn.masked else None,
+      here(params) if turn.needs_reference else None,
+      _batch(model, rows, mesh, micro_batches) if turn.project else None,
+      jnp.float32(1.0),
+      forward=model.forward,
+      turn=turn,
+      tx=tx,
+      rules=rules,
+      micro_batches=micro_batches,
     ).compile()
 
 
 def importance(
-    model: Model,
-    rows: Rows,
-    mesh: jax.sharding.Mesh,
-    micro_batches: int = 1,
+  model: Model, rows: Rows, mesh: jax.sharding.Mesh, micro_batches: int = 1
 ) -> jax.stages.Compiled:
   """Compiles one batch of an importance.
 
@@ -106,7 +104,8 @@ def importance(
   loss = lambda params, batch: descend(model.forward, params, None, batch)
   params = sharding.placed(model.abstract_params, rules, mesh)
   with jax.set_mesh(mesh):
-    return squared_gradients.add_batch.lower(  # what `importance` runs for a batch
+    return (
+      squared_gradients.add_batch.lower(  # what `importance` runs for a batch
         loss,
         squared_gradients.abstract_sums(model.abstract_params, rules, mesh),
         params,
@@ -114,17 +113,18 @@ def importance(
         rules=rules,
         parts=micro_batches,
         measure=answer_weight,
-    ).compile()
+      ).compile()
+    )
 
 
 def memory(compiled: jax.stages.Compiled) -> Memory:
   """Returns XLA's account of a program."""
   found = compiled.memory_analysis()
   return Memory(
-      found.argument_size_in_bytes,
-      found.output_size_in_bytes,
-      found.alias_size_in_bytes,
-      found.temp_size_in_bytes,
+    found.argument_size_in_bytes,
+    found.output_size_in_bytes,
+    found.alias_size_in_bytes,
+    found.temp_size_in_bytes,
   )
 
 
@@ -133,18 +133,13 @@ def _batch(model, rows, mesh, micro_batches=1):
   total = sharding.row_count(rows.rows, mesh, micro_batches)
   where = sharding.batch_sharding(mesh)
   return jax.tree.map(
-      lambda x: x.update(sharding=where),
-      shapes.batch(model, rows._replace(rows=total)),
+    lambda x: x.update(sharding=where),
+    shapes.batch(model, rows._replace(rows=total)),
   )
 
 
 def check(
-    config: Any,
-    *,
-    model: str = '',
-    mesh: str,
-    devices: int,
-    length: int = 0,
+  config: Any, *, model: str = '', mesh: str, devices: int, length: int = 0
 ) -> list['Checked']:
   """Compiles the steps of a config in a process of its own.
 
@@ -161,28 +156,26 @@ def check(
   Raises:
     ValueError: if it fails, with the last line of what it says.
   """
-  given = dict(
-      config=config.to_dict(), model=model, mesh=mesh, length=length
-  )
+  given = dict(config=config.to_dict(), model=model, mesh=mesh, length=length)
   flag = f'--xla_force_host_platform_device_count={devices}'
   ran = subprocess.run(
-      [sys.executable, '-m', __spec__.name],
-      input=json.dumps(given),
-      env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flag},
-      capture_output=True,
-      text=True,
-      check=False,
+    [sys.executable, '-m', __spec__.name],
+    input=json.dumps(given),
+    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flag},
+    capture_output=True,
+    text=True,
+    check=False,
   )
   if ran.returncode:
     last = (ran.stderr.strip().splitlines() or ['no message'])[-1]
-    raise ValueError(
-        f'compiling for {devices} simulated devices failed: {last}. Try a '
-        'smaller mesh, or leave --compile out.'
+    raise UserError(
+      f'compiling for {devices} simulated devices failed: {last}. Try a '
+      'smaller mesh, or leave --compile out.'
     )
   rows = json.loads(ran.stdout.splitlines()[-1])
   return [
-      Checked(name, step, *numbers, Memory(*found))
-      for name, step, *numbers, found in rows
+    Checked(name, step, *numbers, Memory(*found))
+    for name, step, *numbers, found in rows
   ]
 
 
@@ -212,9 +205,7 @@ class Checked(NamedTuple):
     return (self.arguments + self.temporaries) / self.memory.peak - 1
 
 
-def checked(
-    config: Any, model: str, mesh: str, length: int
-) -> list[Checked]:
+def checked(config: Any, model: str, mesh: str, length: int) -> list[Checked]:
   """Compiles the steps of a config on the devices of this process.
 
   Args:
@@ -227,7 +218,7 @@ def checked(
   here = sharding.make_mesh(mesh)
   micro = config.micro_batches
   setting = memory_lib.Setting(
-      layout.parse(mesh), micro, compiler=memory_lib.CPU
+    layout.parse(mesh), micro, compiler=memory_lib.CPU
   )
   rows, seen = [], set()
   for p in programs.of_config(config, found):
@@ -242,9 +233,7 @@ def checked(
       made = importance(found.model, p.rows, here, micro)
     need = programs.need(p, found.model, setting)
     rows.append(
-        Checked(
-            p.stage, p.step, need.arguments, need.temporaries, memory(made)
-        )
+      Checked(p.stage, p.step, need.arguments, need.temporaries, memory(made))
     )
   return rows
 

@@ -24,15 +24,15 @@ def of_mask(model: Model, sets: int, setting: Setting) -> Need:
   size = sum(leaf.local for leaf in leaves)
   largest = max(leaf.local for leaf in leaves)
   made = {
-      'ties and mask': 2 * size,  # bool
-      # Its importances, the same normalised, and their ratio.
-      'one leaf at work': 4 * largest * (2 * sets + 1),
+    'ties and mask': 2 * size,  # bool
+    # Its importances, the same normalised, and their ratio.
+    'one leaf at work': 4 * largest * (2 * sets + 1),
   }
   return Need({}, {'mask': made})
 
 
 def of_answers(
-    model: Model, rows: Rows, setting: Setting, new_tokens: int = 0
+  model: Model, rows: Rows, setting: Setting, new_tokens: int = 0
 ) -> Need:
   """Returns what answering prompts needs, or scoring given answers.
 
@@ -47,25 +47,23 @@ def of_answers(
   width = memory.compute_itemsize(model, setting.compiler)
   text = model.config.text_config
   held = {
-      'parameters': layout.tree_bytes(
-          model.abstract_params, model, setting.mesh
-      ),
-      'batch': memory.batch_bytes(model, rows, whole),
+    'parameters': layout.tree_bytes(model.abstract_params, model, setting.mesh),
+    'batch': memory.batch_bytes(model, rows, whole),
   }
   every = activations.kept(
-      model.config, descend, rows.length, rows.room, 'none'
+    model.config, descend, rows.length, rows.room, 'none'
   )
   layers = [
-      memory.kept_bytes(v, count, model, setting) // v.layers
-      for v in every
-      if v.kind == 'layers'
+    memory.kept_bytes(v, count, model, setting) // v.layers
+    for v in every
+    if v.kind == 'layers'
   ]
   work = {
-      # Of a layer without a gradient: its two largest values, and what goes in
-      # and comes out.
-      'activations': 2 * max(layers)
-      + 2 * count * rows.length * text.hidden_size * width,
-      'weights at work': memory.layer_weights(model, setting),
+    # Of a layer without a gradient: its two largest values, and what goes in
+    # and comes out.
+    'activations': 2 * max(layers)
+    + 2 * count * rows.length * text.hidden_size * width,
+    'weights at work': memory.layer_weights(model, setting),
   }
   head = memory.output_layer(model, setting)
   if not new_tokens:
@@ -83,8 +81,8 @@ def of_answers(
   # In the loop over new tokens nothing is large but the tables of words.
   tables = head * (1 if _is_tied(model) else 2)
   loop = work | {
-      'activations': 0,
-      'weights at work': work['weights at work'] + tables,
+    'activations': 0,
+    'weights at work': work['weights at work'] + tables,
   }
   return Need(held, {'prompts': work, 'new tokens': loop})
 

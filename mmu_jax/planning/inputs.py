@@ -6,45 +6,46 @@ import pathlib
 from typing import Any, NamedTuple
 
 from mmu_jax import models
-from mmu_jax.data import batching
 from mmu_jax.data import datasets
-from mmu_jax.data import processing
-from mmu_jax.data import processors
-from mmu_jax.data.patches import bucket
-from mmu_jax.models import hub_config
+from mmu_jax.data.batches import batching
+from mmu_jax.data.encoding import processing
+from mmu_jax.data.encoding import processors
+from mmu_jax.data.encoding.patches import bucket
+from mmu_jax.errors import UserError
 from mmu_jax.models import Model
+from mmu_jax.models.hub import config as hub_config
 from mmu_jax.models.llama import LlamaConfig
-from mmu_jax.models.qwen2_vl import Qwen2VLVisionConfig
 from mmu_jax.models.qwen2_vl import QWEN2_7B
+from mmu_jax.models.qwen2_vl import Qwen2VLVisionConfig
 from mmu_jax.planning import shapes
 from mmu_jax.planning.shapes import Rows
 
 # Sizes as config.json of each has them.
 PUBLISHED = {
-    'llava-1.5-7b': models.LlavaConfig(),
-    'llava-1.5-13b': models.LlavaConfig(
-        text_config=LlamaConfig(
-            hidden_size=5120,
-            intermediate_size=13824,
-            num_hidden_layers=40,
-            num_attention_heads=40,
-            num_key_value_heads=40,
-            max_position_embeddings=4096,
-        )
+  'llava-1.5-7b': models.LlavaConfig(),
+  'llava-1.5-13b': models.LlavaConfig(
+    text_config=LlamaConfig(
+      hidden_size=5120,
+      intermediate_size=13824,
+      num_hidden_layers=40,
+      num_attention_heads=40,
+      num_key_value_heads=40,
+      max_position_embeddings=4096,
+    )
+  ),
+  'qwen2-vl-2b': models.Qwen2VLConfig(
+    vision_config=Qwen2VLVisionConfig(hidden_size=1536),
+    text_config=dataclasses.replace(
+      QWEN2_7B,
+      vocab_size=151936,
+      hidden_size=1536,
+      intermediate_size=8960,
+      num_attention_heads=12,
+      num_key_value_heads=2,
     ),
-    'qwen2-vl-2b': models.Qwen2VLConfig(
-        vision_config=Qwen2VLVisionConfig(hidden_size=1536),
-        text_config=dataclasses.replace(
-            QWEN2_7B,
-            vocab_size=151936,
-            hidden_size=1536,
-            intermediate_size=8960,
-            num_attention_heads=12,
-            num_key_value_heads=2,
-        ),
-        tie_word_embeddings=True,
-    ),
-    'qwen2-vl-7b': models.Qwen2VLConfig(),
+    tie_word_embeddings=True,
+  ),
+  'qwen2-vl-7b': models.Qwen2VLConfig(),
 }
 TEXT_SPLITS = ('qa', 'facts')  # kinds of splits without pictures
 
@@ -82,9 +83,9 @@ def read(config: Any, name: str = '', length: int = 0) -> Inputs:
   plain = config.to_dict()
   path = name or plain['model'].get('path', '')
   if not path and plain['data'].get('path', None) == '':
-    raise ValueError(
-        'config.data.path is empty: give --config.data.path=..., or '
-        '--model=llava-1.5-7b to plan without data.'
+    raise UserError(
+      'config.data.path is empty: give --config.data.path=..., or '
+      '--model=llava-1.5-7b to plan without data.'
     )
   made = _published(path, plain['model']) if path else None
   try:
@@ -97,9 +98,9 @@ def read(config: Any, name: str = '', length: int = 0) -> Inputs:
     said = f'no data ({str(error).split(". ")[0].splitlines()[0][:90]})'
   if made is None:
     sizes = {
-        k: v
-        for k, v in plain['model'].items()
-        if k not in ('path', 'processor', 'name')
+      k: v
+      for k, v in plain['model'].items()
+      if k not in ('path', 'processor', 'name')
     }
     vocabulary = len(encoder.processor.tokenizer)
     made = models.from_options(plain['model']['name'], vocabulary, **sizes)
@@ -122,23 +123,23 @@ def _check_length(model: Model, length: int) -> None:
   """Raises ValueError unless a picture and a token of text have room."""
   least = shapes.image_tokens(model.config, _room(model)) + 1
   if length < least:
-    raise ValueError(
-        f'--length is at least {least} tokens, for a picture and one more; '
-        f'got {length}. Leave it out for the lengths of the data.'
+    raise UserError(
+      f'--length is at least {least} tokens, for a picture and one more; '
+      f'got {length}. Leave it out for the lengths of the data.'
     )
 
 
 def _published(path: str, options: Mapping[str, Any]) -> Model:
   """A model of known sizes, computed as the config says."""
   ways = {
-      k: options[k] for k in ('dtype', 'attention', 'remat') if k in options
+    k: options[k] for k in ('dtype', 'attention', 'remat') if k in options
   }
   if path in PUBLISHED:
     return models.build(dataclasses.replace(PUBLISHED[path], **ways))
   if not (pathlib.Path(path) / hub_config.FILE).exists():
-    raise ValueError(
-        f'a model is one of {", ".join(PUBLISHED)}, or a folder with '
-        f'{hub_config.FILE}; got {path!r}.'
+    raise UserError(
+      f'a model is one of {", ".join(PUBLISHED)}, or a folder with '
+      f'{hub_config.FILE}; got {path!r}.'
     )
   return models.build(hub_config.read(path, ways))
 
@@ -150,10 +151,10 @@ def _data(plain, path, name):
     ValueError: or OSError, if one of them is not there.
   """
   if name in PUBLISHED:
-    raise ValueError(f'{name} is planned by its sizes alone')
+    raise UserError(f'{name} is planned by its sizes alone')
   options = dict(plain['data'])
   if options.get('path', None) == '':
-    raise ValueError('config.data.path is empty')
+    raise UserError('config.data.path is empty')
   data = datasets.load(options.pop('name'), plain['seed'], **options)
   if path:
     limits = dict(plain['model'].get('processor', {}))
@@ -163,9 +164,9 @@ def _data(plain, path, name):
   else:
     processor = data.processor
   if processor is None:
-    raise ValueError(
-        'a benchmark is planned for a checkpoint: give --model, or set '
-        'config.model.path to a folder with config.json'
+    raise UserError(
+      'a benchmark is planned for a checkpoint: give --model, or set '
+      'config.model.path to a folder with config.json'
     )
   return data, batching.Encoder(processor, plain['labels'])
 
@@ -177,9 +178,7 @@ def _drawn(parts, data, encoder, config) -> Rows:
     names = [n for s in part['splits'] for n in _splits(s, config.groups)]
     rows = [row for name in names for row in data.train[name]]
     drawn.append(batching.Part(rows, part['size'], part['questions']))
-  stream = batching.Stream(
-      drawn, encoder, seed=0, share=lambda rows: range(1)
-  )
+  stream = batching.Stream(drawn, encoder, seed=0, share=lambda rows: range(1))
   return shapes.of(stream(0))._replace(rows=stream.num_rows)
 
 
@@ -222,6 +221,6 @@ def _prompts(model, data, encoder, plain, length) -> Rows:
     return Rows(size, one * asked, room * asked)
   rows = [row for task in data.tasks.values() for row in task]
   longest = max(
-      len(processing.prompt_of(encoder.example(row)).tokens) for row in rows
+    len(processing.prompt_of(encoder.example(row)).tokens) for row in rows
   )
   return Rows(size, bucket(longest * asked), room * asked)

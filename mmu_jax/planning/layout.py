@@ -5,12 +5,13 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import AbstractMesh
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 import numpy as np
 
 from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
+from mmu_jax.errors import UserError
 from mmu_jax.models import Model
 
 
@@ -80,11 +81,11 @@ def parse(spec: str) -> AbstractMesh:
     name, _, size = (part.strip() for part in word.partition('='))
     known = name in sharding.AXES and name not in sizes
     if not known or not size.isdigit() or not int(size):
-      raise ValueError(
-          'the mesh of a plan is written like data=2,fsdp=4, each of the axes '
-          f'{", ".join(sharding.AXES)} at most once and with its size: a plan '
-          f'knows no devices that -1 could count; got {spec!r}. Give it with '
-          '--mesh.'
+      raise UserError(
+        'the mesh of a plan is written like data=2,fsdp=4, each of the axes '
+        f'{", ".join(sharding.AXES)} at most once and with its size: a plan '
+        f'knows no devices that -1 could count; got {spec!r}. Give it with '
+        '--mesh.'
       )
     sizes[name] = int(size)
   return mesh(**sizes)
@@ -110,8 +111,8 @@ def leaves(model: Model, on: AbstractMesh) -> Mapping[str, Leaf]:
     on: the mesh, as of ``mesh``.
   """
   return {
-      name: _leaf(name, x.shape, model, on)
-      for name, x in tree_lib.flatten(model.abstract_params).items()
+    name: _leaf(name, x.shape, model, on)
+    for name, x in tree_lib.flatten(model.abstract_params).items()
   }
 
 
@@ -134,8 +135,8 @@ def batch_bytes(tree: Any, on: AbstractMesh) -> int:
   """Returns the bytes on one device of a batch, its rows split."""
   parts = sharding.row_parts(on)
   return sum(
-      int(np.prod(x.shape)) * x.dtype.itemsize // parts
-      for x in jax.tree.leaves(tree)
+    int(np.prod(x.shape)) * x.dtype.itemsize // parts
+    for x in jax.tree.leaves(tree)
   )
 
 
@@ -147,9 +148,7 @@ def _leaf(name, shape, model, on) -> Leaf:
   words = name.split('/')
   at = next((i for i, w in enumerate(words) if w in tree_lib.STACKS), None)
   stack = '' if at is None else '/'.join(words[: at + 1])
-  return Leaf(
-      tuple(shape), parts.get('fsdp', 1), parts.get('tensor', 1), stack
-  )
+  return Leaf(tuple(shape), parts.get('fsdp', 1), parts.get('tensor', 1), stack)
 
 
 def _names(axis) -> tuple[str, ...]:

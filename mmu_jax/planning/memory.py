@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import AbstractMesh
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 
 from mmu_jax import masks
 from mmu_jax import sharding
@@ -103,14 +103,14 @@ class Need(NamedTuple):
 
 
 def of_turn(
-    model: Model,
-    turn: Turn,
-    rows: Rows,
-    setting: Setting,
-    options: Mapping[str, Any],
-    *,
-    mask: bool = False,
-    reference: bool = False,
+  model: Model,
+  turn: Turn,
+  rows: Rows,
+  setting: Setting,
+  options: Mapping[str, Any],
+  *,
+  mask: bool = False,
+  reference: bool = False,
 ) -> Need:
   """Returns what one turn needs.
 
@@ -163,17 +163,17 @@ def of_importance(model: Model, rows: Rows, setting: Setting) -> Need:
   own = layout.tree_bytes(model.abstract_params, model, setting.mesh)
   unread = _unread(model, rows, setting)
   held = {
-      'parameters': own - unread,
-      'parameters that see': unread,
-      'importances': 4 * own // _itemsize(model.abstract_params),
-      'batch': batch_bytes(model, rows, setting),
+    'parameters': own - unread,
+    'parameters that see': unread,
+    'importances': 4 * own // _itemsize(model.abstract_params),
+    'batch': batch_bytes(model, rows, setting),
   }
   phases = of_gradient(model, descend, rows, setting)
   return Need(held, phases, ('parameters that see',))
 
 
 def of_gradient(
-    model: Model, loss: LossFn, rows: Rows, setting: Setting
+  model: Model, loss: LossFn, rows: Rows, setting: Setting
 ) -> dict[str, dict[str, int]]:
   """Returns the phases of a loss's gradient: head and layers.
 
@@ -185,11 +185,11 @@ def of_gradient(
   """
   count = local_rows(rows, setting)
   trace = lambda remat: activations.kept(
-      model.config, loss, rows.length, rows.room, remat
+    model.config, loss, rows.length, rows.room, remat
   )
   kept = trace(model.config.remat)
   sizes = lambda values: sum(
-      kept_bytes(v, count, model, setting) for v in values
+    kept_bytes(v, count, model, setting) for v in values
   )
   activation = sizes(v for v in kept if v.kind != 'logits')
   logits = [v for v in kept if v.kind == 'logits']
@@ -201,22 +201,22 @@ def of_gradient(
   shared = sharding.row_parts(setting.mesh) > 1
   stays = head if setting.compiler.reduces_whole and shared else 0
   phases = {
-      'head': {
-          'activations': activation,
-          'logits': sizes(logits) + logits_bytes(model, rows, count, setting),
-          'weights at work': 2 * head,  # and its whole gradient
-      },
-      'layers': {
-          'activations': activation + in_flight,
-          'gradients': grads,
-          'weights at work': layer_weights(model, setting) + stays,
-      },
+    'head': {
+      'activations': activation,
+      'logits': sizes(logits) + logits_bytes(model, rows, count, setting),
+      'weights at work': 2 * head,  # and its whole gradient
+    },
+    'layers': {
+      'activations': activation + in_flight,
+      'gradients': grads,
+      'weights at work': layer_weights(model, setting) + stays,
+    },
   }
   if stays:
     phases['sum of the output layer'] = {
-        'activations': activation,
-        'gradients': grads,
-        'weights at work': 2 * head,
+      'activations': activation,
+      'gradients': grads,
+      'weights at work': 2 * head,
     }
   for items in phases.values():
     items['gradients'] = items.get('gradients', 0) + sums
@@ -231,9 +231,7 @@ def layer_weights(model: Model, setting: Setting) -> int:
     if leaf.stack and leaf.is_matrix:
       stacks.setdefault(leaf.stack, []).append(leaf.gathered)
   width = compute_itemsize(model, setting.compiler)
-  return max(
-      width * (sum(sizes) + max(sizes)) for sizes in stacks.values()
-  )
+  return max(width * (sum(sizes) + max(sizes)) for sizes in stacks.values())
 
 
 def output_layer(model: Model, setting: Setting) -> int:
@@ -263,16 +261,14 @@ def _in_flight(kept, every, count, model, setting) -> int:
   most = 0
   for depth in layers:
     of = lambda values: [
-        size(v) for v in values if v.kind == 'layers' and v.layers == depth
+      size(v) for v in values if v.kind == 'layers' and v.layers == depth
     ]
     again = max(sum(of(every)) - sum(of(kept)), 0)
     most = max(most, again + 2 * max(of(kept), default=0))
   return most
 
 
-def logits_bytes(
-    model: Model, rows: Rows, count: int, setting: Setting
-) -> int:
+def logits_bytes(model: Model, rows: Rows, count: int, setting: Setting) -> int:
   """Returns bytes of logits and their gradient, in the computation's dtype.
 
   Args:
@@ -291,7 +287,7 @@ def logits_bytes(
 
 
 def kept_bytes(
-    value: activations.Value, count: int, model: Model, setting: Setting
+  value: activations.Value, count: int, model: Model, setting: Setting
 ) -> int:
   """Returns bytes of a kept value on one device.
 
@@ -348,7 +344,7 @@ def batch_bytes(model: Model, rows: Rows, setting: Setting) -> int:
 def _packed(params):
   """The shapes of a packed mask."""
   return jax.eval_shape(
-      lambda p: masks.pack(jax.tree.map(lambda x: x > 0, p)), params
+    lambda p: masks.pack(jax.tree.map(lambda x: x > 0, p)), params
   )
 
 
@@ -357,9 +353,9 @@ def _unread(model, rows, setting) -> int:
   if rows.room:
     return 0
   unread = {
-      name: x
-      for name, x in tree_lib.flatten(model.abstract_params).items()
-      if tree_lib.component_of(name, model.components) != 'language'
+    name: x
+    for name, x in tree_lib.flatten(model.abstract_params).items()
+    if tree_lib.component_of(name, model.components) != 'language'
   }
   return layout.tree_bytes(unread, model, setting.mesh)
 

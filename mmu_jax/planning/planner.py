@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from mmu_jax import models
 from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
+from mmu_jax.errors import UserError
 from mmu_jax.models.layers import REMAT
 from mmu_jax.planning import chips
 from mmu_jax.planning import compiled
@@ -117,14 +118,14 @@ class Plan(NamedTuple):
 
 
 def plan(
-    config: Any,
-    *,
-    model: str = '',
-    mesh: str = '',
-    hbm: str = '',
-    chip: str = '',
-    length: int = 0,
-    compile_steps: bool = False,
+  config: Any,
+  *,
+  model: str = '',
+  mesh: str = '',
+  hbm: str = '',
+  chip: str = '',
+  length: int = 0,
+  compile_steps: bool = False,
 ) -> Plan:
   """Plans a job without weights, devices, and if need be data.
 
@@ -147,9 +148,7 @@ def plan(
     ValueError: if an option is none of these, or sizes are missing.
   """
   if chip and chip not in chips.CHIPS:
-    raise ValueError(
-        f'--chip is one of {", ".join(chips.CHIPS)}; got {chip!r}.'
-    )
+    raise UserError(f'--chip is one of {", ".join(chips.CHIPS)}; got {chip!r}.')
   job_lib.check_hardware(config)
   spec = mesh or ('data=1' if '-1' in config.mesh else config.mesh)
   on = layout.parse(spec)
@@ -169,28 +168,28 @@ def plan(
   checked = ()
   if compile_steps:
     checked = compiled.check(
-        config, model=model, mesh=spec, devices=on.size, length=length
+      config, model=model, mesh=spec, devices=on.size, length=length
     )
   billions = tree_lib.count(made.abstract_params) / 1e9
   name = model or config.model.get('path', '') or made.family
   return Plan(
-      model=f'{name} ({billions:.3g} B parameters, {made.config.dtype}, '
-      f'remat {made.config.remat}, {made.config.attention} attention)',
-      mesh=layout.line(on),
-      devices=on.size,
-      hbm=size,
-      chip=chip,
-      notes=(*found.notes, *remarks.of_job(jobs, made, setting, chip)),
-      stages=stages,
-      worst=worst,
-      policies=policies,
-      trained=trained,
-      smallest=smallest,
-      levers=tuple(search.levers(jobs, made, setting)),
-      steps=_steps(jobs, made, setting, chip),
-      scaling=points,
-      scaled_rows=each,
-      checked=tuple(checked),
+    model=f'{name} ({billions:.3g} B parameters, {made.config.dtype}, '
+    f'remat {made.config.remat}, {made.config.attention} attention)',
+    mesh=layout.line(on),
+    devices=on.size,
+    hbm=size,
+    chip=chip,
+    notes=(*found.notes, *remarks.of_job(jobs, made, setting, chip)),
+    stages=stages,
+    worst=worst,
+    policies=policies,
+    trained=trained,
+    smallest=smallest,
+    levers=tuple(search.levers(jobs, made, setting)),
+    steps=_steps(jobs, made, setting, chip),
+    scaling=points,
+    scaled_rows=each,
+    checked=tuple(checked),
   )
 
 
@@ -206,9 +205,9 @@ def parse_size(text: str) -> int:
   """
   found = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*', text)
   if not found or found[2].lower() not in BYTES or not float(found[1]):
-    raise ValueError(
-        'memory is written as a number and one of '
-        f'{", ".join(UNITS)}, like 16GiB; got {text!r}.'
+    raise UserError(
+      'memory is written as a number and one of '
+      f'{", ".join(UNITS)}, like 16GiB; got {text!r}.'
     )
   return int(float(found[1]) * BYTES[found[2].lower()])
 
@@ -218,9 +217,13 @@ def _stage(program: Program, model, setting) -> Stage:
   rows, micro = program.rows, remarks.parts(program, setting)
   total = sharding.row_count(rows.rows, setting.mesh, micro)
   return Stage(
-      program.stage, program.step, rows.rows, rows.length, total - rows.rows,
-      programs_lib.need(program, model, setting),
-  )  # fmt: skip
+    program.stage,
+    program.step,
+    rows.rows,
+    rows.length,
+    total - rows.rows,
+    programs_lib.need(program, model, setting),
+  )
 
 
 def _scaling(jobs: Sequence[Program], model, setting, chip):
@@ -231,7 +234,7 @@ def _scaling(jobs: Sequence[Program], model, setting, chip):
   micro = setting.micro_batches
   each = first.rows._replace(rows=local_rows(first.rows, setting) * micro)
   points = scaling.points(
-      model, first.turn, each, chips.CHIPS[chip], micro_batches=micro
+    model, first.turn, each, chips.CHIPS[chip], micro_batches=micro
   )
   return tuple(points), each
 
@@ -245,8 +248,8 @@ def _policies(jobs: Sequence[Program], model, setting):
     made = models.build(dataclasses.replace(model.config, remat=remat))
     needs = [programs_lib.need(p, made, setting) for p in chosen]
     sizes = tuple(
-        max(items.get('activations', 0) for items in n.phases.values())
-        for n in needs
+      max(items.get('activations', 0) for items in n.phases.values())
+      for n in needs
     )
     found[remat] = sizes, search.worst(jobs, made, setting)
   return tuple(f'{p.stage} {p.step}' for p in chosen), found
@@ -263,7 +266,7 @@ def _steps(jobs, model, setting, chip) -> tuple[Step, ...]:
     if chip:
       times = traffic_lib.times(moved, chips.CHIPS[chip], setting.mesh)
     counted = flops.of_loss(
-        model.config, p.turn.loss, p.rows.length, p.rows.room
+      model.config, p.turn.loss, p.rows.length, p.rows.room
     )
     found.append(Step(p.stage, p.step, counted, moved, times))
   return tuple(found)

@@ -88,13 +88,13 @@ def need(program: Program, model: Model, setting: Setting) -> Need:
   """
   if program.turn is not None:
     return memory.of_turn(
-        model,
-        program.turn,
-        program.rows,
-        setting,
-        program.options,
-        mask=program.mask,
-        reference=program.reference,
+      model,
+      program.turn,
+      program.rows,
+      setting,
+      program.options,
+      mask=program.mask,
+      reference=program.reference,
     )
   if program.stage == 'importance':
     return memory.of_importance(model, program.rows, setting)
@@ -105,9 +105,7 @@ def need(program: Program, model: Model, setting: Setting) -> Need:
 
 def _trained(stage, turn, rows, spec) -> Program:
   """A step of base or vanilla."""
-  return Program(
-      stage, turn.split, rows, turn, _options(spec.optimizer)
-  )
+  return Program(stage, turn.split, rows, turn, _options(spec.optimizer))
 
 
 def _unlearning(name, run, config, inputs) -> list[Program]:
@@ -115,25 +113,26 @@ def _unlearning(name, run, config, inputs) -> list[Program]:
   turns = methods.make(run.method, **run.options)
   reference = any(turn.needs_reference for turn in turns)
   streams = {
-      'forget': config.streams.forget, 'retain': config.streams[run.retain]
-  }  # fmt: skip
+    'forget': config.streams.forget,
+    'retain': config.streams[run.retain],
+  }
   return [
-      Program(
-          name,
-          turn.split,
-          inputs.rows(streams[turn.split]),
-          turn,
-          _options(config.optimizer),
-          bool(run.mask),
-          reference,
-      )
-      for turn in turns
+    Program(
+      name,
+      turn.split,
+      inputs.rows(streams[turn.split]),
+      turn,
+      _options(config.optimizer),
+      bool(run.mask),
+      reference,
+    )
+    for turn in turns
   ]
 
 
 def _options(optimizer) -> dict[str, Any]:
   """The options of an optimizer, hashable."""
   return {
-      k: tuple(v) if isinstance(v, list) else v
-      for k, v in optimizer.to_dict().items()
+    k: tuple(v) if isinstance(v, list) else v
+    for k, v in optimizer.to_dict().items()
   }

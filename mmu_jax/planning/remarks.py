@@ -10,14 +10,14 @@ from mmu_jax.planning.memory import Setting
 from mmu_jax.planning.programs import Program
 
 PREALLOCATED = (
-    'JAX takes 75 % of the memory of a GPU at its start, unless '
-    'XLA_CLIENT_MEM_FRACTION (or its old name, XLA_PYTHON_CLIENT_MEM_FRACTION) '
-    'says otherwise; the launchers set 0.95.'
+  'JAX takes 75 % of the memory of a GPU at its start, unless '
+  'XLA_CLIENT_MEM_FRACTION (or its old name, XLA_PYTHON_CLIENT_MEM_FRACTION) '
+  'says otherwise; the launchers set 0.95.'
 )
 
 
 def of_job(
-    found: Sequence[Program], model: Model, setting: Setting, chip: str
+  found: Sequence[Program], model: Model, setting: Setting, chip: str
 ) -> list[str]:
   """Returns what to know of a mesh, a sentence each.
 
@@ -30,13 +30,13 @@ def of_job(
   on = setting.mesh
   said = []
   for rows, micro in sorted(
-      {(p.rows.rows, parts(p, setting)) for p in found if p.rows.rows}
+    {(p.rows.rows, parts(p, setting)) for p in found if p.rows.rows}
   ):
     said += padding(rows, setting._replace(micro_batches=micro))
   if on.shape['tensor'] > 1 and not _splits(model, setting):
     said.append(
-        f"tensor={on.shape['tensor']} divides no layer of this model: its "
-        'devices compute the same.'
+      f'tensor={on.shape["tensor"]} divides no layer of this model: its '
+      'devices compute the same.'
     )
   if chip and chips.CHIPS[chip].domain:
     said.append(PREALLOCATED)

@@ -10,8 +10,8 @@ from mmu_jax.planning.scaling import Point
 from mmu_jax.planning.writing import add
 from mmu_jax.planning.writing import filled
 from mmu_jax.planning.writing import fits
-from mmu_jax.planning.writing import gib
 from mmu_jax.planning.writing import GIB
+from mmu_jax.planning.writing import gib
 from mmu_jax.planning.writing import hundredths
 from mmu_jax.planning.writing import number
 from mmu_jax.planning.writing import short
@@ -20,34 +20,34 @@ from mmu_jax.planning.writing import table
 BOUND = {'compute': 'compute', 'communication': 'move', 'equal': 'about equal'}
 # Columns of the table of stages: title -> items of a need.
 COLUMNS = {
-    'param': ('parameters', 'parameters that see'),
-    'momt.': ('moments',),
-    'imp.': ('importances',),
-    'mask': ('mask', 'ties and mask'),
-    'ref.': ('reference',),
-    'grads': ('gradients',),
-    'act.': ('activations', 'cache'),
-    'work': ('batch', 'logits', 'weights at work', 'one leaf at work'),
+  'param': ('parameters', 'parameters that see'),
+  'momt.': ('moments',),
+  'imp.': ('importances',),
+  'mask': ('mask', 'ties and mask'),
+  'ref.': ('reference',),
+  'grads': ('gradients',),
+  'act.': ('activations', 'cache'),
+  'work': ('batch', 'logits', 'weights at work', 'one leaf at work'),
 }
 LEGEND = (
-    '{} on each device, in the phase that needs most. param, momt. (moments), '
-    'imp. (importances), mask, ref. (reference): held, exact. grads: '
-    'gradients, and updates made of them. act.: what backward keeps and one '
-    'layer at work; of evaluation the cache. work: the batch, logits, gathered '
-    'weights. fits: tight above 90 %, as estimates are good to 10 %.'
+  '{} on each device, in the phase that needs most. param, momt. (moments), '
+  'imp. (importances), mask, ref. (reference): held, exact. grads: '
+  'gradients, and updates made of them. act.: what backward keeps and one '
+  'layer at work; of evaluation the cache. work: the batch, logits, gathered '
+  'weights. fits: tight above 90 %, as estimates are good to 10 %.'
 )
 MOVED = (
-    'forw., back, again: TFLOP, the last of what remat computes twice. gath., '
-    'scat., sum, tens.: {} that all-gather, reduce-scatter and all-reduce '
-    '(over data, and within layers) move. fl/B: operations for each byte '
-    'moved.'
+  'forw., back, again: TFLOP, the last of what remat computes twice. gath., '
+  'scat., sum, tens.: {} that all-gather, reduce-scatter and all-reduce '
+  '(over data, and within layers) move. fl/B: operations for each byte '
+  'moved.'
 )
 TIMED = ' comp., move: seconds on {} at its best, if nothing else counted.'
 CHECKED = (
-    'Peak: arguments + outputs - aliased + temporaries. XLA is that of '
-    'simulated devices, which computes bfloat16 in float32 and sums whole '
-    'gradients; the estimates beside it are for that, those above for '
-    'accelerators.'
+  'Peak: arguments + outputs - aliased + temporaries. XLA is that of '
+  'simulated devices, which computes bfloat16 in float32 and sums whole '
+  'gradients; the estimates beside it are for that, those above for '
+  'accelerators.'
 )
 
 
@@ -98,22 +98,34 @@ def scaling_table(title: str, points: Sequence[Point]) -> Any:
     points: from ``scaling.points``.
   """
   made = table(
-      title,
-      ('mesh',),
-      (
-          'rows', 'TFLOP', 'gath.', 'scat.', 'sum', 'fl/B', 'comp.', 'move',
-          'bound by',
-      ),
-  )  # fmt: skip
+    title,
+    ('mesh',),
+    (
+      'rows',
+      'TFLOP',
+      'gath.',
+      'scat.',
+      'sum',
+      'fl/B',
+      'comp.',
+      'move',
+      'bound by',
+    ),
+  )
   for p in points:
     t = p.traffic
     gathered = t.gather_forward + t.gather_backward
     add(
-        made, p.mesh, f'{p.rows:,}', number(t.flops / 1e12),
-        *(number(n / GIB) for n in (gathered, t.scatter, t.sums)),
-        f'{t.intensity:,.0f}', number(p.times.compute), number(p.times.move),
-        BOUND[p.times.bound],
-    )  # fmt: skip
+      made,
+      p.mesh,
+      f'{p.rows:,}',
+      number(t.flops / 1e12),
+      *(number(n / GIB) for n in (gathered, t.scatter, t.sums)),
+      f'{t.intensity:,.0f}',
+      number(p.times.compute),
+      number(p.times.move),
+      BOUND[p.times.bound],
+    )
   return made
 
 
@@ -134,14 +146,14 @@ def scaled(plan: Plan) -> list[Any]:
   each = plan.scaled_rows
   many = 'row' if each.rows == 1 else 'rows'
   title = (
-      f'{plan.steps[0].name} on more devices, with fsdp alone: {each.rows} '
-      f'{many} of {each.length:,} tokens a device; GiB and seconds'
+    f'{plan.steps[0].name} on more devices, with fsdp alone: {each.rows} '
+    f'{many} of {each.length:,} tokens a device; GiB and seconds'
   )
   least = scaling.least_tokens(plan.scaling[-1], each)
   said = (
-      f'{crossing(plan.scaling)} On {plan.scaling[-1].devices:,}, computing '
-      f'takes as long as moving with {least:,.0f} tokens a device; there are '
-      f'{each.rows * each.length:,}.'
+    f'{crossing(plan.scaling)} On {plan.scaling[-1].devices:,}, computing '
+    f'takes as long as moving with {least:,.0f} tokens a device; there are '
+    f'{each.rows * each.length:,}.'
   )
   return [scaling_table(title, plan.scaling), '', said]
 
@@ -154,8 +166,8 @@ def _stages(plan: Plan) -> Any:
   for stage in plan.stages:
     items = _items(stage)
     cells = tuple(
-        write(sum(items.get(name, 0) for name in names))
-        for names in COLUMNS.values()
+      write(sum(items.get(name, 0) for name in names))
+      for names in COLUMNS.values()
     )
     key = (write(stage.need.peak), fits(stage.need.peak, plan.hbm), cells)
     peaks[key] = max(peaks.get(key, 0), stage.need.peak)
@@ -187,8 +199,8 @@ def _batches(plan: Plan) -> Any:
       key = (stage.rows, stage.length, stage.padding)
       groups.setdefault(key, []).append(f'{stage.name} {stage.step}')
   cells = [
-      (f'{rows:,}', f'{length:,}', f'{padding:,}' if padding else '')
-      for rows, length, padding in groups
+    (f'{rows:,}', f'{length:,}', f'{padding:,}' if padding else '')
+    for rows, length, padding in groups
   ]
   titles, cells = filled(('rows', 'tokens a row', 'rows of padding'), cells)
   made = table('batches', ('step',), titles)
@@ -222,17 +234,17 @@ def _verdict(plan: Plan) -> str:
   if not plan.hbm:
     return text + ' Give --hbm to see what fits.'
   answer = {
-      'yes': 'The job fits.',
-      'tight': 'The job fits, with less than 10 % to spare.',
-      'no': 'The job does not fit.',
+    'yes': 'The job fits.',
+    'tight': 'The job fits, with less than 10 % to spare.',
+    'no': 'The job does not fit.',
   }[fits(worst.peak, plan.hbm)]
   if plan.smallest is None:
     return f'{text} {answer}'
   where = (
-      'The smallest mesh that fits it as it is, with 10 % to spare: '
-      f'{plan.smallest}.'
-      if plan.smallest
-      else 'No mesh of up to 1,024 devices fits it as it is with 10 % to spare.'
+    'The smallest mesh that fits it as it is, with 10 % to spare: '
+    f'{plan.smallest}.'
+    if plan.smallest
+    else 'No mesh of up to 1,024 devices fits it as it is with 10 % to spare.'
   )
   return f'{text} {answer} {where}'
 
@@ -242,15 +254,18 @@ def _levers(plan: Plan) -> Any:
   write = _writer(plan)
   fit = ['fits'] if plan.hbm else []
   made = table(
-      'levers on this mesh', ('set', 'then peaks'), (unit(plan)[0], *fit)
+    'levers on this mesh', ('set', 'then peaks'), (unit(plan)[0], *fit)
   )
   for lever in plan.levers:
     judged = [fits(lever.worst.peak, plan.hbm)] if plan.hbm else []
     note = f' ({lever.note})' if lever.note else ''
     add(
-        made, lever.name + note, f'{lever.worst.stage} {lever.worst.step}',
-        write(lever.worst.peak), *judged,
-    )  # fmt: skip
+      made,
+      lever.name + note,
+      f'{lever.worst.stage} {lever.worst.step}',
+      write(lever.worst.peak),
+      *judged,
+    )
   return made
 
 
@@ -295,16 +310,21 @@ def _without(row: Sequence[str], at: int) -> list[str]:
 def _checked(plan: Plan) -> Any:
   """Estimates beside what XLA says, in MiB: small models are small."""
   made = table(
-      'compiled for simulated devices, MiB a device: estimated, and of XLA',
-      ('step',),
-      ('args', 'XLA', 'temp.', 'XLA', 'peak', 'XLA', 'error'),
-  )  # fmt: skip
+    'compiled for simulated devices, MiB a device: estimated, and of XLA',
+    ('step',),
+    ('args', 'XLA', 'temp.', 'XLA', 'peak', 'XLA', 'error'),
+  )
   mib = lambda size: number(size / 2**20)
   for c in plan.checked:
     add(
-        made, f'{c.name} {c.step}', mib(c.arguments), mib(c.memory.arguments),
-        mib(c.temporaries), mib(c.memory.temporaries),
-        mib(c.arguments + c.temporaries), mib(c.memory.peak),
-        f'{c.error:+.1%}',
-    )  # fmt: skip
+      made,
+      f'{c.name} {c.step}',
+      mib(c.arguments),
+      mib(c.memory.arguments),
+      mib(c.temporaries),
+      mib(c.memory.temporaries),
+      mib(c.arguments + c.temporaries),
+      mib(c.memory.peak),
+      f'{c.error:+.1%}',
+    )
   return made

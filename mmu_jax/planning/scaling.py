@@ -35,14 +35,14 @@ class Point(NamedTuple):
 
 
 def points(
-    model: Model,
-    turn: Turn,
-    rows: Rows,
-    chip: chips.Chip,
-    *,
-    weak: bool = True,
-    copies: bool = False,
-    micro_batches: int = 1,
+  model: Model,
+  turn: Turn,
+  rows: Rows,
+  chip: chips.Chip,
+  *,
+  weak: bool = True,
+  copies: bool = False,
+  micro_batches: int = 1,
 ) -> list[Point]:
   """Returns a step on 8 to 1,024 devices.
 
@@ -86,7 +86,7 @@ def least_tokens(point: Point, rows: Rows) -> float:
 
 
 def _point(
-    model: Model, turn: Turn, rows: Rows, chip: chips.Chip, setting: Setting
+  model: Model, turn: Turn, rows: Rows, chip: chips.Chip, setting: Setting
 ) -> Point:
   """A step on one mesh."""
   on = setting.mesh

@@ -48,9 +48,7 @@ class Lever(NamedTuple):
   note: str = ''
 
 
-def worst(
-    found: Sequence[Program], model: Model, setting: Setting
-) -> Worst:
+def worst(found: Sequence[Program], model: Model, setting: Setting) -> Worst:
   """Returns the program that needs most, and how much.
 
   Args:
@@ -64,7 +62,7 @@ def worst(
 
 
 def smallest_mesh(
-    found: Sequence[Program], model: Model, setting: Setting, hbm: int
+  found: Sequence[Program], model: Model, setting: Setting, hbm: int
 ) -> AbstractMesh | None:
   """Returns the mesh of fewest devices on which every program fits.
 
@@ -86,7 +84,7 @@ def smallest_mesh(
 
 
 def levers(
-    found: Sequence[Program], model: Model, setting: Setting
+  found: Sequence[Program], model: Model, setting: Setting
 ) -> list[Lever]:
   """Returns the levers that lower the peak, and all of those together.
 
@@ -106,11 +104,9 @@ def levers(
     if changed is not model:
       made = changed  # the strongest comes last
     else:
-      everything = everything._replace(**{
-          k: v
-          for k, v in where._asdict().items()
-          if v != getattr(setting, k)
-      })
+      everything = everything._replace(
+        **{k: v for k, v in where._asdict().items() if v != getattr(setting, k)}
+      )
   if len(kinds) > 1:
     then = worst(found, made, everything)
     note = _padded(found, setting, everything)
@@ -119,7 +115,7 @@ def levers(
 
 
 def _tried(
-    found: Sequence[Program], model: Model, setting: Setting
+  found: Sequence[Program], model: Model, setting: Setting
 ) -> Iterator[tuple[str, Model, Setting]]:
   """What could be set, and the model and setting that it makes."""
   for remat in list(REMAT)[list(REMAT).index(model.config.remat) + 1 :]:
@@ -138,9 +134,9 @@ def _padded(found: Sequence[Program], now: Setting, then: Setting) -> str:
   sizes = sorted({p.rows.rows for p in found if p.trains})
   count = lambda n, on: sharding.row_count(n, on.mesh, on.micro_batches)
   grown = [
-      f'{n} rows are computed as {count(n, then)}'
-      for n in sizes
-      if count(n, then) > count(n, now)
+    f'{n} rows are computed as {count(n, then)}'
+    for n in sizes
+    if count(n, then) > count(n, now)
   ]
   return '; '.join(grown)
 

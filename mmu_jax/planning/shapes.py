@@ -55,22 +55,26 @@ def batch(model: Model, rows: Rows) -> Batch:
   ints = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
   floats = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
   made = {
-      name: ints(*flat)
-      for name in (
-          'tokens', 'positions', 'documents', 'branches', 'image_slots',
-          'targets',
-      )
-  } | {'weights': floats(*flat)}  # fmt: skip
+    name: ints(*flat)
+    for name in (
+      'tokens',
+      'positions',
+      'documents',
+      'branches',
+      'image_slots',
+      'targets',
+    )
+  } | {'weights': floats(*flat)}
   vision = model.config.vision_config
   if isinstance(model.config, LlavaConfig):
     size = vision.image_size
     pixels = floats(rows.rows, rows.room, 3, size, size)
     return made | {'pixel_values': pixels}
   return made | {
-      'positions': ints(*flat, 3),
-      'pixel_values': floats(rows.rows, rows.room, vision.patch_dim),
-      'patch_images': ints(rows.rows, rows.room),
-      'patch_positions': ints(rows.rows, rows.room, 2),
+    'positions': ints(*flat, 3),
+    'pixel_values': floats(rows.rows, rows.room, vision.patch_dim),
+    'patch_images': ints(rows.rows, rows.room),
+    'patch_positions': ints(rows.rows, rows.room, 2),
   }
 
 
@@ -83,5 +87,5 @@ def of(made: Batch) -> Rows:
 def num_bytes(tree: Any) -> int:
   """Returns the bytes of a tree of arrays or shapes, on no mesh."""
   return sum(
-      int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
   )

@@ -16,8 +16,8 @@ left out: the logits' maxima and sums, losses, the tokens of the embedding.
 
 from typing import Any, NamedTuple
 
-from jax.sharding import AbstractMesh
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 
 from mmu_jax import tree as tree_lib
 from mmu_jax.methods import Turn
@@ -26,8 +26,8 @@ from mmu_jax.planning import activations
 from mmu_jax.planning import chips
 from mmu_jax.planning import flops as flops_lib
 from mmu_jax.planning import layout
-from mmu_jax.planning.memory import Setting
 from mmu_jax.planning.memory import local_rows
+from mmu_jax.planning.memory import Setting
 from mmu_jax.planning.shapes import Rows
 
 EQUAL = 0.1  # times that differ by less are not told apart
@@ -82,9 +82,7 @@ class Times(NamedTuple):
     return 'communication' if self.move > self.compute else 'compute'
 
 
-def of_turn(
-    model: Model, turn: Turn, rows: Rows, setting: Setting
-) -> Traffic:
+def of_turn(model: Model, turn: Turn, rows: Rows, setting: Setting) -> Traffic:
   """Returns what a turn moves and computes on one device.
 
   Args:
@@ -110,12 +108,12 @@ def of_turn(
   found = flops_lib.of_loss(model.config, turn.loss, rows.length, rows.room)
   count = local_rows(rows, setting) * micro
   return Traffic(
-      gather_forward=split * micro * passes,
-      gather_backward=split * micro * backward,
-      scatter=split * micro * backward,
-      sums=sums * micro * backward,
-      tensor=_tensor(model, rows, count, on) * backward,
-      flops=found.total * backward * count * _computed(model, on),
+    gather_forward=split * micro * passes,
+    gather_backward=split * micro * backward,
+    scatter=split * micro * backward,
+    sums=sums * micro * backward,
+    tensor=_tensor(model, rows, count, on) * backward,
+    flops=found.total * backward * count * _computed(model, on),
   )
 
 
@@ -169,11 +167,13 @@ def _tensor(model: Model, rows: Rows, count: int, on: AbstractMesh) -> float:
 def _halves(model: Model, on: AbstractMesh, sees: bool) -> int:
   """How many of the two halves of a layer, attention and MLP, are split."""
   halves = {
-      name.removeprefix(leaf.stack).split('/')[1]
-      for name, leaf in layout.leaves(model, on).items()
-      if leaf.stack and leaf.is_matrix and leaf.tensor > 1
-      and sees == (tree_lib.component_of(name, model.components) == 'vision')
-  }  # fmt: skip
+    name.removeprefix(leaf.stack).split('/')[1]
+    for name, leaf in layout.leaves(model, on).items()
+    if leaf.stack
+    and leaf.is_matrix
+    and leaf.tensor > 1
+    and sees == (tree_lib.component_of(name, model.components) == 'vision')
+  }
   return len(halves)
 
 

@@ -65,7 +65,7 @@ def short(names: list[str]) -> str:
     stage, _, step = name.partition(' ')
     steps.setdefault(stage, []).append(step)
   return '; '.join(
-      f'{stage} {", ".join(found)}'.strip() for stage, found in steps.items()
+    f'{stage} {", ".join(found)}'.strip() for stage, found in steps.items()
   )
 
 
@@ -81,9 +81,13 @@ def table(title: str, left: Iterable[str], right: Iterable[str]) -> Any:
   from rich import table as rich_table
 
   made = rich_table.Table(
-      title=title or None, box=box.SIMPLE_HEAD, padding=0, show_edge=False,
-      title_justify='left', title_style='bold',
-  )  # fmt: skip
+    title=title or None,
+    box=box.SIMPLE_HEAD,
+    padding=0,
+    show_edge=False,
+    title_justify='left',
+    title_style='bold',
+  )
   for name in left:
     made.add_column(name, overflow='fold', min_width=12)
   for name in right:
@@ -101,7 +105,7 @@ def add(made: Any, *cells: str, bold: bool = False) -> None:
 
 
 def filled(
-    titles: Iterable[str], rows: list[tuple[str, ...]]
+  titles: Iterable[str], rows: list[tuple[str, ...]]
 ) -> tuple[list[str], list[list[str]]]:
   """Returns columns without those that are empty in every row.
 

@@ -26,13 +26,13 @@ from mmu_jax.stages.training import train
 from mmu_jax.stages.tuning import tune
 
 __all__ = [
-    'evaluate',
-    'find_earlier',
-    'make',
-    'open_job',
-    'pipeline',
-    'report',
-    'saliency',
-    'train',
-    'tune',
+  'evaluate',
+  'find_earlier',
+  'make',
+  'open_job',
+  'pipeline',
+  'report',
+  'saliency',
+  'train',
+  'tune',
 ]

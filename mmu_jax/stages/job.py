@@ -14,16 +14,18 @@ from mmu_jax import checkpoint
 from mmu_jax import distributed
 from mmu_jax import methods
 from mmu_jax import micro_batches
-from mmu_jax import progress
 from mmu_jax import sharding
 from mmu_jax import workdir as workdir_lib
-from mmu_jax.data import batching
 from mmu_jax.data import datasets
-from mmu_jax.data import processors
-from mmu_jax.evaluation import chat
-from mmu_jax.models import checkpoints
+from mmu_jax.data.batches import batching
+from mmu_jax.data.encoding import processors
+from mmu_jax.distributed import progress
+from mmu_jax.errors import MissingError
+from mmu_jax.errors import UserError
+from mmu_jax.evaluation.scoring import endpoint as chat
 from mmu_jax.models import from_options
 from mmu_jax.models import Model
+from mmu_jax.models.hub import loading as checkpoints
 from mmu_jax.training import loop
 from mmu_jax.typing import Params
 
@@ -69,7 +71,7 @@ class Job(NamedTuple):
 
 
 def open_job(
-    config: Config, workdir: Folder, *, validation: bool = False
+  config: Config, workdir: Folder, *, validation: bool = False
 ) -> Job:
   """Checks a config, loads its data and model, and claims the workdir.
 
@@ -92,12 +94,12 @@ def open_job(
   folder = pathlib.Path(workdir)
   plain = config.to_dict()
   data, encoder, scorer, model = _load(
-      json.dumps({k: plain[k] for k in WORLD}, sort_keys=True)
+    json.dumps({k: plain[k] for k in WORLD}, sort_keys=True)
   )
   world = {k: plain[k] for k in WORLD}
   # A job that ran out of memory may go on with other ways to compute the same.
   world['model'] = {
-      k: v for k, v in world['model'].items() if k not in ('attention', 'remat')
+    k: v for k, v in world['model'].items() if k not in ('attention', 'remat')
   }
   workdir_lib.claim(folder, world, 'world.json')
   distributed.first(_describe_once, config, folder, mesh)
@@ -111,32 +113,32 @@ def open_job(
 def check_hardware(config: Config) -> None:
   """Raises ValueError unless these are known ways to save memory."""
   if config.saliency.keep not in KEEP:
-    raise ValueError(
-        f'config.saliency.keep is one of {", ".join(KEEP)}; got '
-        f'{config.saliency.keep!r}.'
+    raise UserError(
+      f'config.saliency.keep is one of {", ".join(KEEP)}; got '
+      f'{config.saliency.keep!r}.'
     )
   unknown = sorted(set(config.offload) - set(OFFLOAD))
   if unknown or config.micro_batches < 1:
-    raise ValueError(
-        f'config.offload may hold {", ".join(OFFLOAD)}, and '
-        f'config.micro_batches is at least 1; got {tuple(config.offload)} and '
-        f'{config.micro_batches}.'
+    raise UserError(
+      f'config.offload may hold {", ".join(OFFLOAD)}, and '
+      f'config.micro_batches is at least 1; got {tuple(config.offload)} and '
+      f'{config.micro_batches}.'
     )
   kept = config.checkpoints
   if kept.keep_last < 1 or min(kept.keep_every, kept.importance_every) < 0:
-    raise ValueError(
-        'config.checkpoints needs keep_last >= 1, and keep_every and '
-        f'importance_every >= 0 (0: none); got {kept.to_dict()}.'
+    raise UserError(
+      'config.checkpoints needs keep_last >= 1, and keep_every and '
+      f'importance_every >= 0 (0: none); got {kept.to_dict()}.'
     )
 
 
 def describe(
-    config: Config, folder: pathlib.Path, mesh: jax.sharding.Mesh
+  config: Config, folder: pathlib.Path, mesh: jax.sharding.Mesh
 ) -> None:
   """Writes what the results of a workdir were made with."""
   workdir_lib.write_json(folder / workdir_lib.CONFIG, config.to_dict())
   workdir_lib.write_json(
-      folder / 'manifest.json', workdir_lib.manifest(config.seed, mesh)
+    folder / 'manifest.json', workdir_lib.manifest(config.seed, mesh)
   )
 
 
@@ -160,9 +162,7 @@ def _load(text: str) -> tuple[Any, ...]:
     model = _open_checkpoint(path, sizes)
   else:
     processor = _own_processor(data)
-    model = from_options(
-        sizes.pop('name'), len(processor.tokenizer), **sizes
-    )
+    model = from_options(sizes.pop('name'), len(processor.tokenizer), **sizes)
   checkpoints.check_processor(model, processor)
   encoder = batching.Encoder(processor, config['labels'])
   scorer = batching.Encoder(processor)
@@ -172,35 +172,35 @@ def _load(text: str) -> tuple[Any, ...]:
 def _own_processor(data: datasets.Dataset) -> processors.Processor:
   """The processor of a dataset, where the model is no checkpoint."""
   if data.processor is None:
-    raise ValueError(
-        'a benchmark is encoded with the processor of a checkpoint, and there '
-        'is none. Set config.model.path to the folder of one; to try the '
-        "config with a small model, set config.data.processor to 'small'."
+    raise UserError(
+      'a benchmark is encoded with the processor of a checkpoint, and there '
+      'is none. Set config.model.path to the folder of one; to try the '
+      "config with a small model, set config.data.processor to 'small'."
     )
   return data.processor
 
 
 def _open_processor(
-    path: str,
-    max_pixels: int = 0,
-    min_pixels: int = 0,
-    own_tokenizer: bool = False,
+  path: str,
+  max_pixels: int = 0,
+  min_pixels: int = 0,
+  own_tokenizer: bool = False,
 ) -> processors.Processor:
   """The processor of a checkpoint, as the config wants it."""
   return processors.load(
-      path,
-      raw_tokenizer=not own_tokenizer,
-      min_pixels=min_pixels or None,
-      max_pixels=max_pixels or None,
+    path,
+    raw_tokenizer=not own_tokenizer,
+    min_pixels=min_pixels or None,
+    max_pixels=max_pixels or None,
   )
 
 
 def _open_checkpoint(path: str, options: dict[str, Any]) -> Model:
   """The model of a checkpoint, without its parameters."""
   computation = {
-      name: options[name]
-      for name in ('dtype', 'attention', 'remat')
-      if name in options
+    name: options[name]
+    for name in ('dtype', 'attention', 'remat')
+    if name in options
   }
   model, _, _ = checkpoints.describe(path, **computation)
   return dataclasses.replace(model, source=pathlib.Path(path))
@@ -220,32 +220,32 @@ def run_settings(config: Config, name: str) -> Config:
       method and mask do not go together.
   """
   if name not in config.runs:
-    raise ValueError(
-        f'unknown run {name!r}; the config has {", ".join(MODELS)} and '
-        f'{", ".join(config.runs)}.'
+    raise UserError(
+      f'unknown run {name!r}; the config has {", ".join(MODELS)} and '
+      f'{", ".join(config.runs)}.'
     )
   run = config.runs[name]
   turns = methods.make(run.method, **run.options)
   if run.mask and run.mask not in MASKS:
-    raise ValueError(
-        f'run {name!r} has mask {run.mask!r}; known: {", ".join(MASKS)}, or '
-        "'' for none."
+    raise UserError(
+      f'run {name!r} has mask {run.mask!r}; known: {", ".join(MASKS)}, or '
+      "'' for none."
     )
   for turn in turns:
     micro_batches.check(
-        turn.measure,
-        config.micro_batches,
-        f'the loss of the turn on {turn.split!r} of run {name!r}',
+      turn.measure,
+      config.micro_batches,
+      f'the loss of the turn on {turn.split!r} of run {name!r}',
     )
   if any(turn.masked for turn in turns) != bool(run.mask):
-    raise ValueError(
-        f'run {name!r} has method {run.method!r} and mask {run.mask!r}: a '
-        "method with masked turns needs a mask, one without has mask ''."
+    raise UserError(
+      f'run {name!r} has method {run.method!r} and mask {run.mask!r}: a '
+      "method with masked turns needs a mask, one without has mask ''."
     )
   if run.retain not in config.unlearn.streams:
-    raise ValueError(
-        f'run {name!r} has the retain stream {run.retain!r}; the config has '
-        f'{", ".join(config.unlearn.streams)}.'
+    raise UserError(
+      f'run {name!r} has the retain stream {run.retain!r}; the config has '
+      f'{", ".join(config.unlearn.streams)}.'
     )
   return run
 
@@ -259,12 +259,12 @@ def find_earlier(workdir: Folder, command: str, run: str = '') -> str:
     run: of 'train'.
   """
   made = {
-      'pipeline': workdir_lib.CONFIG,
-      'train': run if run in MODELS else f'unlearned/{run}',
-      'saliency': 'mask',
-      'evaluate': 'predictions',
-      'report': 'report.html',
-      'tune': 'tuning',
+    'pipeline': workdir_lib.CONFIG,
+    'train': run if run in MODELS else f'unlearned/{run}',
+    'saliency': 'mask',
+    'evaluate': 'predictions',
+    'report': 'report.html',
+    'tune': 'tuning',
   }
   path = pathlib.Path(workdir) / made[command]
   return str(path) if distributed.first(path.exists) else ''
@@ -285,10 +285,10 @@ def final_folder(job: Job, name: str) -> pathlib.Path:
   """
   folder = run_folder(job, name) / loop.FINAL
   if checkpoint.latest_step(folder) is None:
-    raise FileNotFoundError(
-        f'the model {name!r} is needed, and {folder} does not hold it. Train '
-        f'it first: mmu train --run={name} (same --config and --workdir), or '
-        'mmu pipeline for everything.'
+    raise MissingError(
+      f'the model {name!r} is needed, and {folder} does not hold it. Train '
+      f'it first: mmu train --run={name} (same --config and --workdir), or '
+      'mmu pipeline for everything.'
     )
   return folder
 

@@ -10,18 +10,19 @@ import jax
 
 from mmu_jax import checkpoint
 from mmu_jax import distributed
-from mmu_jax import log_ratio
 from mmu_jax import masks as masks_lib
 from mmu_jax import methods
-from mmu_jax import preemption
-from mmu_jax import progress
-from mmu_jax import restriction
 from mmu_jax import saliency as saliency_lib
 from mmu_jax import sharding
 from mmu_jax import squared_gradients
 from mmu_jax import tree as tree_lib
 from mmu_jax import workdir as workdir_lib
-from mmu_jax.data import prefetch
+from mmu_jax.data.batches import prefetch
+from mmu_jax.distributed import preemption
+from mmu_jax.distributed import progress
+from mmu_jax.errors import UserError
+from mmu_jax.saliency import codes as log_ratio
+from mmu_jax.saliency import ratio as restriction
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import final_params
 from mmu_jax.stages.job import Folder
@@ -33,7 +34,9 @@ from mmu_jax.stages.job import require
 from mmu_jax.stages.streams import make_stream
 from mmu_jax.stages.streams import Placed
 from mmu_jax.training import loop
-from mmu_jax.typing import Forward, Mask, Params
+from mmu_jax.typing import Forward
+from mmu_jax.typing import Mask
+from mmu_jax.typing import Params
 
 FORGET = 'forget'  # the importance of what is to go
 
@@ -97,10 +100,10 @@ def mask(job: Job, kind: str) -> Mask:
   made, note = _make(job, kind, params)
   components = job.model.components
   note |= {
-      'kind': kind,
-      'density': masks_lib.density(made, components=components),
-      'density_by_path': masks_lib.density_by_leaf(made),
-      'density_by_layer': masks_lib.density_by_layer(made, components),
+    'kind': kind,
+    'density': masks_lib.density(made, components=components),
+    'density_by_path': masks_lib.density_by_leaf(made),
+    'density_by_layer': masks_lib.density_by_layer(made, components),
   }
   shares = ', '.join(f'{k} {v:.3f}' for k, v in note['density'].items())
   progress.say(f'mask {kind}: may change {shares}')
@@ -122,12 +125,12 @@ def _packed(params: Params) -> Mask:
 
 
 def saliency_mask(
-    config: Config,
-    forget: Params,
-    preserve: Mapping[str, Params],
-    components: Mapping[str, str],
-    *,
-    normalize: bool | None = None,
+  config: Config,
+  forget: Params,
+  preserve: Mapping[str, Params],
+  components: Mapping[str, str],
+  *,
+  normalize: bool | None = None,
 ) -> tuple[Mask, Mask]:
   """Makes the mask that ``config.saliency`` describes.
 
@@ -142,16 +145,16 @@ def saliency_mask(
     The mask and the ties, bool.
   """
   scores, ties = restriction.component_saliency(
-      forget,
-      preserve,
-      protects=config.protects,
-      components=components,
-      normalize=config.normalize if normalize is None else normalize,
+    forget,
+    preserve,
+    protects=config.protects,
+    components=components,
+    normalize=config.normalize if normalize is None else normalize,
   )
   made = saliency_lib.mask_from_saliency(
-      scores,
-      threshold=config.threshold,
-      ties=None if config.ties_are_salient else ties,
+    scores,
+    threshold=config.threshold,
+    ties=None if config.ties_are_salient else ties,
   )
   return made, ties
 
@@ -160,9 +163,9 @@ def _make(job: Job, kind: str, params: Params) -> tuple[Mask, dict[str, Any]]:
   """Makes a bool mask and what is worth knowing of it."""
   config = job.config.saliency
   note = {
-      'threshold': config.threshold,
-      'granularity': config.granularity,
-      'normalize': config.normalize and kind != 'literal',
+    'threshold': config.threshold,
+    'granularity': config.granularity,
+    'normalize': config.normalize and kind != 'literal',
   }
   if kind in ('random', 'topk'):
     like = masks_lib.unpack(mask(job, 'saliency'), params)
@@ -170,23 +173,19 @@ def _make(job: Job, kind: str, params: Params) -> tuple[Mask, dict[str, Any]]:
     key = jax.random.key(job.config.seed + 1)
     return masks_lib.random_like(like, key), note
   restriction.check_protects(
-      config.protects, config.preserve, job.model.components
+    config.protects, config.preserve, job.model.components
   )
   for name, parts in {FORGET: config.forget, **config.preserve}.items():
     measure(job, name, parts)
   if kind == 'topk':
     made = _top_share(job, like, params)
-    return made, note | {
-        'overlap': {'saliency': masks_lib.overlap(made, like)}
-    }
+    return made, note | {'overlap': {'saliency': masks_lib.overlap(made, like)}}
   made, ties = _salient(job, params, note['normalize'])
   counts = masks_lib.counts(ties, job.model.components)
   return made, note | {'ties': counts}
 
 
-def _salient(
-    job: Job, params: Params, normalize: bool
-) -> tuple[Mask, Mask]:
+def _salient(job: Job, params: Params, normalize: bool) -> tuple[Mask, Mask]:
   """The mask and the ties, leaf by leaf from the importances on disk."""
   config = job.config.saliency
 
@@ -200,7 +199,7 @@ def _salient(
 
 
 def _scores(
-    job: Job, name: str, like: jax.ShapeDtypeStruct, normalize: bool
+  job: Job, name: str, like: jax.ShapeDtypeStruct, normalize: bool
 ) -> tuple[jax.Array, jax.Array]:
   """The saliency and the ties of one leaf."""
   component = tree_lib.component_of(name, job.model.components)
@@ -208,9 +207,11 @@ def _scores(
   sets = {restriction.FORGET: FORGET, **{k: k for k in protects}}
   leaves = {k: _read(job, split, name, like) for k, split in sets.items()}
   note = lambda split: checkpoint.read_note(_folder(job, split))
-  means = {
-      k: note(split)['means'][component] for k, split in sets.items()
-  } if normalize else None
+  means = (
+    {k: note(split)['means'][component] for k, split in sets.items()}
+    if normalize
+    else None
+  )
   return restriction.leaf_saliency(leaves, protects, means=means)
 
 
@@ -230,16 +231,16 @@ def _top_share(job: Job, like: Mask, params: Params) -> Mask:
   shapes = tree_lib.flatten(params)
   read = lambda name: _read(job, FORGET, name, shapes[name])
   lowest = restriction.top_scores(
-      read,
-      {name: x.size for name, x in shapes.items()},
-      masks_lib.density(like, components=components),
-      components,
+    read,
+    {name: x.size for name, x in shapes.items()},
+    masks_lib.density(like, components=components),
+    components,
   )
   return tree_lib.map_with_name(
-      lambda name, _: _select(
-          read(name), None, lowest[tree_lib.component_of(name, components)]
-      ),
-      params,
+    lambda name, _: _select(
+      read(name), None, lowest[tree_lib.component_of(name, components)]
+    ),
+    params,
   )
 
 
@@ -249,7 +250,7 @@ def _folder(job: Job, split: str) -> pathlib.Path:
 
 
 def _read(
-    job: Job, split: str, name: str, like: jax.ShapeDtypeStruct
+  job: Job, split: str, name: str, like: jax.ShapeDtypeStruct
 ) -> jax.Array:
   """One leaf of an importance."""
   return checkpoint.restore_leaf(_folder(job, split), name, like)
@@ -273,21 +274,21 @@ def measure(job: Job, name: str, parts: Any) -> None:
     distributed.first(loop.clear, folder / loop.RUNNING)
     return
   if config.granularity == 'example' and any(
-      part['questions'] > 1 for part in parts
+    part['questions'] > 1 for part in parts
   ):
-    raise ValueError(
-        "granularity='example' squares the gradient of each row, so a row must "
-        f'hold one question; a part of {name!r} has more. Set questions=1 in '
-        'config.saliency.'
+    raise UserError(
+      "granularity='example' squares the gradient of each row, so a row must "
+      f'hold one question; a part of {name!r} has more. Set questions=1 in '
+      'config.saliency.'
     )
   require(job, 'vanilla')
   stream = make_stream(job, parts, f'importance/{name}')
   found = _go_on(job, name, stream, config.batches or stream.steps_per_epoch)
   means = _means(found, tuple(job.model.components.items()))
   note = {
-      'split': name,
-      'batches': config.batches or stream.steps_per_epoch,
-      'means': {k: float(mean) for k, mean in jax.device_get(means).items()},
+    'split': name,
+    'batches': config.batches or stream.steps_per_epoch,
+    'means': {k: float(mean) for k, mean in jax.device_get(means).items()},
   }
   checkpoint.save(folder, found, note)
   distributed.first(loop.clear, folder / loop.RUNNING)
@@ -311,29 +312,29 @@ def _go_on(job: Job, name: str, stream: Placed, num_batches: int) -> Params:
       series.save(seen, sums, {'batches': seen})
     if stop:
       series.wait()
-      raise preemption.Preempted(
-          f'importance {name}: saved after batch {seen}'
-      )
+      raise preemption.Preempted(f'importance {name}: saved after batch {seen}')
 
   steps = progress.track(
-      range(seen, num_batches), f'importance {name}', initial=seen,
-      total=num_batches,
-  )  # fmt: skip
+    range(seen, num_batches),
+    f'importance {name}',
+    initial=seen,
+    total=num_batches,
+  )
   with (
-      prefetch.Prefetch(stream) as made,
-      checkpoint.Series(folder, keep_last=kept.keep_last) as series,
+    prefetch.Prefetch(stream) as made,
+    checkpoint.Series(folder, keep_last=kept.keep_last) as series,
   ):
     return saliency_lib.importance(
-        _loss(job.model.forward),
-        final_params(job, 'vanilla'),
-        map(made, steps),
-        granularity=job.config.saliency.granularity,
-        rules=rules,
-        micro_batches=job.config.micro_batches,
-        measure=methods.answer_weight,
-        start=start,
-        seen=seen,
-        on_batch=on_batch,
+      _loss(job.model.forward),
+      final_params(job, 'vanilla'),
+      map(made, steps),
+      granularity=job.config.saliency.granularity,
+      rules=rules,
+      micro_batches=job.config.micro_batches,
+      measure=methods.answer_weight,
+      start=start,
+      seen=seen,
+      on_batch=on_batch,
     )
 
 
@@ -341,7 +342,7 @@ def _go_on(job: Job, name: str, stream: Placed, num_batches: int) -> Params:
 def _means(tree: Params, components: tuple[tuple[str, str], ...]):
   """The mean of every component, on all processes."""
   return sharding.replicate(
-      saliency_lib.component_means(tree, dict(components))
+    saliency_lib.component_means(tree, dict(components))
   )
 
 
@@ -354,8 +355,8 @@ def _loss(forward: Forward) -> squared_gradients.BatchLoss:
 def _settings(job: Job) -> dict[str, Any]:
   """What importances and masks depend on."""
   return {
-      'saliency': recipe(job.config.saliency),
-      'vanilla': recipe(job.config.vanilla),
-      'base': recipe(job.config.base),
-      'groups': job.groups.to_dict(),
+    'saliency': recipe(job.config.saliency),
+    'vanilla': recipe(job.config.vanilla),
+    'base': recipe(job.config.base),
+    'groups': job.groups.to_dict(),
   }

@@ -17,20 +17,22 @@ import jax
 
 from mmu_jax import checkpoint
 from mmu_jax import distributed
-from mmu_jax import preemption
-from mmu_jax import progress
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data import row as row_lib
-from mmu_jax.evaluation import chat
-from mmu_jax.evaluation import comparison
-from mmu_jax.evaluation import gallery
-from mmu_jax.evaluation import judge as judge_lib
-from mmu_jax.evaluation import protocols
-from mmu_jax.evaluation import report as report_lib
-from mmu_jax.evaluation import tasks as tasks_lib
-from mmu_jax.evaluation.protocols import Protocol
-from mmu_jax.evaluation.protocols import Question
-from mmu_jax.evaluation.scores import Prediction
+from mmu_jax.distributed import preemption
+from mmu_jax.distributed import progress
+from mmu_jax.errors import MissingError
+from mmu_jax.errors import UserError
+from mmu_jax.evaluation.asking import protocols
+from mmu_jax.evaluation.asking import tasks as tasks_lib
+from mmu_jax.evaluation.asking.protocols import Protocol
+from mmu_jax.evaluation.asking.protocols import Question
+from mmu_jax.evaluation.report import gallery
+from mmu_jax.evaluation.report import page as report_lib
+from mmu_jax.evaluation.scoring import comparison
+from mmu_jax.evaluation.scoring import endpoint as chat
+from mmu_jax.evaluation.scoring import judge as judge_lib
+from mmu_jax.evaluation.scoring.scores import Prediction
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import final_folder
 from mmu_jax.stages.job import final_params
@@ -46,7 +48,7 @@ SCORED = ('vanilla', RETRAINED)  # before the runs of the config
 
 
 def evaluate(
-    config: Config, workdir: Folder, runs: Sequence[str] | None = None
+  config: Config, workdir: Folder, runs: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
   """Asks models the questions of every task and scores the answers.
 
@@ -70,9 +72,9 @@ def evaluate(
   every = [*SCORED, *config.runs]
   unknown = [run for run in runs or () if run not in every]
   if unknown:
-    raise ValueError(
-        f'unknown run {", ".join(map(repr, unknown))}; what can be evaluated '
-        f'is {", ".join(every)}.'
+    raise UserError(
+      f'unknown run {", ".join(map(repr, unknown))}; what can be evaluated '
+      f'is {", ".join(every)}.'
     )
   judge = chat.read(dict(config.evaluation.get('judge', {})))
   job = open_job(config, workdir)
@@ -86,15 +88,15 @@ def evaluate(
 
 
 def _collect(
-    job: Job, runs: Sequence[str], judge: chat.Endpoint | None
+  job: Job, runs: Sequence[str], judge: chat.Endpoint | None
 ) -> list[dict[str, Any]]:
   """Writes ``results.jsonl`` of all runs that have been scored."""
   scored = _scored(job, runs)
   results = [row for rows in scored.values() for row in rows]
   if not results:
-    raise FileNotFoundError(
-        f'there is no model to evaluate in {job.folder}. Train one first: mmu '
-        'train --run=vanilla, or mmu pipeline for everything.'
+    raise MissingError(
+      f'there is no model to evaluate in {job.folder}. Train one first: mmu '
+      'train --run=vanilla, or mmu pipeline for everything.'
     )
   protocol = _protocol(job)
   if protocol.name != 'plain':
@@ -132,7 +134,7 @@ def _report(job: Job) -> str:
   done = lambda run: (folder / run / RESULTS).exists()
   names = [run for run in (*SCORED, *job.config.runs) if done(run)]
   gallery.save(
-      job.folder, names, job.data.tasks, job.data.names, predictions=folder
+    job.folder, names, job.data.tasks, job.data.names, predictions=folder
   )
   return str(report_lib.write_report(job.folder, predictions=folder))
 
@@ -155,7 +157,7 @@ def _scored(job: Job, runs: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
   """The scores of every run that has some; its parameters may be gone."""
   files = {run: _folder(job, run) / RESULTS for run in runs}
   found = {
-      run: workdir_lib.read_jsonl(f) for run, f in files.items() if f.exists()
+    run: workdir_lib.read_jsonl(f) for run, f in files.items() if f.exists()
   }
   return {run: rows for run, rows in found.items() if rows}
 
@@ -176,19 +178,17 @@ def _evaluate(job: Job, run: str) -> None:
 
 
 def _summarize(
-    job: Job,
-    run: str,
-    folder: pathlib.Path,
-    found: Mapping[str, Sequence[Prediction]],
+  job: Job,
+  run: str,
+  folder: pathlib.Path,
+  found: Mapping[str, Sequence[Prediction]],
 ) -> None:
   """Writes the scores of a model that has answered everything."""
   step = checkpoint.read_note(final_folder(job, run))['rounds']
   results = [
-      row
-      for task, predictions in found.items()
-      for row in tasks_lib.summarize(
-          predictions, task=task, run=run, step=step
-      )
+    row
+    for task, predictions in found.items()
+    for row in tasks_lib.summarize(predictions, task=task, run=run, step=step)
   ]
   if _protocol(job).name != 'plain':
     results += comparison.utility(found, run=run, step=step)
@@ -206,21 +206,21 @@ def _settings(job: Job) -> dict[str, Any]:
 
 
 def _answers(
-    job: Job, run: str, folder: pathlib.Path
+  job: Job, run: str, folder: pathlib.Path
 ) -> dict[str, list[Prediction]]:
   """Asks a model every question that is left; returns all its predictions."""
   spec, protocol = job.config.evaluation, _protocol(job)
   questions = _questions(job, protocol)
   params = functools.cache(lambda: final_params(job, run))
   ask = lambda questions, done: tasks_lib.predict(
-      job.model,
-      params(),
-      questions,
-      job.scorer,
-      protocol=protocol,
-      max_new_tokens=spec.max_new_tokens,
-      size=spec.batch_size,
-      done=done,
+    job.model,
+    params(),
+    questions,
+    job.scorer,
+    protocol=protocol,
+    max_new_tokens=spec.max_new_tokens,
+    size=spec.batch_size,
+    done=done,
   )
   total = sum(map(len, questions.values()))
   found: dict[str, list[Prediction]] = {}
@@ -247,11 +247,11 @@ def _protocol(job: Job) -> Protocol:
   spec = job.config.evaluation
   protocol = _find(job, spec.get('protocol', ''))
   if protocol.max_new_tokens not in (None, spec.max_new_tokens):
-    raise ValueError(
-        f'the protocol {protocol.name!r} generates '
-        f'{protocol.max_new_tokens} tokens, got '
-        f'max_new_tokens={spec.max_new_tokens}. Set evaluation.max_new_tokens '
-        "to that, or use protocol='fixed'."
+    raise UserError(
+      f'the protocol {protocol.name!r} generates '
+      f'{protocol.max_new_tokens} tokens, got '
+      f'max_new_tokens={spec.max_new_tokens}. Set evaluation.max_new_tokens '
+      "to that, or use protocol='fixed'."
     )
   return protocol
 
@@ -264,22 +264,22 @@ def _shots(job: Job) -> int:
 def _questions(job: Job, protocol: Protocol) -> dict[str, list[Question]]:
   """The questions of every reported task, those read by others first."""
   tasks = {
-      name: rows
-      for name, rows in job.data.tasks.items()
-      if not name.startswith('validation_')
+    name: rows
+    for name, rows in job.data.tasks.items()
+    if not name.startswith('validation_')
   }
   names = sorted(tasks, key=lambda task: protocol.answers_from(task) in tasks)
   return {
-      task: protocol.questions(task, tasks, _shots(job), job.config.seed)
-      for task in names
+    task: protocol.questions(task, tasks, _shots(job), job.config.seed)
+    for task in names
   }
 
 
 def _predict(
-    ask: Callable[..., Iterable[list[Prediction]]],
-    questions: Sequence[Question],
-    path: pathlib.Path,
-    bar: Any,
+  ask: Callable[..., Iterable[list[Prediction]]],
+  questions: Sequence[Question],
+  path: pathlib.Path,
+  bar: Any,
 ) -> list[Prediction]:
   """Asks what is left of a task; every batch is on disk when it is answered.
 
@@ -298,7 +298,7 @@ def _predict(
       found |= new
       if preemption.requested(number):
         raise preemption.Preempted(
-            f'{path.parent.name}: the answers to {path.stem} so far are kept'
+          f'{path.parent.name}: the answers to {path.stem} so far are kept'
         )
   predictions = [found[question.row.key] for question in questions]
   distributed.first(_finish, path, partial, predictions)
@@ -315,7 +315,7 @@ def _begin(path: pathlib.Path, partial: pathlib.Path) -> list[Prediction]:
 
 
 def _finish(
-    path: pathlib.Path, partial: pathlib.Path, rows: Sequence[Prediction]
+  path: pathlib.Path, partial: pathlib.Path, rows: Sequence[Prediction]
 ) -> None:
   """Puts the answers of a task where those of a finished one are."""
   if not path.exists():
@@ -334,13 +334,13 @@ def _reread(found, questions, task, source, protocol):
 
 
 def _comparisons(
-    job: Job, scored: Mapping[str, Sequence[Mapping[str, Any]]]
+  job: Job, scored: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> list[dict[str, Any]]:
   """The runs beside the retrained model, where both have been scored."""
   if RETRAINED not in scored:
     return []
   read = lambda run, task: workdir_lib.read_jsonl(
-      _folder(job, run) / f'{task}.jsonl'
+    _folder(job, run) / f'{task}.jsonl'
   )
   results = []
   for run, (first, *_) in scored.items():
@@ -349,31 +349,31 @@ def _comparisons(
     step = first['step']
     for task in _questions(job, _protocol(job)):
       results += comparison.against(
-          read(run, task), read(RETRAINED, task), task=task, run=run, step=step
+        read(run, task), read(RETRAINED, task), task=task, run=run, step=step
       )
   return results
 
 
 def _judged(
-    job: Job,
-    scored: Mapping[str, Sequence[Mapping[str, Any]]],
-    judge: chat.Endpoint,
+  job: Job,
+  scored: Mapping[str, Sequence[Mapping[str, Any]]],
+  judge: chat.Endpoint,
 ) -> list[dict[str, Any]]:
   """What a judge says of the answers of the runs that have been scored."""
   results = []
   for run, (first, *_) in scored.items():
     folder = _folder(job, run)
     found = {
-        task: workdir_lib.read_jsonl(folder / f'{task}.jsonl')
-        for task in job.data.tasks
-        if not task.startswith('validation_')
+      task: workdir_lib.read_jsonl(folder / f'{task}.jsonl')
+      for task in job.data.tasks
+      if not task.startswith('validation_')
     }
     results += judge_lib.factuality(
-        judge,
-        found,
-        folder,
-        job.folder / 'judge.jsonl',
-        run=run,
-        step=first['step'],
+      judge,
+      found,
+      folder,
+      job.folder / 'judge.jsonl',
+      run=run,
+      step=first['step'],
     )
   return results

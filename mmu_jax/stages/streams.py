@@ -6,7 +6,8 @@ from typing import Any
 import jax
 
 from mmu_jax import sharding
-from mmu_jax.data import batching
+from mmu_jax.data.batches import batching
+from mmu_jax.errors import UserError
 from mmu_jax.stages.job import Job
 from mmu_jax.typing import Batch
 
@@ -22,7 +23,7 @@ class Placed:
   """
 
   def __init__(
-      self, stream: batching.Stream, mesh: jax.sharding.Mesh, total: int
+    self, stream: batching.Stream, mesh: jax.sharding.Mesh, total: int
   ):
     """Places a stream whose ``share`` is that of the mesh.
 
@@ -41,10 +42,10 @@ class Placed:
 
 
 def make_stream(
-    job: Job,
-    parts: Iterable[Mapping[str, Any]],
-    name: str,
-    without: Sequence[str] = (),
+  job: Job,
+  parts: Iterable[Mapping[str, Any]],
+  name: str,
+  without: Sequence[str] = (),
 ) -> Placed:
   """Makes the stream that some parts of a config describe.
 
@@ -62,22 +63,22 @@ def make_stream(
   for part in parts:
     names = split_names(job, part['splits'])
     rows = [
-        row
-        for split in names
-        if split not in left_out
-        for row in job.data.train[split]
+      row
+      for split in names
+      if split not in left_out
+      for row in job.data.train[split]
     ]
     drawn.append(
-        batching.Part(rows, part['size'], part['questions'], part['weight'])
+      batching.Part(rows, part['size'], part['questions'], part['weight'])
     )
   micro_batches = job.config.micro_batches
   count = lambda rows: sharding.row_count(rows, job.mesh, micro_batches)
   stream = batching.Stream(
-      drawn,
-      job.encoder,
-      seed=job.config.seed,
-      name=name,
-      share=lambda rows: sharding.local_rows(count(rows), job.mesh),
+    drawn,
+    job.encoder,
+    seed=job.config.seed,
+    name=name,
+    share=lambda rows: sharding.local_rows(count(rows), job.mesh),
   )
   return Placed(stream, job.mesh, count(stream.num_rows))
 
@@ -97,16 +98,15 @@ def split_names(job: Job, splits: Iterable[str]) -> list[str]:
   for split in splits:
     kind, _, role = split.partition(':')
     if role and role not in job.groups:
-      raise ValueError(
-          f'split {split!r} has an unknown role; known: '
-          f'{", ".join(job.groups)}.'
+      raise UserError(
+        f'split {split!r} has an unknown role; known: {", ".join(job.groups)}.'
       )
     groups = job.groups[role] if role else ()
     names += [f'{kind}/{group}' for group in groups] if role else [split]
   unknown = [name for name in names if name not in job.data.train]
   if unknown:
-    raise ValueError(
-        f'unknown split {unknown[0]!r}; the dataset has '
-        f'{", ".join(job.data.train)}.'
+    raise UserError(
+      f'unknown split {unknown[0]!r}; the dataset has '
+      f'{", ".join(job.data.train)}.'
     )
   return names

@@ -9,13 +9,13 @@ from mmu_jax import checkpoint
 from mmu_jax import distributed
 from mmu_jax import masks as masks_lib
 from mmu_jax import methods
-from mmu_jax import progress
 from mmu_jax import sharding
 from mmu_jax import workdir as workdir_lib
-from mmu_jax.data import batching
-from mmu_jax.data import prefetch
+from mmu_jax.data.batches import batching
+from mmu_jax.data.batches import prefetch
 from mmu_jax.data.row import GENERATION
-from mmu_jax.evaluation import decoding
+from mmu_jax.distributed import progress
+from mmu_jax.evaluation.asking import decoding
 from mmu_jax.stages import masking
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import final_params
@@ -31,12 +31,19 @@ from mmu_jax.stages.streams import make_stream
 from mmu_jax.training import loop
 from mmu_jax.training import optimizer
 from mmu_jax.training import step as step_lib
-from mmu_jax.typing import Batch, Forward, Mask, Params
+from mmu_jax.typing import Batch
+from mmu_jax.typing import Forward
+from mmu_jax.typing import Mask
+from mmu_jax.typing import Params
 
 # What the probe during unlearning looks at, without the job's prefix.
 PROBED = (
-    'forget_vqa_holdout', 'forget_qa', 'retain_vqa', 'retain_qa', 'real_vqa',
-)  # fmt: skip
+  'forget_vqa_holdout',
+  'forget_qa',
+  'retain_vqa',
+  'retain_qa',
+  'real_vqa',
+)
 
 
 def train(config: Config, workdir: Folder, run: str = 'vanilla') -> Params:
@@ -84,15 +91,15 @@ def unlearn(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
     return
   require(job, 'vanilla')
   plan = unlearning_plan(
-      config,
-      run,
-      forward=job.model.forward,
-      streams={
-          'forget': make_stream(job, config.streams.forget, 'forget'),
-          'retain': make_stream(job, config.streams[run.retain], 'retain'),
-      },
-      mask=masking.mask(job, run.mask) if run.mask else None,
-      ref_params=_reference(job, run),
+    config,
+    run,
+    forward=job.model.forward,
+    streams={
+      'forget': make_stream(job, config.streams.forget, 'forget'),
+      'retain': make_stream(job, config.streams[run.retain], 'retain'),
+    },
+    mask=masking.mask(job, run.mask) if run.mask else None,
+    ref_params=_reference(job, run),
   )
   probing = {}
   if probe:
@@ -106,15 +113,15 @@ def _unlearn_settings(job: Job, run: Config) -> dict[str, Any]:
   """What an unlearned model depends on."""
   config = job.config
   return {
-      'run': run.to_dict(),
-      'unlearn': recipe(config.unlearn),
-      'vanilla': recipe(config.vanilla),
-      'base': recipe(config.base),
-      'groups': job.groups.to_dict(),
-      'saliency': recipe(config.saliency) if run.mask else None,
-      'retrained': (
-          config.retrained.to_dict() if run.reference == 'retrained' else None
-      ),
+    'run': run.to_dict(),
+    'unlearn': recipe(config.unlearn),
+    'vanilla': recipe(config.vanilla),
+    'base': recipe(config.base),
+    'groups': job.groups.to_dict(),
+    'saliency': recipe(config.saliency) if run.mask else None,
+    'retrained': (
+      config.retrained.to_dict() if run.reference == 'retrained' else None
+    ),
   }
 
 
@@ -129,41 +136,41 @@ def _reference(job: Job, run: Config) -> Params | None:
 
 
 def _fit(
-    job: Job,
-    name: str,
-    plan: loop.Plan,
-    start: Callable[[], Params],
-    save_every: int,
-    **probing: Any,
+  job: Job,
+  name: str,
+  plan: loop.Plan,
+  start: Callable[[], Params],
+  save_every: int,
+  **probing: Any,
 ) -> None:
   """Runs a plan on the job's mesh, its batches made ahead."""
   kept = job.config.checkpoints
   with prefetch.prefetched(plan.streams) as streams:
     loop.fit(
-        plan._replace(
-            streams=streams,
-            rules=job.model.partition_rules,
-            micro_batches=job.config.micro_batches,
-        ),
-        job.placed(job.model.abstract_params),
-        start,
-        run_folder(job, name),
-        title=name,
-        save_every=save_every,
-        keep_last=kept.keep_last,
-        keep_every=kept.keep_every,
-        **probing,
+      plan._replace(
+        streams=streams,
+        rules=job.model.partition_rules,
+        micro_batches=job.config.micro_batches,
+      ),
+      job.placed(job.model.abstract_params),
+      start,
+      run_folder(job, name),
+      title=name,
+      save_every=save_every,
+      keep_last=kept.keep_last,
+      keep_every=kept.keep_every,
+      **probing,
     )
 
 
 def unlearning_plan(
-    config: Config,
-    run: Config,
-    *,
-    forward: Forward,
-    streams: Mapping[str, Callable[[int], Batch]],
-    mask: Mask = None,
-    ref_params: Params = None,
+  config: Config,
+  run: Config,
+  *,
+  forward: Forward,
+  streams: Mapping[str, Callable[[int], Batch]],
+  mask: Mask = None,
+  ref_params: Params = None,
 ) -> loop.Plan:
   """Returns what a run of a method does, whatever its data and model.
 
@@ -180,36 +187,36 @@ def unlearning_plan(
   rate = lambda peak: optimizer.schedule(run.schedule, peak, steps=rounds)
   one_clip = dict.fromkeys(streams, config.clip_norm)
   return loop.Plan(
-      turns=methods.make(run.method, **run.options),
-      streams=streams,
-      rates={'forget': rate(run.rate), 'retain': rate(config.retain_rate)},
-      rounds=rounds,
-      forward=forward,
-      tx=optimizer.build(**config.optimizer.to_dict()),
-      mask=None if mask is None else masks_lib.exempt(mask, config.exempt),
-      ref_params=ref_params,
-      clip_norms=run.clip_norms.to_dict() or one_clip,
-      limits=config.limits.to_dict(),
-      max_losses={'retain': config.max_retain_loss},
+    turns=methods.make(run.method, **run.options),
+    streams=streams,
+    rates={'forget': rate(run.rate), 'retain': rate(config.retain_rate)},
+    rounds=rounds,
+    forward=forward,
+    tx=optimizer.build(**config.optimizer.to_dict()),
+    mask=None if mask is None else masks_lib.exempt(mask, config.exempt),
+    ref_params=ref_params,
+    clip_norms=run.clip_norms.to_dict() or one_clip,
+    limits=config.limits.to_dict(),
+    max_losses={'retain': config.max_retain_loss},
   )
 
 
 def training_plan(
-    spec: Config, *, forward: Forward, stream: Callable[[int], Batch]
+  spec: Config, *, forward: Forward, stream: Callable[[int], Batch]
 ) -> loop.Plan:
   """Returns how ``config.base`` or ``config.vanilla`` trains on a stream."""
   return loop.Plan(
-      turns=methods.finetune(),
-      streams={'train': stream},
-      rates={
-          'train': optimizer.schedule(
-              spec.schedule, spec.rate, steps=spec.rounds, warmup=spec.warmup
-          )
-      },
-      rounds=spec.rounds,
-      forward=forward,
-      tx=optimizer.build(**spec.optimizer.to_dict()),
-      clip_norms={'train': spec.clip_norm},
+    turns=methods.finetune(),
+    streams={'train': stream},
+    rates={
+      'train': optimizer.schedule(
+        spec.schedule, spec.rate, steps=spec.rounds, warmup=spec.warmup
+      )
+    },
+    rounds=spec.rounds,
+    forward=forward,
+    tx=optimizer.build(**spec.optimizer.to_dict()),
+    clip_norms={'train': spec.clip_norm},
   )
 
 
@@ -231,24 +238,22 @@ def make_probe(job: Job, num_rows: int) -> Callable[[Params], dict[str, float]]:
     probed = ('forget_vqa', *probed[1:])
   for task in probed:
     rows = [
-        row
-        for row in job.data.tasks.get(job.prefix + task, ())
-        if row.task == GENERATION
+      row
+      for row in job.data.tasks.get(job.prefix + task, ())
+      if row.task == GENERATION
     ]
     if not rows:  # not every dataset has every task
       continue
     spread = rows[:: -(-len(rows) // num_rows)]
     made = batching.row_batches(
-        spread, job.scorer, size=size, share=sharding.share
+      spread, job.scorer, size=size, share=sharding.share
     )
     batches[task] = [sharding.place_shared(batch, size) for batch in made]
 
   def probe(params):
     return {
-        task: round(
-            decoding.exact_share(params, b, forward=job.model.forward), 4
-        )
-        for task, b in batches.items()
+      task: round(decoding.exact_share(params, b, forward=job.model.forward), 4)
+      for task, b in batches.items()
     }
 
   return probe
@@ -270,20 +275,18 @@ def _train_model(job: Job, name: str) -> None:
   if name != 'base':
     require(job, 'base')
   plan = training_plan(
-      spec,
-      forward=job.model.forward,
-      stream=make_stream(job, spec.stream, 'train', without),
+    spec,
+    forward=job.model.forward,
+    stream=make_stream(job, spec.stream, 'train', without),
   )
-  start = lambda: (
-      _random(job) if name == 'base' else final_params(job, 'base')
-  )
+  start = lambda: _random(job) if name == 'base' else final_params(job, 'base')
   _fit(job, name, plan, start, spec.save_every)
 
 
 def _random(job: Job) -> Params:
   """Random parameters, the same on every mesh."""
   places = sharding.shardings(
-      job.model.abstract_params, job.model.partition_rules, job.mesh
+    job.model.abstract_params, job.model.partition_rules, job.mesh
   )
   init = jax.jit(job.model.init, out_shardings=places)
   return init(jax.random.key(job.config.seed))

@@ -7,7 +7,8 @@ import numpy as np
 
 from mmu_jax import distributed
 from mmu_jax import workdir as workdir_lib
-from mmu_jax.evaluation import table
+from mmu_jax.errors import UserError
+from mmu_jax.evaluation.report import table
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import final_params
 from mmu_jax.stages.job import Folder
@@ -42,9 +43,9 @@ def tune(config: Config, workdir: Folder) -> list[dict[str, Any]]:
     ValueError: if the dataset has no people for it.
   """
   if 'tune' not in config or 'validation_groups' not in config:
-    raise ValueError(
-        'tuning needs people that no reported score contains: the config must '
-        'have `tune` and `validation_groups`, as configs/people.py does.'
+    raise UserError(
+      'tuning needs people that no reported score contains: the config must '
+      'have `tune` and `validation_groups`, as configs/people.py does.'
     )
   job = open_job(config, workdir, validation=True)
   with jax.set_mesh(job.mesh):
@@ -66,12 +67,14 @@ def _try_all(job: Job) -> list[dict[str, Any]]:
       scores = probe(final_params(job, name))
       utility = float(np.mean([scores[t] for t in table.UTILITY_TASKS]))
       score = (1 - scores['forget_vqa_holdout'] + utility) / 2
-      rows.append({
+      rows.append(
+        {
           'seed': config.seed,
           'run': run,
           'rate': rate,
           'S': round(score, 4),
           'U': round(utility, 4),
           **scores,
-      })
+        }
+      )
   return rows

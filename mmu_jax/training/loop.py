@@ -12,13 +12,17 @@ import optax
 
 from mmu_jax import checkpoint
 from mmu_jax import distributed
-from mmu_jax import preemption
-from mmu_jax import progress
 from mmu_jax import workdir
+from mmu_jax.distributed import preemption
+from mmu_jax.distributed import progress
+from mmu_jax.errors import UserError
 from mmu_jax.methods import Turn
 from mmu_jax.sharding import Rules
 from mmu_jax.training import step as step_lib
-from mmu_jax.typing import Batch, Forward, Mask, Params
+from mmu_jax.typing import Batch
+from mmu_jax.typing import Forward
+from mmu_jax.typing import Mask
+from mmu_jax.typing import Params
 
 Probe = Callable[[Params], dict[str, float]]
 FINAL = 'params'  # the folder of the final parameters: the run is finished
@@ -67,18 +71,18 @@ class Plan(NamedTuple):
 
 
 def fit(
-    plan: Plan,
-    like: Params,
-    start: Callable[[], Params],
-    folder: str | pathlib.Path,
-    *,
-    title: str = 'train',
-    save_every: int = 100,
-    keep_last: int = 2,
-    keep_every: int = 0,
-    log_every: int = 10,
-    probe: Probe | None = None,
-    probe_every: int = 10,
+  plan: Plan,
+  like: Params,
+  start: Callable[[], Params],
+  folder: str | pathlib.Path,
+  *,
+  title: str = 'train',
+  save_every: int = 100,
+  keep_last: int = 2,
+  keep_every: int = 0,
+  log_every: int = 10,
+  probe: Probe | None = None,
+  probe_every: int = 10,
 ) -> Params:
   """Runs a plan to its end, from its newest checkpoint if it has one.
 
@@ -116,10 +120,10 @@ def fit(
   if probe is not None and not first:
     log.write({'round': 0, 'probe': probe(state.params)})
   bar = progress.track(
-      range(first, plan.rounds), title, initial=first, total=plan.rounds
+    range(first, plan.rounds), title, initial=first, total=plan.rounds
   )
   with checkpoint.Series(
-      folder / RUNNING, keep_last=keep_last, keep_every=keep_every
+    folder / RUNNING, keep_last=keep_last, keep_every=keep_every
   ) as series:
     before, saved = (first, []), first
     for round_ in bar:
@@ -184,47 +188,47 @@ def check(plan: Plan) -> None:
     ValueError: names the turn, what it lacks, and where to get it.
   """
   if plan.rounds < 1:
-    raise ValueError(f'a run needs at least one round, got {plan.rounds}.')
+    raise UserError(f'a run needs at least one round, got {plan.rounds}.')
   splits = {turn.split for turn in plan.turns}
   for split, limit in plan.limits.items():
     if split not in splits or limit < 1:
-      raise ValueError(
-          f'a limit is a number >= 1 for the split of a turn, got {limit} for '
-          f'{split!r}; the turns are on {sorted(splits)}.'
+      raise UserError(
+        f'a limit is a number >= 1 for the split of a turn, got {limit} for '
+        f'{split!r}; the turns are on {sorted(splits)}.'
       )
   for turn in plan.turns:
     name = f'the turn on {turn.split!r}'
     step_lib.check(turn, plan.micro_batches)
     if turn.every < 1:
-      raise ValueError(
-          f'{name} is taken every {turn.every} rounds; it must be >= 1.'
+      raise UserError(
+        f'{name} is taken every {turn.every} rounds; it must be >= 1.'
       )
     for split in {turn.split, turn.project} - {None}:
       if split not in plan.streams:
-        raise ValueError(
-            f'{name} draws from {split!r}, but the streams are '
-            f'{sorted(plan.streams)}. Add that stream to the config.'
+        raise UserError(
+          f'{name} draws from {split!r}, but the streams are '
+          f'{sorted(plan.streams)}. Add that stream to the config.'
         )
     if turn.split not in plan.rates:
-      raise ValueError(
-          f'{name} has no learning rate; rates are given for '
-          f'{sorted(plan.rates)}.'
+      raise UserError(
+        f'{name} has no learning rate; rates are given for '
+        f'{sorted(plan.rates)}.'
       )
     if plan.clip_norms and turn.split not in plan.clip_norms:
-      raise ValueError(
-          f'{name} has no clip norm; they are given for '
-          f'{sorted(plan.clip_norms)}. Give every split one, or none at all.'
+      raise UserError(
+        f'{name} has no clip norm; they are given for '
+        f'{sorted(plan.clip_norms)}. Give every split one, or none at all.'
       )
     if turn.masked and plan.mask is None:
-      raise ValueError(
-          f'{name} is masked, and no mask is given. Compute one first (`mmu '
-          'saliency`), or choose a method without a mask.'
+      raise UserError(
+        f'{name} is masked, and no mask is given. Compute one first (`mmu '
+        'saliency`), or choose a method without a mask.'
       )
     if turn.needs_reference and plan.ref_params is None:
-      raise ValueError(
-          f'{name} needs reference parameters (KL and NPO compare with '
-          'them), and none are given. Pass ref_params, usually the vanilla '
-          'model.'
+      raise UserError(
+        f'{name} needs reference parameters (KL and NPO compare with '
+        'them), and none are given. Pass ref_params, usually the vanilla '
+        'model.'
       )
 
 
@@ -267,18 +271,18 @@ def _take_round(plan, state, round_):
       continue
     rate = float(plan.rates[turn.split](round_))
     state, values = step_lib.take_turn(
-        state,
-        plan.streams[turn.split](index),
-        rate,
-        plan.mask if turn.masked else None,
-        plan.ref_params if turn.needs_reference else None,
-        plan.streams[turn.project](index) if turn.project else None,
-        plan.clip_norms.get(turn.split),
-        forward=plan.forward,
-        turn=turn,
-        tx=plan.tx,
-        rules=plan.rules,
-        micro_batches=plan.micro_batches,
+      state,
+      plan.streams[turn.split](index),
+      rate,
+      plan.mask if turn.masked else None,
+      plan.ref_params if turn.needs_reference else None,
+      plan.streams[turn.project](index) if turn.project else None,
+      plan.clip_norms.get(turn.split),
+      forward=plan.forward,
+      turn=turn,
+      tx=plan.tx,
+      rules=plan.rules,
+      micro_batches=plan.micro_batches,
     )
     measured.append((turn, index, rate, values))
   return state, measured
@@ -295,21 +299,21 @@ def _numbers(plan, round_, measured) -> list[dict[str, Any]]:
       name = 'loss' if 'loss' in bad else bad[0]
       keys = getattr(plan.streams[turn.split], 'keys', lambda _: ['?'])(index)
       raise FloatingPointError(
-          'every loss, gradient and update must be finite; the '
-          f'{name} of the turn on {turn.split!r} in round {round_ + 1} is '
-          f'{values[name]}, at learning rate {rate:g} '
-          f'on rows {", ".join(keys[:8])} ({len(keys)} in all). Earlier '
-          'checkpoints are whole. Look at these rows, or lower the learning '
-          'rate: with another rate, delete the folder of this run first.'
+        'every loss, gradient and update must be finite; the '
+        f'{name} of the turn on {turn.split!r} in round {round_ + 1} is '
+        f'{values[name]}, at learning rate {rate:g} '
+        f'on rows {", ".join(keys[:8])} ({len(keys)} in all). Earlier '
+        'checkpoints are whole. Look at these rows, or lower the learning '
+        'rate: with another rate, delete the folder of this run first.'
       )
     limit = plan.max_losses.get(turn.split, math.inf)
     if values['loss'] > limit:
       raise Collapse(
-          f'the loss of the turn on {turn.split!r} is to stay below {limit:g}, '
-          f'and is {values["loss"]:.4g} in round {round_ + 1}: what the model '
-          'is to keep is lost. Earlier checkpoints are whole. Lower the '
-          'learning rate of the forget turns, in a run of another name; or '
-          'let it go on with a higher config.unlearn.max_retain_loss.'
+        f'the loss of the turn on {turn.split!r} is to stay below {limit:g}, '
+        f'and is {values["loss"]:.4g} in round {round_ + 1}: what the model '
+        'is to keep is lost. Earlier checkpoints are whole. Lower the '
+        'learning rate of the forget turns, in a run of another name; or '
+        'let it go on with a higher config.unlearn.max_retain_loss.'
       )
     rows.append({'turn': turn.split, 'lr': rate, **values})
   return rows

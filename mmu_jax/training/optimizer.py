@@ -4,16 +4,17 @@ import functools
 
 import optax
 
+from mmu_jax.errors import UserError
 from mmu_jax.transforms import hf_adamw
 from mmu_jax.transforms import mask_updates
 from mmu_jax.transforms import project_updates
 
 OPTIMIZERS = {
-    'hf_adamw': hf_adamw,  # what the published runs used
-    'adamw': optax.adamw,
-    'sgd': optax.sgd,
-    'lion': optax.lion,
-    'adafactor': optax.adafactor,
+  'hf_adamw': hf_adamw,  # what the published runs used
+  'adamw': optax.adamw,
+  'sgd': optax.sgd,
+  'lion': optax.lion,
+  'adafactor': optax.adafactor,
 }
 
 
@@ -25,11 +26,11 @@ CHAIN = ('mask', 'project', 'clip', 'optimizer', 'mask')
 
 @functools.cache
 def build(
-    name: str = 'hf_adamw',
-    *,
-    clip_norm: float = 1.0,
-    chain: tuple[str, ...] = CHAIN,
-    **options: float,
+  name: str = 'hf_adamw',
+  *,
+  clip_norm: float = 1.0,
+  chain: tuple[str, ...] = CHAIN,
+  **options: float,
 ) -> optax.GradientTransformationExtraArgs:
   """Builds the chain that every turn runs through.
 
@@ -54,38 +55,36 @@ def build(
     ValueError: if the name, an option, or the chain is none of these.
   """
   if name not in OPTIMIZERS:
-    raise ValueError(
-        f'unknown optimizer {name!r}; known: {", ".join(OPTIMIZERS)}.'
+    raise UserError(
+      f'unknown optimizer {name!r}; known: {", ".join(OPTIMIZERS)}.'
     )
   if set(chain) != set(CHAIN) or chain.count('optimizer') != 1:
-    raise ValueError(
-        "a chain has 'optimizer' once and each of 'mask', 'project' and "
-        f"'clip', as in {CHAIN}; got {chain}. Without the mask a masked turn "
-        'would change everything.'
+    raise UserError(
+      "a chain has 'optimizer' once and each of 'mask', 'project' and "
+      f"'clip', as in {CHAIN}; got {chain}. Without the mask a masked turn "
+      'would change everything.'
     )
   try:
     OPTIMIZERS[name](0.0, **options)
   except TypeError as error:
-    raise ValueError(
-        f'optimizer {name!r} does not take these options: {error}.'
+    raise UserError(
+      f'optimizer {name!r} does not take these options: {error}.'
     ) from error
 
   def make(learning_rate, clip_norm):
     links = {
-        'mask': mask_updates(),
-        'project': project_updates('conflict'),
-        'clip': optax.clip_by_global_norm(clip_norm),
-        'optimizer': OPTIMIZERS[name](learning_rate, **options),
+      'mask': mask_updates(),
+      'project': project_updates('conflict'),
+      'clip': optax.clip_by_global_norm(clip_norm),
+      'optimizer': OPTIMIZERS[name](learning_rate, **options),
     }
     return optax.chain(*(links[word] for word in chain))
 
-  return optax.inject_hyperparams(make)(
-      learning_rate=0.0, clip_norm=clip_norm
-  )
+  return optax.inject_hyperparams(make)(learning_rate=0.0, clip_norm=clip_norm)
 
 
 def schedule(
-    name: str, peak: float, *, steps: int, warmup: int = 0
+  name: str, peak: float, *, steps: int, warmup: int = 0
 ) -> optax.Schedule:
   """Returns the learning rate as a function of the round.
 
@@ -104,17 +103,15 @@ def schedule(
     [1.0, 0.75, 0.5, 0.25]
   """
   if peak <= 0:
-    raise ValueError(f'a learning rate must be positive, got {peak}.')
+    raise UserError(f'a learning rate must be positive, got {peak}.')
   rest = max(steps - warmup, 1)
   decays = {
-      'constant': optax.constant_schedule(peak),
-      'linear': optax.linear_schedule(peak, 0.0, rest),
-      'cosine': optax.cosine_decay_schedule(peak, rest),
+    'constant': optax.constant_schedule(peak),
+    'linear': optax.linear_schedule(peak, 0.0, rest),
+    'cosine': optax.cosine_decay_schedule(peak, rest),
   }
   if name not in decays:
-    raise ValueError(
-        f'unknown schedule {name!r}; known: {", ".join(decays)}.'
-    )
+    raise UserError(f'unknown schedule {name!r}; known: {", ".join(decays)}.')
   if not warmup:
     return decays[name]
   rise = optax.linear_schedule(peak / warmup, peak, warmup)

@@ -14,7 +14,10 @@ from mmu_jax.methods import answer_weight
 from mmu_jax.methods import descend
 from mmu_jax.methods import Turn
 from mmu_jax.sharding import Rules
-from mmu_jax.typing import Batch, Forward, Mask, Params
+from mmu_jax.typing import Batch
+from mmu_jax.typing import Forward
+from mmu_jax.typing import Mask
+from mmu_jax.typing import Params
 
 HOST = 'pinned_host'  # the memory of a machine that its devices read
 
@@ -27,12 +30,10 @@ class TrainState(NamedTuple):
 
 
 @functools.partial(
-    jax.jit, static_argnames=('tx', 'rules'), donate_argnames='params'
+  jax.jit, static_argnames=('tx', 'rules'), donate_argnames='params'
 )
 def init(
-    params: Params,
-    tx: optax.GradientTransformationExtraArgs,
-    rules: Rules = (),
+  params: Params, tx: optax.GradientTransformationExtraArgs, rules: Rules = ()
 ) -> TrainState:
   """Starts a run; the buffers of the parameters are given away, not copied.
 
@@ -46,10 +47,10 @@ def init(
 
 
 def abstract_state(
-    params: Params,
-    tx: optax.GradientTransformationExtraArgs,
-    rules: Rules = (),
-    mesh: jax.sharding.Mesh | None = None,
+  params: Params,
+  tx: optax.GradientTransformationExtraArgs,
+  rules: Rules = (),
+  mesh: jax.sharding.Mesh | None = None,
 ) -> TrainState:
   """Returns the shapes of a state, and its places, to restore one into.
 
@@ -91,7 +92,7 @@ def to_host(tree: Any) -> Any:
     'pinned_host'
   """
   return jax.tree.map(
-      lambda x: jax.device_put(x, x.sharding.with_memory_kind(HOST)), tree
+    lambda x: jax.device_put(x, x.sharding.with_memory_kind(HOST)), tree
   )
 
 
@@ -107,24 +108,24 @@ def from_host(tree: Any, rules: Rules = ()) -> Any:
 
 
 @functools.partial(
-    jax.jit,
-    static_argnames=('forward', 'turn', 'tx', 'rules', 'micro_batches'),
-    donate_argnums=0,
+  jax.jit,
+  static_argnames=('forward', 'turn', 'tx', 'rules', 'micro_batches'),
+  donate_argnums=0,
 )
 def take_turn(
-    state: TrainState,
-    batch: Batch,
-    learning_rate: jax.Array | float,
-    mask: Mask = None,
-    ref_params: Params = None,
-    against: Batch | None = None,
-    clip_norm: jax.Array | float | None = None,
-    *,
-    forward: Forward,
-    turn: Turn,
-    tx: optax.GradientTransformationExtraArgs,
-    rules: Rules = (),
-    micro_batches: int = 1,
+  state: TrainState,
+  batch: Batch,
+  learning_rate: jax.Array | float,
+  mask: Mask = None,
+  ref_params: Params = None,
+  against: Batch | None = None,
+  clip_norm: jax.Array | float | None = None,
+  *,
+  forward: Forward,
+  turn: Turn,
+  tx: optax.GradientTransformationExtraArgs,
+  rules: Rules = (),
+  micro_batches: int = 1,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """Takes one optimizer step on one split.
 
@@ -157,7 +158,7 @@ def take_turn(
   """
   check(turn, micro_batches)
   gradient = functools.partial(
-      micro_batches_lib.value_and_grad, parts=micro_batches, rules=rules
+    micro_batches_lib.value_and_grad, parts=micro_batches, rules=rules
   )
   ref_params = from_host(ref_params, rules)
   loss = lambda params, part: turn.loss(forward, params, ref_params, part)
@@ -166,26 +167,26 @@ def take_turn(
   if turn.project is not None:
     retain_loss = lambda params, part: descend(forward, params, None, part)
     _, retain_grads = gradient(
-        retain_loss, state.params, against, measure=answer_weight
+      retain_loss, state.params, against, measure=answer_weight
     )
   mask = mask if turn.masked else None
   step = {'learning_rate': learning_rate, 'clip_norm': clip_norm}
   hyperparams = state.opt_state.hyperparams | {
-      k: jnp.asarray(v, jnp.float32) for k, v in step.items() if v is not None
+    k: jnp.asarray(v, jnp.float32) for k, v in step.items() if v is not None
   }
   updates, opt_state = tx.update(
-      grads,
-      state.opt_state._replace(hyperparams=hyperparams),
-      state.params,
-      mask=mask,
-      against=retain_grads,
+    grads,
+    state.opt_state._replace(hyperparams=hyperparams),
+    state.params,
+    mask=mask,
+    against=retain_grads,
   )
   # No mask here: where it froze a weight the update is 0, which keeps its bits.
   params = transforms.apply_updates(state.params, updates)
   measured = {
-      'loss': value,
-      'grad_norm': optax.tree.norm(grads),
-      'update_norm': optax.tree.norm(updates),
+    'loss': value,
+    'grad_norm': optax.tree.norm(grads),
+    'update_norm': optax.tree.norm(updates),
   }
   state = sharding.constrain(TrainState(params, opt_state), rules)
   return state, sharding.replicate(measured)

@@ -56,15 +56,15 @@ def measure(family: str, layers: int, mesh_spec: str) -> dict[str, float]:
   gib = lambda n: round(n / 2**30, 2)
   logits = f'[{ROWS},{LENGTH},{model.config.text_config.vocab_size}]'
   return {
-      'family': family,
-      'layers': layers,
-      'billions': round(tree_lib.count(model.abstract_params) / 1e9, 3),
-      'lower_s': round(lowered_at - started, 1),
-      'compile_s': round(done - lowered_at, 1),
-      'arguments_gib': gib(memory.argument_size_in_bytes),
-      'donated_gib': gib(memory.alias_size_in_bytes),
-      'temporaries_gib': gib(memory.temp_size_in_bytes),
-      'logits_of_all_rows': compiled.as_text().count(logits),
+    'family': family,
+    'layers': layers,
+    'billions': round(tree_lib.count(model.abstract_params) / 1e9, 3),
+    'lower_s': round(lowered_at - started, 1),
+    'compile_s': round(done - lowered_at, 1),
+    'arguments_gib': gib(memory.argument_size_in_bytes),
+    'donated_gib': gib(memory.alias_size_in_bytes),
+    'temporaries_gib': gib(memory.temp_size_in_bytes),
+    'logits_of_all_rows': compiled.as_text().count(logits),
   }
 
 
@@ -75,17 +75,17 @@ def lower(model: models.Model, mesh_spec: str) -> jax.stages.Lowered:
   tx = optimizer.build('hf_adamw')
   state = step.TrainState(params, jax.eval_shape(tx.init, params))
   mask = jax.eval_shape(
-      lambda p: masks.pack(jax.tree.map(lambda x: x > 0, p)), params
+    lambda p: masks.pack(jax.tree.map(lambda x: x > 0, p)), params
   )
   with jax.set_mesh(mesh):
     return step.take_turn.lower(
-        _placed(state, rules, mesh),
-        abstract_batch(model, mesh),
-        1e-5,
-        _placed(mask, rules, mesh),
-        forward=model.forward,
-        turn=methods.make('mmunlearner')[0],
-        tx=tx,
+      _placed(state, rules, mesh),
+      abstract_batch(model, mesh),
+      1e-5,
+      _placed(mask, rules, mesh),
+      forward=model.forward,
+      turn=methods.make('mmunlearner')[0],
+      tx=tx,
     )
 
 
@@ -102,8 +102,8 @@ def abstract_batch(model: models.Model, mesh):
   floats = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
   flat = (ROWS, LENGTH)
   batch = {
-      name: ints(flat)
-      for name in ('tokens', 'documents', 'branches', 'image_slots', 'targets')
+    name: ints(flat)
+    for name in ('tokens', 'documents', 'branches', 'image_slots', 'targets')
   }
   batch |= {'positions': ints(flat), 'weights': floats(flat)}
   vision = model.config.vision_config
@@ -122,9 +122,9 @@ def abstract_batch(model: models.Model, mesh):
 def _placed(tree, rules, mesh):
   """Abstract arrays with their shardings."""
   return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      tree,
-      sharding.shardings(tree, rules, mesh),
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    tree,
+    sharding.shardings(tree, rules, mesh),
   )
 
 

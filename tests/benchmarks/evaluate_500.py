@@ -24,18 +24,17 @@ from typing import Any
 import numpy as np
 import transformers
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-# pylint: disable=wrong-import-position
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'helpers'))
 
-from parity import reference
+import parity_reference as reference
 
-from mmu_jax.data import batching
-from mmu_jax.data import people
 from mmu_jax.data import row as row_lib
-from mmu_jax.data import vocabulary
-from mmu_jax.evaluation import protocols
-from mmu_jax.evaluation import scores
-from mmu_jax.evaluation import tasks
+from mmu_jax.data.batches import batching
+from mmu_jax.data.people import vocabulary
+from mmu_jax.data.people import world as people
+from mmu_jax.evaluation.asking import protocols
+from mmu_jax.evaluation.asking import tasks
+from mmu_jax.evaluation.scoring import scores
 
 torch = reference.torch
 PLAIN = protocols.PROTOCOLS['plain']
@@ -57,7 +56,7 @@ def main():
 
 
 def measure(
-    questions: int, size: int, new_tokens: int, repeats: int
+  questions: int, size: int, new_tokens: int, repeats: int
 ) -> dict[str, Any]:
   """Answers the questions both ways.
 
@@ -73,20 +72,20 @@ def measure(
   rows = _rows(questions)
   pair = reference.load(reference.build(config(processor), 0))
   (first, said), *later = [
-      _timed(_ours, pair, rows, processor, size, new_tokens)
-      for _ in range(repeats + 1)
+    _timed(_ours, pair, rows, processor, size, new_tokens)
+    for _ in range(repeats + 1)
   ]
   ours = np.median([seconds for seconds, _ in later], axis=0)
   _theirs(pair, rows[0], processor, new_tokens)  # whatever is set up once
   each = [_timed(_theirs, pair, row, processor, new_tokens) for row in rows]
   theirs = questions * np.median([seconds for seconds, _ in each], axis=0)
   return {
-      'ours': ours,
-      'compiling': first - ours,
-      'theirs': theirs,
-      'ratio': theirs / ours,
-      'ratio_with_compiling': theirs / first,
-      'same': np.mean([a == b for a, (_, b) in zip(said, each)]),
+    'ours': ours,
+    'compiling': first - ours,
+    'theirs': theirs,
+    'ratio': theirs / ours,
+    'ratio_with_compiling': theirs / first,
+    'same': np.mean([a == b for a, (_, b) in zip(said, each)]),
   }
 
 
@@ -102,30 +101,36 @@ def config(processor):
   """A LLaVA of the size that is trained on the people."""
   images = processor.images
   return reference.llava_config(
-      0,
-      vision_config=transformers.CLIPVisionConfig(
-          hidden_size=96, intermediate_size=384, num_hidden_layers=3,
-          num_attention_heads=2, image_size=images.processor.crop_size.height,
-          patch_size=images.patch_size,
-      ),
-      text_config=transformers.LlamaConfig(
-          vocab_size=len(processor.tokenizer), hidden_size=128,
-          intermediate_size=344, num_hidden_layers=4, num_attention_heads=2,
-          pad_token_id=0,
-      ),
-      image_token_index=processor.image_token_id,
-      image_seq_length=images.tokens_per_image,
-  )  # fmt: skip
+    0,
+    vision_config=transformers.CLIPVisionConfig(
+      hidden_size=96,
+      intermediate_size=384,
+      num_hidden_layers=3,
+      num_attention_heads=2,
+      image_size=images.processor.crop_size.height,
+      patch_size=images.patch_size,
+    ),
+    text_config=transformers.LlamaConfig(
+      vocab_size=len(processor.tokenizer),
+      hidden_size=128,
+      intermediate_size=344,
+      num_hidden_layers=4,
+      num_attention_heads=2,
+      pad_token_id=0,
+    ),
+    image_token_index=processor.image_token_id,
+    image_seq_length=images.tokens_per_image,
+  )
 
 
 def _rows(number):
   """Questions about portraits, each answered in words."""
   tasks_of = people.make_world(0, num_people=60, num_captioned=0).tasks
   rows = [
-      row
-      for task in ('retain_vqa', 'forget_vqa', 'forget_vqa_holdout')
-      for row in tasks_of[task]
-      if row.task == row_lib.GENERATION
+    row
+    for task in ('retain_vqa', 'forget_vqa', 'forget_vqa_holdout')
+    for row in tasks_of[task]
+    if row.task == row_lib.GENERATION
   ]
   assert len(rows) >= number, f'there are {len(rows)} questions'
   return rows[:number]
@@ -135,9 +140,14 @@ def _ours(pair, rows, processor, size, new_tokens):
   """The answers of one evaluation; nothing encoded before is used."""
   questions = PLAIN.questions('vqa', {'vqa': rows}, 0, 0)
   found = tasks.predict(
-      pair.ours, pair.ours.params, questions, batching.Encoder(processor),
-      protocol=PLAIN, max_new_tokens=new_tokens, size=size,
-  )  # fmt: skip
+    pair.ours,
+    pair.ours.params,
+    questions,
+    batching.Encoder(processor),
+    protocol=PLAIN,
+    max_new_tokens=new_tokens,
+    size=size,
+  )
   return [p['prediction'] for batch in found for p in batch]
 
 
@@ -149,12 +159,16 @@ def _theirs(pair, row, processor, new_tokens):
   ids = torch.tensor(example.tokens[None].astype(np.int64))
   with torch.no_grad():
     out = pair.torch.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids),
-        pixel_values=torch.tensor(pixels[None]), do_sample=False,
-        max_new_tokens=new_tokens, eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
+      input_ids=ids,
+      attention_mask=torch.ones_like(ids),
+      pixel_values=torch.tensor(pixels[None]),
+      do_sample=False,
+      max_new_tokens=new_tokens,
+      eos_token_id=None,
+      pad_token_id=0,
+    )
   text = processor.tokenizer.decode(
-      out[0, ids.shape[1] :], skip_special_tokens=True
+    out[0, ids.shape[1] :], skip_special_tokens=True
   )
   return scores.written(row, text.strip(), PLAIN)['prediction']
 

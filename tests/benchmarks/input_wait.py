@@ -33,11 +33,11 @@ import PIL.Image
 
 from mmu_jax import methods
 from mmu_jax import models
-from mmu_jax.data import batching
-from mmu_jax.data import people
-from mmu_jax.data import prefetch
-from mmu_jax.data import vocabulary
-from mmu_jax.data.images import LazyImage
+from mmu_jax.data.batches import batching
+from mmu_jax.data.batches import prefetch
+from mmu_jax.data.encoding.images import LazyImage
+from mmu_jax.data.people import vocabulary
+from mmu_jax.data.people import world as people
 from mmu_jax.training import optimizer
 from mmu_jax.training import step as step_lib
 
@@ -64,10 +64,10 @@ def main():
   take()  # compiles
   turn_seconds = seconds(args.repeats, take)
   print(
-      f'{jax.devices()[0].device_kind}, jax {jax.__version__}; {args.size} '
-      f'pictures, {stream.length} tokens a row; alone: batch '
-      f'{batch_seconds:.3f} s, turn {turn_seconds:.3f} s',
-      flush=True,
+    f'{jax.devices()[0].device_kind}, jax {jax.__version__}; {args.size} '
+    f'pictures, {stream.length} tokens a row; alone: batch '
+    f'{batch_seconds:.3f} s, turn {turn_seconds:.3f} s',
+    flush=True,
   )
   found = {way: [] for way in WAYS}
   for _ in range(args.repeats):
@@ -99,7 +99,8 @@ def make_turn(patch_size: int):
   """``batch -> measured``: a turn of finetuning, which keeps its state."""
   config = runpy.run_path(str(CONFIG))['model']()
   config['vision_config'] |= {
-      'image_size': IMAGE_SIZE, 'patch_size': patch_size
+    'image_size': IMAGE_SIZE,
+    'patch_size': patch_size,
   }
   del config['path']
   words = len(vocabulary.make_processor().tokenizer)
@@ -110,7 +111,7 @@ def make_turn(patch_size: int):
 
   def train(batch):
     state[0], measured = step_lib.take_turn(
-        state[0], batch, 1e-4, forward=model.forward, turn=turn, tx=tx
+      state[0], batch, 1e-4, forward=model.forward, turn=turn, tx=tx
     )
     return measured
 
@@ -118,7 +119,7 @@ def make_turn(patch_size: int):
 
 
 def measure(
-    way: str, stream, train, turns: int, workers: int
+  way: str, stream, train, turns: int, workers: int
 ) -> tuple[float, float]:
   """Returns seconds a turn, and the share of it in which the device waits."""
   started, finished = [], []

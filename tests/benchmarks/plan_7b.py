@@ -28,10 +28,10 @@ from mmu_jax.planning.shapes import Rows
 
 MODELS = ('llava-1.5-7b', 'llava-1.5-13b', 'qwen2-vl-7b')
 MACHINES = {
-    '8 x 16 GiB': ('fsdp=8', 16),
-    '8 x 80 GiB': ('fsdp=8', 80),
-    '1 x 141 GiB': ('data=1', 141),
-    '256 x 16 GiB': ('fsdp=256', 16),
+  '8 x 16 GiB': ('fsdp=8', 16),
+  '8 x 80 GiB': ('fsdp=8', 80),
+  '1 x 141 GiB': ('data=1', 141),
+  '256 x 16 GiB': ('fsdp=256', 16),
 }
 LENGTH, ROWS, ANSWER = 768, 8, 64
 OPTIMIZER = dict(name='hf_adamw')
@@ -54,7 +54,7 @@ def main():
 def build(name: str) -> models.Model:
   """A published model, in bfloat16, that keeps layer inputs alone."""
   config = dataclasses.replace(
-      inputs.PUBLISHED[name], dtype='bfloat16', remat='full'
+    inputs.PUBLISHED[name], dtype='bfloat16', remat='full'
   )
   return models.build(config)
 
@@ -64,19 +64,23 @@ def programs(model: models.Model, devices: int) -> list[Program]:
   room = 1 if model.family == 'llava' else PATCHES
   rows = Rows(max(ROWS, devices), LENGTH, room)
   turn = lambda name, i, **held: Program(
-      name, methods.make(name)[i].split, rows, methods.make(name)[i], OPTIMIZER,
-      **held,
-  )  # fmt: skip
+    name,
+    methods.make(name)[i].split,
+    rows,
+    methods.make(name)[i],
+    OPTIMIZER,
+    **held,
+  )
   return [
-      turn('finetune', 0)._replace(stage='vanilla'),
-      Program('importance', '', rows),
-      Program('mask', '', Rows(0, 0, 0), others=3),
-      turn('ga_diff', 1),
-      turn('mmunlearner', 0, mask=True),
-      turn('kl_min', 1, reference=True),
-      turn('npo', 0, reference=True),
-      Program('evaluate', 'decode', rows, others=ANSWER),
-      Program('evaluate', 'score', rows),
+    turn('finetune', 0)._replace(stage='vanilla'),
+    Program('importance', '', rows),
+    Program('mask', '', Rows(0, 0, 0), others=3),
+    turn('ga_diff', 1),
+    turn('mmunlearner', 0, mask=True),
+    turn('kl_min', 1, reference=True),
+    turn('npo', 0, reference=True),
+    Program('evaluate', 'decode', rows, others=ANSWER),
+    Program('evaluate', 'score', rows),
   ]
 
 
@@ -84,10 +88,10 @@ def fitting(name: str):
   """What each stage needs on each machine, and whether it fits."""
   model = build(name)
   made = report.table(
-      f'{name}: GiB a device, batches of {ROWS} or a row a device, {LENGTH} '
-      'tokens',
-      ('stage',),
-      MACHINES,
+    f'{name}: GiB a device, batches of {ROWS} or a row a device, {LENGTH} '
+    'tokens',
+    ('stage',),
+    MACHINES,
   )
   settings = [Setting(layout.parse(mesh)) for mesh, _ in MACHINES.values()]
   limits = [size * report.GIB for _, size in MACHINES.values()]
@@ -99,19 +103,19 @@ def fitting(name: str):
       cells.append(f'{report.gib(peak)} {report.fits(peak, limit):5}')
     made.add_row(f'{stage[0].stage} {stage[0].step}', *cells)
   smallest = [
-      search.smallest_mesh(job, model, s, limit)
-      for job, s, limit in zip(jobs, settings, limits)
+    search.smallest_mesh(job, model, s, limit)
+    for job, s, limit in zip(jobs, settings, limits)
   ]
   lines = [layout.line(m) if m else '-' for m in smallest]
   made.add_row('all fit from', *lines)
   every = [
-      {lever.name: lever.worst for lever in search.levers(job, model, s)}
-      for job, s in zip(jobs, settings)
+    {lever.name: lever.worst for lever in search.levers(job, model, s)}
+    for job, s in zip(jobs, settings)
   ]
   for name in dict.fromkeys(name for found in every for name in found):
     worst = [found.get(name) for found in every]
     made.add_row(
-        f'worst with {name}', *(report.gib(w.peak) if w else '' for w in worst)
+      f'worst with {name}', *(report.gib(w.peak) if w else '' for w in worst)
     )
   return made
 
@@ -125,19 +129,21 @@ def scaled(name: str, chip: str):
     kind = 'data x fsdp=8' if copies else 'fsdp'
     weak = scaling.points(model, turn, row, chips.CHIPS[chip], copies=copies)
     yield report.scaling_table(
-        f'{name} on {chip}, {kind}: one row of {LENGTH} tokens a device', weak
+      f'{name} on {chip}, {kind}: one row of {LENGTH} tokens a device', weak
     )
     yield report.crossing(weak)
-    few = [
-        f'{p.devices}: {scaling.least_tokens(p, row):,.0f}' for p in weak
-    ]
+    few = [f'{p.devices}: {scaling.least_tokens(p, row):,.0f}' for p in weak]
     yield f'tokens a device from which computing takes longer: {", ".join(few)}'
     strong = scaling.points(
-        model, turn, row._replace(rows=256), chips.CHIPS[chip], weak=False,
-        copies=copies,
-    )  # fmt: skip
+      model,
+      turn,
+      row._replace(rows=256),
+      chips.CHIPS[chip],
+      weak=False,
+      copies=copies,
+    )
     yield report.scaling_table(
-        f'{name} on {chip}, {kind}: 256 rows in all', strong
+      f'{name} on {chip}, {kind}: 256 rows in all', strong
     )
     yield report.crossing(strong)
 

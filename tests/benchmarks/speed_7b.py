@@ -20,7 +20,7 @@ import numpy as np
 
 from mmu_jax import methods
 from mmu_jax import models
-from mmu_jax.evaluation import decoding
+from mmu_jax.evaluation.asking import decoding
 
 NEW_TOKENS = 32
 
@@ -35,11 +35,9 @@ def main():
   parser.add_argument('--attention', default='xla', choices=('xla', 'cudnn'))
   args = parser.parse_args()
   config = models.LlavaConfig(
-      dtype='bfloat16', remat='full', attention=args.attention
+    dtype='bfloat16', remat='full', attention=args.attention
   )
-  text = dataclasses.replace(
-      config.text_config, num_hidden_layers=args.layers
-  )
+  text = dataclasses.replace(config.text_config, num_hidden_layers=args.layers)
   model = models.build(dataclasses.replace(config, text_config=text))
   params = random_params(model)
   batch = random_batch(model, args.rows, args.length)
@@ -53,9 +51,12 @@ def main():
   norm = lambda p, b: gradient(p, b)['language_model']['lm_head']['kernel'][0]
   report('backward', tokens, args.repeats, lambda: norm(params, batch))
   decode = lambda: decoding.greedy(
-      params, batch, model=model, max_new_tokens=NEW_TOKENS,
-      stop_ids=(text.vocab_size,),
-  )  # fmt: skip
+    params,
+    batch,
+    model=model,
+    max_new_tokens=NEW_TOKENS,
+    stop_ids=(text.vocab_size,),
+  )
   report('decode', args.rows * NEW_TOKENS, args.repeats, decode)
 
 
@@ -73,9 +74,9 @@ def report(name: str, tokens: int, repeats: int, call) -> None:
   stats = jax.devices()[0].memory_stats() or {}
   peak = stats.get('peak_bytes_in_use', 0) / 2**30
   print(
-      f'{name:9} {median:8.3f} s  {tokens / median:10,.0f} tokens/s  first '
-      f'{first:6.1f} s  peak {peak:6.1f} GiB',
-      flush=True,
+    f'{name:9} {median:8.3f} s  {tokens / median:10,.0f} tokens/s  first '
+    f'{first:6.1f} s  peak {peak:6.1f} GiB',
+    flush=True,
   )
 
 
@@ -89,7 +90,7 @@ def random_params(model: models.Model):
 
   keys = jax.random.split(jax.random.key(0), len(leaves))
   return structure.unflatten(
-      [draw(key, leaf.shape) for key, leaf in zip(keys, leaves)]
+    [draw(key, leaf.shape) for key, leaf in zip(keys, leaves)]
   )
 
 
@@ -102,16 +103,16 @@ def random_batch(model: models.Model, rows: int, length: int):
   slots = np.full((rows, length), -1)
   slots[:, 5 : 5 + n] = np.arange(n)
   return {
-      'tokens': tokens.astype(np.int32),
-      'positions': np.tile(np.arange(length), (rows, 1)).astype(np.int32),
-      'documents': np.ones((rows, length), np.int32),
-      'branches': np.zeros((rows, length), np.int32),
-      'image_slots': slots.astype(np.int32),
-      'pixel_values': rng.normal(size=(rows, 1, 3, size, size)).astype(
-          np.float32
-      ),
-      'targets': np.roll(tokens, -1, 1).astype(np.int32),
-      'weights': np.ones((rows, length), np.float32),
+    'tokens': tokens.astype(np.int32),
+    'positions': np.tile(np.arange(length), (rows, 1)).astype(np.int32),
+    'documents': np.ones((rows, length), np.int32),
+    'branches': np.zeros((rows, length), np.int32),
+    'image_slots': slots.astype(np.int32),
+    'pixel_values': rng.normal(size=(rows, 1, 3, size, size)).astype(
+      np.float32
+    ),
+    'targets': np.roll(tokens, -1, 1).astype(np.int32),
+    'weights': np.ones((rows, length), np.float32),
   }
 
 

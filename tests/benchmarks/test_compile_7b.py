@@ -24,7 +24,7 @@ def test_a_7b_step_compiles_for_eight_devices_without_weights(family, layers):
 @pytest.mark.parametrize('family, layers', [('llava', 32), ('qwen2_vl', 28)])
 def test_the_program_of_a_7b_step_does_not_grow_with_depth(family, layers):
   sizes = [
-      len(compile_7b.lower(models.build(made), 'fsdp=8').as_text())
-      for made in (compile_7b.config(family, n) for n in (2, layers))
+    len(compile_7b.lower(models.build(made), 'fsdp=8').as_text())
+    for made in (compile_7b.config(family, n) for n in (2, layers))
   ]
   assert sizes[1] == pytest.approx(sizes[0], rel=0.02)

@@ -6,37 +6,37 @@ import io
 import pathlib
 import sys
 
+import benchmark_folders
 import numpy as np
 import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 
-from mmu_jax.data import batching
 from mmu_jax.data import datasets
-from mmu_jax.data import prepared
 from mmu_jax.data import row as row_lib
 from mmu_jax.data import tfds_builders
+from mmu_jax.data.batches import batching
 from mmu_jax.data.dataset import Dataset
-from mmu_jax.data.images import LazyImage
+from mmu_jax.data.encoding.images import LazyImage
+from mmu_jax.data.readers import prepared
 from mmu_jax.data.row import Row
-from mmu_jax.evaluation import protocols
-import benchmark_folders
+from mmu_jax.evaluation.asking import protocols
 
 SMALL = dict(
-    num_people=6,
-    num_forget=1,
-    num_validation_forget=1,
-    num_validation_retain=1,
-    train_views=2,
-    holdout_views=1,
-    validation_views=1,
-    num_captioned=3,
-    num_faces=8,
-    num_shapes=8,
+  num_people=6,
+  num_forget=1,
+  num_validation_forget=1,
+  num_validation_retain=1,
+  train_views=2,
+  holdout_views=1,
+  validation_views=1,
+  num_captioned=3,
+  num_faces=8,
+  num_shapes=8,
 )
 FOLDERS = {
-    'mllmu_bench': benchmark_folders.mllmu_bench,
-    'clear': benchmark_folders.clear,
+  'mllmu_bench': benchmark_folders.mllmu_bench,
+  'clear': benchmark_folders.clear,
 }
 VARIANTS = {'mllmu_bench': 'forget_5', 'clear': 'forget05'}
 
@@ -50,7 +50,7 @@ def _people(data_dir, *, name='small', **options):
 def _benchmark(name, tmp_path, folder=None):
   """The builder of a benchmark's folder, and how to prepare it."""
   builder = tfds.builder(
-      f'mmu_{name}/{VARIANTS[name]}', data_dir=tmp_path / 'tfds'
+    f'mmu_{name}/{VARIANTS[name]}', data_dir=tmp_path / 'tfds'
   )
   folder = folder or FOLDERS[name](tmp_path / name)
   return builder, tfds.download.DownloadConfig(manual_dir=folder)
@@ -63,7 +63,7 @@ def _assert_same(found: Row, wanted: Row):
   if wanted.image is not None:
     assert found.image.shape == wanted.image.shape
     np.testing.assert_array_equal(
-        np.asarray(found.image), np.asarray(wanted.image)
+      np.asarray(found.image), np.asarray(wanted.image)
     )
 
 
@@ -95,7 +95,7 @@ def test_people_come_back_equal_and_in_order(people):
 
 
 def test_a_prepared_folder_is_asked_as_the_dataset_it_was_made_from(
-    people, tmp_path
+  people, tmp_path
 ):
   find = lambda name: protocols.find(name, 'tfds', people.data_path).name
   assert prepared.source(people.data_path) == 'people'
@@ -168,11 +168,11 @@ def test_preparing_twice_gives_the_same_bytes(people, tmp_path):
   again = _people(tmp_path)
   again.download_and_prepare()  # array_record is the default
   digests = [
-      {
-          path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-          for path in builder.data_path.glob('*.array_record*')
-      }
-      for builder in (people, again)
+    {
+      path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+      for path in builder.data_path.glob('*.array_record*')
+    }
+    for builder in (people, again)
   ]
   assert digests[0] == digests[1] and len(digests[0]) > 20
 
@@ -222,7 +222,7 @@ def test_a_preparation_that_fails_can_be_begun_again(tmp_path, monkeypatch):
 def test_a_benchmark_comes_back_equal_and_in_order(name, tmp_path):
   builder, config = _benchmark(name, tmp_path)
   builder.download_and_prepare(
-      download_config=config, file_format='array_record'
+    download_config=config, file_format='array_record'
   )
   wanted = datasets.load(name, 0, path=config.manual_dir, ratio=5)
   _assert_same_data(prepared.make_tfds(0, path=builder.data_path), wanted)
@@ -260,9 +260,9 @@ def test_a_dataset_of_tfds_needs_a_prepared_folder(people, tmp_path):
 
 def test_every_field_of_a_row_survives():
   """A field that rows gain is stored too, with None and all letters."""
-  full = Row(**{
-      name: f'{name} ä漢' for name in prepared.TEXTS
-  })._replace(**{name: ('ä', '', 'b') for name in prepared.LISTS})
+  full = Row(**{name: f'{name} ä漢' for name in prepared.TEXTS})._replace(
+    **dict.fromkeys(prepared.LISTS, ('ä', '', 'b'))
+  )
   assert {*prepared.TEXTS, *prepared.LISTS, 'image'} == set(Row._fields)
   form = prepared.features(decode=False)
   plain = Row('k', 'q', 'a', 'f')
@@ -287,11 +287,11 @@ def test_plain_files_are_kept_and_others_become_what_we_decode():
   plain = _file(image, 'JPEG')
   assert prepared.image_file(plain) == plain.read()
   for lazy in (
-      _file(image, 'JPEG', exif=exif),
-      _file(image.convert('RGBA')),
-      _file(image.convert('L')),
-      _file(image.convert('P')),
-      _file(image.convert('CMYK'), 'JPEG'),
+    _file(image, 'JPEG', exif=exif),
+    _file(image.convert('RGBA')),
+    _file(image.convert('L')),
+    _file(image.convert('P')),
+    _file(image.convert('CMYK'), 'JPEG'),
   ):
     file = prepared.image_file(lazy)
     assert file != lazy.read()

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from mmu_jax import metrics
-from mmu_jax.data import batching
+from mmu_jax.data.batches import batching
 from mmu_jax.data.row import Row
-from mmu_jax.evaluation import decoding
-from mmu_jax.evaluation import protocols
-from mmu_jax.evaluation import tasks as tasks_lib
-from mmu_jax.evaluation.protocols import official_clear
-from mmu_jax.evaluation.protocols import official_mllmu_bench
-from mmu_jax.evaluation.protocols import Question
+from mmu_jax.evaluation.asking import decoding
+from mmu_jax.evaluation.asking import protocols
+from mmu_jax.evaluation.asking import tasks as tasks_lib
+from mmu_jax.evaluation.asking.protocols import official_clear
+from mmu_jax.evaluation.asking.protocols import official_mllmu_bench
+from mmu_jax.evaluation.asking.protocols import Question
 from mmu_jax.models import llava
 
 RUNS = json.loads((folders.COMMON / 'eval_prompts.json').read_text())
@@ -67,11 +67,19 @@ def _mllmu_rows(modality):
       said = f'What does Name{i} do?', f'He is a Chef{i} in City{i}.', {}
     asked['generation'] = [said]
     rows += [
-        _row(f'{i}/{q}', q, a, image=picture, image_key=key, person=str(i),
-             task=kind, **more)
-        for kind, found in asked.items()
-        for q, a, more in found
-    ]  # fmt: skip
+      _row(
+        f'{i}/{q}',
+        q,
+        a,
+        image=picture,
+        image_key=key,
+        person=str(i),
+        task=kind,
+        **more,
+      )
+      for kind, found in asked.items()
+      for q, a, more in found
+    ]
   return rows
 
 
@@ -96,9 +104,9 @@ def _mllmu_questions(task, kind, shots):
 def _calls(run, task):
   """The published calls about pictures, or in text, in their order."""
   return [
-      call
-      for call in RUNS[run]['calls']
-      if (call['n_images'] is not None) == (task == 'forget_vqa')
+    call
+    for call in RUNS[run]['calls']
+    if (call['n_images'] is not None) == (task == 'forget_vqa')
   ]
 
 
@@ -127,52 +135,58 @@ def _scripted(monkeypatch, questions, calls, protocol, encoder):
 
   monkeypatch.setattr(decoding, 'texts', texts)
   found = tasks_lib.predict(
-      types.SimpleNamespace(config=llava.LlavaConfig()), None, questions,
-      encoder, protocol=protocol._replace(ask=ask),
-      max_new_tokens=protocol.max_new_tokens, size=2,
-  )  # fmt: skip
+    types.SimpleNamespace(config=llava.LlavaConfig()),
+    None,
+    questions,
+    encoder,
+    protocol=protocol._replace(ask=ask),
+    max_new_tokens=protocol.max_new_tokens,
+    size=2,
+  )
   by_key = {p['key']: p for batch in found for p in batch}
   return [by_key[q.row.key] for q in questions]
 
 
 RAN = [
-    (family, shots, kind)
-    for family in MODELS
-    for shots in (0, 1)
-    for kind in KINDS
-    if f'MLLMU/{MODELS[family]}/{("zero", "few")[shots]}_shot/{kind}' in RUNS
+  (family, shots, kind)
+  for family in MODELS
+  for shots in (0, 1)
+  for kind in KINDS
+  if f'MLLMU/{MODELS[family]}/{("zero", "few")[shots]}_shot/{kind}' in RUNS
 ]
 
 
 @pytest.mark.parametrize('task', MLLMU_TASKS)
 @pytest.mark.parametrize('family, shots, kind', RAN)
 def test_mllmu_bench_is_asked_in_the_published_words(
-    family, shots, kind, task, encoders
+  family, shots, kind, task, encoders
 ):
   run = f'MLLMU/{MODELS[family]}/{("zero", "few")[shots]}_shot/{kind}'
   questions = _mllmu_questions(task, kind, shots)
   calls = _calls(run, task)
   assert len(calls) >= 2
   _assert_asked(
-      questions, calls, official_mllmu_bench.prompt, encoders[family].processor
+    questions, calls, official_mllmu_bench.prompt, encoders[family].processor
   )
 
 
 # Where the published evaluator keeps the accuracy of a task, and its scale.
 ACCURACY = {
-    'classification': {
-        'forget_vqa': ('Image-Textual Question Accuracy', 100),
-        'forget_qa': ('Pure Text Question Accuracy', 100),
-    },
-    'cloze': {
-        'forget_vqa': ('image_textual_accuracy', 100),
-        'forget_qa': ('pure_text_accuracy', 100),
-    },
+  'classification': {
+    'forget_vqa': ('Image-Textual Question Accuracy', 100),
+    'forget_qa': ('Pure Text Question Accuracy', 100),
+  },
+  'cloze': {
+    'forget_vqa': ('image_textual_accuracy', 100),
+    'forget_qa': ('pure_text_accuracy', 100),
+  },
 }
 WORDS = {
-    'ROUGE-1': 'rouge1', 'ROUGE-2': 'rouge2', 'ROUGE-L': 'rougeL',
-    'BLEU': 'bleu',
-}  # fmt: skip
+  'ROUGE-1': 'rouge1',
+  'ROUGE-2': 'rouge2',
+  'ROUGE-L': 'rougeL',
+  'BLEU': 'bleu',
+}
 MODALITY = {'forget_vqa': 'Image_Textual', 'forget_qa': 'Pure_Text'}
 
 
@@ -183,18 +197,18 @@ def _mean(predictions, field):
 @pytest.mark.parametrize('task', MLLMU_TASKS)
 @pytest.mark.parametrize('family, shots, kind', RAN)
 def test_mllmu_bench_answers_earn_the_published_scores(
-    family, shots, kind, task, encoders, monkeypatch
+  family, shots, kind, task, encoders, monkeypatch
 ):
   run = f'MLLMU/{MODELS[family]}/{("zero", "few")[shots]}_shot/{kind}'
   questions = _mllmu_questions(task, kind, shots)
   found = _scripted(
-      monkeypatch, questions, _calls(run, task), MLLMU, encoders[family]
+    monkeypatch, questions, _calls(run, task), MLLMU, encoders[family]
   )
   want = RUNS[run]['result']
   if kind == 'generation':
     got = {
-        f'Average {name} ({MODALITY[task]})': _mean(found, field)
-        for name, field in WORDS.items()
+      f'Average {name} ({MODALITY[task]})': _mean(found, field)
+      for name, field in WORDS.items()
     }
     for name, value in got.items():
       assert value == pytest.approx(want[name], abs=1e-12)
@@ -216,7 +230,7 @@ def test_tokens_are_those_of_the_prompt_alone(family, encoders):
       is_image = ids == processor.image_token_id
       repeats = np.where(is_image & (task == 'forget_vqa'), per_image, 1)
       np.testing.assert_array_equal(
-          asked.example.tokens, np.repeat(ids, repeats)
+        asked.example.tokens, np.repeat(ids, repeats)
       )
       assert not asked.example.labelled.any()
 
@@ -237,9 +251,14 @@ NAME = 'What is the name of the person in the image?'
 
 def _clear_choice(key, question, options, answer):
   return _row(
-      key, question, answer, options=options, task='classification',
-      image=folders.picture(3, 30, 30), image_key=key,
-  )  # fmt: skip
+    key,
+    question,
+    answer,
+    options=options,
+    task='classification',
+    image=folders.picture(3, 30, 30),
+    image_key=key,
+  )
 
 
 def _perturbed(i):
@@ -250,32 +269,34 @@ def _perturbed(i):
 
 
 CLEAR_TASKS = {
-    'cls_perturbed_with_options': {'forget_vqa': [*map(_perturbed, range(3))]},
-    'cls_without_options': {
-        'forget_vqa': [
-            _clear_choice(f'w{i}', NAME, (), f'Name {i}') for i in range(2)
-        ]
-    },
-    'realface': {
-        'real_faces': [
-            _clear_choice('r0', NAME, ('Tom Cruise', 'x', 'y', 'z'),
-                          'Tom Cruise'),
-            _clear_choice('r1', 'Which city?', ('Paris', 'u', 'v', 'w'),
-                          'Paris'),
-        ]
-    },
-    'generation': {
-        'forget_vqa': [
-            _row('c0', 'Tell me about the content of this image',
-                 'Name 0 smiles in a park .', image_key='c0',
-                 image=folders.picture(3, 30, 30)),
-        ],
-        'forget_qa': [
-            _row('q0', 'What does Name 0 do ?', 'Name 0 writes books daily'),
-            _row('q1', 'Where does Name 0 live ?', 'Oslo in Norway'),
-        ],
-    },
-}  # fmt: skip
+  'cls_perturbed_with_options': {'forget_vqa': [*map(_perturbed, range(3))]},
+  'cls_without_options': {
+    'forget_vqa': [
+      _clear_choice(f'w{i}', NAME, (), f'Name {i}') for i in range(2)
+    ]
+  },
+  'realface': {
+    'real_faces': [
+      _clear_choice('r0', NAME, ('Tom Cruise', 'x', 'y', 'z'), 'Tom Cruise'),
+      _clear_choice('r1', 'Which city?', ('Paris', 'u', 'v', 'w'), 'Paris'),
+    ]
+  },
+  'generation': {
+    'forget_vqa': [
+      _row(
+        'c0',
+        'Tell me about the content of this image',
+        'Name 0 smiles in a park .',
+        image_key='c0',
+        image=folders.picture(3, 30, 30),
+      )
+    ],
+    'forget_qa': [
+      _row('q0', 'What does Name 0 do ?', 'Name 0 writes books daily'),
+      _row('q1', 'Where does Name 0 live ?', 'Oslo in Norway'),
+    ],
+  },
+}
 
 
 def _clear_questions(part):
@@ -296,12 +317,12 @@ def test_clear_is_asked_in_the_published_words(family, part, encoders):
 @FAMILIES
 @pytest.mark.parametrize('part', [p for p in CLEAR_TASKS if p != 'generation'])
 def test_clear_choices_earn_the_published_scores(
-    family, part, encoders, monkeypatch
+  family, part, encoders, monkeypatch
 ):
   run = RUNS[f'CLEAR/{MODELS[family]}/{part}']
   (questions,) = _clear_questions(part).values()
   found = _scripted(
-      monkeypatch, questions, run['calls'], CLEAR, encoders[family]
+    monkeypatch, questions, run['calls'], CLEAR, encoders[family]
   )
   want = run['result']['VQA Accuracy']
   assert _mean(found, 'correct') == pytest.approx(want)
@@ -309,24 +330,27 @@ def test_clear_choices_earn_the_published_scores(
 
 @FAMILIES
 def test_the_last_visual_answer_is_scored_for_every_question_in_text(
-    family, encoders, monkeypatch
+  family, encoders, monkeypatch
 ):
   """The published error; the answers that were not read are kept."""
   run = RUNS[f'CLEAR/{MODELS[family]}/generation']
   asked, calls = _clear_questions('generation'), iter(run['calls'])
   found = {
-      task: _scripted(
-          monkeypatch, questions, [next(calls) for _ in questions], CLEAR,
-          encoders[family],
-      )
-      for task, questions in asked.items()
-  }  # fmt: skip
+    task: _scripted(
+      monkeypatch,
+      questions,
+      [next(calls) for _ in questions],
+      CLEAR,
+      encoders[family],
+    )
+    for task, questions in asked.items()
+  }
   assert CLEAR.answers_from('forget_qa') == 'forget_vqa'
   stale = tasks_lib.reread(
-      asked['forget_qa'],
-      found['forget_qa'],
-      found['forget_vqa'][-1]['prediction'],
-      CLEAR,
+    asked['forget_qa'],
+    found['forget_qa'],
+    found['forget_vqa'][-1]['prediction'],
+    CLEAR,
   )
   for title, predictions in (('VQA', found['forget_vqa']), ('QA', stale)):
     for name, field in WORDS.items():

@@ -10,10 +10,10 @@ import pytest
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 IMPORTANCES = {
-    'fisher_vision_forget': published.FORGET,
-    'fisher_vision_preserve': published.RETAIN,
-    'fisher_language_forget': published.FORGET,
-    'fisher_language_preserve': published.RETAIN_AND_TEXT,
+  'fisher_vision_forget': published.FORGET,
+  'fisher_vision_preserve': published.RETAIN,
+  'fisher_language_forget': published.FORGET,
+  'fisher_language_preserve': published.RETAIN_AND_TEXT,
 }
 SIZES = {'vision': 31_040, 'language': 44_784}
 
@@ -33,11 +33,14 @@ def test_every_importance_is_equal_to_1e_5_of_its_norm(file):
 def _published_ratio(component):
   """Hub name -> the ratio of the published importances."""
   forget, preserve = (
-      {e.name: e.want for e in published.entries(
-          published.model().params, f'fisher_{component}_{kind}'
-      )}
-      for kind in ('forget', 'preserve')
-  )  # fmt: skip
+    {
+      e.name: e.want
+      for e in published.entries(
+        published.model().params, f'fisher_{component}_{kind}'
+      )
+    }
+    for kind in ('forget', 'preserve')
+  )
   return {n: (forget[n] + 1e-15) / (preserve[n] + 1e-15) for n in forget}
 
 
@@ -70,12 +73,12 @@ def _changed(saliency):
   """How many entries of the published masks another choice changes."""
   mask, _ = published.mask(saliency)
   return {
-      component: sum(
-          int((e.got != e.want.astype(bool)).sum())
-          for e in published.entries(mask, f'mask_{component}')
-          if not published.is_noise(e.name)
-      )
-      for component in SIZES
+    component: sum(
+      int((e.got != e.want.astype(bool)).sum())
+      for e in published.entries(mask, f'mask_{component}')
+      if not published.is_noise(e.name)
+    )
+    for component in SIZES
   }
 
 

@@ -51,9 +51,9 @@ def test_image_features_are_equal_to_1e_5(name):
 @pytest.mark.parametrize('labels', ['labels', 'labels_ans', 'labels_noimg'])
 def test_the_loss_of_every_batch_is_equal_to_1e_6_of_it(labels):
   wanted = {
-      key.split('/')[0]: loss
-      for key, loss in published.META['loss'].items()
-      if key.endswith(f'/{labels}')
+    key.split('/')[0]: loss
+    for key, loss in published.META['loss'].items()
+    if key.endswith(f'/{labels}')
   }
   assert len(wanted) == 13
   for name, want in wanted.items():
@@ -79,8 +79,8 @@ def test_the_gradient_of_every_leaf_is_equal_to_1e_5_of_its_norm(name):
   for entry in compared:
     error = np.linalg.norm(entry.got - entry.want)
     # Softmax does not see a bias of CLIP's keys: 0, but for rounding.
-    norm = 1e-3 if published.is_noise(entry.name) else (
-        np.linalg.norm(entry.want)
+    norm = (
+      1e-3 if published.is_noise(entry.name) else (np.linalg.norm(entry.want))
     )
     assert error <= 1e-5 * norm, entry.name
 

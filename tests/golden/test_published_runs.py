@@ -37,29 +37,27 @@ class Case(NamedTuple):
   def config(self):
     """The choice, at the size of the run."""
     made = published.config(
-        self.benchmark,
-        forget=len(self.batches['forget']),
-        retain=len(self.batches.get('retain', self.batches['forget'])),
-        masked=self.masked,
+      self.benchmark,
+      forget=len(self.batches['forget']),
+      retain=len(self.batches.get('retain', self.batches['forget'])),
+      masked=self.masked,
     )
     made.runs.mmunlearner.options.alpha = self.alpha
     return made
 
 
 CASES = {
-    'selective_clear_both': Case('mmunlearner', ALL),
-    'selective_mllmu_both': Case('mmunlearner', ALL, 'mllmu'),
-    'selective_clear_language': Case(
-        'mmunlearner', ALL, masked='language_model/'
-    ),
-    'selective_clear_both_alpha0p1': Case('mmunlearner', ALL, alpha=0.1),
-    'ga': Case('ga', FOUR),
-    'ga_diff': Case('ga_diff', SIX),
-    'kl_min': Case('kl_min', SIX),
-    'npo': Case('npo', {
-        'forget': (*published.FORGET, published.RETAIN[0])
-    }),
-}  # fmt: skip
+  'selective_clear_both': Case('mmunlearner', ALL),
+  'selective_mllmu_both': Case('mmunlearner', ALL, 'mllmu'),
+  'selective_clear_language': Case(
+    'mmunlearner', ALL, masked='language_model/'
+  ),
+  'selective_clear_both_alpha0p1': Case('mmunlearner', ALL, alpha=0.1),
+  'ga': Case('ga', FOUR),
+  'ga_diff': Case('ga_diff', SIX),
+  'kl_min': Case('kl_min', SIX),
+  'npo': Case('npo', {'forget': (*published.FORGET, published.RETAIN[0])}),
+}
 
 
 def _plan(case, config, labels='labels'):
@@ -69,22 +67,20 @@ def _plan(case, config, labels='labels'):
   # The KL over rows counts padding, so there must be as much of it.
   exact = ('retain',) if run.options.get('kl_over') == 'rows' else ()
   streams = {
-      split: published.stream(
-          names, labels=labels, padded=split not in exact
-      )
-      for split, names in case.batches.items()
+    split: published.stream(names, labels=labels, padded=split not in exact)
+    for split, names in case.batches.items()
   }
   reference = {
-      'vanilla': lambda: model.params,
-      'retrained': lambda: published.params_of('oracle'),
+    'vanilla': lambda: model.params,
+    'retrained': lambda: published.params_of('oracle'),
   }
   return training.unlearning_plan(
-      config.unlearn,
-      run,
-      forward=model.forward,
-      streams=streams,
-      mask=published.mask(config.saliency)[0] if run.mask else None,
-      ref_params=reference[run.reference](),
+    config.unlearn,
+    run,
+    forward=model.forward,
+    streams=streams,
+    mask=published.mask(config.saliency)[0] if run.mask else None,
+    ref_params=reference[run.reference](),
   )
 
 
@@ -98,9 +94,15 @@ def _fit(plan, folder):
 
   params = published.model().params
   final = loop.fit(
-      plan, params, lambda: jax.tree.map(jnp.array, params), folder,
-      log_every=1, probe=probe, probe_every=1, save_every=plan.rounds,
-  )  # fmt: skip
+    plan,
+    params,
+    lambda: jax.tree.map(jnp.array, params),
+    folder,
+    log_every=1,
+    probe=probe,
+    probe_every=1,
+    save_every=plan.rounds,
+  )
   log = [json.loads(x) for x in (folder / 'metrics.jsonl').open()]
   return final, after, [row for row in log if 'turn' in row]
 
@@ -165,9 +167,9 @@ def test_the_first_forget_turn_ends_at_the_published_parameters(tmp_path):
 def _finetune(config, folder):
   config.vanilla.update(rounds=4, rate=1e-3)
   plan = training.training_plan(
-      config.vanilla,
-      forward=published.model().forward,
-      stream=published.stream(published.RETAIN[:4]),
+    config.vanilla,
+    forward=published.model().forward,
+    stream=published.stream(published.RETAIN[:4]),
   )
   return _fit(plan, folder)
 
@@ -198,39 +200,38 @@ def _chain(*chain):
 CLIPS = 'runs.mmunlearner.clip_norms'
 # Each takes one published behaviour back; the least it must change.
 SWITCHES = {
-    'mask after the optimizer': (
-        'selective_clear_both',
-        _chain('project', 'clip', 'mask', 'optimizer', 'mask'),
-    ),
-    'every leaf masked': ('selective_clear_both', _set('unlearn.exempt', '')),
-    'both components masked': (
-        'selective_clear_language',
-        _set('unlearn.exempt', published.config().unlearn.exempt),
-    ),
-    'forgetting to the end': (
-        'selective_clear_both', _set('unlearn.limits', {}),
-    ),
-    'retain clipped': ('selective_clear_both', _set(f'{CLIPS}.retain', 1.0)),
-    'retain not clipped': (
-        'selective_mllmu_both', _set(f'{CLIPS}.retain', math.inf),
-    ),
-    'forget not clipped': (
-        'selective_clear_both', _set(f'{CLIPS}.forget', math.inf),
-    ),
-    'ratio normalised': (
-        'selective_clear_both', _set('saliency.normalize', True),
-    ),
-    'alpha': (
-        'selective_clear_both_alpha0p1',
-        _set('runs.mmunlearner.options.alpha', 1.0),
-    ),
-    'baselines clipped': ('ga', _set('runs.ga.clip_norms', {'forget': 1.0})),
-    'rate constant': ('ga', _set('runs.ga.schedule', 'constant')),
-    'KL over answers': (
-        'kl_min', _set('runs.kl_min.options.kl_over', 'answers'),
-    ),
-    'NPO per answer': ('npo', _set('runs.npo.options.per', 'answer')),
-}  # fmt: skip
+  'mask after the optimizer': (
+    'selective_clear_both',
+    _chain('project', 'clip', 'mask', 'optimizer', 'mask'),
+  ),
+  'every leaf masked': ('selective_clear_both', _set('unlearn.exempt', '')),
+  'both components masked': (
+    'selective_clear_language',
+    _set('unlearn.exempt', published.config().unlearn.exempt),
+  ),
+  'forgetting to the end': ('selective_clear_both', _set('unlearn.limits', {})),
+  'retain clipped': ('selective_clear_both', _set(f'{CLIPS}.retain', 1.0)),
+  'retain not clipped': (
+    'selective_mllmu_both',
+    _set(f'{CLIPS}.retain', math.inf),
+  ),
+  'forget not clipped': (
+    'selective_clear_both',
+    _set(f'{CLIPS}.forget', math.inf),
+  ),
+  'ratio normalised': (
+    'selective_clear_both',
+    _set('saliency.normalize', True),
+  ),
+  'alpha': (
+    'selective_clear_both_alpha0p1',
+    _set('runs.mmunlearner.options.alpha', 1.0),
+  ),
+  'baselines clipped': ('ga', _set('runs.ga.clip_norms', {'forget': 1.0})),
+  'rate constant': ('ga', _set('runs.ga.schedule', 'constant')),
+  'KL over answers': ('kl_min', _set('runs.kl_min.options.kl_over', 'answers')),
+  'NPO per answer': ('npo', _set('runs.npo.options.per', 'answer')),
+}
 
 
 def _effect(case, config, file, folder, **options):
@@ -240,9 +241,7 @@ def _effect(case, config, file, folder, **options):
 
 
 @pytest.mark.parametrize('switch', SWITCHES)
-def test_without_one_published_behaviour_a_run_misses_its_end(
-    switch, tmp_path
-):
+def test_without_one_published_behaviour_a_run_misses_its_end(switch, tmp_path):
   name, change = SWITCHES[switch]
   config = CASES[name].config()
   change(config)
@@ -252,14 +251,14 @@ def test_without_one_published_behaviour_a_run_misses_its_end(
 
 
 FIRST_STEP_SWITCHES = {
-    'mask before the clip': _chain('mask', 'project', 'clip', 'optimizer'),
-    'adamw': _set('unlearn.optimizer.name', 'adamw'),
+  'mask before the clip': _chain('mask', 'project', 'clip', 'optimizer'),
+  'adamw': _set('unlearn.optimizer.name', 'adamw'),
 }
 
 
 @pytest.mark.parametrize('switch', FIRST_STEP_SWITCHES)
 def test_without_one_published_behaviour_the_first_step_is_another(
-    switch, tmp_path
+  switch, tmp_path
 ):
   config = published.config()
   FIRST_STEP_SWITCHES[switch](config)

@@ -13,8 +13,8 @@ import pytest
 from mmu_jax import losses
 from mmu_jax import models
 from mmu_jax import tree as tree_lib
-from mmu_jax.evaluation import decoding
-from mmu_jax.models import weights
+from mmu_jax.evaluation.asking import decoding
+from mmu_jax.models.hub import weights
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 FOLDER = pathlib.Path(__file__).parent / 'qwen2_vl'
@@ -32,9 +32,10 @@ def _golden(name):
   with np.load(FOLDER / f'{name}.npz') as file:
     found = {k: file[k] for k in file.files}
   batch = {
-      k.removeprefix('batch/'): x
-      for k, x in found.items() if k.startswith('batch/')
-  }  # fmt: skip
+    k.removeprefix('batch/'): x
+    for k, x in found.items()
+    if k.startswith('batch/')
+  }
   return batch, found
 
 
@@ -55,13 +56,13 @@ def _tensors(tree):
   """A tree like the parameters as the tensors of the checkpoint."""
   leaves = {k: np.asarray(x) for k, x in tree_lib.flatten(tree).items()}
   return {
-      name: weights.to_file(
-          leaves[place.leaf]
-          if place.layer is None
-          else leaves[place.leaf][place.layer],
-          place,
-      )
-      for name, place in weights.table(_model()).places.items()
+    name: weights.to_file(
+      leaves[place.leaf]
+      if place.layer is None
+      else leaves[place.leaf][place.layer],
+      place,
+    )
+    for name, place in weights.table(_model()).places.items()
   }
 
 
@@ -90,7 +91,7 @@ def test_gradients_of_every_tensor_are_those_of_torch(name):
   _, want = _golden(name)
   got = _tensors(_computed(name)[2])
   assert {k for k in want if k.startswith('gradients/')} <= {
-      f'gradients/{k}' for k in got
+    f'gradients/{k}' for k in got
   }
   for tensor, x in got.items():
     if f'gradients/{tensor}' not in want:  # torch did not run this layer
@@ -121,7 +122,10 @@ def test_greedy_tokens_are_those_of_torch(name):
   assert steps == 20 and want['gaps'].min() > 1e-4  # there are no ties
   vocab = _model().config.text_config.vocab_size
   got = decoding.greedy(
-      _model().params, batch,
-      model=_model(), max_new_tokens=steps, stop_ids=(vocab,),
-  )  # fmt: skip
+    _model().params,
+    batch,
+    model=_model(),
+    max_new_tokens=steps,
+    stop_ids=(vocab,),
+  )
   np.testing.assert_array_equal(got, want['greedy'])

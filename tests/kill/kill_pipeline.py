@@ -27,22 +27,26 @@ sys.path.insert(0, str(ROOT / 'tests' / 'scale'))
 CONFIG = ROOT / 'tests' / 'scale' / 'small_job.py'
 # Stage -> a file or folder whose presence says that it has begun.
 STAGES = {
-    'start': '',
-    'base': 'base/metrics.jsonl',
-    'vanilla': 'vanilla/metrics.jsonl',
-    'retrained': 'retrained/metrics.jsonl',
-    'importance': 'importance/forget/config.json',
-    'preserve importance': 'importance/text/config.json',
-    'mask': 'mask/random/config.json',
-    'kl_min': 'unlearned/kl_min/metrics.jsonl',
-    'masked run': 'unlearned/mmunlearner_random/metrics.jsonl',
-    'evaluation': 'predictions/vanilla/config.json',
-    'later evaluation': 'predictions/kl_min/config.json',
-    'report': 'results.jsonl',
+  'start': '',
+  'base': 'base/metrics.jsonl',
+  'vanilla': 'vanilla/metrics.jsonl',
+  'retrained': 'retrained/metrics.jsonl',
+  'importance': 'importance/forget/config.json',
+  'preserve importance': 'importance/text/config.json',
+  'mask': 'mask/random/config.json',
+  'kl_min': 'unlearned/kl_min/metrics.jsonl',
+  'masked run': 'unlearned/mmunlearner_random/metrics.jsonl',
+  'evaluation': 'predictions/vanilla/config.json',
+  'later evaluation': 'predictions/kl_min/config.json',
+  'report': 'results.jsonl',
 }
 # What no finished workdir holds.
 LEFT_OVER = (
-    '*.part*', 'checkpoints', '*.deleting', '*.damaged', '*checkpoint-tmp*'
+  '*.part*',
+  'checkpoints',
+  '*.deleting',
+  '*.damaged',
+  '*checkpoint-tmp*',
 )
 
 
@@ -72,9 +76,11 @@ def run(args, folder: pathlib.Path, name: str) -> subprocess.CompletedProcess:
   """Runs the job to its end."""
   with open(folder / f'{name}.log', 'a', encoding='utf-8') as log:
     done = subprocess.run(
-        **call(args, folder, name), stdout=log, stderr=subprocess.STDOUT,
-        check=False,
-    )  # fmt: skip
+      **call(args, folder, name),
+      stdout=log,
+      stderr=subprocess.STDOUT,
+      check=False,
+    )
   if done.returncode:
     print((folder / f'{name}.log').read_text()[-3000:])
   return done
@@ -93,9 +99,11 @@ def kill_often(args, folder: pathlib.Path) -> list[str]:
     started = time.time()
     with open(folder / 'killed.log', 'a', encoding='utf-8') as log:
       process = subprocess.Popen(
-          **call(args, folder, 'killed'), stdout=log,
-          stderr=subprocess.STDOUT, start_new_session=True,
-      )  # fmt: skip
+        **call(args, folder, 'killed'),
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+      )
       if target != 'start':
         wait_for(process, folder / 'killed', target, started)
       time.sleep(rng.uniform(0, 9 if target == 'start' else 3))
@@ -119,16 +127,16 @@ def stop(process, signum: int, stage: str, hit: list[str]) -> None:
 
 
 def wait_for(
-    process: subprocess.Popen, workdir: pathlib.Path, stage: str, started: float
+  process: subprocess.Popen, workdir: pathlib.Path, stage: str, started: float
 ) -> None:
   """Waits until a stage has begun and this start of the job has written.
 
   Else a kill would hit the import of JAX where an earlier start had begun it.
   """
   written = lambda: any(
-      path.stat().st_mtime > started
-      for path in workdir.rglob('*')
-      if path.exists()
+    path.stat().st_mtime > started
+    for path in workdir.rglob('*')
+    if path.exists()
   )
   order = list(STAGES)
   while process.poll() is None:
@@ -147,20 +155,24 @@ def stage_of(workdir: pathlib.Path) -> str:
 def call(args, folder: pathlib.Path, name: str) -> dict:
   """The command of the job, and its environment."""
   job = [
-      sys.executable, '-m', 'mmu_jax', 'pipeline',
-      f'--config={CONFIG}:{args.variant}', f'--workdir={folder / name}',
-  ]  # fmt: skip
+    sys.executable,
+    '-m',
+    'mmu_jax',
+    'pipeline',
+    f'--config={CONFIG}:{args.variant}',
+    f'--workdir={folder / name}',
+  ]
   if args.processes > 1:
     job = [
-        sys.executable, str(ROOT / 'launch' / 'local.py'),
-        f'--processes={args.processes}', f'--devices={args.devices}',
-        '--', *job,
-    ]  # fmt: skip
+      sys.executable,
+      str(ROOT / 'launch' / 'local.py'),
+      f'--processes={args.processes}',
+      f'--devices={args.devices}',
+      '--',
+      *job,
+    ]
   flags = f'--xla_force_host_platform_device_count={args.devices}'
-  environment = os.environ | {
-      'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': flags,
-  }
+  environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags}
   if args.processes * args.devices == 1:
     # Restarts find what was compiled before: the kills hit the work. Programs
     # of several CPU devices hang when they come from this cache (jax 0.10.2).
@@ -170,7 +182,7 @@ def call(args, folder: pathlib.Path, name: str) -> dict:
 
 
 def report(
-    whole: pathlib.Path, killed: pathlib.Path, hit: list[str], wanted: int
+  whole: pathlib.Path, killed: pathlib.Path, hit: list[str], wanted: int
 ) -> int:
   """Prints what differs; returns 1 if anything does, or too little was hit."""
   import numpy as np
@@ -180,22 +192,22 @@ def report(
   bad = sorted(a.keys() ^ b.keys())
   for name in a.keys() & b.keys():
     same = a[name].keys() == b[name].keys() and all(
-        x.dtype == b[name][k].dtype
-        and np.array_equal(x.view(np.uint8), b[name][k].view(np.uint8))
-        for k, x in a[name].items()
+      x.dtype == b[name][k].dtype
+      and np.array_equal(x.view(np.uint8), b[name][k].view(np.uint8))
+      for k, x in a[name].items()
     )
     bad += [] if same else [name]
   texts = workdirs.texts(whole), workdirs.texts(killed)
   bad += sorted(
-      name
-      for name in texts[0].keys() | texts[1].keys()
-      if texts[0].get(name) != texts[1].get(name)
+    name
+    for name in texts[0].keys() | texts[1].keys()
+    if texts[0].get(name) != texts[1].get(name)
   )
   left = [str(p) for name in LEFT_OVER for p in killed.rglob(name)]
   print(
-      f'{len(hit)} of {wanted} kills hit a running job, in {len(set(hit))} '
-      f'stages; {len(a)} trees and {len(texts[0])} files compared; different: '
-      f'{bad or "none"}; left over: {left or "nothing"}'
+    f'{len(hit)} of {wanted} kills hit a running job, in {len(set(hit))} '
+    f'stages; {len(a)} trees and {len(texts[0])} files compared; different: '
+    f'{bad or "none"}; left over: {left or "nothing"}'
   )
   few = len(hit) < wanted or len(set(hit)) < min(wanted, len(STAGES)) // 2
   return int(bool(bad or left or few))

@@ -1,8 +1,7 @@
 """The short form of kill_pipeline.py: a kill in some parts of a job."""
 
-import pytest
-
 import kill_pipeline
+import pytest
 
 pytestmark = pytest.mark.scale
 

@@ -13,7 +13,7 @@ import time
 import pytest
 import yaml
 
-from mmu_jax import preemption
+from mmu_jax.distributed import preemption
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / 'launch'
@@ -30,9 +30,13 @@ PSUM = """
 
 def _run(*command, **options):
   return subprocess.run(
-      [str(word) for word in command],
-      capture_output=True, text=True, check=False, cwd=ROOT, **options,
-  )  # fmt: skip
+    [str(word) for word in command],
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=ROOT,
+    **options,
+  )
 
 
 def _local(*options):
@@ -71,23 +75,24 @@ def test_slurm_runs_the_command_by_srun(how):
   assert '--cpus-per-task=12' in words
   # One task per machine, time to save, and back into the queue.
   options = [
-      line.split()[1]
-      for line in script.read_text().splitlines()
-      if line.startswith('#SBATCH')
+    line.split()[1]
+    for line in script.read_text().splitlines()
+    if line.startswith('#SBATCH')
   ]
   assert {'--ntasks-per-node=1', '--signal=TERM@120', '--requeue'} <= set(
-      options
+    options
   )
 
 
 @pytest.mark.parametrize('code, requeued', [(75, True), (1, False), (0, False)])
 def test_slurm_puts_a_job_that_saved_back_into_the_queue(
-    tmp_path, code, requeued
+  tmp_path, code, requeued
 ):
   # srun and scontrol are stood in for: no SLURM is needed.
   for name, text in (
-      ('srun', f'exit {code}'), ('scontrol', 'echo "scontrol $*"')
-  ):  # fmt: skip
+    ('srun', f'exit {code}'),
+    ('scontrol', 'echo "scontrol $*"'),
+  ):
     (tmp_path / name).write_text(f'#!/bin/bash\n{text}\n')
     (tmp_path / name).chmod(0o755)
   path = f'{tmp_path}{os.pathsep}{os.environ["PATH"]}'
@@ -117,9 +122,12 @@ def _gpu_settings(where, tmp_path, given):
     return _run('bash', LAUNCH / where, *job, env=environ).stdout
   if where == 'skypilot.yaml':
     task = yaml.safe_load((LAUNCH / where).read_text())
-    environ |= {'SKYPILOT_NUM_NODES': '1', 'SKYPILOT_NODE_RANK': '0',
-                'SKYPILOT_NODE_IPS': '::1',
-                'COMMAND': f'bash -c {shlex.quote(SHOWN)}'}  # fmt: skip
+    environ |= {
+      'SKYPILOT_NUM_NODES': '1',
+      'SKYPILOT_NODE_RANK': '0',
+      'SKYPILOT_NODE_IPS': '::1',
+      'COMMAND': f'bash -c {shlex.quote(SHOWN)}',
+    }
     return _run('bash', '-euc', task['run'], env=environ).stdout
   job = _local('--processes=1', '--gpus', '--', 'bash', '-c', SHOWN)
   return _run(*job, env=environ).stdout
@@ -136,7 +144,7 @@ def test_gpus_are_used_whole_and_repeat_every_bit(where, tmp_path):
   assert flags.split()[-1] == f'{exact}=false'  # the last one counts
   # JAX refuses to start where both names are set.
   assert _gpu_settings(where, tmp_path, {GPU[2]: '0.4'}).splitlines()[1:] == [
-      '0.4'
+    '0.4'
   ]
 
 
@@ -156,9 +164,13 @@ def test_a_host_on_which_mmu_runs_does_not_start_another(tmp_path):
   shown = 'gcloud() { printf %s "${@: -1}"; }\n' + done.stdout
   line = _run('bash', '-c', shown).stdout.removeprefix('--command=')
   host = lambda: subprocess.run(
-      ['bash', '-c', line], cwd=tmp_path, capture_output=True, text=True,
-      check=False, env=os.environ | {'HOME': str(tmp_path)},
-  )  # fmt: skip
+    ['bash', '-c', line],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    check=False,
+    env=os.environ | {'HOME': str(tmp_path)},
+  )
   pid = tmp_path / 'mmu.pid'
   started = []
   try:
@@ -184,27 +196,37 @@ def test_a_host_on_which_mmu_runs_does_not_start_another(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'command, words',
-    [
-        (['create'], ['queued-resources', 'create', '--node-id=tpu7',
-                      '--accelerator-type=v6e-32', '--spot']),
-        (['state'], ['queued-resources', 'describe', 'tpu7']),
-        (['install'], ['--worker=all', 'ssh', 'scp']),
-        (['run', *JOB], ['ssh', 'tpu7', '--worker=all']),
-        (['logs'], ['ssh', '--worker=0']),
-        (['stop'], ['--worker=all', '--command=kill -TERM $(cat mmu.pid)']),
-        (['delete'], ['queued-resources', 'delete', 'tpu7', '--force']),
-    ],
-    ids=lambda x: x[0],
-)  # fmt: skip
+  'command, words',
+  [
+    (
+      ['create'],
+      [
+        'queued-resources',
+        'create',
+        '--node-id=tpu7',
+        '--accelerator-type=v6e-32',
+        '--spot',
+      ],
+    ),
+    (['state'], ['queued-resources', 'describe', 'tpu7']),
+    (['install'], ['--worker=all', 'ssh', 'scp']),
+    (['run', *JOB], ['ssh', 'tpu7', '--worker=all']),
+    (['logs'], ['ssh', '--worker=0']),
+    (['stop'], ['--worker=all', '--command=kill -TERM $(cat mmu.pid)']),
+    (['delete'], ['queued-resources', 'delete', 'tpu7', '--force']),
+  ],
+  ids=lambda x: x[0],
+)
 def test_tpu_vm_prints_its_gcloud_commands(command, words):
   environ = os.environ | {
-      'TPU_NAME': 'tpu7', 'TPU_TYPE': 'v6e-32', 'TPU_SPOT': '1'
-  }  # fmt: skip
+    'TPU_NAME': 'tpu7',
+    'TPU_TYPE': 'v6e-32',
+    'TPU_SPOT': '1',
+  }
   done = _run(LAUNCH / 'tpu_vm.sh', '--dry_run', *command, env=environ)
   assert done.returncode == 0, done.stderr
   # What is printed is good shell, with every word as it was.
-  shown = "gcloud() { printf '%s\\0' gcloud \"$@\"; }; git() { :; }\n"
+  shown = 'gcloud() { printf \'%s\\0\' gcloud "$@"; }; git() { :; }\n'
   found = _run('bash', '-euc', shown + done.stdout).stdout.split('\0')
   assert 'gcloud' in found and set(words) <= set(found)
   if command[0] == 'run':  # the line for the hosts, too
@@ -233,21 +255,21 @@ def test_the_jobset_starts_all_pods_again_after_a_save_and_fails_otherwise():
   saved, evicted = spec['podFailurePolicy']['rules']
   assert saved['action'] == evicted['action'] == 'FailJob'
   assert saved['onExitCodes'] == {
-      'containerName': container['name'],
-      'operator': 'In',
-      'values': [preemption.EXIT_CODE],
+    'containerName': container['name'],
+    'operator': 'In',
+    'values': [preemption.EXIT_CODE],
   }
   assert evicted['onPodConditions'] == [
-      {'type': 'DisruptionTarget', 'status': 'True'}
+    {'type': 'DisruptionTarget', 'status': 'True'}
   ]
   rules = {
-      reason: rule['action']
-      for rule in manifest['spec']['failurePolicy']['rules']
-      for reason in rule['onJobFailureReasons']
+    reason: rule['action']
+    for rule in manifest['spec']['failurePolicy']['rules']
+    for reason in rule['onJobFailureReasons']
   }
   assert rules == {
-      'PodFailurePolicy': 'RestartJobSetAndIgnoreMaxRestarts',
-      'BackoffLimitExceeded': 'FailJobSet',
+    'PodFailurePolicy': 'RestartJobSetAndIgnoreMaxRestarts',
+    'BackoffLimitExceeded': 'FailJobSet',
   }
   # Needed by podFailurePolicy; and one pod alone is never started again.
   assert spec['template']['spec']['restartPolicy'] == 'Never'
@@ -266,8 +288,11 @@ def test_the_jobset_starts_all_pods_again_after_a_save_and_fails_otherwise():
 def test_gke_fills_in_the_manifest():
   command = [*JOB, '--config.note=a "b" & \\c|d']
   environ = os.environ | {
-      'NAME': 'people', 'NODES': '4', 'GPUS': '1', 'IMAGE': 'here/mmu:2'
-  }  # fmt: skip
+    'NAME': 'people',
+    'NODES': '4',
+    'GPUS': '1',
+    'IMAGE': 'here/mmu:2',
+  }
   done = _run(LAUNCH / 'gke.sh', '--dry_run', *command, env=environ)
   manifest = yaml.safe_load(done.stdout)
   _, spec, container = _pod(manifest)
@@ -289,10 +314,10 @@ def test_the_image_has_mmu_as_its_first_process():
   assert last == 'CMD ["mmu", "--help"]'
   assert not any(line.startswith('ENTRYPOINT') for line in lines)
   copied = {
-      name
-      for line in lines
-      if line.startswith('COPY')
-      for name in line.split()[1:-1]
+    name
+    for line in lines
+    if line.startswith('COPY')
+    for name in line.split()[1:-1]
   }
   assert all((ROOT / name).exists() for name in copied)
 
@@ -305,19 +330,34 @@ def test_skypilot_runs_the_command_on_every_machine(tmp_path):
   assert task['num_nodes'] > 1
   # Its shell lines are run with the variables that SkyPilot sets.
   shown = 'printenv MMU_COORDINATOR MMU_NUM_PROCESSES MMU_PROCESS_ID'
-  done = _run('bash', '-euc', task['run'], env=os.environ | {
-      'SKYPILOT_NODE_IPS': '10.0.0.5\n10.0.0.6', 'SKYPILOT_NUM_NODES': '2',
-      'SKYPILOT_NODE_RANK': '1', 'COMMAND': shown,
-  })  # fmt: skip
+  done = _run(
+    'bash',
+    '-euc',
+    task['run'],
+    env=os.environ
+    | {
+      'SKYPILOT_NODE_IPS': '10.0.0.5\n10.0.0.6',
+      'SKYPILOT_NUM_NODES': '2',
+      'SKYPILOT_NODE_RANK': '1',
+      'COMMAND': shown,
+    },
+  )
   assert done.stdout.split() == ['10.0.0.5:8476', '2', '1']
   assert _run('bash', '-n', '-c', task['setup']).returncode == 0
   # An argument with a space and one with a quote come out as they were.
-  words = ['--workdir=/runs/a b', "--config.note=it's \"c\""]
-  done = _run('bash', '-euc', task['run'], env=os.environ | {
-      'SKYPILOT_NODE_IPS': '::1', 'SKYPILOT_NUM_NODES': '1',
+  words = ['--workdir=/runs/a b', '--config.note=it\'s "c"']
+  done = _run(
+    'bash',
+    '-euc',
+    task['run'],
+    env=os.environ
+    | {
+      'SKYPILOT_NODE_IPS': '::1',
+      'SKYPILOT_NUM_NODES': '1',
       'SKYPILOT_NODE_RANK': '0',
       'COMMAND': shlex.join(['printf', '%s\\n', *words]),
-  })  # fmt: skip
+    },
+  )
   assert done.stdout.splitlines() == words
 
 
@@ -325,19 +365,20 @@ def test_the_local_dry_run_prints_every_process():
   flags = '--xla_a=1 --xla_force_host_platform_device_count=8'
   environ = os.environ | {'XLA_FLAGS': flags}
   done = _run(
-      *_local('--processes=3', '--devices=4', '--port=123', '--dry_run', '--'),
-      *JOB, env=environ,
-  )  # fmt: skip
+    *_local('--processes=3', '--devices=4', '--port=123', '--dry_run', '--'),
+    *JOB,
+    env=environ,
+  )
   lines = [shlex.split(line) for line in done.stdout.splitlines()]
   assert [line[-len(JOB) :] for line in lines] == [JOB] * 3
   for i, line in enumerate(lines):
     given = dict(word.split('=', 1) for word in line[: -len(JOB)])
     assert given == {
-        'MMU_COORDINATOR': 'localhost:123',
-        'MMU_NUM_PROCESSES': '3',
-        'MMU_PROCESS_ID': str(i),
-        'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': '--xla_a=1 --xla_force_host_platform_device_count=4',
+      'MMU_COORDINATOR': 'localhost:123',
+      'MMU_NUM_PROCESSES': '3',
+      'MMU_PROCESS_ID': str(i),
+      'JAX_PLATFORMS': 'cpu',
+      'XLA_FLAGS': '--xla_a=1 --xla_force_host_platform_device_count=4',
     }
 
 
@@ -353,48 +394,59 @@ def test_the_local_launcher_gives_every_process_a_gpu():
 
 
 def test_two_local_processes_sum_over_their_devices(tmp_path):
-  command = _program(tmp_path, PSUM + """
+  command = _program(
+    tmp_path,
+    PSUM
+    + """
   from jax.experimental import multihost_utils
   total = multihost_utils.process_allgather(jax.numpy.ones(3) * (who + 1))
   print(f'{who}: {float(total.sum())} on {jax.device_count()}')
-  """)  # fmt: skip
+  """,
+  )
   logs = tmp_path / 'logs'
   done = _run(
-      *_local('--processes=2', '--devices=3', f'--logs={logs}', '--'), *command,
-      env=os.environ | {'PYTHONPATH': str(ROOT)},
-  )  # fmt: skip
+    *_local('--processes=2', '--devices=3', f'--logs={logs}', '--'),
+    *command,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+  )
   assert done.returncode == 0, done.stderr
   assert '0: 9.0 on 6' in done.stdout and '1: 9.0' not in done.stdout
   assert '1: 9.0 on 6' in (logs / '1.log').read_text()
 
 
 def test_a_process_that_fails_ends_the_others_and_is_shown(tmp_path):
-  command = _program(tmp_path, """
+  command = _program(
+    tmp_path,
+    """
   import os, sys, time
   if os.environ['MMU_PROCESS_ID'] == '2':
     sys.exit('the disk is full')
   time.sleep(60)
-  """)
+  """,
+  )
   started = time.monotonic()
   done = _run(*_local('--processes=3', '--'), *command)
   assert time.monotonic() - started < 20
   assert done.returncode == 1
   assert done.stderr.splitlines() == [
-      'local.py: process 2 ended with exit code 1.',
-      'Last lines of process 2:',
-      'the disk is full',
+    'local.py: process 2 ended with exit code 1.',
+    'Last lines of process 2:',
+    'the disk is full',
   ]
 
 
 def test_a_failure_goes_before_a_process_that_saved(tmp_path):
-  command = _program(tmp_path, """
+  command = _program(
+    tmp_path,
+    """
   import os, sys, time
   who = os.environ['MMU_PROCESS_ID']
   if who == '0':
     sys.exit(75)
   time.sleep(1)
   sys.exit('the disk is full' if who == '1' else 75)
-  """)
+  """,
+  )
   done = _run(*_local('--processes=3', '--'), *command)
   assert done.returncode == 1
   assert 'process 1 ended with exit code 1' in done.stderr
@@ -402,7 +454,7 @@ def test_a_failure_goes_before_a_process_that_saved(tmp_path):
 
 
 def test_who_does_not_end_after_the_first_has_saved_is_ended(
-    tmp_path, monkeypatch, capfd
+  tmp_path, monkeypatch, capfd
 ):
   spec = importlib.util.spec_from_file_location('local', LAUNCH / 'local.py')
   local = importlib.util.module_from_spec(spec)
@@ -424,18 +476,20 @@ def test_commands_beside_python_are_found_first(tmp_path):
   (tmp_path / 'mmu_here').write_text('#!/bin/bash\nprintenv PATH\n')
   (tmp_path / 'mmu_here').chmod(0o755)
   done = _run(
-      tmp_path / 'python', LAUNCH / 'local.py', '--processes=1', '--',
-      'mmu_here',
-  )  # fmt: skip
+    tmp_path / 'python', LAUNCH / 'local.py', '--processes=1', '--', 'mmu_here'
+  )
   assert done.returncode == 0, done.stderr
   assert done.stdout.split(os.pathsep)[0] == str(tmp_path)
 
 
 def test_a_signal_that_kills_a_process_gives_the_code_of_a_shell(tmp_path):
-  command = _program(tmp_path, """
+  command = _program(
+    tmp_path,
+    """
   import os, signal
   os.kill(os.getpid(), signal.SIGKILL)
-  """)
+  """,
+  )
   done = _run(*_local('--processes=1', '--'), *command)
   assert done.returncode == 128 + signal.SIGKILL
   assert 'process 0 ended with SIGKILL' in done.stderr
@@ -443,7 +497,9 @@ def test_a_signal_that_kills_a_process_gives_the_code_of_a_shell(tmp_path):
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_reaches_all_processes_and_75_comes_back(tmp_path, number):
-  command = _program(tmp_path, f"""
+  command = _program(
+    tmp_path,
+    f"""
   import os, pathlib, signal, sys, time
   folder = pathlib.Path({str(tmp_path)!r})
   def save(number, frame):
@@ -453,9 +509,10 @@ def test_a_signal_reaches_all_processes_and_75_comes_back(tmp_path, number):
   signal.signal({int(number)}, save)
   (folder / ('ready' + os.environ['MMU_PROCESS_ID'])).touch()
   time.sleep(60)
-  """)
+  """,
+  )
   with subprocess.Popen(
-      [*_local('--processes=3', '--'), *command], stderr=subprocess.PIPE
+    [*_local('--processes=3', '--'), *command], stderr=subprocess.PIPE
   ) as launcher:
     while len(list(tmp_path.glob('ready*'))) < 3:
       time.sleep(0.05)
@@ -468,13 +525,16 @@ def test_a_signal_reaches_all_processes_and_75_comes_back(tmp_path, number):
 def test_a_launcher_that_is_killed_leaves_nothing_running(tmp_path):
   if sys.platform != 'linux':
     pytest.skip('only Linux tells a process that its parent has ended')
-  command = _program(tmp_path, f"""
+  command = _program(
+    tmp_path,
+    f"""
   import os, pathlib, time
   path = pathlib.Path({str(tmp_path)!r}, 'pid' + os.environ['MMU_PROCESS_ID'])
   path.with_suffix('.part').write_text(str(os.getpid()))
   path.with_suffix('.part').rename(path)
   time.sleep(60)
-  """)
+  """,
+  )
   with subprocess.Popen([*_local('--processes=2', '--'), *command]) as launcher:
     while len(list(tmp_path.glob('pid?'))) < 2:
       time.sleep(0.05)
@@ -496,12 +556,12 @@ def _runs(pid):
 
 
 @pytest.mark.parametrize(
-    'options, told',
-    [
-        (['--processes=0', '--', 'mmu'], '--processes is at least 1'),
-        (['--processes=2', '--'], 'give the command after --'),
-        (['--gpus', '--devices=2', '--', 'mmu'], 'exclude each other'),
-    ],
+  'options, told',
+  [
+    (['--processes=0', '--', 'mmu'], '--processes is at least 1'),
+    (['--processes=2', '--'], 'give the command after --'),
+    (['--gpus', '--devices=2', '--', 'mmu'], 'exclude each other'),
+  ],
 )
 def test_the_local_launcher_says_what_is_wrong(options, told):
   done = _run(*_local(*options))

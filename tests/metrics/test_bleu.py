@@ -2,7 +2,8 @@
 
 import math
 
-from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+from nltk.translate.bleu_score import sentence_bleu
+from nltk.translate.bleu_score import SmoothingFunction
 import pytest
 
 from mmu_jax.metrics import bleu
@@ -30,17 +31,17 @@ def test_an_empty_answer_scores_zero(blank):
 
 
 @pytest.mark.parametrize(
-    'prediction, reference',
-    [
-        ('maria lopez , dog', 'maria lopez , cat'),
-        ('cat', 'maria lopez , cat'),
-        ('the person is a painter from Rome', 'she is a painter from Oslo'),
-    ],
+  'prediction, reference',
+  [
+    ('maria lopez , dog', 'maria lopez , cat'),
+    ('cat', 'maria lopez , cat'),
+    ('the person is a painter from Rome', 'she is a painter from Oslo'),
+  ],
 )
 def test_it_agrees_with_nltk(prediction, reference):
   expected = sentence_bleu(
-      [reference.split()],
-      prediction.split(),
-      smoothing_function=SmoothingFunction().method1,
+    [reference.split()],
+    prediction.split(),
+    smoothing_function=SmoothingFunction().method1,
   )
   assert bleu(prediction, reference) == expected

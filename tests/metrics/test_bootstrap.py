@@ -12,7 +12,7 @@ def _coverage(draw, truth, trials=400):
   for trial in range(trials):
     values, groups = draw(np.random.default_rng(trial))
     low, high = bootstrap_interval(
-        values, groups=groups, num_resamples=300, seed=trial
+      values, groups=groups, num_resamples=300, seed=trial
     )
     hits += low <= truth <= high
   return hits / trials
@@ -72,7 +72,7 @@ def test_one_person_is_resampled_by_item():
 def test_items_without_a_person_are_their_own_groups():
   values = [0, 1, 1, 0, 1]
   assert bootstrap_interval(values, groups=[None] * 5) == bootstrap_interval(
-      values, groups=list('abcde')
+    values, groups=list('abcde')
   )
 
 
@@ -80,7 +80,7 @@ def test_the_order_of_group_labels_does_not_matter():
   values, labels = [0, 1, 1, 0, 1, 1], list('aabbcc')
   renamed = [{'a': 7, 'b': 1, 'c': 3}[label] for label in labels]
   assert bootstrap_interval(values, groups=labels) == bootstrap_interval(
-      values, groups=renamed
+    values, groups=renamed
   )
 
 
@@ -91,13 +91,13 @@ def test_equal_seeds_give_equal_intervals():
 
 
 @pytest.mark.parametrize(
-    'values, kwargs, words',
-    [
-        ([], {}, 'at least one finite score'),
-        ([1.0, float('nan')], {}, 'at least one finite score'),
-        ([1, 0], {'groups': ['a']}, '1 groups for 2 values'),
-        ([1, 0], {'confidence': 95}, 'confidence must lie in'),
-    ],
+  'values, kwargs, words',
+  [
+    ([], {}, 'at least one finite score'),
+    ([1.0, float('nan')], {}, 'at least one finite score'),
+    ([1, 0], {'groups': ['a']}, '1 groups for 2 values'),
+    ([1, 0], {'confidence': 95}, 'confidence must lie in'),
+  ],
 )
 def test_bad_input_is_named(values, kwargs, words):
   with pytest.raises(ValueError, match=words):

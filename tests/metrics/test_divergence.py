@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 from scipy.spatial import distance
 
-from mmu_jax.metrics import forget_quality, js_divergence
+from mmu_jax.metrics import forget_quality
+from mmu_jax.metrics import js_divergence
 
 
 def test_the_p_value_of_two_disjoint_triples_is_one_in_ten():
@@ -50,9 +51,9 @@ def test_the_divergence_is_symmetric_and_that_of_scipy():
 
 
 @pytest.mark.parametrize(
-    'p, q', [([0.5, 0.5], [1.0]), ([0.5, 0.6], [0.5, 0.5]),
-             ([1.5, -0.5], [0.5, 0.5])],
-)  # fmt: skip
+  'p, q',
+  [([0.5, 0.5], [1.0]), ([0.5, 0.6], [0.5, 0.5]), ([1.5, -0.5], [0.5, 0.5])],
+)
 def test_a_divergence_needs_distributions(p, q):
   with pytest.raises(ValueError, match='two distributions over the same'):
     js_divergence(p, q)

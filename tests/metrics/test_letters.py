@@ -2,56 +2,92 @@
 
 import pytest
 
-from mmu_jax.metrics import find_letter, first_letter, letter_of
+from mmu_jax.metrics import find_letter
+from mmu_jax.metrics import first_letter
+from mmu_jax.metrics import letter_of
 
 CITIES = ('Oslo', 'Paris', 'Rome', 'New York')
 
 
 @pytest.mark.parametrize(
-    'text, letter',
-    [
-        ('B', 'B'), (' b. something', 'B'), ('(C)', 'C'), ('', ' '),
-        ('...', ' '), ('1', '1'),
-        # Its errors, which the published scores hold.
-        ('The answer is C', 'T'), ('A nice city', 'A'), ('Paris', 'P'),
-    ],
-)  # fmt: skip
+  'text, letter',
+  [
+    ('B', 'B'),
+    (' b. something', 'B'),
+    ('(C)', 'C'),
+    ('', ' '),
+    ('...', ' '),
+    ('1', '1'),
+    # Its errors, which the published scores hold.
+    ('The answer is C', 'T'),
+    ('A nice city', 'A'),
+    ('Paris', 'P'),
+  ],
+)
 def test_the_published_parser_takes_the_first_letter_or_digit(text, letter):
   assert first_letter(text) == letter
 
 
 @pytest.mark.parametrize(
-    'text, letter',
-    [
-        # A letter, alone or in front.
-        ('A', 'A'), ('d', 'D'), ('B.', 'B'), ('(c)', 'C'), ('**B**', 'B'),
-        ('"B"', 'B'), ('B: Paris', 'B'), ('c) Rome', 'C'), ('B\nParis', 'B'),
-        (' b. something', 'B'), ('C is right', 'C'),
-        # A letter that is named.
-        ('The answer is C', 'C'), ('The correct answer is (B).', 'B'),
-        ('Answer: D', 'D'), ('I would choose option B', 'B'),
-        ('The answer is option C because', 'C'), ('the answer is a.', 'A'),
-        ('The answer is **A**', 'A'),
-        # The words of an option.
-        ('The person lives in Rome.', 'C'), ('new york', 'D'),
-        ('A city in Norway: Oslo', 'A'), ('The answer is a city, Paris', 'B'),
-        # A letter in brackets.
-        ('It must be (B), I think', 'B'),
-        # Nothing, several, or one beyond the options.
-        ('', None), ('I do not know', None), ('Oslo or Paris', None),
-        # Several letters.
-        ('A, B, C, D', None), ('B and C', None), ('B, C', None),
-        ('Option A and option B', None), ('Options A and B', None),
-        ('The answer is B or C.', None), ('a, b', None), ('A and B', None),
-        ('A. Oslo\nB. Paris\nC. Rome', None), ('(A), (B)', None),
-        # One letter, and words about others.
-        ('B, i.e. Paris', 'B'), ('B, I think', 'B'), ('C, A city', 'C'),
-        ('The answer is B. Option C is wrong.', 'B'),
-        ('A. Unlike Paris, it is in Norway', 'A'), ('B and nothing', 'B'),
-        ('Z', None), ('E', None), ('The answer is F', None), ('1', None),
-        ('A nice city', None), ('either (A) or (B)', None),
-    ],
-)  # fmt: skip
+  'text, letter',
+  [
+    # A letter, alone or in front.
+    ('A', 'A'),
+    ('d', 'D'),
+    ('B.', 'B'),
+    ('(c)', 'C'),
+    ('**B**', 'B'),
+    ('"B"', 'B'),
+    ('B: Paris', 'B'),
+    ('c) Rome', 'C'),
+    ('B\nParis', 'B'),
+    (' b. something', 'B'),
+    ('C is right', 'C'),
+    # A letter that is named.
+    ('The answer is C', 'C'),
+    ('The correct answer is (B).', 'B'),
+    ('Answer: D', 'D'),
+    ('I would choose option B', 'B'),
+    ('The answer is option C because', 'C'),
+    ('the answer is a.', 'A'),
+    ('The answer is **A**', 'A'),
+    # The words of an option.
+    ('The person lives in Rome.', 'C'),
+    ('new york', 'D'),
+    ('A city in Norway: Oslo', 'A'),
+    ('The answer is a city, Paris', 'B'),
+    # A letter in brackets.
+    ('It must be (B), I think', 'B'),
+    # Nothing, several, or one beyond the options.
+    ('', None),
+    ('I do not know', None),
+    ('Oslo or Paris', None),
+    # Several letters.
+    ('A, B, C, D', None),
+    ('B and C', None),
+    ('B, C', None),
+    ('Option A and option B', None),
+    ('Options A and B', None),
+    ('The answer is B or C.', None),
+    ('a, b', None),
+    ('A and B', None),
+    ('A. Oslo\nB. Paris\nC. Rome', None),
+    ('(A), (B)', None),
+    # One letter, and words about others.
+    ('B, i.e. Paris', 'B'),
+    ('B, I think', 'B'),
+    ('C, A city', 'C'),
+    ('The answer is B. Option C is wrong.', 'B'),
+    ('A. Unlike Paris, it is in Norway', 'A'),
+    ('B and nothing', 'B'),
+    ('Z', None),
+    ('E', None),
+    ('The answer is F', None),
+    ('1', None),
+    ('A nice city', None),
+    ('either (A) or (B)', None),
+  ],
+)
 def test_the_careful_parser_reads_what_is_named(text, letter):
   assert find_letter(text, CITIES) == letter
 
@@ -64,9 +100,16 @@ def test_an_option_within_a_longer_one_does_not_count():
 
 
 @pytest.mark.parametrize(
-    'text', ['J.K. Rowling', 'J. K. Rowling', 'The answer is J.K. Rowling.',
-             'j.k. rowling wrote it', 'B. J.K. Rowling', 'B'],
-)  # fmt: skip
+  'text',
+  [
+    'J.K. Rowling',
+    'J. K. Rowling',
+    'The answer is J.K. Rowling.',
+    'j.k. rowling wrote it',
+    'B. J.K. Rowling',
+    'B',
+  ],
+)
 def test_initials_of_an_option_are_no_letter(text):
   assert find_letter(text, ('Emma Watson', 'J.K. Rowling')) == 'B'
 

@@ -4,7 +4,9 @@ import math
 
 import pytest
 
-from mmu_jax.metrics import answer_probability, harmonic_mean, option_shares
+from mmu_jax.metrics import answer_probability
+from mmu_jax.metrics import harmonic_mean
+from mmu_jax.metrics import option_shares
 
 
 def test_the_probability_is_the_geometric_mean_of_the_tokens():

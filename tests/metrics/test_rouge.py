@@ -25,18 +25,18 @@ def test_stemming_joins_the_forms_of_a_word():
 
 
 @pytest.mark.parametrize(
-    'prediction, reference', [('', 'a cat'), ('a cat', ''), ('dog', 'cat')]
+  'prediction, reference', [('', 'a cat'), ('a cat', ''), ('dog', 'cat')]
 )
 def test_nothing_shared_scores_zero(prediction, reference):
   assert set(rouge(prediction, reference).values()) == {0}
 
 
 @pytest.mark.parametrize(
-    'prediction, reference',
-    [
-        ('Maria Lopez, who owns cats.', 'maria lopez , cat'),
-        ('He was born in Oslo', 'She was born near Oslo in 1970'),
-    ],
+  'prediction, reference',
+  [
+    ('Maria Lopez, who owns cats.', 'maria lopez , cat'),
+    ('He was born in Oslo', 'She was born near Oslo in 1970'),
+  ],
 )
 def test_it_agrees_with_rouge_score(prediction, reference):
   scorer = rouge_scorer.RougeScorer(['rouge1', 'rouge2', 'rougeL'], True)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mmu_jax.metrics import truth_ratio
-from mmu_jax.metrics.truth_ratio import forget_score, retain_score
+from mmu_jax.metrics.truth_ratio import forget_score
+from mmu_jax.metrics.truth_ratio import retain_score
 
 
 def test_a_ratio_worked_by_hand():

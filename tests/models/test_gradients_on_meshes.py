@@ -19,19 +19,21 @@ pytestmark = pytest.mark.usefixtures('quick_compile')
 LENGTH, VOCAB = 40, 48
 MESHES = ('data=2,fsdp=4', 'fsdp=4,tensor=2', 'data=2,fsdp=2,tensor=2')
 WIDTH = dict(
-    hidden_size=32, intermediate_size=32, num_hidden_layers=2,
-    num_attention_heads=2,
-)  # fmt: skip
+  hidden_size=32,
+  intermediate_size=32,
+  num_hidden_layers=2,
+  num_attention_heads=2,
+)
 LLAVA = dict(
-    vision_config=WIDTH | dict(image_size=48, patch_size=12),
-    text_config=WIDTH | dict(num_key_value_heads=2),
-    vision_feature_layer=-1,
+  vision_config=WIDTH | dict(image_size=48, patch_size=12),
+  text_config=WIDTH | dict(num_key_value_heads=2),
+  vision_feature_layer=-1,
 )
 QWEN2_VL = dict(
-    vision_config=dict(
-        depth=2, embed_dim=32, hidden_size=32, num_heads=2, patch_size=4
-    ),
-    text_config=WIDTH | dict(num_key_value_heads=2, mrope_section=(2, 3, 3)),
+  vision_config=dict(
+    depth=2, embed_dim=32, hidden_size=32, num_heads=2, patch_size=4
+  ),
+  text_config=WIDTH | dict(num_key_value_heads=2, mrope_section=(2, 3, 3)),
 )
 OPTIONS = {'llava': LLAVA, 'qwen2_vl': QWEN2_VL}
 
@@ -48,10 +50,13 @@ def _batch(family, rows, model):
   weights = (rng.random(shape) < 0.4) * documents
   positions = np.broadcast_to(np.arange(LENGTH), shape)
   ints = dict(
-      tokens=rng.integers(0, VOCAB, shape), positions=positions,
-      documents=documents, branches=np.zeros(shape), image_slots=slots,
-      targets=rng.integers(0, VOCAB, shape),
-  )  # fmt: skip
+    tokens=rng.integers(0, VOCAB, shape),
+    positions=positions,
+    documents=documents,
+    branches=np.zeros(shape),
+    image_slots=slots,
+    targets=rng.integers(0, VOCAB, shape),
+  )
   made = {k: x.astype(np.int32) for k, x in ints.items()}
   made['weights'] = weights.astype(np.float32)
   pixels = (1, 3, 48, 48)
@@ -61,7 +66,7 @@ def _batch(family, rows, model):
     made['positions'] = np.repeat(made['positions'][..., None], 3, -1)
     made['patch_images'] = np.ones((rows, 16), np.int32)
     made['patch_positions'] = np.broadcast_to(
-        where.reshape(16, 2), (rows, 16, 2)
+      where.reshape(16, 2), (rows, 16, 2)
     ).astype(np.int32)
   made['pixel_values'] = rng.normal(size=(rows, *pixels)).astype(np.float32)
   return made
@@ -98,5 +103,5 @@ def test_gradients_are_those_of_one_device(model, spec):
   for name, x in want.items():
     assert jnp.isfinite(x).all()
     np.testing.assert_allclose(
-        got[name], x, rtol=1e-3, atol=1e-6 * largest, err_msg=name
+      got[name], x, rtol=1e-3, atol=1e-6 * largest, err_msg=name
     )

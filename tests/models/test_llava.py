@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from mmu_jax import losses
 from mmu_jax import models
 from mmu_jax import tree as tree_lib
 from mmu_jax.models import llama
-import toy
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 NUM_PATCHES = toy.IMAGE_TOKENS
@@ -23,13 +23,13 @@ def _variant(**changes):
   """The toy model with other options; ``vision`` and ``text`` are nested."""
   config = toy.llava().config
   vision = dataclasses.replace(
-      config.vision_config, **changes.pop('vision', {})
+    config.vision_config, **changes.pop('vision', {})
   )
   text = dataclasses.replace(config.text_config, **changes.pop('text', {}))
   return models.build(
-      dataclasses.replace(
-          config, vision_config=vision, text_config=text, **changes
-      )
+    dataclasses.replace(
+      config, vision_config=vision, text_config=text, **changes
+    )
   )
 
 
@@ -37,10 +37,10 @@ def _params(model, seed):
   """Random parameters, none zero; they are not compiled."""
   rng = np.random.default_rng(seed)
   return tree_lib.map_with_name(
-      lambda name, x: rng.normal(
-          float(name.endswith('scale')), 0.25, x.shape
-      ).astype(np.float32),
-      _shapes(model),
+    lambda name, x: rng.normal(
+      float(name.endswith('scale')), 0.25, x.shape
+    ).astype(np.float32),
+    _shapes(model),
   )
 
 
@@ -64,11 +64,11 @@ def _part(model, function):
 
 def _gradient(model):
   return jax.jit(
-      jax.grad(
-          lambda params, batch: losses.nll(
-              model.forward(params, batch), batch['targets'], batch['weights']
-          )
+    jax.grad(
+      lambda params, batch: losses.nll(
+        model.forward(params, batch), batch['targets'], batch['weights']
       )
+    )
   )
 
 
@@ -77,13 +77,13 @@ def test_image_features_go_to_their_slots():
   params, rng = _params(model, 0), np.random.default_rng(1)
   batch = toy.batch(2, rows=3)
   batch['pixel_values'] = rng.normal(
-      size=(3, 2, 3, toy.IMAGE_SIZE, toy.IMAGE_SIZE)
+    size=(3, 2, 3, toy.IMAGE_SIZE, toy.IMAGE_SIZE)
   ).astype(np.float32)  # two pictures a row
   slots = rng.integers(-4, 2 * NUM_PATCHES, batch['tokens'].shape)
   batch['image_slots'] = np.maximum(slots, -1).astype(np.int32)
   embedded = _part(model, 'embed')(params, batch)
   features = _part(model, 'encode')(
-      params, batch['pixel_values'].reshape(-1, *(3, 24, 24))
+    params, batch['pixel_values'].reshape(-1, *(3, 24, 24))
   )
   table = params['language_model']['model']['embed_tokens']['embedding']
   for b, i in np.ndindex(*batch['tokens'].shape):
@@ -175,7 +175,7 @@ def test_the_projector_reads_the_layer_that_is_named(layer, runs):
   for changed in range(3):
     tree = jax.tree.map(np.copy, params)
     kernel = tree['vision_tower']['vision_model']['encoder']['layers']['mlp'][
-        'fc2'
+      'fc2'
     ]['kernel']
     kernel[changed] += 0.5
     differs = bool(np.any(features(tree, pixels) != base))
@@ -215,7 +215,7 @@ def test_scores_depend_on_distance_alone():
 
   def score(i, j):
     turn = lambda x, p: llama.rotate(
-        x, *llama.rotary(jnp.array([[p]]), 16, 10000.0)
+      x, *llama.rotary(jnp.array([[p]]), 16, 10000.0)
     )
     return float(jnp.vdot(turn(q, i), turn(k, j)))
 
@@ -228,9 +228,9 @@ def test_the_program_does_not_grow_with_depth(remat):
   sizes = []
   for depth in (2, 8):
     model = _variant(
-        remat=remat,
-        vision={'num_hidden_layers': depth},
-        text={'num_hidden_layers': depth},
+      remat=remat,
+      vision={'num_hidden_layers': depth},
+      text={'num_hidden_layers': depth},
     )
     lowered = _gradient(model).lower(_shapes(model), toy.batch(16))
     sizes.append(len(lowered.as_text()))
@@ -249,21 +249,21 @@ def test_equal_configs_give_one_model():
 
 
 @pytest.mark.parametrize(
-    'name, options, message',
-    [
-        ('lava', {}, "unknown model 'lava'; known: llava"),
-        ('llava', {'depth': 3}, "model has no option 'depth'; known: vision_"),
-        (
-            'llava',
-            {'vision_config': {'width': 3}},
-            "model.vision_config has no option 'width'; known: hidden_size",
-        ),
-        (
-            'llava',
-            {'text_config': {'width': 3, 'depth': 2}},
-            "model.text_config has no option 'depth', 'width'",
-        ),
-    ],
+  'name, options, message',
+  [
+    ('lava', {}, "unknown model 'lava'; known: llava"),
+    ('llava', {'depth': 3}, "model has no option 'depth'; known: vision_"),
+    (
+      'llava',
+      {'vision_config': {'width': 3}},
+      "model.vision_config has no option 'width'; known: hidden_size",
+    ),
+    (
+      'llava',
+      {'text_config': {'width': 3, 'depth': 2}},
+      "model.text_config has no option 'depth', 'width'",
+    ),
+  ],
 )
 def test_an_unknown_model_or_option_is_a_clear_error(name, options, message):
   with pytest.raises(ValueError, match=message):
@@ -273,7 +273,7 @@ def test_an_unknown_model_or_option_is_a_clear_error(name, options, message):
 def test_every_parameter_has_one_component():
   model = toy.llava()
   found = {
-      tree_lib.component_of(name, model.components)
-      for name in tree_lib.flatten(_shapes(model))
+    tree_lib.component_of(name, model.components)
+    for name in tree_lib.flatten(_shapes(model))
   }
   assert found == {'vision', 'projector', 'language'}

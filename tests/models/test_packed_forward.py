@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from mmu_jax import losses
 from mmu_jax import models
@@ -17,7 +18,6 @@ from mmu_jax import tree as tree_lib
 from mmu_jax.models import llama
 from mmu_jax.models.clip_vit import ClipVisionConfig
 from mmu_jax.models.llama import LlamaConfig
-import toy
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
@@ -25,11 +25,11 @@ pytestmark = pytest.mark.usefixtures('quick_compile')
 def _grouped_model():
   """Four heads that share two keys and values."""
   return models.build(
-      models.LlavaConfig(
-          ClipVisionConfig(16, 24, 2, 2, toy.IMAGE_SIZE, toy.PATCH_SIZE),
-          LlamaConfig(toy.VOCAB, 16, 24, 2, 4, 2),
-          dtype='float64',
-      )
+    models.LlavaConfig(
+      ClipVisionConfig(16, 24, 2, 2, toy.IMAGE_SIZE, toy.PATCH_SIZE),
+      LlamaConfig(toy.VOCAB, 16, 24, 2, 4, 2),
+      dtype='float64',
+    )
   )
 
 
@@ -44,10 +44,8 @@ def _params(model, seed):
   rng = np.random.default_rng(seed)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   return tree_lib.map_with_name(
-      lambda name, x: rng.normal(
-          float(name.endswith('scale')), 0.25, x.shape
-      ),
-      shapes,
+    lambda name, x: rng.normal(float(name.endswith('scale')), 0.25, x.shape),
+    shapes,
   )
 
 
@@ -72,24 +70,26 @@ def _questions(batch):
   """
   found = []
   for b, (documents, branches) in enumerate(
-      zip(batch['documents'], batch['branches'])
+    zip(batch['documents'], batch['branches'])
   ):
     for d in range(1, documents.max() + 1):
       inside = documents == d
       for k in sorted(set(branches[inside]) - {0}) or [0]:
         places = np.flatnonzero(inside & np.isin(branches, [0, k]))
         alone = {
-            name: x[b : b + 1, places] if name != 'pixel_values' else x[[b]]
-            for name, x in batch.items()
+          name: x[b : b + 1, places] if name != 'pixel_values' else x[[b]]
+          for name, x in batch.items()
         }
         alone['documents'] = np.ones_like(alone['documents'])
         alone['branches'] = np.zeros_like(alone['branches'])
         rows, columns = batch['tokens'].shape
-        found.append((
+        found.append(
+          (
             toy.pad(alone, k, rows=rows - 1, columns=columns - len(places)),
             b,
             places,
-        ))
+          )
+        )
   return found
 
 
@@ -111,9 +111,9 @@ def _assert_same_gradients(got, want, *, pictures=True):
 
 
 @pytest.mark.parametrize(
-    'make, pictures',
-    [(toy.llava, True), (toy.llava, False), (_grouped_model, True)],
-    ids=['pictures', 'text', 'shared keys'],
+  'make, pictures',
+  [(toy.llava, True), (toy.llava, False), (_grouped_model, True)],
+  ids=['pictures', 'text', 'shared keys'],
 )
 def test_a_packed_batch_is_its_questions_one_by_one(make, pictures):
   model = make('float64') if make is toy.llava else make()
@@ -129,15 +129,15 @@ def test_a_packed_batch_is_its_questions_one_by_one(make, pictures):
     share = alone['weights'].sum() / batch['weights'].sum()
     total += share * value
     total_grads = jax.tree.map(
-        lambda t, g, share=share: t + share * g, total_grads, alone_grads
+      lambda t, g, share=share: t + share * g, total_grads, alone_grads
     )
     answer = batch['weights'][b, places] > 0
     assert answer.any()
     np.testing.assert_allclose(
-        logits[b, places][answer],
-        alone_logits[0, : len(places)][answer],
-        rtol=1e-6,
-        atol=1e-6,
+      logits[b, places][answer],
+      alone_logits[0, : len(places)][answer],
+      rtol=1e-6,
+      atol=1e-6,
     )
   assert float(loss) == pytest.approx(float(total), rel=1e-6)
   _assert_same_gradients(grads, total_grads, pictures=pictures)
@@ -162,13 +162,13 @@ def test_padding_on_the_right_and_padding_rows_change_nothing():
   batch = toy.batch(6, rows=2)
   (loss, logits), grads = evaluate(params, batch)
   (padded_loss, padded_logits), padded_grads = evaluate(
-      params, toy.pad(batch, 7, rows=2, columns=9)
+    params, toy.pad(batch, 7, rows=2, columns=9)
   )
   assert float(loss) == pytest.approx(float(padded_loss), rel=1e-6)
   _assert_same_gradients(padded_grads, grads)
   real = batch['documents'] > 0
   np.testing.assert_allclose(
-      padded_logits[:2, : real.shape[1]][real], logits[real], 1e-6, 1e-6
+    padded_logits[:2, : real.shape[1]][real], logits[real], 1e-6, 1e-6
   )
   assert np.isfinite(padded_logits).all()
 

@@ -6,11 +6,10 @@
 import copy
 
 import numpy as np
+import parity_compare as compare
+import parity_reference as reference  # skips where torch is not installed
+import parity_rows as rows
 import pytest
-
-from parity import reference  # skips where torch is not installed
-from parity import compare
-from parity import rows
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 torch = reference.torch
@@ -39,7 +38,7 @@ def test_the_drawn_models_differ_in_what_matters(family):
 @pytest.mark.parametrize('side', SIDES)
 @pytest.mark.parametrize('family, seed', CASES)
 def test_logits_loss_and_gradients_are_those_of_torch(
-    family, seed, side, record_property
+  family, seed, side, record_property
 ):
   pair = reference.pair(family, seed)
   made = rows.draw(pair.torch.config, 10 * seed)
@@ -62,7 +61,7 @@ def test_image_features_are_those_of_torch(family, seed, record_property):
   made = rows.draw(pair.torch.config, 30 + seed)
   batch = rows.batch(pair.torch, made)
   want = reference.image_features(
-      pair.torch, rows.inputs(pair.torch.config, made)
+    pair.torch, rows.inputs(pair.torch.config, made)
   )
   got = compare.image_features(pair, batch, made)
   assert len(got) == len(want) == sum(rows.IMAGES)
@@ -76,10 +75,10 @@ def test_a_batch_is_its_rows_one_by_one(family, record_property):
   pair = reference.pair(family, 3)
   made = rows.draw(pair.torch.config, 40)
   together = {
-      side: compare.forward(pair.ours)(
-          pair.ours.params, rows.batch(pair.torch, made, side)
-      )
-      for side in SIDES
+    side: compare.forward(pair.ours)(
+      pair.ours.params, rows.batch(pair.torch, made, side)
+    )
+    for side in SIDES
   }
   for b in (0, 2):  # no image, three images
     row, n = made[b], len(made[b].tokens)
@@ -87,9 +86,9 @@ def test_a_batch_is_its_rows_one_by_one(family, record_property):
     alone = rows.batch(pair.torch, [row], length=None, room=room)
     given = rows.inputs(pair.torch.config, [row], length=None)
     got = {
-        'alone': compare.forward(pair.ours)(pair.ours.params, alone)[0],
-        'right': together['right'][b, :n],
-        'left': together['left'][b, -n:],
+      'alone': compare.forward(pair.ours)(pair.ours.params, alone)[0],
+      'right': together['right'][b, :n],
+      'left': together['left'][b, -n:],
     }
     want = reference.forward(pair.torch, given).logits[0].detach().numpy()
     for name, logits in got.items():
@@ -108,7 +107,7 @@ def test_remat_computes_the_same(family, record_property):
 
 def test_the_last_layer_and_the_class_token_can_be_read(record_property):
   config = reference.llava_config(
-      3, vision_feature_layer=-1, vision_feature_select_strategy='full'
+    3, vision_feature_layer=-1, vision_feature_select_strategy='full'
   )
   pair = reference.load(reference.build(config, 5))
   made = rows.draw(config, 60)
@@ -119,7 +118,7 @@ def test_the_last_layer_and_the_class_token_can_be_read(record_property):
 
 @pytest.mark.parametrize('family', reference.FAMILIES)
 def test_bfloat16_is_as_far_from_float32_as_that_of_torch(
-    family, record_property
+  family, record_property
 ):
   pair = reference.pair(family, 4, compute_dtype='bfloat16')
   made = rows.draw(pair.torch.config, 70)
@@ -131,7 +130,7 @@ def test_bfloat16_is_as_far_from_float32_as_that_of_torch(
   assert got.dtype == 'bfloat16' and rounded.logits.dtype == torch.bfloat16
   real = batch['documents'] > 0
   vectors = [
-      x.detach().float().numpy()[real] for x in (exact, rounded.logits)
+    x.detach().float().numpy()[real] for x in (exact, rounded.logits)
   ] + [np.asarray(got, np.float32)[real]]
   exact, theirs, ours = vectors
   error = lambda x: float(np.linalg.norm(x - exact) / np.linalg.norm(exact))

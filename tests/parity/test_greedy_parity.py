@@ -1,11 +1,11 @@
 """Greedy decoding gives the tokens of ``transformers.generate``."""
 
 import numpy as np
+import parity_reference as reference  # skips where torch is not installed
+import parity_rows as rows
 import pytest
 
-from mmu_jax.evaluation import decoding
-from parity import reference  # skips where torch is not installed
-from parity import rows
+from mmu_jax.evaluation.asking import decoding
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 SEEDS = (1, 2, 3, 4)
@@ -18,13 +18,13 @@ def _ours(pair, made, side='right', *, stop_ids=None, **shape):
   """Our tokens; without stop ids, nothing ends an answer."""
   vocab = pair.ours.config.text_config.vocab_size
   return np.asarray(
-      decoding.greedy(
-          pair.ours.params,
-          rows.batch(pair.torch, made, side, **shape),
-          model=pair.ours,
-          max_new_tokens=NEW,
-          stop_ids=stop_ids or (vocab,),  # one that no logit stands for
-      )
+    decoding.greedy(
+      pair.ours.params,
+      rows.batch(pair.torch, made, side, **shape),
+      model=pair.ours,
+      max_new_tokens=NEW,
+      stop_ids=stop_ids or (vocab,),  # one that no logit stands for
+    )
   )
 
 

@@ -4,11 +4,10 @@ The other tests leave out most optimizations of the compiler, for time.
 """
 
 import jax
+import parity_compare as compare
+import parity_reference as reference  # skips where torch is not installed
+import parity_rows as rows
 import pytest
-
-from parity import reference  # skips where torch is not installed
-from parity import compare
-from parity import rows
 
 
 @pytest.mark.parametrize('family', reference.FAMILIES)

@@ -5,8 +5,8 @@ import inspect
 import numpy as np
 import pytest
 
-from mmu_jax.data import patches
-from mmu_jax.data.patches import Grid
+from mmu_jax.data.encoding import patches
+from mmu_jax.data.encoding.patches import Grid
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed')
 
@@ -19,23 +19,23 @@ def model():
   import transformers
 
   tiny = dict(
-      hidden_size=16,
-      intermediate_size=16,
-      num_hidden_layers=1,
-      num_attention_heads=2,
-      num_key_value_heads=1,
-      vocab_size=128,
-      rope_scaling={'type': 'mrope', 'mrope_section': [1, 1, 2]},
+    hidden_size=16,
+    intermediate_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    vocab_size=128,
+    rope_scaling={'type': 'mrope', 'mrope_section': [1, 1, 2]},
   )
   config = transformers.Qwen2VLConfig(
-      text_config=tiny,
-      vision_config=dict(
-          depth=1, embed_dim=16, hidden_size=16, num_heads=2, patch_size=4
-      ),
-      image_token_id=IMAGE,
-      video_token_id=VIDEO,
-      vision_start_token_id=START,
-      vision_end_token_id=END,
+    text_config=tiny,
+    vision_config=dict(
+      depth=1, embed_dim=16, hidden_size=16, num_heads=2, patch_size=4
+    ),
+    image_token_id=IMAGE,
+    video_token_id=VIDEO,
+    vision_start_token_id=START,
+    vision_end_token_id=END,
   )
   return transformers.Qwen2VLModel(config)
 
@@ -58,10 +58,10 @@ def _published(model, ids, grids):
   if 'mm_token_type_ids' in inspect.signature(model.get_rope_index).parameters:
     options['mm_token_type_ids'] = torch.tensor(ids == IMAGE)[None].int()
   positions, _ = model.get_rope_index(
-      torch.tensor(ids)[None],
-      image_grid_thw=torch.tensor(grids) if grids else None,
-      attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-      **options,
+    torch.tensor(ids)[None],
+    image_grid_thw=torch.tensor(grids) if grids else None,
+    attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+    **options,
   )
   return positions[:, 0].T.numpy()
 
@@ -81,8 +81,8 @@ def test_positions_are_those_of_the_published_model(number, model):
 
 def test_patch_positions_are_those_of_the_published_vision_tower():
   vision = pytest.importorskip(
-      'transformers.vision_utils',
-      reason='before transformers 5.23 they are inside the model',
+    'transformers.vision_utils',
+    reason='before transformers 5.23 they are inside the model',
   )
   grids = [Grid(1, 4, 6), Grid(1, 8, 2), Grid(1, 2, 2)]
   want = vision.get_vision_position_ids(torch.tensor(grids), 2)

@@ -4,32 +4,35 @@ import json
 
 import jax
 import numpy as np
+import parity_reference as reference  # skips where torch is not installed
+import parity_rows as rows
 import pytest
 from safetensors.numpy import load_file
 from safetensors.numpy import save_file
-
-from mmu_jax import models
-from parity import reference  # skips where torch is not installed
-from parity import rows
 import toy
 
+from mmu_jax import models
+
 pytestmark = pytest.mark.usefixtures('quick_compile')
-CASES = {'llava': ('llava', 1), 'own output layer': ('qwen2_vl', 1),
-         'tied': ('qwen2_vl', 2)}  # fmt: skip
+CASES = {
+  'llava': ('llava', 1),
+  'own output layer': ('qwen2_vl', 1),
+  'tied': ('qwen2_vl', 2),
+}
 FILE = 'model.safetensors'
 # Beginnings of names in torch, and of the same names in the files of the hub.
 HUB = {
-    'llava': {
-        'model.language_model.': 'language_model.model.',
-        'lm_head.': 'language_model.lm_head.',
-        'model.vision_tower.': 'vision_tower.vision_model.',
-        'model.multi_modal_projector.': 'multi_modal_projector.',
-    },
-    'qwen2_vl': {
-        'model.language_model.': 'model.',
-        'lm_head.': 'lm_head.',
-        'model.visual.': 'visual.',
-    },
+  'llava': {
+    'model.language_model.': 'language_model.model.',
+    'lm_head.': 'language_model.lm_head.',
+    'model.vision_tower.': 'vision_tower.vision_model.',
+    'model.multi_modal_projector.': 'multi_modal_projector.',
+  },
+  'qwen2_vl': {
+    'model.language_model.': 'model.',
+    'lm_head.': 'lm_head.',
+    'model.visual.': 'visual.',
+  },
 }
 
 
@@ -58,19 +61,21 @@ def _write_flat_config(folder):
   text = raw.pop('text_config')
   rope = text.pop('rope_parameters')
   text |= dict(
-      rope_theta=rope['rope_theta'],
-      rope_scaling={'type': 'mrope', 'mrope_section': rope['mrope_section']},
+    rope_theta=rope['rope_theta'],
+    rope_scaling={'type': 'mrope', 'mrope_section': rope['mrope_section']},
   )
-  del text['model_type'], text['layer_types'], raw['vision_config'][
-      'rope_parameters'
-  ]
+  del (
+    text['model_type'],
+    text['layer_types'],
+    raw['vision_config']['rope_parameters'],
+  )
   (folder / 'config.json').write_text(json.dumps(text | raw))
 
 
 def _read(family, folder):
   """transformers loads a folder; nothing is missing, nothing left over."""
   model, info = reference.CLASSES[family].from_pretrained(
-      folder, output_loading_info=True
+    folder, output_loading_info=True
   )
   for problem in ('missing_keys', 'unexpected_keys', 'mismatched_keys'):
     assert not info[problem], problem
@@ -85,7 +90,7 @@ def _logits(model, made):
 @pytest.mark.parametrize('names', ['saved', 'hub', 'torch'])
 @pytest.mark.parametrize('case', CASES)
 def test_transformers_gives_our_logits_with_the_weights_we_save(
-    case, names, tmp_path, record_property
+  case, names, tmp_path, record_property
 ):
   family, seed = CASES[case]
   config = reference.CONFIGS[family](seed)
@@ -110,7 +115,7 @@ def test_transformers_gives_our_logits_with_the_weights_we_save(
 @pytest.mark.parametrize('names', ['saved', 'hub', 'torch'])
 @pytest.mark.parametrize('case', CASES)
 def test_weights_that_did_not_change_come_back_bit_for_bit(
-    case, names, tmp_path
+  case, names, tmp_path
 ):
   family, seed = CASES[case]
   source = reference.build(reference.CONFIGS[family](seed), 30 + seed)

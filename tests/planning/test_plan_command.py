@@ -2,8 +2,8 @@
 
 import dataclasses
 import importlib.util
-import pathlib
 
+import paths
 import pytest
 
 from mmu_jax import methods
@@ -20,7 +20,7 @@ from mmu_jax.planning.memory import Setting
 from mmu_jax.planning.programs import Program
 from mmu_jax.planning.shapes import Rows
 
-CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
+CONFIGS = paths.CONFIGS
 
 
 def _config(name, *variant):
@@ -38,7 +38,7 @@ def plan_7b():
   with config.unlocked():
     config.runs = {name: config.runs[name] for name in keep}
   return planning.plan(
-      config, model='llava-1.5-7b', mesh='fsdp=8', hbm='16GiB', chip='v5e'
+    config, model='llava-1.5-7b', mesh='fsdp=8', hbm='16GiB', chip='v5e'
   )
 
 
@@ -46,9 +46,14 @@ def test_a_plan_of_a_published_model_needs_no_data(plan_7b):
   assert plan_7b.devices == 8 and 'no data' in plan_7b.notes[0]
   stages = {stage.name for stage in plan_7b.stages}
   assert stages == {
-      'vanilla', 'retrained', 'importance', 'mask', 'kl_min', 'mmunlearner',
-      'evaluate',
-  }  # fmt: skip
+    'vanilla',
+    'retrained',
+    'importance',
+    'mask',
+    'kl_min',
+    'mmunlearner',
+    'evaluate',
+  }
   # 7.06 B parameters in float32 on 8 devices: 3.29 GiB, twice that of moments.
   held = plan_7b.stages[0].need.held
   assert held['parameters'] / 2**30 == pytest.approx(3.29, abs=0.01)
@@ -73,13 +78,13 @@ def test_an_estimate_near_the_limit_is_called_tight():
 
 
 @pytest.mark.parametrize(
-    'values, length, message',
-    [
-        (dict(micro_batches=0), 0, 'at least 1'),
-        (dict(offload=('moments',)), 0, 'reference'),
-        ({}, -5, 'at least 577 tokens'),
-        ({}, 576, 'at least 577 tokens'),
-    ],
+  'values, length, message',
+  [
+    (dict(micro_batches=0), 0, 'at least 1'),
+    (dict(offload=('moments',)), 0, 'reference'),
+    ({}, -5, 'at least 577 tokens'),
+    ({}, 576, 'at least 577 tokens'),
+  ],
 )
 def test_an_option_out_of_range_is_refused(values, length, message):
   config = _config('mllmu_bench')
@@ -105,10 +110,10 @@ def test_rows_of_padding_and_axes_without_use_are_said(plan_7b):
   model = models.build(llava.LlavaConfig())
   jobs = [Program('vanilla', 'train', Rows(4, 640, 1), methods.finetune()[0])]
   said = lambda spec, chip='': remarks.of_job(
-      jobs, model, Setting(layout.parse(spec)), chip
+    jobs, model, Setting(layout.parse(spec)), chip
   )
   assert said('fsdp=64') == [
-      'batches of 4 rows on 64 devices: 60 compute padding'
+    'batches of 4 rows on 64 devices: 60 compute padding'
   ]
   assert said('fsdp=4,tensor=2') == []
   assert 'tensor=3 divides no layer of this model' in said('tensor=3')[0]
@@ -124,8 +129,8 @@ def test_the_smallest_mesh_keeps_a_tenth_of_the_memory():
   setting = Setting(layout.mesh(fsdp=4))
   peak = search.worst(jobs, model, setting).peak
   found = [
-      search.smallest_mesh(jobs, model, setting, int(peak / share)).size
-      for share in (0.89, 0.91)
+    search.smallest_mesh(jobs, model, setting, int(peak / share)).size
+    for share in (0.89, 0.91)
   ]
   assert found == [4, 8]
 
@@ -135,15 +140,17 @@ def test_a_lever_lowers_the_peak_and_says_what_it_pads():
   options = dict(name='hf_adamw')
   turn = methods.finetune()[0]
   jobs = [
-      Program('vanilla', 'train', Rows(n, 640, 1), turn, options)
-      for n in (2, 16)
+    Program('vanilla', 'train', Rows(n, 640, 1), turn, options) for n in (2, 16)
   ]
   setting = Setting(layout.mesh(fsdp=4))
   now = search.worst(jobs, model, setting).peak
   found = {x.name: x for x in search.levers(jobs, model, setting)}
   assert set(found) == {
-      'model.remat=dots', 'model.remat=full', 'micro_batches=4', 'all of them'
-  }  # fmt: skip
+    'model.remat=dots',
+    'model.remat=full',
+    'micro_batches=4',
+    'all of them',
+  }
   assert all(lever.worst.peak < now for lever in found.values())
   assert found['micro_batches=4'].note == '2 rows are computed as 16'
   full = dataclasses.replace(model.config, remat='full')

@@ -2,9 +2,9 @@
 
 import importlib.util
 import io
-import pathlib
 import re
 
+import paths
 import pytest
 from rich import console
 
@@ -12,7 +12,7 @@ from mmu_jax import planning
 from mmu_jax.planning import report
 from mmu_jax.planning import writing
 
-CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'mllmu_bench.py'
+CONFIG = paths.CONFIGS / 'mllmu_bench.py'
 MESHES = ('fsdp=8', 'fsdp=4,tensor=2', 'data=2,fsdp=2,tensor=2', 'data=1')
 
 
@@ -35,9 +35,8 @@ def config():
 @pytest.fixture(scope='module', params=MESHES)
 def plan(request, config):
   return planning.plan(
-      config, model='llava-1.5-7b', mesh=request.param, hbm='80GiB',
-      chip='h100',
-  )  # fmt: skip
+    config, model='llava-1.5-7b', mesh=request.param, hbm='80GiB', chip='h100'
+  )
 
 
 @pytest.mark.parametrize('width', [80, 100])
@@ -85,7 +84,7 @@ def test_a_plan_for_a_chip_says_how_its_step_scales(plan):
 def test_one_device_is_one_and_brackets_are_no_markup(config):
   made = planning.plan(config, model='llava-1.5-7b', mesh='data=1')
   made = made._replace(
-      model='a[red]b', trained=tuple(f'{n}[bold]' for n in made.trained)
+    model='a[red]b', trained=tuple(f'{n}[bold]' for n in made.trained)
   )
   text = _written(made, 100)
   assert '1 device\n' in text and 'a[red]b' in text

@@ -26,9 +26,9 @@ from mmu_jax.planning.shapes import Rows
 
 # One layer in each stack: XLA counts the body of a loop once.
 SHALLOW = llava.LlavaConfig(
-    clip_vit.ClipVisionConfig(64, 256, 1, 2, 48, 12),
-    llama.LlamaConfig(320, 128, 384, 1, 2, 2),
-    vision_feature_layer=-1,
+  clip_vit.ClipVisionConfig(64, 256, 1, 2, 48, 12),
+  llama.LlamaConfig(320, 128, 384, 1, 2, 2),
+  vision_feature_layer=-1,
 )
 
 
@@ -43,16 +43,16 @@ def test_operations_are_those_that_xla_counts():
   rows = Rows(8, 64, 1)
   model = models.build(SHALLOW)
   made = compiled.turn(
-      model,
-      methods.finetune()[0],
-      rows,
-      sharding.make_mesh('data=1'),
-      dict(name='hf_adamw'),
+    model,
+    methods.finetune()[0],
+    rows,
+    sharding.make_mesh('data=1'),
+    dict(name='hf_adamw'),
   )
   found = flops.of_loss(SHALLOW, methods.descend, rows.length, rows.room)
   # XLA adds what is no matrix product, optimizer included.
   assert rows.rows * found.total == pytest.approx(
-      made.cost_analysis()['flops'], rel=0.15
+    made.cost_analysis()['flops'], rel=0.15
   )
 
 
@@ -70,20 +70,22 @@ def test_gathered_weights_are_those_of_xlas_program():
   model = models.build(SHALLOW)
   rows, spec = Rows(8, 64, 1), 'fsdp=8'
   made = compiled.turn(
-      model,
-      methods.finetune()[0],
-      rows,
-      sharding.make_mesh(spec),
-      dict(name='hf_adamw'),
+    model,
+    methods.finetune()[0],
+    rows,
+    sharding.make_mesh(spec),
+    dict(name='hf_adamw'),
   )
   kernels = [
-      leaf
-      for leaf in layout.leaves(model, layout.parse(spec)).values()
-      if leaf.fsdp > 1
+    leaf
+    for leaf in layout.leaves(model, layout.parse(spec)).values()
+    if leaf.fsdp > 1
   ]
   want = sorted({leaf.gathered for leaf in kernels})
-  got = [_size(m) for m in re.findall(r'= f32\[([\d,]+)\]\S* all-gather', 
-                                      made.as_text())]
+  got = [
+    _size(m)
+    for m in re.findall(r'= f32\[([\d,]+)\]\S* all-gather', made.as_text())
+  ]
   found = sum(n in want for n in got)
   # Every kernel is gathered for forward; backward does so again but where
   # XLA sees, with loops of one layer, that it has it.
@@ -100,7 +102,7 @@ def test_what_fsdp_moves_is_three_times_the_weights():
   turn = methods.finetune()[0]
   found = traffic.of_turn(model, turn, Rows(1024, 768, 1), Setting(on))
   weights = 2 * sum(
-      leaf.size for leaf in layout.leaves(model, on).values() if leaf.fsdp > 1
+    leaf.size for leaf in layout.leaves(model, on).values() if leaf.fsdp > 1
   )
   moved = found.gather_forward + found.gather_backward + found.scatter
   assert moved == pytest.approx(3 * weights, rel=2e-3)
@@ -110,7 +112,7 @@ def test_what_fsdp_moves_is_three_times_the_weights():
 def test_weak_scaling_computes_the_same_on_every_device():
   model = models.build(llava.LlavaConfig(dtype='bfloat16', remat='full'))
   points = scaling.points(
-      model, methods.finetune()[0], Rows(4, 768, 1), chips.CHIPS['h100']
+    model, methods.finetune()[0], Rows(4, 768, 1), chips.CHIPS['h100']
   )
   assert len({round(p.traffic.flops) for p in points}) == 1
   tokens = scaling.least_tokens(points[-1], Rows(4, 768, 1))
@@ -118,7 +120,7 @@ def test_weak_scaling_computes_the_same_on_every_device():
   for share, bound in ((1.3, 'compute'), (0.7, 'communication')):
     rows = Rows(1, round(share * tokens), 1)
     last = scaling.points(
-        model, methods.finetune()[0], rows, chips.CHIPS['h100']
+      model, methods.finetune()[0], rows, chips.CHIPS['h100']
     )[-1]
     assert last.devices == 1024 and last.times.bound == bound
 
@@ -132,9 +134,9 @@ def test_a_ring_leaves_a_node_by_all_adapters_that_no_other_ring_needs():
   chip = chips.CHIPS['h100']
   whole = traffic.Traffic(0, 0, 1e9, 0, 0, 0)
   summed = traffic.Traffic(0, 0, 0, 1e9, 0, 0)
-  seconds = lambda moved, spec: traffic.times(
-      moved, chip, layout.parse(spec)
-  ).move
+  seconds = lambda moved, spec: (
+    traffic.times(moved, chip, layout.parse(spec)).move
+  )
   assert seconds(whole, 'fsdp=8') == pytest.approx(1e9 / 450e9)
   # Eight adapters of 50 GB/s for one ring, for two, and for eight.
   assert seconds(whole, 'fsdp=64') == pytest.approx(1e9 / 400e9)
@@ -148,8 +150,8 @@ def _on(rows, *meshes):
   model = models.build(llava.LlavaConfig(dtype='bfloat16', remat='full'))
   turn = methods.finetune()[0]
   return (
-      traffic.of_turn(model, turn, rows, Setting(layout.parse(spec)))
-      for spec in meshes
+    traffic.of_turn(model, turn, rows, Setting(layout.parse(spec)))
+    for spec in meshes
   )
 
 
@@ -166,6 +168,6 @@ def test_tensor_parallelism_moves_activations_and_fewer_weights():
   assert split.flops == pytest.approx(pure.flops)
   none = dataclasses.replace(config, remat='none')
   kept = traffic.of_turn(
-      models.build(none), turn, rows, Setting(layout.parse('fsdp=4,tensor=2'))
+    models.build(none), turn, rows, Setting(layout.parse('fsdp=4,tensor=2'))
   )
   assert kept.tensor == pytest.approx(split.tensor * 4 / 5)

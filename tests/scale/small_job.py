@@ -12,11 +12,11 @@ people = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(people)
 
 RUNS = dict(
-    ga_diff=people.run('ga_diff', 1e-4),
-    kl_min=people.run('kl_min', 1e-4),
-    npo=people.run('npo', 1e-4),
-    mmunlearner=people.run('mmunlearner', 1e-4, 'saliency'),
-    mmunlearner_random=people.run('mmunlearner_strict', 1e-4, 'random'),
+  ga_diff=people.run('ga_diff', 1e-4),
+  kl_min=people.run('kl_min', 1e-4),
+  npo=people.run('npo', 1e-4),
+  mmunlearner=people.run('mmunlearner', 1e-4, 'saliency'),
+  mmunlearner_random=people.run('mmunlearner_strict', 1e-4, 'random'),
 )
 
 
@@ -27,16 +27,23 @@ def get_config(variant=''):
   """
   config = people.get_config('fast')
   width = dict(
-      hidden_size=32, intermediate_size=32, num_hidden_layers=2,
-      num_attention_heads=2,
-  )  # fmt: skip
+    hidden_size=32,
+    intermediate_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+  )
   config.model.vision_config.update(width)
   config.model.text_config.update(width, num_key_value_heads=2)
   config.data.update(
-      num_people=8, num_forget=2, num_validation_forget=1,
-      num_validation_retain=1, train_views=2, num_captioned=8, num_faces=8,
-      num_shapes=8,
-  )  # fmt: skip
+    num_people=8,
+    num_forget=2,
+    num_validation_forget=1,
+    num_validation_retain=1,
+    train_views=2,
+    num_captioned=8,
+    num_faces=8,
+    num_shapes=8,
+  )
   config.base.update(rounds=4, save_every=3)
   config.vanilla.update(rounds=6, save_every=4)
   config.saliency.batches = 3
@@ -55,6 +62,6 @@ def get_config(variant=''):
     config.unlearn.update(rounds=24, save_every=5)
     with config.unlocked():
       config.runs = {
-          name: RUNS[name] for name in ('kl_min', 'mmunlearner_random')
+        name: RUNS[name] for name in ('kl_min', 'mmunlearner_random')
       }
   return config

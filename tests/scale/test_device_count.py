@@ -12,21 +12,21 @@ import sys
 
 import numpy as np
 import pytest
+import workdirs
 
 from mmu_jax import masks as masks_lib
-import workdirs
 
 pytestmark = pytest.mark.scale
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
 # Name -> processes, devices of each, mesh.
 LAYOUTS = {
-    '1 device': (1, 1, 'fsdp=-1'),
-    '2 devices': (1, 2, 'fsdp=-1'),
-    '4 devices': (1, 4, 'data=2,fsdp=2'),
-    '8 devices': (1, 8, 'data=2,fsdp=2,tensor=2'),
-    '2 processes': (2, 2, 'fsdp=-1'),
-    '4 processes': (4, 1, 'data=2,fsdp=2'),
+  '1 device': (1, 1, 'fsdp=-1'),
+  '2 devices': (1, 2, 'fsdp=-1'),
+  '4 devices': (1, 4, 'data=2,fsdp=2'),
+  '8 devices': (1, 8, 'data=2,fsdp=2,tensor=2'),
+  '2 processes': (2, 2, 'fsdp=-1'),
+  '4 processes': (4, 1, 'data=2,fsdp=2'),
 }
 OTHERS = list(LAYOUTS)[1:]
 
@@ -34,10 +34,14 @@ OTHERS = list(LAYOUTS)[1:]
 def _command(layout, workdir):
   processes, devices, mesh = LAYOUTS[layout]
   job = [
-      sys.executable, '-m', 'mmu_jax', 'pipeline',
-      f'--config={HERE / "small_job.py"}', f'--workdir={workdir}',
-      f'--config.mesh={mesh}',
-  ]  # fmt: skip
+    sys.executable,
+    '-m',
+    'mmu_jax',
+    'pipeline',
+    f'--config={HERE / "small_job.py"}',
+    f'--workdir={workdir}',
+    f'--config.mesh={mesh}',
+  ]
   if processes == 1:
     return job
   return [*_local(processes, devices), '--', *job]
@@ -46,9 +50,9 @@ def _command(layout, workdir):
 def _local(processes, devices):
   """The launcher, as the README calls it."""
   (line,) = (
-      line
-      for line in (ROOT / 'README.md').read_text().splitlines()
-      if 'launch/local.py' in line
+    line
+    for line in (ROOT / 'README.md').read_text().splitlines()
+    if 'launch/local.py' in line
   )
   python, path, *flags = line.split()
   assert python == 'python' and flags[-2:] == ['--', '\\']
@@ -61,16 +65,17 @@ def _run(layout, workdir):
   """Runs the job in a layout."""
   devices = LAYOUTS[layout][1]
   done = subprocess.run(
-      _command(layout, workdir),
-      cwd=ROOT,
-      env=os.environ | {
-          'JAX_PLATFORMS': 'cpu',
-          'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
-          'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',  # compiles fast
-      },
-      capture_output=True,
-      text=True,
-      check=False,
+    _command(layout, workdir),
+    cwd=ROOT,
+    env=os.environ
+    | {
+      'JAX_PLATFORMS': 'cpu',
+      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+      'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',  # compiles fast
+    },
+    capture_output=True,
+    text=True,
+    check=False,
   )
   assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
   return workdir
@@ -122,12 +127,13 @@ def test_masks_differ_in_near_ties_alone(alone, shared):
 def _scores(trees):
   """The saliency of every entry, from the importances on disk: float64."""
   forget, pictures, text = (
-      {k: x.astype(np.float64) for k, x in trees[f'importance/{name}'].items()}
-      for name in ('forget', 'retain_vqa', 'text')
+    {k: x.astype(np.float64) for k, x in trees[f'importance/{name}'].items()}
+    for name in ('forget', 'retain_vqa', 'text')
   )
-  mean = lambda tree, part: sum(
-      x.sum() for k, x in tree.items() if k.startswith(part)
-  ) / sum(x.size for k, x in tree.items() if k.startswith(part))
+  mean = lambda tree, part: (
+    sum(x.sum() for k, x in tree.items() if k.startswith(part))
+    / sum(x.size for k, x in tree.items() if k.startswith(part))
+  )
   found = {}
   for name in forget:
     part = name.partition('/')[0]
@@ -139,8 +145,8 @@ def _scores(trees):
 
 def _bits(packed, like):
   return {
-      name: np.asarray(masks_lib.unpack({'x': packed[name]}, {'x': x})['x'])
-      for name, x in like.items()
+    name: np.asarray(masks_lib.unpack({'x': packed[name]}, {'x': x})['x'])
+    for name, x in like.items()
   }
 
 

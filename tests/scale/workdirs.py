@@ -32,9 +32,9 @@ def _on_host(x):
 def texts(workdir: pathlib.Path) -> dict[str, bytes]:
   """The bytes of every JSON file: metrics, predictions, results, notes."""
   return {
-      str(path.relative_to(workdir)): path.read_bytes()
-      for path in sorted(workdir.rglob('*.json*'))
-      if path.name not in APART and not _inside_a_tree(path)
+    str(path.relative_to(workdir)): path.read_bytes()
+    for path in sorted(workdir.rglob('*.json*'))
+    if path.name not in APART and not _inside_a_tree(path)
   }
 
 
@@ -54,8 +54,8 @@ def scores(workdir: pathlib.Path) -> dict[tuple[str, str, str], float]:
   """(run, task, metric) -> value."""
   rows = (workdir / 'results.jsonl').read_text().splitlines()
   return {
-      (row['run'], row['task'], row['metric']): row['value']
-      for row in map(json.loads, rows)
+    (row['run'], row['task'], row['metric']): row['value']
+    for row in map(json.loads, rows)
   }
 
 

@@ -13,16 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from mmu_jax import __main__ as command_line
 from mmu_jax import checkpoint
 from mmu_jax import methods
-from mmu_jax import preemption
+from mmu_jax.distributed import preemption
 from mmu_jax.stages import job
 from mmu_jax.training import loop
 from mmu_jax.training import optimizer
 from mmu_jax.training import step as step_lib
-import toy
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 ROOT = pathlib.Path(__file__).parents[2]
@@ -48,12 +48,12 @@ class _Stream:
 def _plan(turns=None, **changes):
   """A plan that works, with changes."""
   plan = loop.Plan(
-      turns=methods.ga_diff() if turns is None else turns,
-      streams={'forget': _Stream(1), 'retain': _Stream(2)},
-      rates=dict.fromkeys(('forget', 'retain'), lambda _: 1e-2),
-      rounds=6,
-      forward=toy.forward,
-      tx=optimizer.build('sgd'),  # compiles fast
+    turns=methods.ga_diff() if turns is None else turns,
+    streams={'forget': _Stream(1), 'retain': _Stream(2)},
+    rates=dict.fromkeys(('forget', 'retain'), lambda _: 1e-2),
+    rounds=6,
+    forward=toy.forward,
+    tx=optimizer.build('sgd'),  # compiles fast
   )
   return plan._replace(**changes)
 
@@ -83,63 +83,76 @@ def _compiled(*_):
 
 
 @pytest.mark.parametrize(
-    'plan, message',
-    [
-        (
-            _plan(methods.mmunlearner(), forward=_compiled),
-            "the turn on 'forget' is masked, and no mask is given.*saliency",
-        ),
-        (
-            _plan(methods.npo(), forward=_compiled),
-            "'forget' needs reference parameters.*Pass ref_params",
-        ),
-        (
-            _plan(streams={'retain': _Stream(2)}, forward=_compiled),
-            r"draws from 'forget', but the streams are \['retain'\]",
-        ),
-        (
-            _plan(
-                (methods.Turn('forget', methods.ascend, project='kept'),),
-                forward=_compiled,
-            ),
-            "draws from 'kept', but the streams are",
-        ),
-        (
-            _plan(rates={'forget': lambda _: 1.0}, forward=_compiled),
-            r"'retain' has no learning rate; .* \['forget'\]",
-        ),
-        (
-            _plan(methods.npo(per='batch'), micro_batches=2,
-                  ref_params=toy.params(0), forward=_compiled),
-            "'forget' is no mean over tokens or answers.*micro_batches=1",
-        ),
-        (_plan(micro_batches=0, forward=_compiled), 'number >= 1, got 0'),
-        (_plan(rounds=0, forward=_compiled), 'at least one round, got 0'),
-        (
-            _plan(methods.ga(forget_every=0), forward=_compiled),
-            'taken every 0 rounds; it must be >= 1',
-        ),
-        (
-            _plan(clip_norms={'forget': 1.0}, forward=_compiled),
-            r"'retain' has no clip norm; .* \['forget'\]. Give every split one",
-        ),
-        (
-            _plan(limits={'forgot': 1}, forward=_compiled),
-            r"got 1 for 'forgot'; the turns are on \['forget', 'retain'\]",
-        ),
-        (
-            _plan(limits={'forget': 0}, forward=_compiled),
-            "a number >= 1 for the split of a turn, got 0 for 'forget'",
-        ),
-    ],
-    ids=[
-        'mask', 'reference', 'stream', 'project', 'rate', 'no mean',
-        'micro-batches', 'rounds', 'every',
-        'clip', 'limited split', 'limit',
-    ],
+  'plan, message',
+  [
+    (
+      _plan(methods.mmunlearner(), forward=_compiled),
+      "the turn on 'forget' is masked, and no mask is given.*saliency",
+    ),
+    (
+      _plan(methods.npo(), forward=_compiled),
+      "'forget' needs reference parameters.*Pass ref_params",
+    ),
+    (
+      _plan(streams={'retain': _Stream(2)}, forward=_compiled),
+      r"draws from 'forget', but the streams are \['retain'\]",
+    ),
+    (
+      _plan(
+        (methods.Turn('forget', methods.ascend, project='kept'),),
+        forward=_compiled,
+      ),
+      "draws from 'kept', but the streams are",
+    ),
+    (
+      _plan(rates={'forget': lambda _: 1.0}, forward=_compiled),
+      r"'retain' has no learning rate; .* \['forget'\]",
+    ),
+    (
+      _plan(
+        methods.npo(per='batch'),
+        micro_batches=2,
+        ref_params=toy.params(0),
+        forward=_compiled,
+      ),
+      "'forget' is no mean over tokens or answers.*micro_batches=1",
+    ),
+    (_plan(micro_batches=0, forward=_compiled), 'number >= 1, got 0'),
+    (_plan(rounds=0, forward=_compiled), 'at least one round, got 0'),
+    (
+      _plan(methods.ga(forget_every=0), forward=_compiled),
+      'taken every 0 rounds; it must be >= 1',
+    ),
+    (
+      _plan(clip_norms={'forget': 1.0}, forward=_compiled),
+      r"'retain' has no clip norm; .* \['forget'\]. Give every split one",
+    ),
+    (
+      _plan(limits={'forgot': 1}, forward=_compiled),
+      r"got 1 for 'forgot'; the turns are on \['forget', 'retain'\]",
+    ),
+    (
+      _plan(limits={'forget': 0}, forward=_compiled),
+      "a number >= 1 for the split of a turn, got 0 for 'forget'",
+    ),
+  ],
+  ids=[
+    'mask',
+    'reference',
+    'stream',
+    'project',
+    'rate',
+    'no mean',
+    'micro-batches',
+    'rounds',
+    'every',
+    'clip',
+    'limited split',
+    'limit',
+  ],
 )
 def test_an_incomplete_plan_is_refused_before_compiling(
-    plan, message, tmp_path
+  plan, message, tmp_path
 ):
   with pytest.raises(ValueError, match=message):
     _fit(plan, toy.params(0), tmp_path / 'run')
@@ -156,8 +169,10 @@ def test_the_final_parameters_are_there_and_checkpoints_are_gone(tmp_path):
   assert _bytes(saved.tree) == _bytes(final)
   assert checkpoint.read_note(tmp_path / loop.FINAL) == {'rounds': 6}
   assert sorted(p.name for p in tmp_path.iterdir()) == [
-      'metrics.jsonl', 'params', 'timing.jsonl',
-  ]  # fmt: skip
+    'metrics.jsonl',
+    'params',
+    'timing.jsonl',
+  ]
 
 
 def test_the_log_has_probes_and_every_turn(tmp_path):
@@ -169,9 +184,13 @@ def test_the_log_has_probes_and_every_turn(tmp_path):
 
   rates = {'forget': lambda r: 0.01 * (1 + r), 'retain': lambda r: 0.02}
   final = _fit(
-      _plan(rounds=5, rates=rates), toy.params(0), tmp_path,
-      log_every=2, probe=probe, probe_every=3,
-  )  # fmt: skip
+    _plan(rounds=5, rates=rates),
+    toy.params(0),
+    tmp_path,
+    log_every=2,
+    probe=probe,
+    probe_every=3,
+  )
   rows = _rows(tmp_path)
   probes = [(row['round'], row['probe']) for row in rows if 'probe' in row]
   assert [r for r, _ in probes] == [0, 3, 5]  # the last round, too
@@ -180,7 +199,7 @@ def test_the_log_has_probes_and_every_turn(tmp_path):
   np.testing.assert_array_equal(seen[-1], toy.vector(final))
   turns = [row for row in rows if 'turn' in row]
   assert [(r['round'], r['turn']) for r in turns] == [
-      (done, split) for done in (2, 4, 5) for split in ('forget', 'retain')
+    (done, split) for done in (2, 4, 5) for split in ('forget', 'retain')
   ]
   for row in turns:
     want = 0.02 if row['turn'] == 'retain' else 0.01 * row['round']
@@ -201,9 +220,7 @@ def test_every_counts_rounds_and_draws_the_batches_in_order(tmp_path):
 
 
 def test_a_limit_ends_the_turns_of_a_split_and_not_the_run(tmp_path):
-  plan = _plan(
-      methods.ga_diff(forget_every=2), rounds=8, limits={'forget': 3}
-  )
+  plan = _plan(methods.ga_diff(forget_every=2), rounds=8, limits={'forget': 3})
   _fit(plan, toy.params(0), tmp_path, log_every=1)
   assert plan.streams['forget'].asked == [0, 1, 2]  # without it also 3
   assert plan.streams['retain'].asked == [*range(8)]
@@ -286,7 +303,9 @@ def test_a_run_whose_retain_loss_is_lost_stops(tmp_path):
   rates = {'forget': lambda _: 3.0, 'retain': lambda _: 1e-3}
   whole = _plan(rounds=8, rates=rates)
   _fit(whole, toy.params(0), tmp_path / 'whole', log_every=1)
-  losses = [r['loss'] for r in _rows(tmp_path / 'whole') if r['turn'] == 'retain']
+  losses = [
+    r['loss'] for r in _rows(tmp_path / 'whole') if r['turn'] == 'retain'
+  ]
   assert max(losses) > 2 * losses[0]
   limit = (losses[0] + max(losses)) / 2
   first = 1 + next(i for i, loss in enumerate(losses) if loss > limit)
@@ -305,7 +324,7 @@ def test_a_run_whose_retain_loss_is_lost_stops(tmp_path):
 
 
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later(
-    tmp_path, monkeypatch
+  tmp_path, monkeypatch
 ):
   asked = []
 
@@ -368,17 +387,17 @@ def test_a_step_that_is_not_finite_reaches_no_checkpoint(tmp_path, rounds):
 # A kill, for real: `python -m mmu_jax train`, SIGKILL, and the same again.
 
 OVERRIDES = (
-    '--config.vanilla.rounds=35',
-    '--config.vanilla.save_every=7',
-    '--config.model.vision_config.hidden_size=16',
-    '--config.model.vision_config.intermediate_size=16',
-    '--config.model.vision_config.num_hidden_layers=1',
-    '--config.model.text_config.hidden_size=16',
-    '--config.model.text_config.intermediate_size=16',
-    '--config.model.text_config.num_hidden_layers=1',
-    '--config.data.num_captioned=8',
-    '--config.data.num_faces=8',
-    '--config.data.num_shapes=8',
+  '--config.vanilla.rounds=35',
+  '--config.vanilla.save_every=7',
+  '--config.model.vision_config.hidden_size=16',
+  '--config.model.vision_config.intermediate_size=16',
+  '--config.model.vision_config.num_hidden_layers=1',
+  '--config.model.text_config.hidden_size=16',
+  '--config.model.text_config.intermediate_size=16',
+  '--config.model.text_config.num_hidden_layers=1',
+  '--config.data.num_captioned=8',
+  '--config.data.num_faces=8',
+  '--config.data.num_shapes=8',
 )
 
 
@@ -387,7 +406,7 @@ CONFIG = f'{ROOT / "configs" / "people.py"}:fast'
 
 def _job(folder):
   config = command_line._read_config(  # pylint: disable=protected-access
-      CONFIG, list(OVERRIDES)
+    CONFIG, list(OVERRIDES)
   )
   return job.open_job(config, folder)
 
@@ -403,17 +422,26 @@ def _make_base(folder):
 def _start(folder, compiled):
   """Trains vanilla in a process; one that is restarted need not compile."""
   return subprocess.Popen(
-      [sys.executable, '-m', 'mmu_jax', 'train', f'--config={CONFIG}',
-       f'--workdir={folder}', '--run=vanilla', *OVERRIDES],
-      cwd=ROOT,
-      env=os.environ | {
-          'PYTHONPATH': str(ROOT),
-          'JAX_COMPILATION_CACHE_DIR': str(compiled),
-          'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',  # compiles fast
-      },
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
+    [
+      sys.executable,
+      '-m',
+      'mmu_jax',
+      'train',
+      f'--config={CONFIG}',
+      f'--workdir={folder}',
+      '--run=vanilla',
+      *OVERRIDES,
+    ],
+    cwd=ROOT,
+    env=os.environ
+    | {
+      'PYTHONPATH': str(ROOT),
+      'JAX_COMPILATION_CACHE_DIR': str(compiled),
+      'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',  # compiles fast
+    },
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
   )
 
 

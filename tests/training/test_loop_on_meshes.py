@@ -4,20 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from mmu_jax import checkpoint
 from mmu_jax import methods
-from mmu_jax import preemption
 from mmu_jax import sharding
+from mmu_jax.distributed import preemption
 from mmu_jax.training import loop
 from mmu_jax.training import optimizer
-import toy
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 ROUNDS, STOP = 6, 3
 RULES = (
-    (r'.*kernel', jax.sharding.PartitionSpec('fsdp', 'tensor')),
-    (r'.*', jax.sharding.PartitionSpec()),
+  (r'.*kernel', jax.sharding.PartitionSpec('fsdp', 'tensor')),
+  (r'.*', jax.sharding.PartitionSpec()),
 )
 MESHES = ('fsdp=4', 'data=2,fsdp=2,tensor=2', '')
 
@@ -38,19 +38,18 @@ def _run(spec, folder):
 
   params = toy.params(0)
   plan = loop.Plan(
-      turns=methods.mmunlearner(),
-      streams={'forget': stream(1), 'retain': stream(2)},
-      rates=dict.fromkeys(('forget', 'retain'), lambda _: 1e-3),
-      rounds=ROUNDS,
-      forward=toy.forward,
-      tx=optimizer.build('adamw', eps=1e-3),
-      mask=toy.random_mask(params, 1),
-      rules=RULES,
+    turns=methods.mmunlearner(),
+    streams={'forget': stream(1), 'retain': stream(2)},
+    rates=dict.fromkeys(('forget', 'retain'), lambda _: 1e-3),
+    rounds=ROUNDS,
+    forward=toy.forward,
+    tx=optimizer.build('adamw', eps=1e-3),
+    mask=toy.random_mask(params, 1),
+    rules=RULES,
   )
   like = sharding.placed(params, RULES, mesh)
   start = lambda: jax.device_put(
-      jax.tree.map(jnp.array, params),
-      sharding.shardings(params, RULES, mesh),
+    jax.tree.map(jnp.array, params), sharding.shardings(params, RULES, mesh)
   )
   with jax.set_mesh(mesh):
     final = loop.fit(plan, like, start, folder, log_every=1, save_every=100)

@@ -11,8 +11,8 @@ import optax
 import pytest
 import toy
 
-from mmu_jax import micro_batches
 from mmu_jax import methods
+from mmu_jax import micro_batches
 from mmu_jax import saliency as saliency_lib
 from mmu_jax import sharding
 from mmu_jax.methods import METHODS
@@ -23,15 +23,15 @@ pytestmark = pytest.mark.usefixtures('quick_compile')
 
 # Every loss of the methods that can be cut, once; and a projection.
 TURNS = {
-    'descend': methods.make('finetune')[0],
-    'near_reference': methods.make('kl_min')[1],
-    'preference': methods.make('npo')[0],
-    'weighted_ascent': methods.make('mmunlearner', alpha=0.5)[0],
-    'projected': methods.make('mmunlearner_projected')[0],
+  'descend': methods.make('finetune')[0],
+  'near_reference': methods.make('kl_min')[1],
+  'preference': methods.make('npo')[0],
+  'weighted_ascent': methods.make('mmunlearner', alpha=0.5)[0],
+  'projected': methods.make('mmunlearner_projected')[0],
 }
 WHOLE = {
-    'published_kl': methods.make('kl_min', kl_over='rows')[1],
-    'published_npo': methods.make('npo', per='batch', beta=0.4)[0],
+  'published_kl': methods.make('kl_min', kl_over='rows')[1],
+  'published_npo': methods.make('npo', per='batch', beta=0.4)[0],
 }
 
 
@@ -49,9 +49,12 @@ def _gradient(loss, measure, parts):
 
   def run(params, ref, batch):
     return micro_batches.value_and_grad(
-        lambda p, part: loss(toy.forward, p, ref, part),
-        params, batch, measure=measure, parts=parts,
-    )  # fmt: skip
+      lambda p, part: loss(toy.forward, p, ref, part),
+      params,
+      batch,
+      measure=measure,
+      parts=parts,
+    )
 
   return jax.jit(run)
 
@@ -94,7 +97,7 @@ def test_a_mean_of_the_means_of_the_parts_is_another_gradient():
   turn = TURNS['descend']
   _, want = _gradients(turn, batch, 1)
   halves = [
-      _gradients(turn, toy.take(batch, np.s_[i::2]), 1)[1] for i in (0, 1)
+    _gradients(turn, toy.take(batch, np.s_[i::2]), 1)[1] for i in (0, 1)
   ]
   mean = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
   assert toy.relative_error(mean, want) > 0.05
@@ -139,7 +142,7 @@ def test_half_precision_gradients_are_summed_in_float32(dtype):
   measure = lambda x: jnp.float32(x.size)
   x = jnp.full(256, 1.25, dtype)
   _, grad = micro_batches.value_and_grad(
-      loss, params, x, measure=measure, parts=256
+    loss, params, x, measure=measure, parts=256
   )
   assert grad['w'].dtype == dtype and float(grad['w'][0]) == 1.25
 
@@ -158,13 +161,18 @@ def _turn(name, parts, spec='', rows=5):
   mask = toy.random_mask(toy.params(5), 5)
   with jax.set_mesh(mesh):
     return step_lib.take_turn(
-        step_lib.init(put(toy.params(5)), tx, RULES),
-        pad(_ragged(5, rows)), 0.1, put(mask),
-        put(toy.perturb(toy.params(5), 6, 0.2)),
-        pad(_ragged(6, rows)) if turn.project else None,
-        forward=toy.forward, turn=turn, tx=tx, rules=RULES,
-        micro_batches=parts,
-    )  # fmt: skip
+      step_lib.init(put(toy.params(5)), tx, RULES),
+      pad(_ragged(5, rows)),
+      0.1,
+      put(mask),
+      put(toy.perturb(toy.params(5), 6, 0.2)),
+      pad(_ragged(6, rows)) if turn.project else None,
+      forward=toy.forward,
+      turn=turn,
+      tx=tx,
+      rules=RULES,
+      micro_batches=parts,
+    )
 
 
 def _assert_same_turn(got, want, rtol=1e-6):
@@ -193,12 +201,12 @@ def test_one_turn_of_eight_rows_is_that_of_four_parts_of_two():
 
 
 @pytest.mark.parametrize(
-    'name, spec',
-    [
-        ('near_reference', 'fsdp=4'),
-        ('preference', 'fsdp=4'),
-        ('projected', 'data=2,fsdp=2,tensor=2'),
-    ],
+  'name, spec',
+  [
+    ('near_reference', 'fsdp=4'),
+    ('preference', 'fsdp=4'),
+    ('projected', 'data=2,fsdp=2,tensor=2'),
+  ],
 )
 def test_a_turn_in_parts_on_a_mesh_is_the_turn_of_one_device(name, spec):
   _assert_same_turn(_turn(name, 2, spec), _turn(name, 1))
@@ -221,9 +229,14 @@ def test_the_temporaries_of_a_turn_shrink_with_the_parts():
   batch = toy.batch(7, rows=64, length=128)
   for parts in (1, 16):
     lowered = step_lib.take_turn.lower(
-        jax.eval_shape(lambda: step_lib.init(toy.params(0), tx)), batch, 0.1,
-        forward=toy.forward, turn=turn, tx=tx, micro_batches=parts,
-    )  # fmt: skip
+      jax.eval_shape(lambda: step_lib.init(toy.params(0), tx)),
+      batch,
+      0.1,
+      forward=toy.forward,
+      turn=turn,
+      tx=tx,
+      micro_batches=parts,
+    )
     size[parts] = lowered.compile().memory_analysis().temp_size_in_bytes
   # Logits of 64 x 128 x 50 float32 are 1.6 MB, and the batch 0.6 MB more.
   assert size[1] > 3e6 and size[16] < 0.25 * size[1]
@@ -237,10 +250,16 @@ def test_a_loss_that_is_no_mean_is_refused_before_compiling(name):
   step_lib.check(turn, 1)
   with pytest.raises(ValueError, match="kl_over='answers' .* per='answer'"):
     step_lib.take_turn.trace(
-        jax.eval_shape(lambda: step_lib.init(toy.params(0), tx)),
-        toy.batch(0), 0.1, None, toy.params(0), forward=toy.forward, turn=turn,
-        tx=tx, micro_batches=4,
-    )  # fmt: skip
+      jax.eval_shape(lambda: step_lib.init(toy.params(0), tx)),
+      toy.batch(0),
+      0.1,
+      None,
+      toy.params(0),
+      forward=toy.forward,
+      turn=turn,
+      tx=tx,
+      micro_batches=4,
+    )
 
 
 def test_rows_that_cannot_be_shared_are_an_error():
@@ -256,9 +275,13 @@ def test_an_importance_in_parts_is_that_of_the_batches(granularity):
   params, batches = toy.params(8), [_ragged(8), _ragged(9)]
   batches[1] = toy.pad(toy.take(batches[1], np.s_[:3]), 9, rows=5)
   measure = functools.partial(
-      saliency_lib.importance, toy.loss, params, batches,
-      granularity=granularity, measure=methods.answer_weight,
-  )  # fmt: skip
+    saliency_lib.importance,
+    toy.loss,
+    params,
+    batches,
+    granularity=granularity,
+    measure=methods.answer_weight,
+  )
   want = measure()
   for parts in (2, 8):
     # Squares have twice the relative error of what is squared.
@@ -268,5 +291,5 @@ def test_an_importance_in_parts_is_that_of_the_batches(granularity):
 def test_an_importance_in_parts_needs_a_measure():
   with pytest.raises(ValueError, match='2 micro-batches is not that of their'):
     saliency_lib.importance(
-        toy.loss, toy.params(0), [toy.batch(0)], micro_batches=2
+      toy.loss, toy.params(0), [toy.batch(0)], micro_batches=2
     )

@@ -5,20 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import toy
 
 from mmu_jax.training import optimizer
-import toy
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
 
 @pytest.mark.parametrize(
-    'name, at_half, at_end', [
-        ('constant', 0.3, 0.3), ('linear', 0.15, 0.0), ('cosine', 0.15, 0.0),
-    ]
-)  # fmt: skip
+  'name, at_half, at_end',
+  [('constant', 0.3, 0.3), ('linear', 0.15, 0.0), ('cosine', 0.15, 0.0)],
+)
 def test_schedules_begin_at_their_peak_and_end_where_they_should(
-    name, at_half, at_end
+  name, at_half, at_end
 ):
   rate = optimizer.schedule(name, 0.3, steps=40)
   assert float(rate(0)) == pytest.approx(0.3)
@@ -129,26 +128,26 @@ def test_the_published_chain_clips_with_what_is_then_masked():
   params, grads = toy.params(12), toy.tree_like(toy.params(12), 13)
   mask = toy.random_mask(params, 14, 0.3)
   tx = optimizer.build(
-      'sgd', clip_norm=0.5, chain=('project', 'clip', 'mask', 'optimizer')
+    'sgd', clip_norm=0.5, chain=('project', 'clip', 'mask', 'optimizer')
   )
   updates = _update(tx, params, grads, 1.0, mask=mask)
   norm = optax.tree.norm(grads)
   want = jax.tree.map(
-      lambda g, m: jnp.where(m, -0.5 * g / norm, 0), grads, mask
+    lambda g, m: jnp.where(m, -0.5 * g / norm, 0), grads, mask
   )
   assert toy.relative_error(updates, want) < 1e-6
   assert float(optax.tree.norm(updates)) < 0.35  # about 0.5 sqrt(0.3)
 
 
 @pytest.mark.parametrize(
-    'chain',
-    [
-        ('project', 'clip', 'optimizer'),  # nothing is masked
-        ('mask', 'clip', 'optimizer'),  # a turn would not be projected
-        ('mask', 'project', 'clip'),
-        ('mask', 'project', 'clip', 'optimizer', 'optimizer'),
-        ('mask', 'project', 'clip', 'optimizer', 'noise'),
-    ],
+  'chain',
+  [
+    ('project', 'clip', 'optimizer'),  # nothing is masked
+    ('mask', 'clip', 'optimizer'),  # a turn would not be projected
+    ('mask', 'project', 'clip'),
+    ('mask', 'project', 'clip', 'optimizer', 'optimizer'),
+    ('mask', 'project', 'clip', 'optimizer', 'noise'),
+  ],
 )
 def test_a_chain_that_lacks_or_repeats_a_link_is_refused(chain):
   message = "'optimizer' once .* would change every"

@@ -39,10 +39,10 @@ def test_nothing_is_gathered_to_project(spec):
   assert not re.search('all-gather|all-to-all|collective-permute', program)
   assert re.search('all-reduce', program)  # of two numbers
   flat = lambda tree: np.concatenate(
-      [x.ravel() for x in tree_lib.flatten(tree).values()]
+    [x.ravel() for x in tree_lib.flatten(tree).values()]
   ).astype(np.float64)
   u, r = flat(updates), flat(against)
   want = u - (u @ r) / (r @ r) * r
   np.testing.assert_allclose(
-      flat(jax.tree.map(np.asarray, got)), want, rtol=1e-5, atol=1e-6
+    flat(jax.tree.map(np.asarray, got)), want, rtol=1e-5, atol=1e-6
   )

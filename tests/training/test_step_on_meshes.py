@@ -25,9 +25,8 @@ TURN = methods.make('kl_min')[1]._replace(masked=True)
 TX = optimizer.build('hf_adamw')
 RULES = toy.llava().partition_rules
 take_turn = functools.partial(
-    step_lib.take_turn, forward=toy.llava().forward, turn=TURN, tx=TX,
-    rules=RULES,
-)  # fmt: skip
+  step_lib.take_turn, forward=toy.llava().forward, turn=TURN, tx=TX, rules=RULES
+)
 
 
 def _arguments(mesh):
@@ -82,11 +81,11 @@ def _shapes(text, operations='', *, last):
 
 
 @pytest.mark.parametrize(
-    'spec',
-    [
-        'fsdp=4,tensor=2',
-        pytest.param('data=2,fsdp=2,tensor=2', marks=pytest.mark.slow),
-    ],
+  'spec',
+  [
+    'fsdp=4,tensor=2',
+    pytest.param('data=2,fsdp=2,tensor=2', marks=pytest.mark.slow),
+  ],
 )
 def test_the_vocabulary_stays_split_and_every_buffer_is_used_again(spec):
   mesh = sharding.make_mesh(spec)
@@ -110,7 +109,7 @@ SMALL_RULES = ((r'.*(kernel|embed_tokens|lm_head)', P('fsdp')), (r'.*', P()))
 
 def _small_state(mesh):
   put = lambda tree: jax.device_put(
-      tree, sharding.shardings(tree, SMALL_RULES, mesh)
+    tree, sharding.shardings(tree, SMALL_RULES, mesh)
   )
   return step_lib.init(put(toy.params(0)), TX, SMALL_RULES), put
 
@@ -126,7 +125,7 @@ def test_moments_go_where_the_parameters_are(spec):
   for name, x in params.items():
     for moment in ('mu', 'nu'):
       (there,) = [
-          x for k, x in moments.items() if k.endswith(f'/{moment}/{name}')
+        x for k, x in moments.items() if k.endswith(f'/{moment}/{name}')
       ]
       assert there.sharding.is_equivalent_to(x.sharding, x.ndim)
       assert not np.any(there)
@@ -151,10 +150,19 @@ def test_a_reference_on_the_host_gives_the_same_bits(spec):
       state, put = _small_state(mesh)
       ref = move(put(toy.perturb(toy.params(0), 1, 0.1)))
       batch = sharding.place(toy.batch(1, rows=8), mesh, 8)
-      made.append(step_lib.take_turn(
-          state, batch, 1e-2, None, ref, forward=toy.forward,
-          turn=TURN._replace(masked=False), tx=TX, rules=SMALL_RULES,
-      ))  # fmt: skip
+      made.append(
+        step_lib.take_turn(
+          state,
+          batch,
+          1e-2,
+          None,
+          ref,
+          forward=toy.forward,
+          turn=TURN._replace(masked=False),
+          tx=TX,
+          rules=SMALL_RULES,
+        )
+      )
   kinds = {x.sharding.memory_kind for x in jax.tree.leaves(ref)}
   assert kinds == {step_lib.HOST}
   for x, y in zip(*map(jax.tree.leaves, made)):

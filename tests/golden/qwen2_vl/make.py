@@ -12,10 +12,10 @@ import sys
 import numpy as np
 
 HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1]))  # tests/
+sys.path.insert(0, str(HERE.parents[1] / 'helpers'))  # tests/
 
-from parity import reference  # pylint: disable=wrong-import-position
-from parity import rows  # pylint: disable=wrong-import-position
+import parity_reference as reference  # noqa: E402
+import parity_rows as rows  # noqa: E402
 
 SEED = 1  # two heads share keys and values; the output layer is not tied
 BATCHES = {'mixed': (11, (0, 1, 2, 1)), 'text': (12, (0, 0, 0))}  # seed, images

@@ -1,0 +1,113 @@
+"""Checksums of the files of a folder: is every byte as it was written?
+
+Orbax notices a missing or a shortened file. A byte that a disk or a copy has
+changed it may restore as it is, which nobody would ever see. CRC-32 finds every
+change of up to 32 neighbouring bits, and others but for one in 4 billion.
+"""
+
+from collections.abc import Callable, Iterator
+import concurrent.futures
+import json
+import os
+import pathlib
+from typing import NamedTuple
+import zlib
+
+NAME = '_DIGESTS'
+BLOCK = 2**26  # bytes of one checksum: threads and processes share the work
+CHUNK = 2**20  # bytes that are in memory at a time
+THREADS = 4  # zlib lets other threads run meanwhile
+
+
+class Block(NamedTuple):
+  """A part of a file, and the checksum that it should have."""
+
+  file: str  # relative to the folder
+  start: int  # byte
+  crc: int
+
+
+def write(
+  folder: pathlib.Path,
+  wanted: Callable[[pathlib.PurePath], bool] = lambda file: True,
+  name: str = NAME,
+) -> None:
+  """Writes the checksums of the files that are in a folder now.
+
+  What has already been summed up, in files ``<NAME>.<anything>`` that others
+  wrote into the folder, is taken over from them, and these are deleted.
+
+  Args:
+    folder: whose files, those in folders of its own too.
+    wanted: which of them; is given their path relative to the folder.
+    name: of the file with the checksums.
+  """
+  found = {}
+  parts = [] if name != NAME else sorted(folder.glob(f'{NAME}.*'))
+  for part in parts:
+    found |= json.loads(part.read_text())
+    part.unlink()
+  new = [
+    file
+    for file in sorted(folder.rglob('*'))
+    if file.is_file()
+    and wanted(file.relative_to(folder))
+    and file.relative_to(folder).as_posix() not in found
+  ]
+  with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+    for file in new:
+      size = file.stat().st_size
+      starts = range(0, size, BLOCK)
+      crcs = pool.map(lambda start, file=file: _crc(file, start), starts)
+      found[file.relative_to(folder).as_posix()] = [size, *crcs]
+  part = folder / f'{name}.part'
+  part.write_text(json.dumps(found))
+  os.replace(part, folder / name)
+
+
+def blocks(folder: pathlib.Path) -> tuple[list[str], list[Block]]:
+  """Returns what is wrong at first sight, and what is to be read to know more.
+
+  Args:
+    folder: with the checksums that ``write`` made.
+
+  Returns:
+    Sentences without a full stop, on files that are missing or have another
+    size; and the blocks of the others.
+  """
+  try:
+    listed = json.loads((folder / NAME).read_text())
+    entries = [(file, size, crcs) for file, (size, *crcs) in listed.items()]
+  except FileNotFoundError:
+    return [f'{NAME} is missing'], []
+  except (ValueError, TypeError, AttributeError):  # of flipped bytes
+    return [f'{NAME} cannot be read'], []
+  wrong, found = [], []
+  for file, size, crcs in entries:
+    path = folder / file
+    if not path.is_file():
+      wrong.append(f'{file} is missing')
+    elif path.stat().st_size != size:
+      wrong.append(f'{file} has {path.stat().st_size} bytes instead of {size}')
+    else:
+      found += [Block(file, i * BLOCK, crc) for i, crc in enumerate(crcs)]
+  return wrong, found
+
+
+def changed(folder: pathlib.Path, of: list[Block]) -> Iterator[bool]:
+  """Reads blocks, and says of each whether it is not what was written."""
+  with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+    yield from pool.map(
+      lambda block: _crc(folder / block.file, block.start) != block.crc, of
+    )
+
+
+def _crc(file: pathlib.Path, start: int) -> int:
+  """The checksum of a block of a file."""
+  crc, left = 0, BLOCK
+  with file.open('rb') as stream:
+    stream.seek(start)
+    while data := stream.read(min(CHUNK, left)):
+      crc = zlib.crc32(data, crc)
+      left -= len(data)
+  return crc

@@ -1,0 +1,296 @@
+"""The numbered folders of checkpoints: which there are, and which are whole.
+
+A step has its number for a name from the moment when all of it is on disk, its
+note and its checksums too. Half of one, and one that is damaged or being
+deleted, have other names. In a job of several processes the first one looks
+and renames, so that all go the same way; the files are read by all.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+import warnings
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from mmu_jax import distributed
+from mmu_jax.checkpoint import digests
+from mmu_jax.errors import MissingError
+from mmu_jax.errors import UserError
+
+NOTE = '_NOTE'  # in a step
+COPY = 'note.json'  # beside the steps, for people
+DAMAGED, DELETING = '.damaged', '.deleting'
+PART = 'ocdbt.process_'  # in a step, of each process
+HALF = 'orbax-checkpoint-tmp'  # in the names that Orbax gives
+
+
+def steps(folder: pathlib.Path) -> list[int]:
+  """Returns the numbers of the steps in a folder, in order.
+
+  A folder with neither note nor checksums is none: a process could not write
+  its part of it.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for name in ('20', '3', '40.orbax-checkpoint-tmp', 'note.json'):
+    ...   (folder / name).mkdir()
+    ...   (folder / name / NOTE).touch()
+    >>> (folder / '30').mkdir()
+    >>> steps(folder)
+    [3, 20]
+  """
+  return distributed.first(_steps, str(folder))
+
+
+def newest(folder: pathlib.Path) -> int:
+  """Returns the number of the newest step.
+
+  Raises:
+    FileNotFoundError: if there is none.
+  """
+  found = steps(folder)
+  if not found:
+    raise missing(folder)
+  return found[-1]
+
+
+def open_folder(folder: pathlib.Path) -> None:
+  """Makes a folder, and deletes what a killed process left half in it."""
+  distributed.first(_open, str(folder))
+
+
+def delete_old(folder: pathlib.Path, keep_last: int, keep_every: int) -> None:
+  """Deletes the steps that are not to be kept; in one process."""
+  for step in _steps(str(folder))[:-keep_last]:
+    if not keep_every or step % keep_every:
+      delete(folder / str(step))
+
+
+def delete(path: pathlib.Path) -> None:
+  """Deletes a step, if it is there: it is out of sight at once."""
+  if path.exists():
+    gone = path.with_name(path.name + DELETING)
+    path.rename(gone)
+    shutil.rmtree(gone)
+
+
+def give_up(path: pathlib.Path) -> None:
+  """Makes a folder none of the steps; Orbax may still give it their name."""
+  for name in (NOTE, digests.NAME):
+    with contextlib.suppress(OSError):
+      (path / name).unlink(missing_ok=True)
+
+
+def check_parts(path: pathlib.Path) -> None:
+  """Raises unless every process has summed up its part of a step."""
+  missing = [
+    i
+    for i in range(jax.process_count())
+    if not (path / f'{digests.NAME}.{i}').exists()
+  ]
+  if missing:
+    raise OSError(f'processes {missing} have not written their parts')
+
+
+def whole_step(folder: pathlib.Path, step: int | None) -> int:
+  """Returns which step to restore, every byte of which is as it was written.
+
+  Damaged steps that are newer are renamed, with a warning, so that they are
+  not in the way. The last one keeps its name: a run whose checkpoints are all
+  damaged must not start again as if there had been none.
+
+  Args:
+    folder: of the steps.
+    step: this one and no other; None for the newest that is whole.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    ValueError: if none is whole.
+  """
+  found = steps(folder)
+  if not found or (step is not None and step not in found):
+    raise missing(folder, step)
+  damaged = {}
+  for number in reversed(found) if step is None else [step]:
+    wrong = damage(folder / str(number))
+    if not wrong:
+      if damaged:
+        distributed.first(_put_aside, str(folder), list(damaged))
+        _say_which(folder, damaged, number)
+      return number
+    damaged[number] = wrong
+  raise UserError(
+    f'the checkpoint {folder / str(max(damaged))} is damaged, and no other '
+    f'is {"left" if step is None else "asked for"}: {_say(damaged)}. Delete '
+    'this step and run the stage again, or copy it here again from where it '
+    'is whole.'
+  )
+
+
+def _say_which(folder, damaged, number) -> None:
+  """Warns, in the first process, that an older step is taken."""
+  if distributed.is_first():
+    warnings.warn(
+      f'in {folder}, {_say(damaged)}. Step {number}, the one before, '
+      f'is taken; the damaged one is now called <step>{DAMAGED} and is '
+      'not read again.',
+      stacklevel=4,
+    )
+
+
+def damage(path: pathlib.Path) -> list[str]:
+  """Returns what is wrong with a step, [] if nothing is.
+
+  Every process reads a part of the files, and all get the same answer.
+  """
+  wrong, blocks = distributed.first(_blocks, str(path))
+  if wrong:
+    return wrong
+  blocks = [digests.Block(*block) for block in blocks]
+  mine = range(jax.process_index(), len(blocks), jax.process_count())
+  bad = np.zeros(len(blocks), bool)
+  bad[mine] = list(digests.changed(path, [blocks[i] for i in mine]))
+  if jax.process_count() > 1:
+    bad = multihost_utils.process_allgather(bad).any(axis=0)
+  files = dict.fromkeys(blocks[i].file for i in bad.nonzero()[0])
+  return [f'{file} is not as it was written' for file in files]
+
+
+def time_of(path: pathlib.Path) -> int:
+  """Returns when a step was made, in nanoseconds; 0 if that is damaged."""
+  return distributed.first(_time_of, str(path))
+
+
+def write_copy(folder: pathlib.Path, note: dict[str, Any]) -> None:
+  """Writes the note that people read, whole or not at all."""
+  distributed.first(_write_copy, str(folder), note)
+
+
+def read_note(folder: pathlib.Path) -> dict[str, Any]:
+  """Reads the note of the newest step, or the one beside the steps.
+
+  Raises:
+    FileNotFoundError: if there is none.
+  """
+  found = distributed.first(_read_note, str(folder))
+  if found is None:
+    raise MissingError(
+      f'{folder} holds no finished tree with a note. Run the stage that '
+      'writes it, or give another folder.'
+    )
+  return found
+
+
+def missing(folder: pathlib.Path, step: int | None = None):
+  """Returns what to raise when there is no checkpoint."""
+  which = '' if step is None else f' of step {step}'
+  return FileNotFoundError(
+    f'there is no checkpoint{which} in {folder}. Run the stage that writes '
+    'it, or give another folder.'
+  )
+
+
+def failed(folder: pathlib.Path, error: Exception) -> OSError:
+  """Returns what to raise when a checkpoint cannot be written."""
+  found = _steps(str(folder))
+  left = f'step {found[-1]} there is whole' if found else 'none is there yet'
+  said = ' '.join(str(error).split())
+  said = said if len(said) < 250 else '... ' + said[-250:]  # the cause is last
+  return OSError(
+    f'a checkpoint cannot be written to {folder}; {left}. Free space, or '
+    'make the folder writable, and run the same command again: it goes on '
+    f'from what is whole. The system says: {type(error).__name__}: {said}'
+  )
+
+
+def _steps(folder: str) -> list[int]:
+  """The numbers of the steps."""
+  if not os.path.isdir(folder):
+    return []
+  names = (name for name in os.listdir(folder) if name.isdigit())
+  return sorted(int(name) for name in names if _counts(folder, name))
+
+
+def _counts(folder: str, name: str) -> bool:
+  """Whether all of a step has been there; since then a file may be lost."""
+  return any(
+    os.path.exists(os.path.join(folder, name, file))
+    for file in (NOTE, digests.NAME)
+  )
+
+
+def _open(folder: str) -> None:
+  """Makes a folder, and clears it."""
+  try:
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    for path in pathlib.Path(folder).iterdir():
+      if _is_left(path):
+        shutil.rmtree(path)
+  except OSError as error:
+    raise failed(pathlib.Path(folder), error) from error
+
+
+def _is_left(path: pathlib.Path) -> bool:
+  """Whether it is of no use: half of a step, or one that was being deleted."""
+  if path.name.isdigit() and not _counts(str(path.parent), path.name):
+    return any(path.glob(f'{PART}*'))  # or it is not one of ours
+  return HALF in path.name or path.suffix == DELETING
+
+
+def _put_aside(folder: str, damaged: list[int]) -> None:
+  """Renames damaged steps; where that is not allowed they stay."""
+  for step in damaged:
+    path = pathlib.Path(folder, str(step))
+    aside = path.with_name(path.name + DAMAGED)
+    try:
+      shutil.rmtree(aside, ignore_errors=True)
+      path.rename(aside)
+    except PermissionError:
+      pass  # a folder of others, which is only read
+
+
+def _blocks(path: str):
+  """What the first process sees of a step, as JSON."""
+  return digests.blocks(pathlib.Path(path))
+
+
+def _time_of(path: str) -> int:
+  """When the checksums of a step were written."""
+  file = pathlib.Path(path, digests.NAME)
+  return file.stat().st_mtime_ns if file.exists() else 0
+
+
+def _write_copy(folder: str, note: dict[str, Any]) -> None:
+  """Writes a note beside its final name first."""
+  path = pathlib.Path(folder, COPY)
+  part = path.with_name(f'{COPY}.part')
+  try:
+    part.write_text(json.dumps(note, indent=2) + '\n')
+    part.replace(path)
+  except OSError as error:
+    raise failed(pathlib.Path(folder), error) from error
+
+
+def _read_note(folder: str) -> dict[str, Any] | None:
+  """Reads a note, if there is one."""
+  found = [pathlib.Path(folder, str(step), NOTE) for step in _steps(folder)]
+  for path in (*found[-1:], pathlib.Path(folder, COPY)):
+    if path.exists():
+      return json.loads(path.read_text())
+  return None
+
+
+def _say(damaged: dict[int, list[str]]) -> str:
+  """Names steps and what is wrong with each."""
+  return '; '.join(
+    f'step {step} is damaged ({", ".join(wrong[:3])}'
+    + (f' and {len(wrong) - 3} more)' if len(wrong) > 3 else ')')
+    for step, wrong in damaged.items()
+  )

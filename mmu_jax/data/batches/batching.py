@@ -1,0 +1,371 @@
+"""Which rows a batch holds: streams to train on, and lists to go through.
+
+A stream is a pure function of a step number, so that resuming a run needs the
+step alone.
+"""
+
+import collections
+from collections.abc import Callable, Iterator, Sequence
+import functools
+import threading
+from typing import NamedTuple
+import zlib
+
+import numpy as np
+
+from mmu_jax.data.batches import packing
+from mmu_jax.data.batches.packing import Document
+from mmu_jax.data.encoding import processing
+from mmu_jax.data.encoding.patches import bucket
+from mmu_jax.data.encoding.patches import EncodedImage
+from mmu_jax.data.encoding.patches import Grid
+from mmu_jax.data.encoding.processing import Example
+from mmu_jax.data.encoding.processors import Processor
+from mmu_jax.data.row import Picture
+from mmu_jax.data.row import Row
+from mmu_jax.errors import UserError
+from mmu_jax.typing import Batch
+
+# One row of a batch: documents, each with its pictures.
+Documents = list[tuple[Document, tuple[Picture, ...]]]
+
+
+class Part(NamedTuple):
+  """What one part of a mixed stream draws at every step.
+
+  Attributes:
+    rows: the rows that it draws from.
+    size: sequences (rows of the batch) a step.
+    questions: questions in each: of one picture, as branches; text questions
+      are documents of their own.
+    weight: of each answer token in the loss.
+  """
+
+  rows: Sequence[Row]
+  size: int
+  questions: int = 1
+  weight: float = 1.0
+
+
+class Encoder:
+  """Encodes rows and pictures, and remembers them.
+
+  Tokens are kept for good. Pixels are not made before a batch needs them, and
+  those used last are kept, up to a number of bytes. Several threads may make
+  batches at once.
+  """
+
+  def __init__(
+    self, processor: Processor, labels: str = 'answer', max_bytes: int = 2**30
+  ):
+    """Makes an encoder that has seen nothing.
+
+    Args:
+      processor: of the model.
+      labels: what the loss asks for; see ``processing.encode``.
+      max_bytes: of pixels to keep.
+    """
+    self.processor = processor
+    self.labels = labels
+    self.image_token = processor.image_token_id
+    self._examples: dict[str, Example] = {}
+    self._images: dict[str, EncodedImage] = collections.OrderedDict()
+    self._free = max_bytes
+    self._lock = threading.Lock()  # of the two dicts and _free
+
+  def example(self, row: Row) -> Example:
+    """The tokens of a row."""
+    with self._lock:  # a tokenizer is not made for several threads
+      if row.key not in self._examples:
+        self._examples[row.key] = processing.encode(
+          row, self.processor, labels=self.labels
+        )
+      return self._examples[row.key]
+
+  def image(self, picture: Picture) -> EncodedImage:
+    """A picture, encoded."""
+    with self._lock:
+      image = self._images.get(picture.key)
+    if image is None:  # two threads may both come here: then one is dropped
+      image = self.processor.images.encode(picture.image)
+    with self._lock:
+      if self._images.pop(picture.key, None) is None:
+        self._free -= image.pixel_values.nbytes
+      self._images[picture.key] = image  # the one used last is at the end
+      while self._free < 0 and len(self._images) > 1:
+        _, oldest = self._images.popitem(last=False)
+        self._free += oldest.pixel_values.nbytes
+    return image
+
+  def document(
+    self, examples: Sequence[Example], weight: float = 1.0
+  ) -> tuple[Document, tuple[Picture, ...]]:
+    """Packs examples about the same pictures, or one: see ``packing``."""
+    doc = packing.document(examples, self.image_token, weight)
+    return doc, examples[0].pictures
+
+  def room(self, pictures: Sequence[Picture]) -> int:
+    """How many places of a batch's row these pictures take."""
+    return self.processor.images.room(self._grids(pictures))
+
+  def pixel_shape(self, room: int) -> tuple[int, ...]:
+    """The static shape of a row's images, from the most places they take."""
+    return self.processor.images.pixel_shape(room)
+
+  def batch(
+    self,
+    sequences: Sequence[Documents],
+    length: int,
+    pixel_shape: tuple[int, ...],
+    size: int | None = None,
+    *,
+    padding: str = 'right',
+  ) -> Batch:
+    """Encodes the pictures of sequences and stacks them: see ``assemble``."""
+    encoded = [
+      [(doc, [self.image(p) for p in pictures]) for doc, pictures in parts]
+      for parts in sequences
+    ]
+    return packing.assemble(encoded, length, pixel_shape, size, padding=padding)
+
+  def _grids(self, pictures) -> list[Grid]:
+    """The patches of pictures, from their sizes."""
+    grid = self.processor.images.grid
+    return [grid(*picture.image.shape[:2]) for picture in pictures]
+
+
+class Stream:
+  """A stream of batches: a pure function of the step number.
+
+  Every part goes through its pictures (or text rows) in an order that is new
+  in each epoch; at each visit a picture's questions are drawn at random. The
+  length L is the longest that can occur, rounded up to 8, and there is room
+  for the largest pictures, so that a stream compiles once.
+
+  With several hosts each makes the rows of the batch that its devices hold:
+  what the hosts make is, row by row, the batch of a single one.
+  """
+
+  def __init__(
+    self,
+    parts: Sequence[Part],
+    encoder: Encoder,
+    *,
+    seed: int,
+    name: str = '',
+    share: Callable[[int], Sequence[int]] = range,
+  ):
+    """Plans the stream; nothing is drawn yet.
+
+    Args:
+      parts: what a batch is made of, in this order.
+      encoder: encodes the rows.
+      seed: of the order, >= 0.
+      name: of the stream, so that streams of one seed differ.
+      share: number of sequences in a batch -> which of its rows are made here,
+        in order. Rows beyond that number are padding, without any weight.
+
+    Raises:
+      ValueError: if a part has no rows, or some with pictures and some
+        without.
+    """
+    self.num_rows = sum(part.size for part in parts)
+    self._mine = list(share(self.num_rows))
+    self._encoder = encoder
+    self._plans = []
+    for i, part in enumerate(parts):
+      if not part.rows:
+        raise UserError(
+          f'a stream needs rows to draw from; part {i} of {name!r} has '
+          'none. Check the split sizes of the data config.'
+        )
+      if len({row.image is None for row in part.rows}) == 2:
+        raise UserError(
+          'the rows of a part all have a picture, or none has; part '
+          f'{i} of {name!r} mixes them. Make two parts of it: a batch may '
+          'hold both.'
+        )
+      key = (seed, zlib.crc32(f'{name}/{i}'.encode()))
+      groups = _groups(part.rows, _by_picture)
+      self._plans.append((part, groups, key))
+    longest = max(_longest(p, groups, encoder) for p, groups, _ in self._plans)
+    self.length = -(-longest // 8) * 8
+    room = max(_most_room(groups, encoder) for _, groups, _ in self._plans)
+    self._pixel_shape = encoder.pixel_shape(room)
+
+  @property
+  def steps_per_epoch(self) -> int:
+    """Steps after which every picture and every text row was drawn."""
+    return max(
+      -(-len(groups) // _visits(part)) for part, groups, _ in self._plans
+    )
+
+  def draw(self, step: int) -> list[tuple[Part, list[Row]]]:
+    """Returns the rows of every sequence of a step's batch, on this host."""
+    drawn = self._draw_all(step)
+    return [drawn[row] for row in self._mine if row < len(drawn)]
+
+  def keys(self, step: int) -> list[str]:
+    """Returns the keys of the rows of a step, on all hosts, for messages."""
+    return [row.key for _, rows in self._draw_all(step) for row in rows]
+
+  def __call__(self, step: int) -> Batch:
+    """Returns the batch of a step >= 0."""
+    sequences = [
+      _sequence(rows, part.weight, self._encoder)
+      for part, rows in self.draw(step)
+    ]
+    return self._encoder.batch(
+      sequences, self.length, self._pixel_shape, len(self._mine)
+    )
+
+  def _draw_all(self, step):
+    """The same for all hosts; only rows are drawn, so it costs little."""
+    drawn = []
+    for part, groups, key in self._plans:
+      drawn.extend((part, rows) for rows in _draw(part, groups, key, step))
+    return drawn
+
+
+def row_batches(
+  rows: Sequence[Row],
+  encoder: Encoder,
+  *,
+  size: int,
+  questions: int = 1,
+  share: Callable[[int], Sequence[int]] = range,
+) -> list[Batch]:
+  """Cuts rows into batches that hold each row once.
+
+  For importances and evaluation. Rows of one picture stay together, text rows
+  too, else the order is kept; the last batch is padded with empty rows.
+
+  Args:
+    rows: what the batches hold, with pictures and without.
+    encoder: encodes them.
+    size: B, sequences a batch.
+    questions: how many to pack into a sequence.
+    share: which rows of every batch are made here, see ``Stream``.
+
+  Raises:
+    ValueError: if there are no rows.
+  """
+  if not rows:
+    raise UserError('there are no rows for batches. Is the split empty?')
+  sequences = [
+    _sequence(group[i : i + questions], 1.0, encoder)
+    for group in _groups(rows, lambda row: row.image_key or '')
+    for i in range(0, len(group), questions)
+  ]
+  return list(stack(sequences, encoder, size=size, share=share))
+
+
+def stack(
+  sequences: Sequence[Documents],
+  encoder: Encoder,
+  *,
+  size: int,
+  padding: str = 'right',
+  share: Callable[[int], Sequence[int]] = range,
+) -> Iterator[Batch]:
+  """Yields batches of one static shape that hold the sequences in order.
+
+  Pictures are encoded when their batch is made.
+
+  Args:
+    sequences: rows of batches.
+    encoder: encodes the pictures.
+    size: B; the last batch is padded with empty rows.
+    padding: the side where short rows are padded: see ``packing.assemble``.
+    share: which rows of every batch are made here, see ``Stream``.
+  """
+  mine = share(size)
+  longest = max(sum(len(doc['tokens']) for doc, _ in s) for s in sequences)
+  room = max(
+    encoder.room([p for _, pictures in s for p in pictures]) for s in sequences
+  )
+  for i in range(0, len(sequences), size):
+    here = sequences[i : i + size]
+    yield encoder.batch(
+      [here[row] for row in mine if row < len(here)],
+      bucket(longest),
+      encoder.pixel_shape(room),
+      len(mine),
+      padding=padding,
+    )
+
+
+def _groups(rows: Sequence[Row], key: Callable[[Row], str]) -> list[list[Row]]:
+  """Rows of one key together, in the order of their first."""
+  groups: dict[str, list[Row]] = {}
+  for row in rows:
+    groups.setdefault(key(row), []).append(row)
+  return list(groups.values())
+
+
+def _by_picture(row):
+  """Rows of one picture go together; every text row by itself."""
+  return row.image_key or row.key
+
+
+def _visits(part: Part) -> int:
+  """Pictures, or text rows, that a part draws at every step."""
+  text = part.rows[0].image is None
+  return part.size * (part.questions if text else 1)
+
+
+def _draw(part, groups, key, step):
+  """The rows of each sequence that a part adds to the batch of a step."""
+  text, wanted = part.rows[0].image is None, _visits(part)
+  rng = np.random.default_rng([*key, 1, step])
+  drawn = []
+  for visit in range(step * wanted, (step + 1) * wanted):
+    epoch, index = divmod(visit, len(groups))
+    group = groups[_order(key, epoch, len(groups))[index]]
+    if not text:
+      picks = rng.permutation(len(group))[: part.questions]
+      group = [group[i] for i in sorted(picks)]
+    drawn.append(group)
+  if not text:
+    return drawn
+  return [
+    [row for group in drawn[i : i + part.questions] for row in group]
+    for i in range(0, wanted, part.questions)
+  ]
+
+
+@functools.lru_cache(maxsize=64)
+def _order(key: tuple[int, ...], epoch: int, n: int) -> np.ndarray:
+  """The order in which an epoch visits its groups."""
+  return np.random.default_rng([*key, 0, epoch]).permutation(n)
+
+
+def _sequence(rows, weight, encoder) -> Documents:
+  """One row of a batch: branches about a picture, or texts each by itself."""
+  examples = [encoder.example(row) for row in rows]
+  if rows[0].image is not None:
+    return [encoder.document(examples, weight)]
+  return [encoder.document([example], weight) for example in examples]
+
+
+def _longest(part, groups, encoder) -> int:
+  """The tokens of the longest sequence that a part can draw."""
+  if part.rows[0].image is None:
+    lengths = sorted(len(encoder.example(row).tokens) for row in part.rows)
+    return sum(lengths[-part.questions :])
+  longest = 0
+  for group in groups:
+    # The longest questions share at least what all of the group share.
+    examples = sorted(
+      (encoder.example(row) for row in group), key=lambda e: len(e.tokens)
+    )[-part.questions :]
+    shared = packing.shared_prefix([encoder.example(row) for row in group])
+    total = sum(len(e.tokens) - shared for e in examples) + shared
+    longest = max(longest, total)
+  return longest
+
+
+def _most_room(groups, encoder) -> int:
+  """The most places that the pictures of a sequence take."""
+  examples = [encoder.example(group[0]) for group in groups]
+  return max(encoder.room(example.pictures) for example in examples)

@@ -1,0 +1,241 @@
+"""From examples to the arrays of a batch; packed or plain.
+
+Several questions about one image share its encoding: the tokens that they have
+in common (the start of the prompt and the image) come once, as branch 0 of a
+*document*, and each question is a branch of its own whose positions go on
+where the shared part ends. With 576 image tokens a picture this is most of the
+cost of a question list.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmu_jax.data.encoding.patches import EncodedImage
+from mmu_jax.data.encoding.processing import Example
+from mmu_jax.errors import UserError
+from mmu_jax.typing import Batch
+
+# One document: the arrays of a Batch, [n] each (positions also [n, 3]).
+Document = dict[str, np.ndarray]
+FIELDS = (
+  'tokens',
+  'positions',
+  'documents',
+  'branches',
+  'image_slots',
+  'targets',
+  'weights',
+)
+PAD = {'image_slots': -1}
+PADDING = ('right', 'left')
+
+
+def document(
+  examples: Sequence[Example], image_token: int, weight: float = 1.0
+) -> Document:
+  """Packs questions about the same pictures (or one text question).
+
+  Args:
+    examples: of the same pictures, or a single one.
+    image_token: id of the image placeholder.
+    weight: loss weight of every labelled token, > 0.
+
+  Returns:
+    Arrays ``[n]`` under the names of ``Batch``; ``documents`` is 1 throughout.
+
+  Raises:
+    ValueError: if the shared tokens carry a label (train on full sequences
+      with one question a document), or the rows do not share one image.
+  """
+  if len(examples) == 1:
+    pieces = [_piece(examples[0], 0, None, 0, weight)]
+  else:
+    shared = shared_prefix(examples)
+    _check_shared(examples, shared, image_token)
+    pieces = [_piece(examples[0], 0, shared, 0, weight)]
+    for branch, example in enumerate(examples, start=1):
+      pieces.append(_piece(example, shared, None, branch, weight))
+  doc = {
+    name: np.concatenate([piece[name] for piece in pieces])
+    for name in pieces[0]
+  }
+  is_image = doc['tokens'] == image_token
+  doc['documents'] = np.ones(len(is_image), np.int32)
+  doc['image_slots'] = np.where(is_image, np.cumsum(is_image) - 1, -1)
+  return doc
+
+
+def assemble(
+  sequences: Sequence[Sequence[tuple[Document, Sequence[EncodedImage]]]],
+  length: int,
+  pixel_shape: tuple[int, ...],
+  size: int | None = None,
+  *,
+  padding: str = 'right',
+) -> Batch:
+  """Stacks sequences of documents into a batch, padded to a static shape.
+
+  Rows without a picture, with one and with several may stand in one batch.
+
+  Args:
+    sequences: one list for each row of the batch, of (document, its images in
+      their order); none for a batch of padding alone.
+    length: L, at least the longest row.
+    pixel_shape: the static shape of the images of a row: ``(I, 3, height,
+      width)`` for images of one size, ``(N, patch)`` for images of any size;
+      ``pixel_shape`` of the processor's ``images`` gives it.
+    size: B, at least the number of sequences; None for just that number.
+    padding: the side where short rows are padded. On the right, the positions
+      of padding go on behind the row's last token, so that it is what a model
+      that counts through would see; on the left they are 0.
+
+  Returns:
+    A ``Batch`` of NumPy arrays; with ``patch_images`` and ``patch_positions``
+    for images of any size.
+
+  Raises:
+    ValueError: if a row is longer than ``length``, its images take more than
+      ``pixel_shape`` holds, or they are not those of its image tokens.
+  """
+  if padding not in PADDING:
+    raise UserError(f"padding is 'right' or 'left', got {padding!r}.")
+  size = len(sequences) if size is None else size
+  # Images of any size come with positions of time, row and column.
+  axes = (3,) if len(pixel_shape) == 2 else ()
+  batch = _empty(size, length, axes, pixel_shape)
+  if padding == 'right':  # also of the rows that no sequence fills
+    batch['positions'][:] = _count(length, axes)
+  for b, parts in enumerate(sequences):
+    row = _join([doc for doc, _ in parts])
+    images = [image for _, of_document in parts for image in of_document]
+    _check_images(row, images)
+    _put_tokens(batch, b, row, padding)
+    _put_images(batch, b, images)
+  return batch
+
+
+def shared_prefix(examples: Sequence[Example]) -> int:
+  """How many first tokens all have in common, short of the prompt's last.
+
+  The last token of a prompt predicts the answer, so it belongs to the branch.
+  """
+  n = min(e.prompt_length for e in examples) - 1
+  same = np.all(
+    [e.tokens[:n] == examples[0].tokens[:n] for e in examples], axis=0
+  )
+  return n if same.all() else int(np.argmin(same))
+
+
+def _piece(example, start, stop, branch, weight) -> Document:
+  """A stretch of an example as one branch."""
+  ids, cut = example.tokens, slice(start, stop)
+  follows = np.append(example.labelled[1:], False)[cut]
+  return {
+    'tokens': ids[cut],
+    'positions': example.positions[cut],
+    'branches': np.full(len(ids[cut]), branch),
+    'targets': np.append(ids[1:], 0)[cut],
+    'weights': np.where(follows, weight, 0.0),
+  }
+
+
+def _check_shared(examples, shared, image_token):
+  """Raises ValueError unless examples can share their first tokens."""
+  if any(e.labelled[: shared + 1].any() for e in examples):
+    raise UserError(
+      'questions can share their first tokens only if these carry no '
+      f'label; packing {examples[0].row.key!r} would train on them once '
+      "instead of once a question. Use labels='answer', or questions=1."
+    )
+  pictures = {tuple(p.key for p in e.pictures) for e in examples}
+  if len(pictures) > 1 or any(
+    (e.tokens[shared:] == image_token).any() for e in examples
+  ):
+    raise UserError(
+      'questions packed together must begin with the same image; '
+      f'{examples[0].row.key!r} and {examples[1].row.key!r} do not. Pack '
+      'rows of one image_key, or use questions=1.'
+    )
+
+
+def _empty(size, length, axes, pixel_shape):
+  """A batch of padding alone."""
+  batch = {
+    name: np.full((size, length), PAD.get(name, 0), np.int32) for name in FIELDS
+  }
+  batch['positions'] = np.zeros((size, length, *axes), np.int32)
+  batch['weights'] = np.zeros((size, length), np.float32)
+  batch['pixel_values'] = np.zeros((size, *pixel_shape), np.float32)
+  if len(pixel_shape) == 2:
+    room = pixel_shape[0]
+    batch['patch_images'] = np.zeros((size, room), np.int32)
+    batch['patch_positions'] = np.zeros((size, room, 2), np.int32)
+  return batch
+
+
+def _join(documents):
+  """Documents one after the other; image slots count through the row."""
+  row = {
+    name: np.concatenate([doc[name] for doc in documents]) for name in FIELDS
+  }
+  lengths = [len(doc['tokens']) for doc in documents]
+  row['documents'] = np.repeat(np.arange(len(documents)) + 1, lengths)
+  is_image = row['image_slots'] >= 0
+  row['image_slots'] = np.where(is_image, np.cumsum(is_image) - 1, -1)
+  return row
+
+
+def _check_images(row, images):
+  """Raises ValueError unless every image token has its feature."""
+  places = int((row['image_slots'] >= 0).sum())
+  tokens = sum(image.num_tokens for image in images)
+  if places != tokens:
+    raise UserError(
+      f'a row of the batch has {places} image tokens, and its {len(images)} '
+      f'images have {tokens}. Give each document its own images.'
+    )
+
+
+def _put_tokens(batch, b, row, padding):
+  """Writes the tokens of a row, and the positions of what pads it."""
+  n, length = len(row['tokens']), batch['tokens'].shape[1]
+  if n > length:
+    raise UserError(
+      f'a row of the batch holds {length} tokens, got {n}. Raise the '
+      'length, or pack fewer questions.'
+    )
+  start = 0 if padding == 'right' else length - n
+  for name in FIELDS:
+    batch[name][b, start : start + n] = row[name]
+  if padding == 'right':
+    positions = batch['positions'][b]
+    after = row['positions'][-1].max() + 1  # M-RoPE: behind an image, too
+    positions[n:] = after + _count(length - n, positions.shape[1:])
+
+
+def _put_images(batch, b, images):
+  """Writes the images of a row, one after the other."""
+  pixels = batch['pixel_values'][b]
+  any_size = 'patch_images' in batch
+  room = sum(len(i.pixel_values) if any_size else 1 for i in images)
+  if room > len(pixels):
+    unit = 'patches' if any_size else 'images'
+    raise UserError(
+      f'a row of the batch holds {len(pixels)} {unit}, got {room}. Raise '
+      'pixel_shape, or put pictures into rows of their own.'
+    )
+  end = 0
+  for number, image in enumerate(images, start=1):
+    if any_size:
+      start, end = end, end + len(image.pixel_values)
+      pixels[start:end] = image.pixel_values
+      batch['patch_images'][b, start:end] = number
+      batch['patch_positions'][b, start:end] = image.patch_positions
+    else:
+      pixels[number - 1] = image.pixel_values
+
+
+def _count(n, axes):
+  """0, 1, 2, ... ``[n]``, or the same along each axis of ``[n, 3]``."""
+  return np.arange(n).reshape(n, *(1 for _ in axes))

@@ -1,0 +1,221 @@
+"""What was seen of a folder of data, and what is wrong: see ``check``."""
+
+import collections
+from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmu_jax.data.checks import check_rows
+from mmu_jax.data.checks import overlap
+from mmu_jax.data.encoding.images import LazyImage
+from mmu_jax.data.readers import reading
+
+ERROR, WARNING, NOTE = 'error', 'warning', 'note'
+_SHOWN = 5  # rows named of each problem
+
+
+class Finding(NamedTuple):
+  """A problem, or what is worth knowing.
+
+  Attributes:
+    severity: 'error': a reader stops, or scores are wrong. 'warning': the
+      readers leave it out and say so, or it may be meant. 'note': read as it
+      is.
+    config: where.
+    message: what, with the rows.
+    fix: what to do.
+  """
+
+  severity: str
+  config: str
+  message: str
+  fix: str = ''
+
+
+class Look:
+  """What was seen so far; findings of one kind become one, with its rows.
+
+  Attributes:
+    folder: what is looked at.
+    kind: one of ``check_rows.CONFIGS``, once it is known.
+    rows: config -> how many.
+    people: config -> who is in it, of configs that could be read to the end.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    """Has seen nothing."""
+    self.folder, self.kind, self.rows = folder, '', {}
+    self.people: dict[str, set[str]] = {}
+    self._found: dict[tuple[str, ...], list[str]] = {}
+    self._pixels: dict[str, str] = {}  # digest of a file -> of its pixels
+    # role -> people, pictures and texts, and where they were seen first
+    self._seen = collections.defaultdict(lambda: ({}, {}, {}))
+
+  def add(
+    self, severity: str, config: str, message: str, fix: str = '', row: str = ''
+  ) -> None:
+    """Notes a problem; the rows of equal ones are put together."""
+    rows = self._found.setdefault((severity, config, message, fix), [])
+    if row:
+      rows.append(row)
+
+  def findings(self) -> Iterator[Finding]:
+    """One for each kind of problem and config."""
+    for (severity, config, message, fix), rows in self._found.items():
+      if rows:
+        more = ', ...' if len(rows) > _SHOWN else ''
+        shown = ', '.join(rows[:_SHOWN]) + more
+        message = f'{len(rows)} x {message}: {shown}.'
+      yield Finding(severity, config, message, fix)
+
+  def config(self, config: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Looks at the rows of a config; a reader's error is a finding."""
+    count, persons = 0, {}
+    try:
+      for row in rows:
+        self._row(config, count, row, persons)
+        count += 1
+      self.people[config] = set(persons) - {None}
+    except (ValueError, OSError) as error:
+      self.add(ERROR, config, str(error))
+    self.rows[config] = count
+
+  def compare(self) -> None:
+    """Looks for what forget and retain sets of one ratio have in common."""
+    for role in [role for role in self._seen if role.startswith('forget')]:
+      self._compare(role, role.replace('forget', 'retain'))
+
+  def _compare(self, one, other):
+    """Looks for what two sets have in common."""
+    sets = self._seen[one], self._seen[other]
+    persons, pictures, texts = zip(*sets)
+    for name, (forget, retain) in (('person', persons), ('picture', pictures)):
+      for key in forget.keys() & retain.keys():
+        row = f'{key} ' if name == 'person' else ''
+        self.add(
+          ERROR,
+          'forget and retain',
+          f'the same {name} in both',
+          'Take it out of one of them.',
+          f'{row}({forget[key]}; {retain[key]})',
+        )
+    for key, near, index in overlap.near_duplicates(*texts):
+      same = overlap.words(texts[0][key]) == overlap.words(texts[1][near])
+      what = 'the same text' if same else 'nearly the same text'
+      self.add(
+        ERROR if same else WARNING,
+        'forget and retain',
+        f'{what} in both',
+        'Take it out of one of them.',
+        f'{key} and {near}' + ('' if same else f' ({index:.2f})'),
+      )
+
+  def _row(self, config, number, row, persons):
+    """Looks at one row."""
+    try:
+      entry = check_rows.entry(self.kind, config, number, row)
+    except ValueError as error:
+      self.add(ERROR, config, str(error))
+      return
+    if entry.problem:
+      self.add(
+        ERROR,
+        config,
+        f'a row with {entry.problem}',
+        'Repair or drop it.',
+        entry.where,
+      )
+    if entry.unique and entry.person in persons:
+      self.add(
+        ERROR,
+        config,
+        'an ID that occurs twice',
+        'Drop one of them.',
+        f'{entry.person} ({persons[entry.person]} and {entry.where})',
+      )
+    persons.setdefault(entry.person, entry.where)
+    place = f'{config} {entry.where}'
+    people, pictures, texts = self._seen[entry.role]
+    if entry.person is not None:
+      people.setdefault(entry.person, place)
+    for value in entry.images:
+      pixels = self._image(config, entry.where, value)
+      if pixels:
+        pictures.setdefault(pixels, place)
+    for text in entry.texts:
+      if self._text(config, entry, text) and text.alone:
+        texts[f'{place} {text.key}'] = f'{text.question} {text.answer}'
+    for choice in entry.choices:
+      self._choice(config, entry, choice)
+
+  def _image(self, config, where, value) -> str:
+    """Decodes a picture that was not seen; returns a digest of its pixels."""
+    folder = self.folder.parent if self.folder.is_file() else self.folder
+    try:
+      base = folder if self.kind == check_rows.OWN else folder / config
+      source = reading.image_source(value, base, where)
+      if source is None:
+        self.add(
+          ERROR,
+          config,
+          'no image where there must be one',
+          'Get the file again, or drop the rows.',
+          where,
+        )
+        return ''
+      image = LazyImage(source, where)
+      digest = image.digest()
+      if digest not in self._pixels:
+        array = np.asarray(image)
+        pixels = hashlib.sha256(repr(array.shape).encode() + array.tobytes())
+        self._pixels[digest] = pixels.hexdigest()
+        if image.mode != 'RGB':
+          self.add(
+            NOTE,
+            config,
+            f'image of mode {image.mode}, converted to RGB',
+            row=where,
+          )
+    except ValueError as error:
+      self.add(ERROR, config, str(error))
+      return ''
+    return self._pixels[digest]
+
+  def _text(self, config, entry, text) -> bool:
+    """Whether question and answer say something."""
+    empty = [
+      name
+      for name in ('question', 'answer')
+      if reading.is_blank(getattr(text, name))
+    ]
+    for name in empty:
+      severity = WARNING if text.optional else ERROR
+      fix = 'They are left out.' if text.optional else 'Fill in or drop them.'
+      self.add(
+        severity, config, f'an empty {name}', fix, f'{entry.where} {text.key}'
+      )
+    return not empty
+
+  def _choice(self, config, entry, choice):
+    """Looks for the answer among its options."""
+    row = f'{entry.where} {choice.key}'
+    if choice.right is None:
+      self.add(
+        ERROR,
+        config,
+        'options without the answer',
+        'Correct_Answer is a letter of Options; in real_*, answer is '
+        'one of options.',
+        row,
+      )
+    if len(set(choice.options)) < len(choice.options):
+      self.add(
+        WARNING,
+        config,
+        'an option that occurs twice',
+        'The letter of a choice is then ambiguous.',
+        row,
+      )

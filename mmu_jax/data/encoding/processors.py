@@ -1,0 +1,241 @@
+"""The processor of a checkpoint: its tokenizer, chat template and images.
+
+``transformers`` has processors of its own; ours exist because those of
+Qwen2-VL need PyTorch, and because a batch wants to know how many tokens an
+image takes before it is encoded.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from typing import Any
+
+from mmu_jax.data.encoding import patches
+from mmu_jax.errors import MissingError
+from mmu_jax.errors import UserError
+
+TOKENIZER_FILES = ('tokenizer.json', 'vocab.json', 'tokenizer.model')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Processor:
+  """What turns questions and pictures into the input of one model.
+
+  Attributes:
+    tokenizer: a fast ``transformers`` tokenizer with a chat template.
+    images: encodes pictures, counts their tokens, and gives positions.
+    image_token: the placeholder that the template writes for a picture.
+    stop_ids: tokens that end an answer, at least one.
+  """
+
+  tokenizer: Any
+  images: patches.Images
+  image_token: str
+  stop_ids: tuple[int, ...]
+
+  @property
+  def image_token_id(self) -> int:
+    """The id of the placeholder."""
+    return self.tokenizer.convert_tokens_to_ids(self.image_token)
+
+
+def load(
+  path: str | os.PathLike,
+  *,
+  raw_tokenizer: bool = True,
+  min_pixels: int | None = None,
+  max_pixels: int | None = None,
+) -> Processor:
+  """Loads the processor of a checkpoint folder. Says which tokenizer is used.
+
+  The tokenizer is ``tokenizer.json`` as it is, by default. The models were
+  trained, and the published numbers measured, with transformers 4, which reads
+  that file so. The ``LlamaTokenizer`` of transformers 5 puts another
+  normalizer in its place where ``legacy`` is false or absent, as in
+  LLaVA-1.5: then the token behind every ``<image>`` is lost (a lone space
+  before the new line, id 29871). Whether ``AutoTokenizer`` does so depends on
+  the version.
+
+  Args:
+    path: the folder: config.json, preprocessor_config.json (or
+      processor_config.json), tokenizer files, a chat template, and perhaps
+      generation_config.json.
+    raw_tokenizer: False for the class of transformers that
+      tokenizer_config.json names, for models that were trained with it. A
+      folder without tokenizer.json (Qwen2-VL: vocab.json and merges.txt) has
+      this class in either case.
+    min_pixels: Qwen2-VL: the smallest area of a picture; None for that of the
+      checkpoint.
+    max_pixels: Qwen2-VL: the largest; it bounds the tokens of a picture
+      (784 pixels each).
+
+  Returns:
+    A ``Processor``; its ``stop_ids`` are those of generation_config.json, or
+    else the end token of the tokenizer.
+
+  Raises:
+    FileNotFoundError: if a file is missing.
+    ValueError: if the model is of no known type, has no chat template, its
+      image token is not one of the tokenizer, or a limit of pixels is given
+      for images of one size.
+  """
+  folder = pathlib.Path(path)
+  config = _read(folder, 'config.json')
+  model_type = config.get('model_type')
+  if model_type not in IMAGES:
+    raise UserError(
+      f'the processor of a model of type {model_type!r} is not known; '
+      f'known: {", ".join(IMAGES)}. Check config.json in {folder}.'
+    )
+  limits = {'min_pixels': min_pixels, 'max_pixels': max_pixels}
+  limits = {name: n for name, n in limits.items() if n is not None}
+  images = IMAGES[model_type](folder, config, limits)
+  tokenizer = _tokenizer(folder, raw_tokenizer)
+  tokenizer.chat_template = _chat_template(folder, tokenizer)
+  image_token = _image_token(folder, config, tokenizer)
+  return Processor(tokenizer, images, image_token, _stop_ids(folder, tokenizer))
+
+
+def _llava_images(folder, config, limits):
+  """CLIP's processor, and the patches of the vision tower."""
+  import transformers
+
+  if limits:
+    raise UserError(
+      'LLaVA brings every picture to one size; '
+      f'{" and ".join(limits)} would change nothing. Leave them out.'
+    )
+  patch_size = config.get('vision_config', {}).get('patch_size')
+  if patch_size is None:
+    raise UserError(
+      f'config.json in {folder} must give vision_config.patch_size: it says '
+      'how many tokens a picture takes.'
+    )
+  strategy = config.get('vision_feature_select_strategy', 'default')
+  return patches.LlavaImages(
+    transformers.CLIPImageProcessorPil(**_image_config(folder)),
+    patch_size,
+    class_token=strategy == 'full',
+  )
+
+
+def _qwen2_vl_images(folder, config, limits):
+  """Qwen2-VL's processor, with other limits if they are given."""
+  import transformers
+
+  del config
+  options = _image_config(folder) | limits
+  return patches.Qwen2VLImages(transformers.Qwen2VLImageProcessorPil(**options))
+
+
+IMAGES = {'llava': _llava_images, 'qwen2_vl': _qwen2_vl_images}
+
+
+def _image_config(folder):
+  """The options of the image processor, without its name."""
+  if (folder / 'preprocessor_config.json').exists():
+    options = _read(folder, 'preprocessor_config.json')
+  else:
+    options = _read(folder, 'processor_config.json').get('image_processor')
+  if options is None:
+    raise MissingError(
+      f'{folder} says nothing of image processing: preprocessor_config.json '
+      'is missing, and processor_config.json has no image_processor.'
+    )
+  names = ('image_processor_type', 'processor_class')
+  return {key: x for key, x in options.items() if key not in names}
+
+
+def _tokenizer(folder, raw):
+  """The tokenizer: its file as it is, or the class that its config names."""
+  import transformers
+
+  if not any((folder / name).exists() for name in TOKENIZER_FILES):
+    raise MissingError(
+      f'{folder} holds no tokenizer: one of {", ".join(TOKENIZER_FILES)} is '
+      'needed. Copy the tokenizer files of the checkpoint there.'
+    )
+  name = _read(folder, 'tokenizer_config.json').get('tokenizer_class')
+  if raw and (folder / 'tokenizer.json').exists():
+    _say(f'tokenizer: tokenizer.json of {folder} as it is')
+    return transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+  if not hasattr(transformers, str(name)):
+    raise UserError(
+      f'the tokenizer_config.json of {folder} names the class {name!r}, '
+      f'which transformers {transformers.__version__} does not have. Use '
+      'raw_tokenizer=True with a tokenizer.json.'
+    )
+  _say(f'tokenizer: {name} of transformers {transformers.__version__}')
+  return getattr(transformers, name).from_pretrained(folder)
+
+
+def _chat_template(folder, tokenizer):
+  """The template of the folder's own file, or that of the tokenizer."""
+  if (folder / 'chat_template.jinja').exists():
+    return (folder / 'chat_template.jinja').read_text(encoding='utf-8')
+  if (folder / 'chat_template.json').exists():
+    return _read(folder, 'chat_template.json')['chat_template']
+  if not tokenizer.chat_template:
+    raise UserError(
+      f'{folder} has no chat template, so that no question can be asked; '
+      'copy chat_template.json or chat_template.jinja of the checkpoint '
+      'there.'
+    )
+  return tokenizer.chat_template
+
+
+def _image_token(folder, config, tokenizer):
+  """The token whose id config.json names."""
+  name = next(
+    (n for n in ('image_token_index', 'image_token_id') if n in config), None
+  )
+  if name is None:
+    raise UserError(
+      'config.json must name the image token (image_token_index or '
+      f'image_token_id); that of {folder} does not.'
+    )
+  token = tokenizer.convert_ids_to_tokens(config[name])
+  if token is None or tokenizer.encode(token, add_special_tokens=False) != [
+    config[name]
+  ]:
+    raise UserError(
+      f'the image token {config[name]} of config.json is {token!r} in the '
+      f'tokenizer of {folder}, not one token of its own. Use the tokenizer '
+      'of this checkpoint.'
+    )
+  return token
+
+
+def _stop_ids(folder, tokenizer):
+  """The end tokens of generation_config.json, or that of the tokenizer."""
+  stop = None
+  if (folder / 'generation_config.json').exists():
+    stop = _read(folder, 'generation_config.json').get('eos_token_id')
+  if stop is None:
+    stop = tokenizer.eos_token_id
+  stops = tuple(stop) if isinstance(stop, list) else (stop,)
+  if None in stops or not stops:
+    raise UserError(
+      f'answers need an end token, and neither generation_config.json nor '
+      f'the tokenizer in {folder} has one (eos_token_id). Add it there.'
+    )
+  return stops
+
+
+def _read(folder, name):
+  """A JSON file of a checkpoint."""
+  path = folder / name
+  if not path.exists():
+    raise MissingError(
+      f'a checkpoint needs {name}, and {folder} does not hold it. Copy it '
+      'there from where the weights are from.'
+    )
+  return json.loads(path.read_text(encoding='utf-8'))
+
+
+@functools.cache
+def _say(text):
+  """Prints a line, once in a process."""
+  print(text, flush=True)

@@ -1,0 +1,1 @@
+"""The synthetic people: who they are, how they look, what is asked."""

@@ -1,0 +1,300 @@
+"""A made world of people: portraits, six facts each, and what is asked of them.
+
+The unlearning question needs a model that knows certain people by their
+portraits and by their names, and another that never saw those portraits. In a
+world made from a seed both are trained in minutes, and every split is known:
+whose portraits are forgotten, whose are kept, which renderings nobody trained
+on, and which people and pictures only choose hyper-parameters.
+
+Answers are whole sentences, name first ("Maria Lopez keeps a parrot."), for
+pictures and for text alike. This makes the phenomenon visible: ascent on the
+answers about portraits then also attacks what the text knows of the person.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from mmu_jax.data.people import general as pictures
+from mmu_jax.data.people import portraits
+from mmu_jax.data.people import vocabulary as words
+from mmu_jax.data.people.items import Item
+from mmu_jax.data.people.items import make_row
+from mmu_jax.data.people.items import Picture
+from mmu_jax.data.people.items import scored_rows
+from mmu_jax.data.people.items import stream
+from mmu_jax.data.row import CLASSIFICATION
+from mmu_jax.data.row import CLOZE
+from mmu_jax.data.row import GENERATION
+from mmu_jax.data.row import Row
+from mmu_jax.errors import UserError
+
+FORGET = 'forget'
+VALIDATION_FORGET = 'validation_forget'
+VALIDATION_RETAIN = 'validation_retain'
+RETAIN = 'retain'
+GROUPS = (FORGET, VALIDATION_FORGET, VALIDATION_RETAIN, RETAIN)
+
+_MIN_DIFFERENCE = 4  # of the nine attributes of a look
+_TRIES = 2_000  # looks drawn for one person before giving up
+
+
+class Person(NamedTuple):
+  """Somebody who does not exist.
+
+  Attributes:
+    key: ``'p007'``.
+    name: two words, unique in the world.
+    look: of the portraits; any other differs in at least 4 attributes.
+    facts: one word for each of ``vocabulary.ATTRIBUTES``.
+    group: one of ``GROUPS``.
+  """
+
+  key: str
+  name: str
+  look: portraits.Look
+  facts: dict[str, str]
+  group: str
+
+
+class World(NamedTuple):
+  """Everybody, what is trained on, and what is scored.
+
+  Attributes:
+    people: in the order of their keys.
+    train: rows by ``'captions'``, ``'general'``, ``'facts'``, and for every
+      group ``'vqa/<group>'`` and ``'qa/<group>'``.
+    tasks: rows by the name of the score; those that begin with
+      ``validation_`` share no person and no picture with the others.
+  """
+
+  people: tuple[Person, ...]
+  train: dict[str, list[Row]]
+  tasks: dict[str, list[Row]]
+
+
+# Task: group, kind of views, and how many of them each attribute is asked of
+# in GENERATION (None: all). CLOZE and CLASSIFICATION ask of one.
+_PEOPLE_TASKS = {
+  'forget_vqa': (FORGET, 'train', 4),
+  'forget_vqa_holdout': (FORGET, 'holdout', None),
+  'forget_qa': (FORGET, 'text', None),
+  'retain_vqa': (RETAIN, 'holdout', 2),
+  'retain_qa': (RETAIN, 'text', None),
+  'validation_forget_vqa': (VALIDATION_FORGET, 'train', 4),
+  'validation_forget_vqa_holdout': (VALIDATION_FORGET, 'validation', None),
+  'validation_forget_qa': (VALIDATION_FORGET, 'text', None),
+  'validation_retain_vqa': (VALIDATION_RETAIN, 'validation', 2),
+  'validation_retain_qa': (VALIDATION_RETAIN, 'text', None),
+}
+_Shown = dict[tuple[str, str], list[Picture | None]]  # person key, kind
+
+
+def make_world(
+  seed: int,
+  *,
+  num_people: int = 60,
+  num_forget: int = 6,
+  num_validation_forget: int = 6,
+  num_validation_retain: int = 12,
+  train_views: int = 12,
+  holdout_views: int = 4,
+  validation_views: int = 2,
+  num_captioned: int = 3000,
+  num_faces: int = 400,
+  num_shapes: int = 500,
+) -> World:
+  """Makes the world of a seed: a pure function of its arguments.
+
+  Everything draws from its own stream, named after what it is for, so a
+  person's name, look, facts and pictures do not depend on any count, and the
+  forget people of a smaller ``num_forget`` are among those of a larger one.
+
+  Args:
+    seed: non-negative.
+    num_people: in all groups together; whoever is in no other is retained.
+    num_forget: people to be forgotten, at least 1.
+    num_validation_forget: their stand-ins for choosing settings, at least 1.
+    num_validation_retain: the kept people of validation, at least 1.
+    train_views: portraits of each person to train on, at least 1.
+    holdout_views: further portraits of the forget and retain people, at least
+      1, never trained on.
+    validation_views: the same for the people of validation, at least 1.
+    num_captioned: anonymous pictures with a description.
+    num_faces: anonymous faces to be asked about, at least 7.
+    num_shapes: pictures of shapes to be asked about, at least 7.
+
+  Returns:
+    A ``World``. Rows about one picture share one array.
+
+  Raises:
+    ValueError: if a count is out of range, or people cannot all look different.
+
+  Example:
+    >>> world = make_world(
+    ...     0, num_people=8, num_forget=1, num_validation_forget=1,
+    ...     num_validation_retain=2, train_views=2, holdout_views=1,
+    ...     num_captioned=4, num_faces=8, num_shapes=8)
+    >>> sorted(world.train)[:3], len(world.tasks['forget_qa'])
+    (['captions', 'facts', 'general'], 18)
+  """
+  _check_arguments(dict(locals()))
+  groups = num_forget, num_validation_forget, num_validation_retain
+  people = _make_people(seed, num_people, *groups)
+  views = {
+    'text': (GROUPS, 1),
+    'train': (GROUPS, train_views),
+    'holdout': ((FORGET, RETAIN), holdout_views),
+    'validation': ((VALIDATION_FORGET, VALIDATION_RETAIN), validation_views),
+  }
+  shown = {
+    (person.key, kind): _portraits(seed, person, kind, number)
+    for kind, (groups, number) in views.items()
+    for person in people
+    if person.group in groups
+  }
+  general = pictures.general_items(seed, num_faces, num_shapes)
+  general['real_qa'] = pictures.fact_items()
+  train = _people_rows(people, shown)
+  train['captions'] = pictures.caption_rows(seed, num_captioned)
+  train['general'] = [make_row(item, GENERATION) for item in general['train']]
+  train['facts'] = [make_row(item, GENERATION) for item in general['real_qa']]
+  tasks = _people_tasks(seed, people, shown)
+  for where in ('real_vqa', 'real_qa', 'validation_real_vqa'):
+    tasks[where] = scored_rows(seed, general[where], where)
+  return World(people, train, tasks)
+
+
+def _check_arguments(arguments: dict[str, int]) -> None:
+  """Raises unless every argument of make_world can be met."""
+  least = dict.fromkeys(arguments, 1)
+  least |= {'seed': 0, 'num_captioned': 0}
+  general = ('num_faces', 'num_shapes')
+  least |= dict.fromkeys(general, 1 + pictures.VALIDATION[0])
+  for name, value in arguments.items():
+    if value < least[name]:
+      raise UserError(
+        f'{name} must be at least {least[name]}, got {value}; raise it or'
+        ' leave it out for the default'
+      )
+  special = sum(arguments[f'num_{group}'] for group in GROUPS[:3])
+  names = len(words.FIRST_NAMES) * len(words.LAST_NAMES)
+  if not special < arguments['num_people'] <= names:
+    raise UserError(
+      'num_people must exceed num_forget + num_validation_forget +'
+      f' num_validation_retain, here {special}, and be at most {names}, the'
+      f' number of names, got {arguments["num_people"]}; change num_people'
+      ' or make the groups smaller'
+    )
+
+
+def _make_people(
+  seed: int, number: int, forget: int, hold_forget: int, hold_retain: int
+) -> tuple[Person, ...]:
+  """Names, looks, facts and groups."""
+  order = [int(i) for i in stream(seed, 'groups').permutation(number)]
+  group = dict.fromkeys(order, RETAIN)
+  # From both ends, so that forgetting more people moves none of validation.
+  group |= dict.fromkeys(order[-hold_forget:], VALIDATION_FORGET)
+  rest = order[:-hold_forget]
+  group |= dict.fromkeys(rest[-hold_retain:], VALIDATION_RETAIN)
+  group |= dict.fromkeys(order[:forget], FORGET)
+  names = [f'{a} {b}' for a in words.FIRST_NAMES for b in words.LAST_NAMES]
+  named = stream(seed, 'names').permutation(len(names))
+  people = []
+  for index, look in enumerate(_make_looks(seed, number)):
+    key = f'p{index:03d}'
+    rng = stream(seed, 'facts', key)
+    forms = words.ATTRIBUTES.items()
+    facts = {name: str(rng.choice(form.values)) for name, form in forms}
+    people.append(Person(key, names[named[index]], look, facts, group[index]))
+  return tuple(people)
+
+
+def _make_looks(seed: int, number: int) -> list[portraits.Look]:
+  """Looks of which any two differ in at least four attributes."""
+  looks = []
+  for index in range(number):
+    rng = stream(seed, 'look', f'p{index:03d}')
+    for _ in range(_TRIES):
+      look = portraits.random_look(rng)
+      differing = (np.array(looks + [look]) != np.array(look)).sum(1)[:-1]
+      if (differing >= _MIN_DIFFERENCE).all():
+        looks.append(look)
+        break
+    else:
+      raise UserError(
+        f'any two people must differ in {_MIN_DIFFERENCE} attributes of'
+        f' their looks; no room was found beyond {index} of num_people ='
+        f' {number}; ask for at most {index}'
+      )
+  return looks
+
+
+def _portraits(seed: int, person: Person, kind: str, number: int):
+  """Renderings of a person, of one kind of view; text shows none."""
+  if kind == 'text':
+    return [None]
+  keys = [f'{person.key}/{kind}{view:02d}' for view in range(number)]
+  return [
+    Picture(key, portraits.draw_portrait(person.look, stream(seed, key)))
+    for key in keys
+  ]
+
+
+def _person_item(person: Person, attribute: str, picture, people=()) -> Item:
+  """What can be asked of one attribute, or of the name, among people."""
+  key = f'{picture.key if picture else person.key + "/text"}/{attribute}'
+  if attribute == 'name':
+    ask = words.Ask(words.NAME_QUESTION, words.NAME_ANSWER, ())
+    others = tuple(words.NAME_ANSWER.format(fact=p.name) for p in people)
+    item = Item(key, ask, person.name, picture, person.key)
+    return item._replace(others=others)
+  form = words.ATTRIBUTES[attribute]
+  who = words.WHO if picture else person.name
+  answer = form.answer.format(name=person.name, fact='{fact}')
+  ask = words.Ask(form.question.format(who=who), answer, form.values)
+  fact, cloze = person.facts[attribute], form.cloze.format(who=who)
+  others = [
+    form.answer.format(name=p.name, fact=p.facts[attribute]) for p in people
+  ]
+  return Item(key, ask, fact, picture, person.key, cloze, tuple(others))
+
+
+def _people_rows(people: tuple[Person, ...], shown: _Shown) -> dict:
+  """The rows about people to train on, by group."""
+  rows = {f'{form}/{group}': [] for form in ('vqa', 'qa') for group in GROUPS}
+  for person in people:
+    for picture in (None, *shown[person.key, 'train']):
+      to = rows[f'{"vqa" if picture else "qa"}/{person.group}']
+      items = [_person_item(person, a, picture) for a in words.ATTRIBUTES]
+      to += [make_row(i, task) for i in items for task in (GENERATION, CLOZE)]
+      if picture:
+        to.append(make_row(_person_item(person, 'name', picture), GENERATION))
+  return rows
+
+
+def _people_tasks(seed: int, people: tuple[Person, ...], shown: _Shown) -> dict:
+  """The scored rows about people."""
+  tasks = {where: [] for where in _PEOPLE_TASKS}
+  for where, (group, kind, number) in _PEOPLE_TASKS.items():
+    for person in (p for p in people if p.group == group):
+      for attribute in (*words.ATTRIBUTES, *(['name'] * (kind != 'text'))):
+        rng = stream(seed, where, person.key, attribute)
+        items = [
+          _person_item(person, attribute, picture, people if picture else ())
+          for picture in shown[person.key, kind]
+        ]
+        tasks[where] += _person_scored(rng, items, number, where)
+  return tasks
+
+
+def _person_scored(rng, items: list[Item], number, where) -> Iterator[Row]:
+  """One attribute of one person: all or some views, then one for each form."""
+  order = [items[i] for i in rng.permutation(len(items))]
+  if order[0].cloze:  # a name has none, and is only chosen among others
+    for item in items if number is None else order[:number]:
+      yield make_row(item, GENERATION, where)
+    yield make_row(order[0], CLOZE, where)
+  yield make_row(order[-1], CLASSIFICATION, where, rng)

@@ -1,0 +1,1 @@
+"""Readers of datasets on disk: files in, rows out."""

@@ -1,0 +1,233 @@
+"""CLEAR: 200 authors of TOFU who do not exist, with pictures and captions.
+
+The configs of ``therem/CLEAR`` come in pairs: ``forget05`` has pictures with
+caption and name, ``forget05+tofu`` the same and the questions of TOFU in text,
+``forget05_perturbed`` wrong names and wrong captions for the same pictures.
+
+References:
+  Dontsov et al., `CLEAR: Character Unlearning in Textual and Visual Modalities
+  <https://arxiv.org/abs/2410.18057>`_, 2024.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import functools
+import os
+import pathlib
+import random
+
+from mmu_jax.data.dataset import Dataset
+from mmu_jax.data.encoding import small
+from mmu_jax.data.people.items import stream
+from mmu_jax.data.readers import clear_rows as rows_lib
+from mmu_jax.data.readers import fields as shapes
+from mmu_jax.data.readers import parquet
+from mmu_jax.data.readers import reading
+from mmu_jax.data.readers.clear_rows import Captioned
+from mmu_jax.data.row import CLASSIFICATION
+from mmu_jax.data.row import GENERATION
+from mmu_jax.data.row import Row
+from mmu_jax.errors import UserError
+
+RATIOS = (1, 5, 10)
+# With the punctuation that they have in the published code.
+CAPTION_QUESTIONS = (
+  'What can you see in this picture?',
+  'Tell me about the content of this image',
+  'Can you give a description of the image?',
+  'What is depicted in the image?',
+  'Explain what you observe in the picture.',
+  'Describe the image in detail.',
+  'What is the main subject of this image?',
+  'Can you describe the scene or objects in the image?',
+  'What is happening in this image?',
+)
+NAME_QUESTION = 'What is the name of the person in the image?'
+_PUBLISHED_SEED = 42  # of the module that draws the caption questions
+
+
+def make_clear(
+  seed: int,
+  *,
+  path: str | os.PathLike,
+  ratio: int = 5,
+  published: bool = False,
+  retain_rows: int = 400,
+  processor: str = '',
+) -> Dataset:
+  """Reads CLEAR.
+
+  Splits: ``vqa/forget`` and ``vqa/retain`` ask for the captions of pictures,
+  ``qa/forget`` and ``qa/retain`` are the questions of TOFU in text, each once
+  (the published vanilla training reads every one twice). Tasks:
+
+  * ``forget_vqa`` and ``retain_vqa``: the name among wrong names
+    (classification), and the caption (generation), with its paraphrase and
+    wrong captions. Forgotten are all pictures of the forget config; of
+    retain, those of ``retain_perturbed``.
+  * ``forget_qa`` and ``retain_qa``: TOFU in text.
+  * ``real_faces`` and ``real_world``: the answer among options.
+
+  Args:
+    seed: of the caption question of each picture, the order of options, and
+      the retain rows that are scored.
+    path: folder of ``therem/CLEAR``, one folder for each config.
+    ratio: 1, 5 or 10 % of the authors are to be forgotten.
+    published: draws the caption questions as the published scripts do, which
+      read the forget set and then the retain set after ``random.seed(42)``,
+      whatever ``seed`` is.
+    retain_rows: at most so many retain questions of each kind are scored; 0
+      for all (3,600 at 5 %).
+    processor: '' for that of a checkpoint; ``'small'``: see ``small``.
+
+  Returns:
+    A ``Dataset``; a person's key is the name.
+
+  Raises:
+    FileNotFoundError: if a config is missing.
+    ValueError: if the ratio is unknown, a column is missing, a person is in
+      forget and retain set, or a picture or caption is missing.
+  """
+  if ratio not in RATIOS:
+    raise UserError(
+      f'ratio is one of {", ".join(map(str, RATIOS))}, got {ratio}.'
+    )
+  root = pathlib.Path(path)
+  pictures, dropped = reading.Pictures(), reading.Dropped()
+  configs = {'forget': f'forget{ratio:02d}', 'retain': f'retain{100 - ratio}'}
+  captioned = {
+    group: list(rows_lib.captions(root, config, pictures))
+    for group, config in configs.items()
+  }
+  people = {g: {c.person for c in rows} for g, rows in captioned.items()}
+  _check_apart(people)
+  ask = _questions(seed, published)
+  train = {
+    f'vqa/{group}': [_caption_row(c, ask(c)) for c in rows]
+    for group, rows in captioned.items()
+  } | {
+    f'qa/{group}': list(
+      rows_lib.texts_of(root, f'{config}+tofu', people[group], dropped)
+    )
+    for group, config in configs.items()
+  }
+  tasks = {
+    f'{group}_qa': [
+      row._replace(key=f'{group}_qa/{row.key}') for row in train[f'qa/{group}']
+    ]
+    for group in configs
+  }
+  wrong = rows_lib.perturbed(root, f'{configs["forget"]}_perturbed', pictures)
+  kept = rows_lib.perturbed(root, 'retain_perturbed', pictures)
+  asked = [
+    _caption_row(c, ask(c))
+    for c, _ in kept.values()
+    if c.person not in people['forget']
+  ]
+  score = functools.partial(_scored, seed=seed, dropped=dropped)
+  tasks['forget_vqa'] = score(train['vqa/forget'], wrong, 'forget_vqa')
+  tasks['retain_vqa'] = score(asked, kept, 'retain_vqa')
+  for name in ('retain_vqa', 'retain_qa'):
+    tasks[name] = reading.thin(tasks[name], retain_rows, seed)
+  for name in ('real_faces', 'real_world'):
+    tasks[name] = list(_real_rows(root, name, pictures, seed, dropped))
+  return Dataset(
+    train,
+    tasks,
+    {name: name for name in sorted(people['forget'] | people['retain'])},
+    small.choose(processor, [*train.values(), *tasks.values()]),
+    dropped.notes(),
+  )
+
+
+def _check_apart(people: Mapping[str, set[str]]) -> None:
+  """Raises if somebody is in the forget and in the retain set."""
+  both = sorted(people['forget'] & people['retain'])
+  if both:
+    raise UserError(
+      f'nobody is both forgotten and retained; {len(both)} are: '
+      f'{", ".join(both[:5])}. The two configs must be of one ratio.'
+    )
+
+
+def _questions(seed, published):
+  """A function that draws the question for a picture's caption."""
+  # The one place where Python's own generator is wanted: its numbers are.
+  rng = random.Random(_PUBLISHED_SEED)
+
+  def ask(row: Captioned) -> str:
+    if row.question:
+      return row.question
+    if published:
+      return rng.choice(CAPTION_QUESTIONS)
+    own = stream(seed, 'caption', row.picture.key)
+    return CAPTION_QUESTIONS[int(own.integers(len(CAPTION_QUESTIONS)))]
+
+  return ask
+
+
+def _caption_row(row: Captioned, question: str) -> Row:
+  """Asks for a caption."""
+  return Row(
+    key=row.key,
+    question=question,
+    answer=row.caption,
+    fact=row.caption,
+    image=row.picture.image,
+    image_key=row.picture.key,
+    person=row.person,
+  )
+
+
+def _scored(asked: Sequence[Row], wrong, task, seed, dropped) -> list[Row]:
+  """What is scored of pictures: the name among wrong ones, and the caption."""
+  rows = []
+  for row in asked:
+    _, more = wrong.get((row.person, row.answer), (None, None))
+    if more is None:
+      # 378 of the 379 captions of forget10 have perturbed ones.
+      dropped.add('names to choose: no perturbed row', row.key)
+      rows.append(row._replace(key=f'{task}/{row.key}/caption'))
+      continue
+    rows.append(
+      row._replace(
+        key=f'{task}/{row.key}/caption',
+        task=GENERATION,
+        paraphrase=(more['paraphrased_caption'] or '').strip(),
+        perturbed=rows_lib.texts(more['perturbed_captions']),
+      )
+    )
+    names = rows_lib.texts(more['perturbed_names'])
+    rows.append(_choice(row, row.person, names, f'{task}/{row.key}/name', seed))
+  return rows
+
+
+def _choice(row, answer, others, key, seed) -> Row:
+  """A question with options: the answer among others, placed by seed."""
+  return row._replace(
+    key=key,
+    question=NAME_QUESTION,
+    answer=answer,
+    fact=answer,
+    task=CLASSIFICATION,
+    options=reading.insert(answer, others, stream(seed, key)),
+    perturbed=tuple(other for other in others if other != answer),
+  )
+
+
+def _real_rows(root, config, pictures, seed, dropped) -> Iterator[Row]:
+  """The rows of ``real_faces`` or ``real_world``."""
+  rows = parquet.read(root, config, rows_lib.REAL, optional=('question',))
+  for number, row in enumerate(rows):
+    key = f'{config}/{number}'
+    shapes.check(row, rows_lib.FORM, f'row {key}')
+    picture = pictures.get(row['image'], root / config, f'row {key}')
+    options = rows_lib.texts(row['options'])
+    if picture is None or reading.is_blank(row['answer']) or not options:
+      dropped.add('rows without picture, answer or options', key)
+      continue
+    answer, asked = row['answer'].strip(), (row['question'] or '').strip()
+    made = Row(key, asked, answer, answer, picture.image, picture.key)
+    made = _choice(made, answer, options, key, seed)
+    made = made._replace(question=asked or NAME_QUESTION)
+    # As they are, where the answer is among them; else it is put there.
+    yield made._replace(options=options) if answer in options else made

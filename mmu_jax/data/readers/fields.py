@@ -1,0 +1,67 @@
+"""Whether what a file holds has the form that its reader takes.
+
+A form is a type, or several in a tuple; ``[form]`` is a list of them, and a
+dict has a form for each field that matters; ``...`` stands for every field.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmu_jax.errors import UserError
+
+TEXT = str
+WORDS = (str, int, float)  # written as text
+_NAMES = {TEXT: 'text', WORDS: 'text or a number'}
+
+
+def check(value: Any, form: Any, where: str, field: str = '') -> None:
+  """Raises unless a value has a form; null, and a field that is not there, do.
+
+  An element of a list is never null where it has fields. One text is a list
+  of texts.
+
+  Args:
+    value: as it was read.
+    form: see the module.
+    where: names the row, for the message.
+    field: what the value is called.
+
+  Raises:
+    ValueError: names the field, the row and the form.
+
+  Example:
+    >>> check({'ID': 3, 'more': ...}, {'ID': WORDS}, 'row 0')
+    >>> form = {'tasks': [{'ID': WORDS}]}
+    >>> check({'tasks': [3]}, form, 'row 0')  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    mmu_jax.errors.UserError: tasks[0] of row 0 is an object, got 3 (int). Repair ...
+  """
+  if value is None:
+    return
+  if isinstance(form, dict):
+    _require(isinstance(value, Mapping), 'an object', value, where, field)
+    dot = f'{field}.' if field else ''
+    for name in value if ... in form else form:
+      inner = form.get(name, form.get(...))
+      check(value.get(name), inner, where, f'{dot}{name}')
+  elif isinstance(form, list):
+    if form == [TEXT] and isinstance(value, str):
+      return
+    _require(isinstance(value, list), 'a list', value, where, field)
+    for i, item in enumerate(value):
+      place = f'{field}[{i}]'
+      if isinstance(form[0], dict):
+        _require(item is not None, 'an object', item, where, place)
+      check(item, form[0], where, place)
+  else:
+    _require(isinstance(value, form), _NAMES.get(form), value, where, field)
+
+
+def _require(right, wanted, value, where, field):
+  """Raises unless something is right."""
+  if not right:
+    raise UserError(
+      f'{field or "every value"} of {where} is {wanted}, got '
+      f'{str(value)[:40]} ({type(value).__name__}). Repair the row or drop '
+      'it.'
+    )

@@ -1,0 +1,277 @@
+"""MLLMU-Bench: 500 people who do not exist, and 153 celebrities.
+
+Two repositories of the hub belong together: ``MLLMMU/MLLMU-Bench`` has what is
+asked of a model, and in its config ``ft_Data`` what the vanilla model learns;
+``MLLMMU/baseline_train_split`` has the same training rows cut into forget and
+retain sets.
+
+References:
+  Liu et al., `Protecting Privacy in Multimodal Large Language Models with
+  MLLMU-Bench <https://arxiv.org/abs/2410.22108>`_, 2024.
+"""
+
+from collections.abc import Iterator, Sequence
+import functools
+import os
+import pathlib
+import re
+
+from mmu_jax.data.dataset import Dataset
+from mmu_jax.data.encoding import small
+from mmu_jax.data.people.items import stream
+from mmu_jax.data.readers import mllmu_rows as rows_lib
+from mmu_jax.data.readers import parquet
+from mmu_jax.data.readers import reading
+from mmu_jax.data.readers.mllmu_rows import Lesson
+from mmu_jax.data.readers.mllmu_rows import Profile
+from mmu_jax.data.row import GENERATION
+from mmu_jax.data.row import Row
+from mmu_jax.errors import UserError
+
+RATIOS = (5, 10, 15)
+TEXT = ('classification', 'generation', 'training', 'none')
+
+
+def make_mllmu_bench(
+  seed: int,
+  *,
+  path: str | os.PathLike,
+  train_path: str | os.PathLike = '',
+  ratio: int = 5,
+  text: str = 'classification',
+  holdout: str = 'one',
+  retain_rows: int = 0,
+  processor: str = '',
+) -> Dataset:
+  """Reads MLLMU-Bench.
+
+  Splits: ``vqa/forget`` and ``vqa/retain`` are the training questions about
+  the portraits; ``qa/forget`` and ``qa/retain`` are knowledge in text, by
+  name. Tasks: ``forget_vqa``, ``forget_vqa_holdout`` (Test_Set: other pictures
+  and other words), ``retain_vqa``, ``real_vqa`` (celebrities), and the same
+  with ``qa``; each has classification (``options`` in the order of their
+  letters), cloze (the question as it is, with its ``__``) and generation rows.
+
+  Args:
+    seed: of what is chosen below.
+    path: folder of ``MLLMMU/MLLMU-Bench``, one folder for each config.
+    train_path: folder of ``MLLMMU/baseline_train_split``; '' for ``ft_Data``
+      of ``path``, split by the ids of the forget and retain configs.
+    ratio: 5, 10 or 15 % of the people are to be forgotten.
+    text: where the text splits come from. ``'classification'``: as the
+      published code, which *trains on the questions that it scores*, the right
+      option being the answer. ``'generation'``: scored questions as well.
+      ``'training'``: made of the training questions alone, with the name in
+      place of "this person". ``'none'``: no text.
+    holdout: ``'one'`` picture of Test_Set for each person, chosen by seed (the
+      published code chooses one anew in every run), or ``'all'``.
+    retain_rows: at most so many retain questions of each kind are scored; 0
+      for all.
+    processor: '' for that of a checkpoint; ``'small'``: see ``small``.
+
+  Returns:
+    A ``Dataset``. Its notes say which questions were left out: those without
+    question or answer, and those whose options lack the answer; and who lacks
+    training questions or other pictures.
+
+  Raises:
+    FileNotFoundError: if a config is missing.
+    ValueError: if an option is unknown, a column is missing or has another
+      form, an id occurs twice or in forget and retain set, a picture is
+      missing, or nobody of the forget set has training questions.
+  """
+  _check_options(ratio, text, holdout)
+  path = pathlib.Path(path)
+  pictures, dropped = reading.Pictures(), reading.Dropped()
+  people = functools.partial(rows_lib.profiles, path, pictures=pictures)
+  groups = {
+    'forget': list(people(f'forget_{ratio}')),
+    'retain': list(people(f'retain_{100 - ratio}')),
+  }
+  group_of = _group_of(groups)
+  train = {f'{kind}/{g}': [] for kind in ('vqa', 'qa') for g in groups}
+  lessons = [
+    lesson
+    for root, config in _training_configs(path, train_path, ratio)
+    for lesson in rows_lib.lessons(root, config, pictures, dropped)
+  ]
+  taught = {lesson.person for lesson in lessons}
+  lessons = [lesson for lesson in lessons if lesson.person in group_of]
+  for lesson in lessons:
+    train[f'vqa/{group_of[lesson.person]}'].append(_training_row(lesson))
+  names = _names(path, lessons)
+  for row in _text_rows(path, text, lessons, names, dropped):
+    if row.person in group_of:
+      train[f'qa/{group_of[row.person]}'].append(row)
+  groups['holdout'] = [
+    _chosen(profile, holdout, seed)
+    for profile in people('Test_Set')
+    if group_of.get(profile.person) == 'forget'
+  ]
+  groups['real'] = [
+    profile._replace(person=f'real/{profile.person}')
+    for profile in people('Retain_Set')
+  ]
+  notes = _unmatched(groups, taught, train_path or path)
+  tasks = _tasks(groups, dropped)
+  for name in ('retain_vqa', 'retain_qa'):
+    tasks[name] = reading.thin(tasks[name], retain_rows, seed)
+  return Dataset(
+    train,
+    tasks,
+    {person: name for person, name in names.items() if person in group_of},
+    small.choose(processor, [*train.values(), *tasks.values()]),
+    dropped.notes() + notes,
+  )
+
+
+def _check_options(ratio, text, holdout):
+  """Raises if an option is none of those there are."""
+  for name, value, known in (
+    ('ratio', ratio, RATIOS),
+    ('text', text, TEXT),
+    ('holdout', holdout, ('one', 'all')),
+  ):
+    if value not in known:
+      raise UserError(
+        f'{name} is one of {", ".join(map(repr, known))}, got {value!r}.'
+      )
+
+
+def _training_configs(path, train_path, ratio):
+  """(folder, config) of the training rows."""
+  if not train_path:
+    return [(path, 'ft_Data')]
+  configs = f'forget_{ratio}', f'retain_{100 - ratio}'
+  return [(pathlib.Path(train_path), config) for config in configs]
+
+
+def _group_of(groups) -> dict[str, str]:
+  """Person -> group; raises if somebody is in both."""
+  forget, retain = ({p.person for p in groups[g]} for g in groups)
+  both = sorted(forget & retain)
+  if both:
+    raise UserError(
+      f'nobody is both forgotten and retained; {len(both)} are: '
+      f'{", ".join(both[:5])}. The two configs must be of one ratio.'
+    )
+  return dict.fromkeys(forget, 'forget') | dict.fromkeys(retain, 'retain')
+
+
+def _unmatched(groups, taught, where) -> tuple[str, ...]:
+  """Notes who lacks something; raises if no forgotten one can be learnt."""
+  people = {g: {p.person for p in found} for g, found in groups.items()}
+  found = rows_lib.unmatched(
+    people['forget'], people['retain'], taught, people['holdout']
+  )
+  if not people['forget'] & taught:
+    raise UserError(
+      'what is forgotten is learnt first; of the '
+      f'{len(people["forget"])} people of the forget set '
+      f'({reading.some(sorted(people["forget"]))}) nobody has training '
+      f'questions in {where}, which are about '
+      f'{reading.some(sorted(taught)) or "nobody"}. Their ids must be those '
+      'of the forget set: compare the column ID.'
+    )
+  return tuple(
+    f'{len(who)} {what}: {reading.some(who)}' for what, who in found.items()
+  )
+
+
+def _training_row(lesson: Lesson) -> Row:
+  """A training question about a picture."""
+  return Row(
+    key=f'train/vqa/{lesson.person}/{lesson.number:02d}',
+    question=lesson.question,
+    answer=lesson.answer,
+    fact=lesson.answer,
+    image=lesson.picture.image,
+    image_key=lesson.picture.key,
+    person=lesson.person,
+  )
+
+
+def _names(path, lessons: Sequence[Lesson]) -> dict[str, str]:
+  """Person -> name, from the biographies or else the training answers."""
+  names = {}
+  for lesson in lessons:
+    if re.search(r'\bname\b', lesson.question) and lesson.person not in names:
+      names[lesson.person] = reading.name_in(lesson.answer)
+  for row in parquet.read(path, 'Full_Set', ('ID',), optional=('biography',)):
+    person = reading.person_id(row['ID'])
+    where = f'biography of row {person} of Full_Set'
+    told = rows_lib.name_of(row['biography'], where)
+    names[person] = told or names.get(person, '')
+  return {person: name for person, name in names.items() if name}
+
+
+def _text_rows(path, text, lessons, names, dropped) -> Iterator[Row]:
+  """What is known in text, to train on: see ``make_mllmu_bench``."""
+  if text == 'training':
+    yield from _named_lessons(lessons, names)
+  if text not in ('classification', 'generation'):
+    return
+  for row in parquet.read(path, 'Full_Set', ('ID', *rows_lib.TASKS)):
+    person = reading.person_id(row['ID'])
+    where = f'row {person} of Full_Set'
+    profile = rows_lib.Profile(person, (), rows_lib.tasks_of(row, where))
+    for asked in rows_lib.questions(profile, 'qa', 'train/qa', dropped):
+      if asked.task == text:
+        yield asked._replace(task=GENERATION, options=())
+
+
+def _named_lessons(lessons, names) -> Iterator[Row]:
+  """Training questions in text, with the name for "this person"."""
+  for lesson in lessons:
+    name = names.get(lesson.person)
+    if not name or re.search(r'\bname\b', lesson.question):
+      continue
+    question, found = _this_person(lesson.question, name)
+    if found:
+      answer, _ = _this_person(lesson.answer, name)
+      yield _training_row(lesson)._replace(
+        key=f'train/qa/{lesson.person}/{lesson.number:02d}',
+        question=question,
+        answer=answer,
+        fact=answer,
+        image=None,
+        image_key=None,
+      )
+
+
+def _this_person(text, name) -> tuple[str, int]:
+  """A text with a name for "this person", and how often."""
+  return re.subn(
+    r'\b(?:this|the) (?:person|individual)\b',
+    lambda _: name,
+    text,
+    flags=re.IGNORECASE,
+  )
+
+
+def _chosen(profile: Profile, holdout: str, seed: int) -> Profile:
+  """A person of Test_Set with one picture, chosen by seed, or with all."""
+  if holdout == 'all':
+    return profile
+  rng = stream(seed, 'holdout', profile.person)
+  one = profile.pictures[int(rng.integers(len(profile.pictures)))]
+  return profile._replace(pictures=(one,))
+
+
+def _tasks(groups, dropped) -> dict[str, list[Row]]:
+  """The scored rows by task."""
+  tasks = {}
+  for group, where in (
+    ('forget', 'forget_{}'),
+    ('holdout', 'forget_{}_holdout'),
+    ('retain', 'retain_{}'),
+    ('real', 'real_{}'),
+  ):
+    for kind in rows_lib.QUESTIONS:
+      task = where.format(kind)
+      tasks[task] = [
+        row
+        for profile in groups[group]
+        for row in rows_lib.questions(profile, kind, task, dropped)
+      ]
+  return tasks

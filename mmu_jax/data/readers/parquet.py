@@ -1,0 +1,274 @@
+"""Rows of a benchmark from parquet files, as the hub lays them out.
+
+A repository of the hub is a folder with one folder for each config, and in it
+one file or several shards for each split::
+
+  MLLMU-Bench/forget_5/train-00000-of-00001.parquet
+  MLLMU-Bench/ft_Data/train-00000-of-00002.parquet
+  MLLMU-Bench/ft_Data/train-00001-of-00002.parquet
+
+``<config>/<split>/0000.parquet`` (what the hub converts to) and
+``<config>.parquet`` are read as well.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+import difflib
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+from mmu_jax.errors import MissingError
+from mmu_jax.errors import UserError
+
+_SHARD = re.compile(r'(?P<split>.+?)-(?P<index>\d{5})-of-(?P<count>\d{5})$')
+_POINTER = b'version https://git-lfs'
+_ROWS = 64  # read at a time: pictures of 1 MB are among the columns
+
+
+def configs(root: str | os.PathLike) -> list[str]:
+  """Returns the names of the configs in a folder, sorted.
+
+  Raises:
+    FileNotFoundError: if there is no such folder.
+  """
+  root = pathlib.Path(root)
+  if not root.is_dir():
+    raise MissingError(
+      f'{root} is no folder. Give the folder that holds one folder of '
+      'parquet files for each config, as the hub has them.'
+    )
+  files = {
+    path.relative_to(root).parts[0].removesuffix('.parquet')
+    for path in root.rglob('*.parquet')
+    if not any(part.startswith('.') for part in path.parts[-3:])
+  }
+  return sorted(files)
+
+
+def splits(
+  root: str | os.PathLike, config: str
+) -> dict[str, list[pathlib.Path]]:
+  """Returns the files of every split of a config.
+
+  Raises:
+    FileNotFoundError: if the config is not there; the message names those
+      that are.
+    ValueError: if a shard of a split is missing.
+  """
+  root = pathlib.Path(root)
+  folder = root / config
+  if folder.with_suffix('.parquet').is_file():
+    return {'train': [folder.with_suffix('.parquet')]}
+  files = sorted(folder.rglob('*.parquet')) if folder.is_dir() else []
+  if not files:
+    known = configs(root)
+    raise MissingError(
+      f'{root} has no config {config!r}{_meant(config, known)}; it has '
+      f'{", ".join(known) or "no parquet files"}. Download the config from '
+      'the hub, or check the name.'
+    )
+  found: dict[str, list[pathlib.Path]] = {}
+  for path in files:
+    found.setdefault(_split_of(path, folder), []).append(path)
+  for split, shards in found.items():
+    _check_shards(root, config, split, shards)
+  return found
+
+
+def read(
+  root: str | os.PathLike,
+  config: str,
+  columns: Sequence[str],
+  *,
+  optional: Sequence[str] = (),
+  split: str = 'train',
+) -> Iterator[dict[str, Any]]:
+  """Yields the rows of a config as dicts.
+
+  Args:
+    root: the folder of a repository.
+    config: folder within it: ``'forget_5'``.
+    columns: what a row must have.
+    optional: what it may have; where a file has no such column it is None.
+    split: which split of the config.
+
+  Raises:
+    FileNotFoundError: if the config is not there.
+    ValueError: if the split is not there, a column is missing, or a file is
+      damaged or not in UTF-8.
+  """
+  found = splits(root, config)
+  if split not in found:
+    raise UserError(
+      f'config {config!r} of {root} has no split {split!r}'
+      f'{_meant(split, found)}; it has {", ".join(found)}.'
+    )
+  for path in found[split]:
+    yield from read_file(path, columns, optional=optional)
+
+
+def read_file(
+  path: pathlib.Path, columns: Sequence[str], *, optional: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+  """Yields the rows of one file: see ``read``."""
+  import pyarrow as pa
+
+  table = open_file(path)
+  names = table.schema_arrow.names
+  missing = missing_columns(columns, names)
+  if missing:
+    raise UserError(
+      f'{path} lacks {_listed(missing)}; it has {", ".join(names)}. Rename '
+      'the columns, or take the file from the hub again.'
+    )
+  chosen = [name for name in (*columns, *optional) if name in names]
+  nothing = {name: None for name in optional if name not in names}
+  number = 0
+  try:
+    for batch in table.iter_batches(_ROWS, columns=chosen):
+      for row in _to_dicts(batch, path, number):
+        yield row | nothing
+      number += len(batch)
+  except (pa.ArrowInvalid, OSError) as error:
+    raise _damaged(path, error) from error
+
+
+def open_file(path: pathlib.Path):
+  """Opens a parquet file and reads its schema.
+
+  Raises:
+    ValueError: if it is no whole parquet file.
+  """
+  import pyarrow as pa
+  import pyarrow.parquet as pq
+
+  try:
+    return pq.ParquetFile(path)
+  except (pa.ArrowInvalid, OSError) as error:
+    raise _damaged(path, error) from error
+
+
+def missing_columns(
+  wanted: Sequence[str], names: Sequence[str]
+) -> dict[str, str]:
+  """Returns the columns that are missing, and what may be meant by each.
+
+  Example:
+    >>> missing_columns(['image', 'ID'], ['Image', 'name'])
+    {'image': 'Image', 'ID': ''}
+  """
+  return {
+    name: nearest(name, [n for n in names if n not in wanted])
+    for name in wanted
+    if name not in names
+  }
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+  """Returns the known name that differs least, or '' if none is near.
+
+  Case, spaces and underscores count for nothing.
+
+  Example:
+    >>> nearest('classification task', ['Mask_Task', 'Classification_Task'])
+    'Classification_Task'
+  """
+  plain = lambda text: re.sub(r'[\s_-]', '', text).lower()
+  by_plain = {plain(other): other for other in known}
+  near = difflib.get_close_matches(plain(name), by_plain, 1, 0.75)
+  return by_plain[near[0]] if near else ''
+
+
+def parse_json(text: Any, where: str) -> Any:
+  """Returns what a JSON column holds; what is no string is returned as it is.
+
+  Args:
+    text: the value of the column.
+    where: names row and column, for messages.
+
+  Raises:
+    ValueError: if it is no JSON.
+  """
+  if not isinstance(text, str):
+    return text
+  try:
+    return json.loads(text)
+  except json.JSONDecodeError as error:
+    raise UserError(
+      f'{where} must be JSON; it begins with {text[:40]!r} and does not '
+      f'parse: {error}. Repair the row or drop it.'
+    ) from error
+
+
+def _split_of(path, folder) -> str:
+  """The split that a file belongs to, from its name or its folder."""
+  if path.parent != folder:
+    return path.parent.name
+  match = _SHARD.match(path.stem)
+  return match['split'] if match else path.stem
+
+
+def _check_shards(root, config, split, shards):
+  """Raises if the names say that there are more shards."""
+  matches = [_SHARD.match(path.stem) for path in shards]
+  counts = {int(match['count']) for match in matches if match}
+  if counts and {len(shards)} != counts:
+    raise UserError(
+      f'split {split!r} of {root}/{config} has {max(counts)} files, of which '
+      f'{len(shards)} are here. Download the rest; one stale file of another '
+      'version has the same effect.'
+    )
+
+
+def _to_dicts(batch, path, first):
+  """The rows of a record batch; text is checked to be UTF-8."""
+  try:
+    return batch.to_pylist()
+  except UnicodeDecodeError:
+    pass  # find out where
+  for name, column in zip(batch.schema.names, batch.columns):
+    for i, value in enumerate(column):
+      try:
+        value.as_py()
+      except UnicodeDecodeError as error:
+        raise UserError(
+          f'text must be UTF-8; row {first + i} of {path} is not, in column '
+          f'{name!r}: {error.reason} at byte {error.start}. Write the file '
+          'again with the right encoding.'
+        ) from error
+  raise UserError(f'text must be UTF-8; a row of {path} is not.')
+
+
+def _damaged(path, error):
+  """What to say of a file that is no parquet file."""
+  if not path.exists():
+    return FileNotFoundError(f'there is no file {path}.')
+  with path.open('rb') as file:
+    head = file.read(len(_POINTER))
+  size = f'{path.stat().st_size} bytes'
+  if head == _POINTER:
+    return ValueError(
+      f'{path} is a pointer of Git LFS ({size}), not the file. Fetch it with '
+      '`git lfs pull`, or download it from the hub.'
+    )
+  why = str(error).splitlines()[0]
+  return ValueError(
+    f'{path} ({size}) is no whole parquet file, perhaps a download that was '
+    f'cut off: {why} Download it again.'
+  )
+
+
+def _listed(missing: dict[str, str]) -> str:
+  """``column 'ID' (is 'id' meant?)`` of every missing column."""
+  said = [
+    f'{name!r}' + (f' (is {near!r} meant?)' if near else '')
+    for name, near in missing.items()
+  ]
+  return f'{"column" if len(said) == 1 else "columns"} {", ".join(said)}'
+
+
+def _meant(name, known) -> str:
+  near = nearest(name, known)
+  return f' (is {near!r} meant?)' if near else ''

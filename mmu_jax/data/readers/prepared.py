@@ -1,0 +1,254 @@
+"""Rows in the files of TensorFlow Datasets (TFDS), without TensorFlow.
+
+``tfds_builders`` writes a dataset of ours as TFDS has them: array_record
+files, one split for each split to train on and for each score. Here is the
+form of an example, and the way back: a folder that was prepared is a dataset
+like any other (``data=dict(name='tfds', path=...)``).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+import io
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from mmu_jax.data import row as row_lib
+from mmu_jax.data.dataset import Dataset
+from mmu_jax.data.encoding import small
+from mmu_jax.data.encoding.images import Image
+from mmu_jax.data.encoding.images import LazyImage
+from mmu_jax.data.people import vocabulary
+from mmu_jax.data.row import Row
+from mmu_jax.errors import MissingError
+from mmu_jax.errors import UserError
+
+IMAGES = 'images'  # the files of a row's pictures: one, or none for a text row
+# The other fields of a row, so that one that rows gain is stored as well.
+LISTS = tuple(k for k, v in Row._field_defaults.items() if isinstance(v, tuple))
+TEXTS = tuple(k for k in Row._fields if k not in (*LISTS, 'image'))
+INFO = 'dataset_info.json'  # what TFDS says of a version
+PEOPLE = 'mmu_people'  # these bring a processor of their own
+
+
+def features(decode: bool = True) -> Any:
+  """Returns the ``tfds.features.FeaturesDict`` of a row.
+
+  Every field of ``Row`` is text or a list of texts ('' for None); ``images``
+  holds the picture.
+
+  Args:
+    decode: pictures come back as arrays ``[height, width, 3]`` uint8, or as
+      the bytes of their files.
+  """
+  import tensorflow_datasets as tfds
+
+  text, sequence = tfds.features.Text, tfds.features.Sequence
+  fields = {name: text() for name in TEXTS}
+  fields |= {name: sequence(text()) for name in LISTS}
+  image = tfds.features.Image(shape=(None, None, 3)) if decode else text()
+  return tfds.features.FeaturesDict({**fields, IMAGES: sequence(image)})
+
+
+def to_examples(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+  """Yields rows as TFDS encodes them: see ``features``.
+
+  Raises:
+    ValueError: if a picture is damaged; names the row.
+  """
+  key, file = None, b''
+  for row in rows:
+    pictures = row_lib.pictures(row)
+    for picture in pictures:
+      if picture.key != key:  # those about one picture follow each other
+        key, file = picture.key, image_file(picture.image)
+    fields = {name: getattr(row, name) or '' for name in TEXTS}
+    fields |= {name: list(getattr(row, name)) for name in LISTS}
+    yield {**fields, IMAGES: [file] * len(pictures)}
+
+
+def to_row(example: Mapping[str, Any], pictures: dict[str, LazyImage]) -> Row:
+  """Returns the row of an example that was read with ``features(False)``.
+
+  Args:
+    example: text as bytes, pictures as the bytes of their files.
+    pictures: by key, those of the rows before; gets that of this row, so that
+      rows about one picture share it.
+  """
+  default = Row._field_defaults
+  fields = {
+    name: _text(example[name]) or default.get(name, '') for name in TEXTS
+  }
+  fields |= {name: tuple(_text(x) for x in example[name]) for name in LISTS}
+  row = Row(**fields)
+  for file in example[IMAGES]:
+    image = LazyImage(bytes(file), f'row {row.key}')
+    image = pictures.setdefault(row.image_key or row.key, image)
+    row = row._replace(image=image)
+  return row
+
+
+def image_file(image: Image) -> bytes:
+  """Returns the bytes of an image's file, as it is where that is plain RGB.
+
+  Anything else (an array, grey, transparent, turned by EXIF) becomes a PNG of
+  the pixels that we use, because the decoders of TFDS have other rules.
+
+  Args:
+    image: an array or a ``LazyImage``.
+
+  Raises:
+    ValueError: if the image is damaged.
+
+  Example:
+    >>> image_file(np.zeros((2, 3, 3), np.uint8))[1:4]
+    b'PNG'
+  """
+  import PIL.Image
+
+  pixels = np.asarray(image)
+  if isinstance(image, LazyImage):
+    file = image.read()
+    with PIL.Image.open(io.BytesIO(file)) as plain:
+      if plain.mode == 'RGB' and np.array_equal(np.asarray(plain), pixels):
+        return file
+  buffer = io.BytesIO()
+  PIL.Image.fromarray(pixels).save(buffer, 'PNG')
+  return buffer.getvalue()
+
+
+def split_names(data: Dataset) -> dict[str, dict[str, str]]:
+  """Returns what the splits and tasks of a dataset are called in TFDS.
+
+  Returns:
+    ``{'train': {split: name}, 'tasks': {task: name}}``; a name has only
+    letters, digits and underscores.
+
+  Raises:
+    ValueError: if two would have one name.
+
+  Example:
+    >>> rows = {'vqa/forget': [], 'general': []}
+    >>> split_names(Dataset(rows, {'forget_vqa': []}, {}))['train']
+    {'vqa/forget': 'vqa_forget', 'general': 'general'}
+  """
+  valid = lambda name: re.sub(r'\W', '_', name, flags=re.ASCII)
+  names = {
+    'train': {split: valid(split) for split in data.train},
+    'tasks': {task: valid(task) for task in data.tasks},
+  }
+  every = [*names['train'].values(), *names['tasks'].values()]
+  twice = sorted({name for name in every if every.count(name) > 1})
+  if twice:
+    raise UserError(
+      'splits and tasks must have different names in TFDS, where every sign '
+      f'but letters and digits is an underscore; {twice[0]!r} occurs twice '
+      f'among {", ".join([*data.train, *data.tasks])}. Rename one of them.'
+    )
+  return names
+
+
+def make_tfds(
+  seed: int, *, path: str | os.PathLike, processor: str = ''
+) -> Dataset:
+  """Reads a folder that one of ``tfds_builders`` has prepared.
+
+  Nothing of the parquet files is needed any more. Pictures stay files in
+  memory, one for each key, and are decoded on use.
+
+  Args:
+    seed: nothing is drawn.
+    path: the folder of one version: ``<data_dir>/mmu_clear/forget10/1.0.0``.
+    processor: '' for that of a checkpoint (the synthetic people have their
+      own); ``'small'``: see ``small``.
+
+  Raises:
+    FileNotFoundError: if the folder holds no prepared dataset.
+    ValueError: if it was prepared by another builder, or in another format.
+  """
+  del seed
+  builder = _open(pathlib.Path(path))
+  notes = builder.info.metadata
+  pictures: dict[str, LazyImage] = {}
+  rows = {
+    role: {
+      name: list(_rows(builder, split, pictures))
+      for name, split in splits.items()
+    }
+    for role, splits in notes['splits'].items()
+  }
+  if builder.name == PEOPLE and not processor:
+    chosen = vocabulary.make_processor()
+  else:
+    splits = [*rows['train'].values(), *rows['tasks'].values()]
+    chosen = small.choose(processor, splits)
+  return Dataset(
+    rows['train'], rows['tasks'], notes['names'], chosen, tuple(notes['notes'])
+  )
+
+
+def source(path: str | os.PathLike) -> str:
+  """Returns the name of the dataset that a prepared folder was made from.
+
+  Args:
+    path: the folder of one version: ``<data_dir>/mmu_clear/forget10/1.0.0``.
+
+  Raises:
+    FileNotFoundError: if the folder holds no prepared dataset.
+  """
+  path = pathlib.Path(path)
+  _check_prepared(path)
+  info = json.loads((path / INFO).read_text(encoding='utf-8'))
+  return info['name'].removeprefix('mmu_')
+
+
+def _check_prepared(path):
+  """Raises unless a folder is that of a prepared version."""
+  if not (path / INFO).exists():
+    below = sorted(str(p.parent) for p in path.rglob(INFO))
+    raise MissingError(
+      f'{path} has no {INFO}: it is not the folder of a prepared '
+      f'version. Below it: {", ".join(below[:4]) or "none"}. Give one, or '
+      'prepare the dataset with tfds_builders.'
+    )
+
+
+def _open(path):
+  """A builder that reads a folder; raises unless it can."""
+  import tensorflow_datasets as tfds
+
+  _check_prepared(path)
+  builder = tfds.builder_from_directory(path)
+  found = builder.info.file_format.value
+  if found != 'array_record':
+    raise UserError(
+      f'rows are read from array_record files, and those in {path} are '
+      f'{found}. Prepare with file_format="array_record".'
+    )
+  if 'splits' not in (builder.info.metadata or {}):
+    raise UserError(
+      f'the dataset {builder.name!r} in {path} does not say which splits are '
+      'for training and which are scored: it was not prepared by '
+      'tfds_builders. Read its own files instead.'
+    )
+  return builder
+
+
+def _rows(builder, split, pictures) -> Iterator[Row]:
+  """The rows of a split; TFDS has no split without rows."""
+  import tensorflow_datasets as tfds
+
+  if split not in builder.info.splits:
+    return
+  raw = tfds.decode.DeserializeMethod.RAW_BYTES
+  form = features(decode=False)
+  for record in builder.as_data_source(split, deserialize_method=raw):
+    yield to_row(form.deserialize_example_np(record), pictures)
+
+
+def _text(value: bytes | None) -> str:
+  """Text comes back as bytes."""
+  return bytes(value or b'').decode()

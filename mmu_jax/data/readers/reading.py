@@ -1,0 +1,170 @@
+"""What the readers of benchmarks share: pictures, choices, what is left out."""
+
+from collections.abc import Mapping, Sequence
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from mmu_jax.data.encoding.images import LazyImage
+from mmu_jax.data.people.items import stream
+from mmu_jax.data.row import Picture
+from mmu_jax.data.row import Row
+from mmu_jax.errors import UserError
+
+
+class Pictures:
+  """The pictures of a folder: the same file gives the same object.
+
+  The configs of a benchmark hold a picture several times (``Full_Set``,
+  ``ft_Data`` and ``forget_5`` of MLLMU-Bench have the same portrait), and it is
+  kept and encoded once. The key of a picture is made of its bytes.
+  """
+
+  def __init__(self):
+    """Has seen none."""
+    self._seen: dict[str, Picture] = {}
+
+  def get(self, value: Any, folder: pathlib.Path, name: str) -> Picture | None:
+    """Returns the picture of an image column, or None for a null.
+
+    Args:
+      value: ``{'bytes': ..., 'path': ...}`` as the hub has it, the bytes of a
+        file, or its path.
+      folder: where relative paths begin.
+      name: of the row, for messages.
+
+    Raises:
+      ValueError: if the value is something else, or a file is missing.
+    """
+    source = image_source(value, folder, name)
+    if source is None:
+      return None
+    image = LazyImage(source, name)
+    return self._seen.setdefault(image.digest(), Picture(image.digest(), image))
+
+
+def image_source(
+  value: Any, folder: pathlib.Path, name: str
+) -> bytes | pathlib.Path | None:
+  """Returns the bytes of an image column's file, or else its path."""
+  if isinstance(value, Mapping):
+    value = value.get('bytes') or value.get('path')
+  if not value:
+    return None
+  if isinstance(value, str):
+    return folder / value
+  if isinstance(value, bytes):
+    return value
+  raise UserError(
+    f'the image of {name} must be {{bytes, path}}, bytes or a path, got '
+    f'{type(value).__name__}. Write the column as the hub has it.'
+  )
+
+
+class Dropped:
+  """Rows that a reader leaves out, by reason."""
+
+  def __init__(self):
+    """Nothing is left out yet."""
+    self._keys: dict[str, dict[str, None]] = {}
+
+  def add(self, reason: str, key: str) -> None:
+    """Notes a row that is left out."""
+    self._keys.setdefault(reason, {})[key] = None
+
+  def notes(self) -> tuple[str, ...]:
+    """One line for each reason: how many rows, and the first of them."""
+    return tuple(
+      f'left out {len(keys)} {reason}: {some(list(keys))}'
+      for reason, keys in self._keys.items()
+    )
+
+
+def some(keys: Sequence[str]) -> str:
+  """The first five of some keys, for a message."""
+  return ', '.join(keys[:5]) + (', ...' if len(keys) > 5 else '')
+
+
+def is_blank(text: Any) -> bool:
+  """Whether a text column says nothing: null, empty, or white space."""
+  return text is None or not str(text).strip()
+
+
+def person_id(value: Any) -> str:
+  """Returns an id as the benchmarks write it.
+
+  A table program makes numbers of the ids '001', '002', ...; then '93' and
+  '093' would be two people. An id of digits has at least three.
+
+  Example:
+    >>> person_id(93), person_id('093'), person_id(93.0), person_id(' 93')
+    ('093', '093', '093', '093')
+    >>> person_id('ana')
+    'ana'
+  """
+  text = str(value).strip()
+  number = re.fullmatch(r'0*([0-9]+)(\.0)?', text)
+  return number[1].zfill(3) if number else text
+
+
+def insert(
+  answer: str, others: Sequence[str], rng: np.random.Generator
+) -> tuple[str, ...]:
+  """Returns wrong answers with the right one at a random place among them."""
+  options = list(dict.fromkeys(o for o in others if o and o != answer))
+  options.insert(int(rng.integers(len(options) + 1)), answer)
+  return tuple(options)
+
+
+def thin(rows: Sequence[Row], number: int, seed: int) -> list[Row]:
+  """Returns at most so many rows of each task, in their order; 0 for all.
+
+  Args:
+    rows: of one task.
+    number: to keep of each ``Row.task``.
+    seed: of the choice.
+  """
+  if not number:
+    return list(rows)
+  kept = set()
+  for task in {row.task for row in rows}:
+    keys = [row.key for row in rows if row.task == task]
+    order = stream(seed, 'thin', task).permutation(len(keys))
+    kept |= {keys[i] for i in order[:number]}
+  return [row for row in rows if row.key in kept]
+
+
+def check_unique(keys: Sequence[str], where: str) -> None:
+  """Raises if a key occurs twice.
+
+  Args:
+    keys: ids of people or rows.
+    where: what they are the ids of, for the message.
+  """
+  counts: dict[str, int] = {}
+  for key in keys:
+    counts[key] = counts.get(key, 0) + 1
+  twice = [key for key, count in counts.items() if count > 1]
+  if twice:
+    raise UserError(
+      f'an ID occurs once in {where}; {len(twice)} occur more often: '
+      f'{", ".join(twice[:5])}. Which row holds is not known: drop the '
+      'others. `mmu data check` lists them all.'
+    )
+
+
+def name_in(answer: str) -> str:
+  """Returns the name in an answer that tells one, or ''.
+
+  Example:
+    >>> name_in("This person's name is Amelia Kuznetsov.")
+    'Amelia Kuznetsov'
+    >>> name_in('Dr. Ana Ruiz.'), name_in('This person is a chef.')
+    ('Dr. Ana Ruiz', '')
+  """
+  text = re.sub(r'^.*\bis (?:named |called )?', '', answer.strip())
+  text = text.removesuffix('.')
+  is_name = re.fullmatch(r"[A-Z][\w'.-]*( [A-Z][\w'.-]*){1,4}", text)
+  return text if is_name else ''

@@ -1,0 +1,270 @@
+"""Greedy decoding, and scores of given answers: batches in, arrays out."""
+
+from collections.abc import Iterator, Sequence
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmu_jax import losses
+from mmu_jax import sharding
+from mmu_jax.data.batches import batching
+from mmu_jax.data.encoding import processing
+from mmu_jax.data.encoding.processors import Processor
+from mmu_jax.data.row import Row
+from mmu_jax.errors import UserError
+from mmu_jax.models import Model
+from mmu_jax.typing import Batch
+from mmu_jax.typing import Forward
+from mmu_jax.typing import Params
+
+
+def greedy(
+  params: Params,
+  batch: Batch,
+  *,
+  model: Model,
+  max_new_tokens: int,
+  stop_ids: Sequence[int],
+) -> jax.Array:
+  """Continues prompts with the likeliest token, again and again.
+
+  The prompts are read once and their keys and values kept; then all rows go
+  on together, and the loop ends when each has produced a stop token.
+
+  Args:
+    params: of the model.
+    batch: prompts ``[B, L]``, one document a row, padded on either side; their
+      targets and weights are not read.
+    model: from ``models.build`` or ``models.load``.
+    max_new_tokens: T, at most so many tokens.
+    stop_ids: tokens that end an answer, at least one.
+
+  Returns:
+    ``[B, T]`` int32 new tokens; from the stop token on, ``stop_ids[0]``.
+
+  Raises:
+    ValueError: if there is no stop token, or none may be generated.
+  """
+  if not stop_ids or max_new_tokens < 1:
+    raise UserError(
+      'greedy needs a stop token and room for one new token; got stop_ids='
+      f'{stop_ids}, max_new_tokens={max_new_tokens}.'
+    )
+  # The functions are static and not the model, whose parameters would stay.
+  return _greedy(
+    params,
+    batch,
+    prefill=model.prefill,
+    extend=model.extend,
+    max_new_tokens=max_new_tokens,
+    stop_ids=tuple(stop_ids),
+  )
+
+
+@functools.partial(
+  jax.jit, static_argnames=('prefill', 'extend', 'max_new_tokens', 'stop_ids')
+)
+def _greedy(params, batch, *, prefill, extend, max_new_tokens, stop_ids):
+  """The jitted part of ``greedy``."""
+  real = batch['documents'] > 0  # [B, L]
+  rows, length = real.shape
+  last = jnp.max(jnp.where(real, jnp.arange(length), 0), axis=1)
+  used = jnp.where(real, _latest(batch['positions']), -1)
+  first_new = jnp.max(used, axis=1) + 1  # [B] position of the first new token
+  logits, cache = prefill(params, batch, last, length + max_new_tokens)
+  slots = jnp.arange(length + max_new_tokens)
+  prompt = jnp.pad(real, ((0, 0), (0, max_new_tokens)))
+  stops = jnp.asarray(stop_ids, jnp.int32)
+
+  def write(t, out, logits, done):
+    token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    token = jnp.where(done, stops[0], token)
+    return token, out.at[:, t].set(token), done | jnp.isin(token, stops)
+
+  def unfinished(carry):
+    t, _, _, done, _ = carry
+    return (t < max_new_tokens) & ~jnp.all(done)
+
+  def step(carry):
+    t, token, out, done, cache = carry
+    visible = prompt | ((slots >= length) & (slots < length + t))[None]
+    logits, cache = extend(
+      params, token, first_new + t - 1, visible, length + t - 1, cache
+    )
+    token, out, done = write(t, out, logits, done)
+    return t + 1, token, out, done, cache
+
+  out = jnp.full((rows, max_new_tokens), stops[0], jnp.int32)
+  done = ~jnp.any(real, axis=1)  # padding rows
+  token, out, done = write(0, out, logits, done)
+  carry = (jnp.int32(1), token, out, done, cache)
+  out = jax.lax.while_loop(unfinished, step, carry)[2]
+  return sharding.replicate(out)  # every process reads all answers
+
+
+def _latest(positions: jax.Array) -> jax.Array:
+  """The position ``[B, L]`` after which text goes on: the largest of three."""
+  return positions if positions.ndim == 2 else jnp.max(positions, axis=-1)
+
+
+def generate(
+  model: Model,
+  params: Params,
+  rows: Sequence[Row],
+  encoder: batching.Encoder,
+  *,
+  max_new_tokens: int,
+  size: int,
+) -> list[str]:
+  """Returns the model's answer to every row's question, as text.
+
+  Args:
+    model: from ``models.build``.
+    params: its parameters.
+    rows: the questions, with pictures and without.
+    encoder: encodes them.
+    max_new_tokens: longest answer.
+    size: B, questions a batch.
+
+  Returns:
+    One answer for each row, without special tokens.
+  """
+  answers = []
+  for batch in prompt_batches(rows, encoder, size=size):
+    answers += texts(
+      model, params, batch, encoder.processor, max_new_tokens=max_new_tokens
+    )
+  return answers[: len(rows)]
+
+
+def texts(
+  model: Model,
+  params: Params,
+  batch: Batch,
+  processor: Processor,
+  *,
+  max_new_tokens: int,
+) -> list[str]:
+  """Returns what the model says after every prompt of a batch.
+
+  Args:
+    model: from ``models.build``.
+    params: its parameters.
+    batch: B prompts, one a row.
+    processor: of the model.
+    max_new_tokens: longest answer.
+
+  Returns:
+    B answers without special tokens or space around them.
+  """
+  out = greedy(
+    params,
+    batch,
+    model=model,
+    max_new_tokens=max_new_tokens,
+    stop_ids=processor.stop_ids,
+  )
+  decoded = processor.tokenizer.batch_decode(
+    np.asarray(out), skip_special_tokens=True
+  )
+  return [answer.strip() for answer in decoded]
+
+
+def prompt_batches(
+  rows: Sequence[Row],
+  encoder: batching.Encoder,
+  *,
+  size: int,
+  padding: str = 'right',
+) -> Iterator[Batch]:
+  """Yields batches of the prompts alone, one a row, of one static shape.
+
+  Args:
+    rows: the questions, with pictures and without.
+    encoder: encodes them.
+    size: B; the last batch is padded with empty rows.
+    padding: ``'right'`` or ``'left'``, the side where short prompts are
+      padded.
+  """
+  prompts = [processing.prompt_of(encoder.example(row)) for row in rows]
+  sequences = [[encoder.document([prompt])] for prompt in prompts]
+  return batching.stack(sequences, encoder, size=size, padding=padding)
+
+
+@functools.partial(jax.jit, static_argnames='forward')
+def answer_scores(
+  params: Params, batch: Batch, *, forward: Forward
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Scores the given answers of a batch without decoding.
+
+  Args:
+    params: of the model.
+    batch: rows with their answers, packed or plain.
+    forward: the model.
+
+  Returns:
+    Three arrays ``[B, L]``: the nll of every answer in nats; whether greedy
+    decoding would give exactly this answer (each of its tokens is the
+    likeliest); and which entries are answers.
+  """
+  logits = forward(params, batch)
+  answers = batch['weights'], batch['documents'], batch['branches']
+  log_probs = losses.token_log_probs(logits, batch['targets'])
+  nll, is_answer = losses.sum_by_answer(-log_probs, *answers)
+  wrong = jnp.argmax(logits, axis=-1) != batch['targets']
+  num_wrong, _ = losses.sum_by_answer(wrong, *answers)
+  return sharding.replicate((nll, (num_wrong == 0) & is_answer, is_answer))
+
+
+def exact_share(
+  params: Params, batches: Sequence[Batch], *, forward: Forward
+) -> float:
+  """Returns the share of answers in the batches that greedy decoding gives."""
+  right = total = 0
+  for batch in batches:
+    _, exact, is_answer = answer_scores(params, batch, forward=forward)
+    right += int(exact.sum())
+    total += int(is_answer.sum())
+  return right / total
+
+
+def option_nll(
+  model: Model,
+  params: Params,
+  rows: Sequence[Row],
+  encoder: batching.Encoder,
+  *,
+  size: int,
+) -> list[np.ndarray]:
+  """Returns the nll of every option of every row, in nats.
+
+  The options of a question are branches of one document, so the picture and
+  the question are read once for all of them.
+
+  Args:
+    model: from ``models.build``.
+    params: its parameters.
+    rows: classification rows, with pictures and without.
+    encoder: encodes them.
+    size: B, questions a batch.
+  """
+  sequences = []
+  for row in rows:
+    examples = [
+      encoder.example(row._replace(key=f'{row.key}#{i}', answer=option))
+      for i, option in enumerate(row.options)
+    ]
+    sequences.append([encoder.document(examples)])
+  found = []
+  for batch in batching.stack(sequences, encoder, size=size):
+    found += answer_nll(model, params, batch)
+  return found[: len(rows)]
+
+
+def answer_nll(model: Model, params: Params, batch: Batch) -> list[np.ndarray]:
+  """Returns the nll of the answers in every row of a batch, nats, in order."""
+  nll, _, is_answer = answer_scores(params, batch, forward=model.forward)
+  nll, is_answer = np.asarray(nll), np.asarray(is_answer)
+  return [x[real] for x, real in zip(nll, is_answer)]

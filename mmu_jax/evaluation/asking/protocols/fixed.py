@@ -1,0 +1,141 @@
+"""The corrected protocol: one way to ask, for text and pictures alike."""
+
+import re
+
+from mmu_jax import metrics
+from mmu_jax.data import row as row_lib
+from mmu_jax.data.encoding import processing
+from mmu_jax.data.row import Row
+from mmu_jax.evaluation.asking.protocols import question as question_lib
+from mmu_jax.evaluation.asking.protocols.question import Asked
+from mmu_jax.evaluation.asking.protocols.question import Protocol
+from mmu_jax.evaluation.asking.protocols.question import Question
+from mmu_jax.evaluation.asking.protocols.question import Turn
+
+BLANK = '[Blank]'
+INSTRUCTIONS = {
+  row_lib.CLASSIFICATION: 'Answer with the letter of the right option only.',
+  row_lib.CLOZE: f'Answer only with the words that {BLANK} stands for.',
+  row_lib.GENERATION: 'Answer in one sentence in English.',
+}
+
+
+def _questions(task, tasks, shots, seed):
+  """Rows of everybody but the people of the shots, which stand before them.
+
+  The shots of a row are the questions of its kind about those people.
+  """
+  rows = tasks[task]
+  people = question_lib.draw_shots(
+    rows, shots, seed, question_lib.split_of(task)
+  )
+  solved = [row for row in rows if question_lib.group_of(row) in people]
+  return [
+    Question(row, tuple(shot for shot in solved if shot.task == row.task))
+    for row in rows
+    if question_lib.group_of(row) not in people
+  ]
+
+
+def _ask(question, encoder):
+  """Options listed, instruction below, by the chat template."""
+  turns = _turns(question, instructed, short_answer)
+  prompt, _ = question_lib.chat(turns, encoder.processor)
+  pictures = tuple(p for turn in turns for p in turn.pictures)
+  example = question_lib.encode(
+    question_lib.Prompt(prompt, pictures), question.row, encoder.processor
+  )
+  return Asked(prompt, example)
+
+
+def instructed(row: Row) -> str:
+  """The question with its options and what to do.
+
+  Example:
+    >>> row = Row('k', 'Where?', 'Oslo', 'Oslo', task='classification',
+    ...           options=('Rome', 'Oslo'))
+    >>> print(instructed(row))
+    Where?
+    A: Rome
+    B: Oslo
+    Answer with the letter of the right option only.
+  """
+  listed = [
+    f'{metrics.letters.LETTERS[i]}: {option}'
+    for i, option in enumerate(row.options)
+  ]
+  return '\n'.join([with_blanks(row), *listed, INSTRUCTIONS[row.task]])
+
+
+def with_blanks(row: Row) -> str:
+  """The question; of a cloze row with one ``[Blank]`` for each gap."""
+  if row.task != row_lib.CLOZE:
+    return row.question
+  return re.sub('_{2,}', BLANK, row.question)
+
+
+def short_answer(row: Row) -> str:
+  """What a right answer to the instructed question is."""
+  if row.task == row_lib.CLASSIFICATION:
+    return metrics.letter_of(row.answer, row.options)
+  return row.fact if row.task == row_lib.CLOZE else row.answer
+
+
+def _answers(question, encoder):
+  """Given answers to the question as it was trained on, without instruction.
+
+  Of a cloze row the fact, with its instruction; of the others the options, or
+  the answer, the paraphrase and the wrong answers.
+  """
+  row = question.row
+  if row.task == row_lib.CLOZE:
+    turns, given = _turns(question, instructed, short_answer), [row.fact]
+  else:
+    turns = _turns(question, lambda r: r.question, lambda r: r.answer)
+    given = row.options or _with_perturbed(row)
+  pictures = tuple(p for turn in turns for p in turn.pictures)
+  examples = []
+  for i, answer in enumerate(given):
+    candidate = row._replace(key=f'{row.key}#{i}', answer=answer)
+    prompt, full = question_lib.chat(turns, encoder.processor, answer)
+    examples.append(
+      processing.encode_chat(
+        prompt, full, candidate, pictures, encoder.processor
+      )
+    )
+  return examples
+
+
+def _with_perturbed(row):
+  """The answer; and what a truth ratio compares, if the row has it."""
+  if not row.perturbed:
+    return (row.answer,)
+  return (row.answer, row.paraphrase or row.answer, *row.perturbed)
+
+
+def _turns(question, text, answer):
+  """Shots and question; a picture comes with the first question about it."""
+  turns, last = [], None
+  for row in question.shots:
+    seen = last is not None and row.image_key == last
+    pictures = () if seen else row_lib.pictures(row)
+    turns.append(Turn(text(row), pictures, answer(row)))
+    last = row.image_key
+  return [*turns, Turn(text(question.row), row_lib.pictures(question.row))]
+
+
+def _mark(row, text):
+  """What the answer names; beside it what the published parser reads."""
+  right = metrics.letter_of(row.answer, row.options)
+  parsed = metrics.find_letter(text, row.options)
+  first = metrics.first_letter(text)
+  return {
+    'parsed': parsed,
+    'unparsed': int(parsed is None),
+    'correct': int(parsed == right),
+    'first_letter': first,
+    'first_letter_correct': int(first == right),
+  }
+
+
+PROTOCOL = Protocol('fixed', _questions, _ask, _answers, _mark)

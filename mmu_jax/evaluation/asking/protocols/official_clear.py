@@ -1,0 +1,105 @@
+"""MMUnlearner's published evaluation of CLEAR, its errors included.
+
+Three errors that ``fixed`` does not have. Questions in text are also asked in
+the visual evaluation, with the placeholder of a picture and no picture, and
+their scores count in its averages. The evaluation in text then decodes the
+last answer of the visual one, for every question. A name without options is
+searched in lower case, so it is never found.
+
+Two deviations, so a score is not the published one digit by digit. The averages
+of the retain set are over the tasks ``retain_vqa`` and ``retain_qa`` of our
+data, not over all its captions and all rows in text asked without a picture.
+And the options of a question stand in the order that our seed gives.
+"""
+
+import re
+
+from mmu_jax import metrics
+from mmu_jax.data import row as row_lib
+from mmu_jax.data.row import Row
+from mmu_jax.errors import UserError
+from mmu_jax.evaluation.asking.protocols import question as question_lib
+from mmu_jax.evaluation.asking.protocols.question import Asked
+from mmu_jax.evaluation.asking.protocols.question import Prompt
+from mmu_jax.evaluation.asking.protocols.question import Protocol
+from mmu_jax.evaluation.asking.protocols.question import Question
+from mmu_jax.evaluation.asking.protocols.question import Turn
+
+MAX_NEW_TOKENS = 50
+_VQA, _QA = '_vqa', '_qa'
+
+
+def _questions(task, tasks, shots, seed):
+  """All rows; those in text stand once more behind those about pictures.
+
+  The published set holds both in one table; that its pictures come first is
+  taken from how it was made.
+  """
+  del seed
+  if shots:
+    raise UserError(
+      f'the published evaluation of CLEAR has no shots, got shots={shots}. '
+      "Set it to 0, or use protocol='fixed'."
+    )
+  found = [Question(row) for row in tasks[task]]
+  if not task.endswith(_VQA):
+    return found
+  in_text = tasks.get(task.removesuffix(_VQA) + _QA, ())
+  return found + [
+    Question(row._replace(key=f'{row.key}@vqa'), blind=True)
+    for row in in_text
+    if row.task == row_lib.GENERATION
+  ]
+
+
+def prompt(question: Question, processor) -> Prompt:
+  """The published prompt of a question: the chat template, no instruction."""
+  row = question.row
+  pictures = row_lib.pictures(row)
+  placeholders = (None,) if question.blind else pictures
+  turn = Turn(_text(row), placeholders)
+  return Prompt(question_lib.chat([turn], processor)[0], pictures)
+
+
+def _text(row: Row) -> str:
+  """The question; of options each is a line, the last one too."""
+  if not row.options:
+    return row.question
+  letters = metrics.letters.LETTERS
+  options = [f'{letters[i]}. {x}\n' for i, x in enumerate(row.options)]
+  return f'{row.question}\n{"".join(options)}'
+
+
+def _ask(question, encoder):
+  """The published prompt as tokens."""
+  made = prompt(question, encoder.processor)
+  example = question_lib.encode(made, question.row, encoder.processor)
+  return Asked(made.text, example)
+
+
+def _mark(row, text):
+  """The first letter or digit; without options, the name in small letters."""
+  if row.options:
+    parsed = metrics.first_letter(text)
+    right = metrics.letter_of(row.answer, row.options)
+    return {'parsed': parsed, 'correct': int(parsed == right)}
+  parsed = re.sub('[^a-zA-Z0-9]', '', text).lower()
+  return {'parsed': parsed, 'correct': int(row.answer in parsed)}
+
+
+def _answers_from(task):
+  """Answers in text are read from the visual task of the same people."""
+  if not task.endswith(_QA):
+    return None
+  return task.removesuffix(_QA) + _VQA
+
+
+PROTOCOL = Protocol(
+  'official_clear',
+  _questions,
+  _ask,
+  lambda question, encoder: [],
+  _mark,
+  MAX_NEW_TOKENS,
+  _answers_from,
+)

@@ -1,0 +1,42 @@
+"""The question as it is: what models were trained on, word for word."""
+
+from mmu_jax.data.encoding import processing
+from mmu_jax.data.row import CLASSIFICATION
+from mmu_jax.errors import UserError
+from mmu_jax.evaluation.asking.protocols.question import Asked
+from mmu_jax.evaluation.asking.protocols.question import Protocol
+from mmu_jax.evaluation.asking.protocols.question import Question
+
+
+def _questions(task, tasks, shots, seed):
+  """Every row; no shots."""
+  del seed
+  if shots:
+    raise UserError(
+      f"the protocol 'plain' asks without shots, got shots={shots}. Set it "
+      "to 0, or use protocol='fixed'."
+    )
+  return [Question(row) for row in tasks[task]]
+
+
+def _ask(question, encoder):
+  """The prompt of a row; options are not generated but compared."""
+  if question.row.task == CLASSIFICATION:
+    return None
+  return Asked(
+    question.row.question, processing.prompt_of(encoder.example(question.row))
+  )
+
+
+def _answers(question, encoder):
+  """The options."""
+  row = question.row
+  if row.task != CLASSIFICATION:
+    return []
+  return [
+    encoder.example(row._replace(key=f'{row.key}#{i}', answer=option))
+    for i, option in enumerate(row.options)
+  ]
+
+
+PROTOCOL = Protocol('plain', _questions, _ask, _answers, lambda row, text: {})

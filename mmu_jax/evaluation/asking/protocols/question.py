@@ -1,0 +1,212 @@
+"""What is asked: a row, its shots, and the prompt that they become."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+import zlib
+
+import numpy as np
+
+from mmu_jax.data import row as row_lib
+from mmu_jax.data.batches import batching
+from mmu_jax.data.encoding import processing
+from mmu_jax.data.encoding.processing import Example
+from mmu_jax.data.encoding.processors import Processor
+from mmu_jax.data.row import Picture
+from mmu_jax.data.row import Row
+from mmu_jax.errors import UserError
+
+Tasks = Mapping[str, Sequence[Row]]
+
+
+class Question(NamedTuple):
+  """A row as a protocol asks it.
+
+  Attributes:
+    row: what is asked.
+    shots: solved questions that stand before it.
+    blind: the prompt has the placeholder of a picture, and no picture.
+  """
+
+  row: Row
+  shots: tuple[Row, ...] = ()
+  blind: bool = False
+
+
+class Prompt(NamedTuple):
+  """A rendered prompt, and a picture for each of its placeholders."""
+
+  text: str
+  pictures: tuple[Picture, ...] = ()
+
+
+class Asked(NamedTuple):
+  """A prompt as text, for the record, and as tokens, for the model."""
+
+  text: str
+  example: Example
+
+
+class Turn(NamedTuple):
+  """What a user says about some pictures, and what the assistant answered."""
+
+  text: str
+  pictures: tuple[Picture, ...] = ()
+  answer: str = ''
+
+
+class Protocol(NamedTuple):
+  """How questions are put and answers are read.
+
+  Attributes:
+    name: by which scores are told apart.
+    questions: ``(task, tasks, shots, seed)`` -> the questions of a task.
+    ask: ``(question, encoder)`` -> the prompt that is continued; None where
+      nothing is generated.
+    answers: ``(question, encoder)`` -> given answers whose likelihood is
+      wanted: of the options, or of the answer, its paraphrase and what is
+      wrong, in this order.
+    mark: ``(row, text)`` -> the fields of a generated answer to a
+      classification row.
+    max_new_tokens: longest answer; None for that of the config.
+    answers_from: task -> the task whose last answer is scored in place of all
+      of its own; None for none. An error of a published evaluation.
+  """
+
+  name: str
+  questions: Callable[[str, Tasks, int, int], list[Question]]
+  ask: Callable[[Question, batching.Encoder], Asked | None]
+  answers: Callable[[Question, batching.Encoder], list[Example]]
+  mark: Callable[[Row, str], dict[str, Any]]
+  max_new_tokens: int | None = None
+  answers_from: Callable[[str], str | None] = lambda task: None
+
+
+class _Blind(NamedTuple):
+  """A processor to which a placeholder is a token like any other."""
+
+  tokenizer: Any
+  images: Any
+  image_token: str
+  image_token_id: int = -1
+
+
+def encode(prompt: Prompt, row: Row, processor: Processor) -> Example:
+  """The tokens of a prompt, without an answer.
+
+  The tokens are those of the prompt alone, also where it ends in a space. A
+  placeholder without any picture stays one token, with its own embedding, as
+  in transformers.
+
+  Raises:
+    ValueError: if there are pictures, and not one for each placeholder.
+  """
+  if not prompt.pictures:
+    processor = _Blind(
+      processor.tokenizer, processor.images, processor.image_token
+    )
+  # An end token never makes one token with what stands before it.
+  full = prompt.text + processor.tokenizer.eos_token
+  example = processing.encode_chat(
+    prompt.text, full, row, prompt.pictures, processor
+  )
+  return processing.prompt_of(example)
+
+
+def chat(
+  turns: Sequence[Turn], processor: Processor, answer: str = ''
+) -> tuple[str, str]:
+  """Renders a conversation by the chat template.
+
+  Args:
+    turns: the last one is to be answered; the others were.
+    processor: of the model.
+    answer: to the last turn; '' for none.
+
+  Returns:
+    The prompt, and the prompt with the answer.
+
+  Raises:
+    ValueError: if a turn contains the placeholder of a picture, or the
+      template does not put the answer after the prompt.
+  """
+  template = processor.tokenizer.apply_chat_template
+  messages = _messages(turns, processor)
+  prompt = template(messages, tokenize=False, add_generation_prompt=True)
+  if not answer:
+    return prompt, prompt
+  full = template([*messages, _assistant(answer)], tokenize=False).rstrip()
+  if not full.startswith(prompt) or answer.strip() not in full[len(prompt) :]:
+    raise UserError(
+      'the chat template must render the answer after the prompt; the '
+      f'prompt is {prompt!r} and the whole {full!r}. Give the tokenizer a '
+      'chat template that extends its generation prompt.'
+    )
+  return prompt, full
+
+
+def _messages(turns, processor):
+  """A conversation as the chat template takes it."""
+  messages = []
+  for turn in turns:
+    check_text(turn.text + turn.answer, processor)
+    content = [{'type': 'image'} for _ in turn.pictures]
+    content.append({'type': 'text', 'text': turn.text})
+    messages.append({'role': 'user', 'content': content})
+    if turn.answer:
+      messages.append(_assistant(turn.answer))
+  return messages
+
+
+def _assistant(answer):
+  """What the assistant said, as the chat template takes it."""
+  return {'role': 'assistant', 'content': [{'type': 'text', 'text': answer}]}
+
+
+def check_text(text: str, processor: Processor) -> None:
+  """Raises ValueError if a text contains the placeholder of a picture."""
+  if processor.image_token in text:
+    raise UserError(
+      f'questions and answers must not contain {processor.image_token!r}, '
+      f'which is put in for each picture; got {text[:80]!r}. Remove it.'
+    )
+
+
+def pictures_of(rows: Sequence[Row]) -> tuple[Picture, ...]:
+  """The pictures of some rows, one after the other."""
+  return tuple(p for row in rows for p in row_lib.pictures(row))
+
+
+def group_of(row: Row) -> str:
+  """Whom or what a row is about: the unit that is drawn, and left out."""
+  return row.person or row.image_key or row.key
+
+
+def draw_shots(rows: Sequence[Row], number: int, seed: int, name: str):
+  """Draws the people whose questions are the shots.
+
+  Args:
+    rows: of a task.
+    number: of people; 0 for none.
+    seed: of the draw, >= 0.
+    name: of the draw: with one name and the same people, the same are drawn.
+
+  Returns:
+    What ``group_of`` gives for them.
+
+  Raises:
+    ValueError: if nobody would be left to ask about.
+  """
+  groups = sorted({group_of(row) for row in rows})
+  if number < 0 or (number and number >= len(groups)):
+    raise UserError(
+      'the people of the shots are not scored, so there must be more people '
+      f'than shots; got shots={number} of {len(groups)} people in {name!r}. '
+      'Set shots lower.'
+    )
+  rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+  return {groups[i] for i in rng.choice(len(groups), number, replace=False)}
+
+
+def split_of(task: str) -> str:
+  """The split that a task is about: ``'forget'``, ``'retain'``, ``'real'``."""
+  return task.removeprefix('validation_').split('_')[0]

@@ -1,0 +1,214 @@
+"""A finished workdir as one HTML page that explains itself."""
+
+from collections.abc import Sequence
+import json
+import math
+from pathlib import Path
+
+from mmu_jax import workdir as workdir_lib
+from mmu_jax.errors import MissingError
+from mmu_jax.errors import UserError
+from mmu_jax.evaluation.asking import protocols
+from mmu_jax.evaluation.report import columns
+from mmu_jax.evaluation.report import examples
+from mmu_jax.evaluation.report import layouts
+from mmu_jax.evaluation.report import plots
+from mmu_jax.evaluation.report import summary
+from mmu_jax.evaluation.report import table
+
+
+def read_results(workdir: str | Path) -> list[dict]:
+  """The scores of a workdir, each checked for what a table needs of it.
+
+  Raises:
+    FileNotFoundError: if nothing has been evaluated.
+    ValueError: if there is no score, or one without run, task, metric or a
+      finite value.
+  """
+  path = Path(workdir) / 'results.jsonl'
+  if not path.is_file():
+    raise MissingError(
+      f'a report is made from scores, and there is no {path}: run '
+      '`mmu evaluate` with this workdir first'
+    )
+  results = workdir_lib.read_jsonl(path)
+  for row in results:
+    value = row.get('value')
+    if not {'run', 'task', 'metric'} <= set(row) or not (
+      isinstance(value, (int, float)) and math.isfinite(value)
+    ):
+      raise UserError(
+        f'{path}: a score needs run, task, metric and a finite value; got '
+        f'{row}: run `mmu evaluate` again'
+      )
+  if not results:
+    raise UserError(f'{path} holds no score: run `mmu evaluate` again')
+  return results
+
+
+def _read_json(path: Path) -> dict | list | None:
+  """A JSON file, or None if there is none."""
+  if not path.is_file():
+    return None
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except json.JSONDecodeError as error:
+    raise UserError(f'{path} must be JSON: {error}; write it again') from error
+
+
+def _people(folder: Path) -> int | None:
+  """How many people the forget questions are about, from their answers."""
+  for task in ('forget_vqa_holdout', 'forget_vqa', 'forget_qa'):
+    for path in sorted(folder.glob(f'*/{task}.jsonl')):
+      rows = workdir_lib.read_jsonl(path)
+      people = {row.get('person') for row in rows} - {None}
+      if people:
+        return len(people)
+  return None
+
+
+def _draw(workdir: Path, results, histories: dict, masks: dict) -> dict:
+  """Writes the plots to ``plots/`` and returns them as data URIs."""
+  figures = {'bars': plots.bars(results), 'tradeoff': plots.tradeoff(results)}
+  if any(_is_probed(rows) for rows in histories.values()):
+    figures['trajectory'] = plots.trajectory(histories, results)
+  if masks:
+    figures['density'] = plots.density(masks)
+  folder = workdir / 'plots'
+  folder.mkdir(exist_ok=True)
+  shown = {}
+  for name, figure in figures.items():
+    path = folder / f'{name}.png'
+    figure.savefig(path)
+    shown[name] = examples.data_uri(path.read_bytes())
+  return shown
+
+
+def _is_probed(rows: Sequence[dict]) -> bool:
+  """Whether the probes of a run looked at what was to be forgotten."""
+  return any(set(plots.FORGET_TASKS) & set(row['probe']) for row in rows)
+
+
+def _histories(workdir: Path, runs: Sequence[str]) -> dict[str, list[dict]]:
+  """The probe rows of every run that has some."""
+  found = {}
+  for run in runs:
+    path = workdir / 'unlearned' / run / 'metrics.jsonl'
+    rows = workdir_lib.read_jsonl(path) if path.is_file() else []
+    probes = [row for row in rows if row.get('probe')]
+    if probes:
+      found[run] = probes
+  return found
+
+
+def _masks(workdir: Path) -> dict[str, dict]:
+  """The notes of all masks, the saliency masks first."""
+  notes = {
+    path.parent.name: _read_json(path)
+    for path in sorted(workdir.glob('mask/*/note.json'))
+  }
+  return dict(sorted(notes.items(), key=lambda kv: kv[1]['kind'] != 'saliency'))
+
+
+def _flat(tree, path: str = '') -> list[tuple[str, str]]:
+  """A nested dict as ``[('a.b', 'value')]``."""
+  if not isinstance(tree, dict):
+    return [(path, json.dumps(tree) if isinstance(tree, list) else str(tree))]
+  join = f'{path}.' if path else ''
+  return [row for k, v in tree.items() for row in _flat(v, f'{join}{k}')]
+
+
+def _asked(results: Sequence[dict], config: dict | None) -> str:
+  """How the questions were put: as the scores say, or else the config."""
+  said = table.asked_by(results)
+  if said or not config or 'evaluation' not in config:
+    return said
+  spec, data = config['evaluation'], config['data']
+  # A report can be made where the data are not.
+  path = data.get('path', '')
+  path = path if Path(path).exists() else ''
+  name = protocols.find(spec.get('protocol', ''), data['name'], path).name
+  return table.asked_by([{'protocol': name, 'shots': spec.get('shots', 0)}])
+
+
+def _explained(blocks) -> list[tuple[str, str]]:
+  """What blocks and columns are, each said once."""
+  titles = {block.title: block.meaning for block in blocks if block.meaning}
+  by_column = {
+    f'{c.title}\N{NO-BREAK SPACE}{c.wanted}': c.meaning
+    for block in blocks
+    for c in block.columns
+  }
+  return [*titles.items(), *by_column.items()]
+
+
+def write_report(
+  workdir: str | Path,
+  main: str = summary.MAIN,
+  *,
+  predictions: Path | None = None,
+) -> Path:
+  """Writes ``plots/*.png`` and ``report.html`` into a finished workdir.
+
+  The page holds everything it shows: it can be sent as one file. Parts whose
+  files are missing are left out, with a sentence that says how to make them.
+
+  Args:
+    workdir: with at least ``results.jsonl``.
+    main: the run that the summary and the gallery are about.
+    predictions: the folder with the answers that the scores are of; None for
+      ``predictions/``.
+
+  Returns:
+    The path of ``report.html``.
+
+  Raises:
+    FileNotFoundError: if there is no ``results.jsonl``.
+    ValueError: if a file is damaged; the message names it.
+  """
+  import jinja2
+
+  workdir = Path(workdir)
+  predictions = predictions or workdir / 'predictions'
+  results = read_results(workdir)
+  rows, found = table.rows(results), table.scores(results)
+  layout, blocks = layouts.layout_of(results), table.shown_blocks(results)
+  people = layout is columns.PEOPLE
+  run = summary.main_run(list(rows), main)
+  histories, masks = _histories(workdir, list(rows)), _masks(workdir)
+  config = _read_json(workdir / 'config.json')
+  manifest = _read_json(workdir / 'manifest.json')
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  page = environment.get_template('report.html').render(
+    name=workdir.resolve().name,
+    sentences=summary.headline(results, _people(predictions), main),
+    blocks=blocks,
+    explained=_explained(blocks),
+    layout=layout,
+    people=people,
+    rows=rows,
+    main=run,
+    asked=_asked(results, config),
+    number=table.number,
+    interval=table.interval,
+    items={c.key: table.items(rows, c.key) for b in blocks for c in b.columns},
+    scores=found,
+    tasks=dict.fromkeys(key for run in found.values() for key in run),
+    plots=_draw(workdir, results, histories, masks),
+    gallery=examples.cards(
+      workdir, _read_json(workdir / 'gallery.json'), run, people
+    ),
+    masks=masks,
+    mistakes=examples.mistakes(predictions, run, layout) if run else [],
+    config=_flat(config or {}),
+    manifest=_flat(manifest or {}),
+  )
+  path = workdir / 'report.html'
+  path.write_text(page, encoding='utf-8')
+  return path

@@ -1,0 +1,381 @@
+"""Four pictures of a comparison, each a matplotlib Figure.
+
+The figures are made without pyplot: no global state, no display, nothing to
+close. A run keeps its colour and its marker in every plot.
+"""
+
+from collections.abc import Sequence
+
+from mmu_jax.evaluation.report import columns
+from mmu_jax.evaluation.report import labels
+from mmu_jax.evaluation.report import layouts
+from mmu_jax.evaluation.report import table
+
+# Okabe & Ito's palette first, then Tol's muted one: told apart by readers
+# with any of the common colour vision deficiencies; the marker differs too.
+_KNOWN = {
+  'vanilla': ('#000000', 'o'),
+  'retrained': ('#000000', '*'),
+  'ga': ('#E69F00', 'v'),
+  'ga_diff': ('#D55E00', '^'),
+  'kl_min': ('#CC79A7', 'D'),
+  'npo': ('#882255', 's'),
+  'mmunlearner': ('#0072B2', 'o'),
+  'mmunlearner_strict': ('#56B4E9', 'P'),
+  'mmunlearner_projected': ('#332288', 'X'),
+  'mmunlearner_topk': ('#009E73', '<'),
+  'mmunlearner_random': ('#8A8A8A', '>'),
+}
+_SPARE = ('#999933', '#44AA99', '#AA4499', '#117733', '#B8860B', '#6699CC')
+_SPARE_MARKERS = ('h', 'd', 'p', '8')
+_MASK_RUNS = {
+  'saliency': 'mmunlearner',
+  'topk': 'mmunlearner_topk',
+  'random': 'mmunlearner_random',
+}
+# What a probe looks at: the forget questions, and on the y axes what is kept.
+FORGET_TASKS = ('forget_vqa_holdout', 'forget_vqa')
+_PROBED = (('retain_vqa', 'retain VQA'), ('forget_qa', 'forget QA (text)'))
+
+
+def styles(runs: Sequence[str]) -> dict[str, tuple[str, str]]:
+  """``{run: (colour, marker)}``; a run without its own takes a spare one."""
+  unknown = [run for run in dict.fromkeys(runs) if run not in _KNOWN]
+  spare = {
+    run: (_SPARE[i % len(_SPARE)], _SPARE_MARKERS[i % len(_SPARE_MARKERS)])
+    for i, run in enumerate(unknown)
+  }
+  return {run: _KNOWN.get(run) or spare[run] for run in runs}
+
+
+def _figure(size: tuple[float, float]):
+  """An empty figure, in inches."""
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=size, dpi=150, layout='constrained')
+  FigureCanvasAgg(figure)  # a renderer, to measure the labels with
+  return figure
+
+
+def _axes(rows: int, across: int, size: tuple[float, float], **kwargs):
+  """A figure with a grid of plain axes ``[rows, across]``."""
+  figure = _figure(size)
+  return figure, _grid(figure, rows, across, **kwargs)
+
+
+def _grid(figure, rows: int, across: int, **kwargs):
+  """Plain axes ``[rows, across]`` in a figure, or in a part of one."""
+  axes = figure.subplots(rows, across, squeeze=False, **kwargs)
+  for ax in axes.flat:
+    ax.spines[['top', 'right']].set_visible(False)
+    ax.grid(color='#e4e4e4', linewidth=0.7)
+    ax.set_axisbelow(True)
+    ax.tick_params(labelsize=9)
+  return axes
+
+
+def _wanted(ax, x: str, y: str):
+  """Names the axes and the wanted directions: the upper left is good."""
+  ax.set_xlabel(f'{x}  (← wanted)', fontsize=10)
+  ax.set_ylabel(f'{y}  (wanted →)', fontsize=10)
+  ax.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.07))
+
+
+def _spans(x, y) -> list[list[tuple[float, float]]]:
+  """The intervals of a point as paths: along x, along y, where known."""
+  spans = []
+  if x.low is not None and x.high is not None:
+    spans.append([(x.low, y.value), (x.high, y.value)])
+  if y.low is not None and y.high is not None:
+    spans.append([(x.value, y.low), (x.value, y.high)])
+  return spans
+
+
+def _point(ax, x, y, run: str, style: tuple[str, str]):
+  """One run with its intervals."""
+  colour, marker = style
+  for path in _spans(x, y):
+    ax.plot(*zip(*path), color=colour, lw=1, alpha=0.45, zorder=1)
+  size = 13 if run == table.RETRAINED else 7
+  ax.plot(
+    x.value,
+    y.value,
+    marker=marker,
+    color=colour,
+    ms=size,
+    mec='white',
+    mew=0.6,
+    ls='',
+    zorder=3,
+    clip_on=False,
+  )
+
+
+def _zoom(ax, spans: Sequence, points: dict):
+  """Limits around what is shown: scores of a benchmark lie close together."""
+  ends = [xy for path in spans for xy in path] + list(points.values())
+  for axis, values in zip('xy', zip(*ends)):
+    low, high = max(min(values), 0), min(max(values), 1)
+    margin = 0.03 + 0.05 * (high - low)
+    ax.set(**{f'{axis}lim': (low - margin, high + margin)})
+
+
+def tradeoff(results: Sequence[dict]):
+  """What was forgotten against what was kept, one point per run.
+
+  Both panels have the forgetting in pictures on the x axis (for the synthetic
+  people and MLLMU-Bench on held-out images); what is on the y axes is
+  ``Layout.kept``: retain VQA or the utility U, and forget QA (was the text
+  about the same people kept?). The star, the retrained model, is where to be.
+  Thin lines are 95 % intervals.
+
+  Args:
+    results: lines of ``results.jsonl``.
+
+  Returns:
+    A ``matplotlib.figure.Figure``.
+  """
+  shown, layout = table.rows(results), layouts.layout_of(results)
+  style = styles(list(shown))
+  figure, axes = _axes(1, 2, (12, 5))
+  forget = layout.forget
+  for ax, (key, title) in zip(axes[0], layout.kept):
+    _wanted(ax, forget.title, title)
+    pairs = {
+      run: (cells[forget.key], cells[key])
+      for run, cells in shown.items()
+      if {forget.key, key} <= set(cells)
+    }
+    for run, (x, y) in pairs.items():
+      _point(ax, x, y, run, style[run])
+    points = {run: (x.value, y.value) for run, (x, y) in pairs.items()}
+    spans = [path for x, y in pairs.values() for path in _spans(x, y)]
+    if points and layout is not columns.PEOPLE:
+      _zoom(ax, spans, points)
+    labels.place(ax, points, {run: style[run][0] for run in points}, spans)
+  return figure
+
+
+def trajectory(histories: dict[str, list[dict]], results: Sequence[dict]):
+  """The way of every method from the vanilla model, probe by probe.
+
+  Args:
+    histories: ``{run: rows of its metrics.jsonl}``; rows without a 'probe'
+      are passed over.
+    results: lines of ``results.jsonl``, for the two fixed points.
+
+  Returns:
+    A ``matplotlib.figure.Figure``: forget VQA (on held-out images, where there
+    are some) against retain VQA (left) and forget QA (right).
+  """
+  found = table.scores(results)
+  style = styles(list(dict.fromkeys([*found, *histories])))
+  figure, axes = _axes(1, 2, (12, 5))
+  forget = _forget_task(histories)
+  title = 'forget VQA, held-out images'
+  if forget != FORGET_TASKS[0]:
+    title = 'forget VQA'
+  for ax, (task, kept) in zip(axes[0], _PROBED):
+    _wanted(ax, title, kept)
+    fixed = {}
+    for run in (table.VANILLA, table.RETRAINED):
+      values = table.exact_matches(found.get(run, {}))
+      if {forget, task} <= set(values):
+        fixed[run] = (values[forget], values[task])
+    paths = {
+      run: path
+      for run, rows in histories.items()
+      if (path := _probes(rows, forget, task))
+    }
+    for run, path in paths.items():
+      _way(ax, path, style[run])
+    for run, xy in fixed.items():
+      ax.plot(
+        *xy,
+        color=style[run][0],
+        marker=style[run][1],
+        ls='',
+        zorder=4,
+        ms=13 if run == table.RETRAINED else 7,
+        clip_on=False,
+        mec='white',
+      )
+    ends = {run: path[-1] for run, path in paths.items()} | fixed
+    if ends and layouts.layout_of(results) is not columns.PEOPLE:
+      _zoom(ax, list(paths.values()), ends)
+    colours = {run: style[run][0] for run in ends}
+    labels.place(ax, ends, colours, list(paths.values()))
+  return figure
+
+
+def _forget_task(histories) -> str:
+  """The task of the probes that says whether something is forgotten."""
+  probed = {
+    t for rows in histories.values() for r in rows for t in r.get('probe', ())
+  }
+  return next((t for t in FORGET_TASKS if t in probed), FORGET_TASKS[0])
+
+
+def _probes(rows, forget: str, task: str) -> list[tuple[float, float]]:
+  """The points of a way, probe by probe."""
+  return [
+    (row['probe'][forget], row['probe'][task])
+    for row in rows
+    if {forget, task} <= set(row.get('probe', ()))
+  ]
+
+
+def _way(ax, path, style: tuple[str, str]):
+  """One way: a line, its probes, and where it ends."""
+  colour, marker = style
+  ax.plot(*zip(*path), color=colour, lw=1.4, alpha=0.8, zorder=2)
+  ax.plot(*zip(*path[1:-1]), color=colour, marker='.', ms=5, ls='')
+  ax.plot(
+    *path[-1],
+    color=colour,
+    marker=marker,
+    ms=7,
+    mec='white',
+    mew=0.6,
+    zorder=3,
+    clip_on=False,
+  )
+
+
+_ACROSS = 4  # panels in a row
+
+
+def bars(results: Sequence[dict]):
+  """Every score of every run that is compared, one panel per column.
+
+  The dotted line is the retrained model, the bar's whisker the 95 % interval,
+  the dashed line chance where options are offered.
+
+  Args:
+    results: lines of ``results.jsonl``.
+
+  Returns:
+    A ``matplotlib.figure.Figure``.
+  """
+  found, layout = table.scores(results), layouts.layout_of(results)
+  blocks = [
+    block
+    for block in table.shown_blocks(results)
+    if {c.metric for c in block.columns} & set(layout.compared)
+  ]
+  panels = {b.title: [c for c in b.columns if c.task] for b in blocks}
+  rows = [-(-len(shown) // _ACROSS) for shown in panels.values()]
+  height = 1.2 + 0.26 * len(found)
+  figure = _figure((12, max(sum(rows), 1) * height))
+  if not panels:
+    return figure
+  parts = figure.subfigures(len(rows), 1, height_ratios=rows, squeeze=False)
+  for part, n, (title, shown) in zip(parts.flat, rows, panels.items()):
+    if title:
+      part.suptitle(title, fontsize=11, fontweight='bold', x=0.01, ha='left')
+    axes = _grid(part, n, _ACROSS, sharey=True)
+    for ax in axes.flat[len(shown) :]:
+      ax.set_axis_off()
+    for ax, column in zip(axes.flat, shown):
+      _panel(ax, column, found, _chance(column, layout))
+    axes[0, 0].invert_yaxis()
+  return figure
+
+
+def _chance(column: columns.Column, layout) -> float:
+  """The share that guessing gives, where a line shows it; or 0."""
+  if column.metric == 'choice':
+    return 0.25
+  return layout.forget.chance if column.metric == 'accuracy' else 0
+
+
+def _panel(ax, column: columns.Column, found: dict, chance: float):
+  """One score of every run."""
+  key, style = (column.task, column.metric), styles(list(found))
+  for row, (run, scores) in enumerate(found.items()):
+    if key in scores:
+      _bar(ax, row, scores[key], style[run][0])
+  gold = found.get(table.RETRAINED, {}).get(key)
+  if gold:
+    ax.axvline(gold.value, color='black', lw=1, ls=':', zorder=2)
+  title = column.title
+  if chance:
+    ax.axvline(chance, color='#D55E00', lw=1, ls='--', zorder=2)
+    title += ' (dashed: chance)'
+  ax.set_title(f'{title} {column.wanted}', fontsize=9, loc='left')
+  ax.set(xlim=(0, 1.22), xticks=(0, 0.5, 1))
+  ax.grid(axis='y', visible=False)
+  ax.set_yticks(range(len(found)), list(found), fontsize=8.5)
+
+
+def _bar(ax, row: int, score, colour: str):
+  """One bar with its interval and its number."""
+  ax.barh(row, score.value, color=colour, height=0.7, alpha=0.85)
+  end = score.value
+  if score.low is not None and score.high is not None:
+    for colour, width in (('white', 2.6), ('#333333', 1)):
+      ax.plot([score.low, score.high], [row, row], color=colour, lw=width)
+    end = max(end, score.high)
+  ax.text(
+    end + 0.02,
+    row,
+    table.number(score.value),
+    va='center',
+    fontsize=8,
+    bbox={'fc': 'white', 'ec': 'none', 'pad': 0.6, 'alpha': 0.8},
+  )
+
+
+def density(masks: dict[str, dict]):
+  """How much each mask lets change, by component and by layer.
+
+  Args:
+    masks: ``{name: note}``, the notes of ``mask/<name>/note.json``.
+
+  Returns:
+    A ``matplotlib.figure.Figure``: share of the weights, in [0, 1], per
+    component (left) and along the layers of the vision tower and the language
+    model (right).
+  """
+  figure, axes = _axes(1, 3, (12, 3.8), width_ratios=(1.5, 1, 1), sharey=True)
+  runs = {}  # the first mask of a kind has the colour of the run that uses it
+  for name, note in masks.items():
+    run = _MASK_RUNS.get(note['kind'], name)
+    runs[name] = name if run in runs.values() else run
+  taken = styles(list(runs.values()))
+  parts = list(dict.fromkeys(p for n in masks.values() for p in n['density']))
+  width = 0.8 / max(len(masks), 1)
+  highest = 0.1
+  for i, (name, note) in enumerate(masks.items()):
+    colour, marker = taken[runs[name]]
+    label = name if name == note['kind'] else f'{name} ({note["kind"]})'
+    for j, part in enumerate(parts):
+      if part not in note['density']:
+        continue
+      value, x = note['density'][part], j + (i - (len(masks) - 1) / 2) * width
+      highest = max(highest, value)
+      axes[0, 0].bar(
+        x, value, width * 0.92, color=colour, label=label if j == 0 else None
+      )
+      axes[0, 0].text(
+        x, value + 0.01, table.number(value), ha='center', fontsize=8
+      )
+    for ax, part in zip(axes[0, 1:], ('vision', 'language')):
+      layers = note.get('density_by_layer', {}).get(part, [])
+      highest = max([highest, *layers])
+      ax.plot(range(len(layers)), layers, color=colour, marker=marker, lw=1.4)
+  axes[0, 0].set_xticks(range(len(parts)), parts, fontsize=9.5)
+  axes[0, 0].set_title('by component', fontsize=10, loc='left')
+  axes[0, 0].set_ylabel('share of weights that may change', fontsize=10)
+  axes[0, 0].set_ylim(0, min(1.05, highest * 1.15))
+  for ax, part in zip(axes[0, 1:], ('vision tower', 'language model')):
+    ax.set_title(f'{part}, by layer', fontsize=10, loc='left')
+    ax.xaxis.get_major_locator().set_params(integer=True)
+  figure.legend(
+    loc='outside upper left',
+    ncols=max(len(masks), 1),
+    fontsize=9,
+    frameon=False,
+  )
+  return figure

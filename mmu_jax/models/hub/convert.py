@@ -1,0 +1,105 @@
+"""Hugging Face checkpoints to Orbax and back."""
+
+import pathlib
+from typing import Any
+
+import jax
+
+from mmu_jax import checkpoint
+from mmu_jax import sharding
+from mmu_jax import tree as tree_lib
+from mmu_jax.errors import UserError
+from mmu_jax.models.hub import config as hub_config
+from mmu_jax.models.hub import loading as checkpoints
+from mmu_jax.models.hub import saving
+from mmu_jax.models.hub.inspection import size_text
+from mmu_jax.models.model import Model
+
+Folder = str | pathlib.Path
+SOURCE = 'source'  # in the note of a converted checkpoint
+
+
+def convert(
+  source: Folder,
+  target: Folder,
+  *,
+  like: Folder | None = None,
+  dtype: str | None = None,
+) -> str:
+  """Converts a checkpoint: Hugging Face to Orbax, or Orbax to Hugging Face.
+
+  The parameters are split over all devices, in the dtype that is written (on
+  the way back, in that on disk): the devices hold them once together. So does
+  the host, at most: Orbax brings all that it writes to the host first, and
+  reads many tensors at a time. Where the devices are CPUs it holds them twice.
+
+  Args:
+    source: a Hugging Face folder, or an Orbax folder of parameters (as
+      ``convert`` or a training run writes it: ``unlearned/<run>/params``).
+    target: a new folder.
+    like: for the way back, the Hugging Face folder that the model came from;
+      None if ``source`` was made by ``convert``, which remembers it.
+    dtype: of the result; None keeps that of the source, and on the way back
+      that of ``like``.
+
+  Returns:
+    A sentence that says what was written.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint.
+    FileExistsError: if the target exists.
+    ValueError: see ``models.load`` and ``models.save``.
+  """
+  source, target = pathlib.Path(source), pathlib.Path(target)
+  if target.exists() and (target.is_file() or any(target.iterdir())):
+    raise FileExistsError(
+      f'a checkpoint is written to a new folder; {target} exists. Give '
+      'another, or delete it.'
+    )
+  if (source / hub_config.FILE).exists():
+    model = checkpoints.load(source, dtype=dtype, mesh=_mesh())
+    note = {SOURCE: str(source.resolve()), 'family': model.family}
+    checkpoint.save(target, model.params, note)
+    return f'{_amount(model.params)} from {source} to Orbax in {target}'
+  like = like or _source_of(source)
+  model, _, _ = checkpoints.describe(like)
+  params = checkpoint.restore(source, _stored_like(model, source)).tree
+  saving.save(model, params, target, like=like, dtype=dtype)
+  return (
+    f'{_amount(params)} from {source} to {target}, in the names and with '
+    f'the tokenizer of {like}'
+  )
+
+
+def _source_of(folder: pathlib.Path) -> str:
+  """The Hugging Face folder that a converted checkpoint came from."""
+  note = checkpoint.read_note(folder)
+  if SOURCE not in note:
+    raise UserError(
+      f'{folder} does not say which checkpoint it came from. Give it with '
+      '--like=DIR: names, config and tokenizer are taken from there.'
+    )
+  return note[SOURCE]
+
+
+def _stored_like(model: Model, folder: pathlib.Path) -> Any:
+  """The model's parameters, split, with the dtypes that are on disk."""
+  stored = tree_lib.flatten(checkpoint.describe(folder))
+  like = tree_lib.map_with_name(
+    lambda name, x: jax.ShapeDtypeStruct(
+      x.shape, stored[name].dtype if name in stored else x.dtype
+    ),
+    model.abstract_params,
+  )
+  return sharding.placed(like, model.partition_rules, _mesh())
+
+
+def _mesh() -> jax.sharding.Mesh:
+  """All devices, with a part of the parameters on each."""
+  return sharding.make_mesh('fsdp=-1')
+
+
+def _amount(params: Any) -> str:
+  """How large a tree is, in words."""
+  size = sum(x.nbytes for x in jax.tree.leaves(params))
+  return f'{tree_lib.count(params):,} parameters ({size_text(size)})'

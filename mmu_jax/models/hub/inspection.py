@@ -1,0 +1,172 @@
+"""What a checkpoint folder holds, from its headers alone."""
+
+from collections.abc import Iterable
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmu_jax import checkpoint
+from mmu_jax import tree as tree_lib
+from mmu_jax.errors import MissingError
+from mmu_jax.errors import UserError
+from mmu_jax.models.hub import config as hub_config
+from mmu_jax.models.hub import loading as checkpoints
+from mmu_jax.models.hub import weights
+from mmu_jax.models.hub.safetensors_files import DTYPES
+from mmu_jax.models.model import MODELS
+
+Folder = str | pathlib.Path
+
+
+class Contents(NamedTuple):
+  """What a folder of parameters holds.
+
+  Attributes:
+    path: the folder.
+    form: 'Hugging Face' or 'Orbax'.
+    family: a key of ``MODELS``.
+    leaves: name -> shape and dtype, layers stacked.
+    components: component -> regex over leaf names.
+  """
+
+  path: pathlib.Path
+  form: str
+  family: str
+  leaves: dict[str, jax.ShapeDtypeStruct]
+  components: dict[str, str]
+
+
+def inspect(path: Folder) -> Contents:
+  """Returns what a Hugging Face or Orbax folder holds; reads no weight.
+
+  Raises:
+    FileNotFoundError: if it is neither.
+    ValueError: if it is damaged, or of no known family.
+  """
+  path = pathlib.Path(path)
+  if (path / hub_config.FILE).exists():
+    model, found, names = checkpoints.describe(path)
+    by_leaf = weights.by_leaf(weights.table(model).places)
+    kinds = {
+      leaf: jnp.result_type(*(DTYPES[found[names[k]].dtype] for k in hubs))
+      for leaf, hubs in by_leaf.items()
+    }
+    leaves = {
+      name: jax.ShapeDtypeStruct(x.shape, kinds[name])
+      for name, x in tree_lib.flatten(model.abstract_params).items()
+    }
+    return Contents(
+      path, 'Hugging Face', model.family, leaves, model.components
+    )
+  if checkpoint.latest_step(path) is None:
+    raise MissingError(
+      f'{path} holds neither {hub_config.FILE} (Hugging Face) nor a '
+      'numbered step (Orbax). Give the folder of a checkpoint.'
+    )
+  leaves = tree_lib.flatten(checkpoint.describe(path))
+  family = _family_of(leaves, path)
+  return Contents(path, 'Orbax', family, leaves, MODELS[family].components)
+
+
+def tables(contents: Contents) -> list[Any]:
+  """Returns what ``mmu inspect`` prints: rich tables and lines.
+
+  Args:
+    contents: from ``inspect``.
+  """
+  from rich import box
+  from rich import table
+
+  leaves = contents.leaves
+  by_component = table.Table(box=box.SIMPLE_HEAD)
+  for column in ('component', 'parameters', 'share', 'leaves', 'size'):
+    by_component.add_column(
+      column, justify='left' if column == 'component' else 'right'
+    )
+  total = _count(leaves.values())
+  groups = {name: [] for name in contents.components}
+  for name, leaf in leaves.items():
+    component = tree_lib.component_of(name, contents.components)
+    groups[component].append(leaf)
+  for name, found in {**groups, 'all': list(leaves.values())}.items():
+    count = _count(found)
+    by_component.add_row(
+      name,
+      f'{count:,}',
+      f'{count / total:.1%}',
+      str(len(found)),
+      size_text(_bytes(found)),
+    )
+  by_leaf = table.Table(box=box.SIMPLE_HEAD)
+  by_leaf.add_column('parameter, layers stacked', overflow='fold')
+  by_leaf.add_column('shape', no_wrap=True)
+  by_leaf.add_column('dtype', no_wrap=True)
+  for name, leaf in leaves.items():
+    by_leaf.add_row(name, str(leaf.shape), leaf.dtype.name)
+  title = f'{contents.path} ({contents.form}): {contents.family}'
+  return [by_leaf, title, by_component, _memory(leaves)]
+
+
+def _memory(leaves: dict[str, jax.ShapeDtypeStruct]) -> Any:
+  """What the arrays of each use take, on all devices together."""
+  from rich import box
+  from rich import table
+
+  count = _count(leaves.values())
+  bits = sum(
+    int(np.prod(x.shape[:-1])) * -(-x.shape[-1] // 8) for x in leaves.values()
+  )
+  memory = table.Table(
+    'memory, on all devices together', 'size', box=box.SIMPLE_HEAD
+  )
+  for use, size in (
+    ('parameters as they are stored', _bytes(leaves.values())),
+    ('parameters in float32', 4 * count),
+    ('train state: float32 parameters, two moments', 12 * count),
+    ('gradients in float32', 4 * count),
+    ('one importance in float32', 4 * count),
+    ('packed mask', bits),
+  ):
+    memory.add_row(use, size_text(size))
+  return memory
+
+
+def _count(leaves: Iterable[jax.ShapeDtypeStruct]) -> int:
+  """Entries of some leaves."""
+  return sum(int(np.prod(x.shape)) for x in leaves)
+
+
+def _bytes(leaves: Iterable[jax.ShapeDtypeStruct]) -> int:
+  """Bytes of some leaves."""
+  return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in leaves)
+
+
+def size_text(size: int) -> str:
+  """Returns bytes as people read them.
+
+  Example:
+    >>> size_text(3 * 2**29)
+    '1.5 GiB'
+  """
+  power = min(int(np.log2(max(size, 1)) // 10), 3)
+  unit = ('B', 'KiB', 'MiB', 'GiB')[power]
+  return f'{size / 1024**power:,.1f} {unit}'
+
+
+def _family_of(leaves: dict[str, Any], path: pathlib.Path) -> str:
+  """The family whose components the leaves belong to."""
+  for name, family in MODELS.items():
+    try:
+      for leaf in leaves:
+        tree_lib.component_of(leaf, family.components)
+    except ValueError:
+      continue
+    return name
+  raise UserError(
+    f'the leaves of {path} are those of no known model ({", ".join(MODELS)}'
+    f'); the first is {next(iter(leaves))!r}. Give a folder of parameters, '
+    'such as vanilla/params, not of a mask or a train state.'
+  )

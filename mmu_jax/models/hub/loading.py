@@ -1,0 +1,348 @@
+"""Hugging Face checkpoints to parameters."""
+
+from collections.abc import Callable, Mapping
+import contextlib
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmu_jax import sharding as sharding_lib
+from mmu_jax import tree as tree_lib
+from mmu_jax.data.encoding import processors
+from mmu_jax.distributed import progress
+from mmu_jax.errors import UserError
+from mmu_jax.models.hub import config as hub_config
+from mmu_jax.models.hub import safetensors_files as files_lib
+from mmu_jax.models.hub import weights
+from mmu_jax.models.model import build
+from mmu_jax.models.model import Model
+
+DTYPES = files_lib.DTYPES
+Folder = str | pathlib.Path
+Sharding = jax.sharding.Sharding
+# Reads a part of a tensor of a checkpoint: (hub name, slices) -> array.
+Read = Callable[[str, tuple[slice, ...]], np.ndarray]
+BLOCK = 2**17  # entries of a tensor that are read at a time
+
+
+def load(
+  path: Folder,
+  *,
+  dtype: str | None = 'float32',
+  mesh: jax.sharding.Mesh | None = None,
+  rules: sharding_lib.Rules | None = None,
+  compute_dtype: str | None = None,
+  attention: str = 'xla',
+  remat: str = 'none',
+) -> Model:
+  """Loads a LLaVA-1.5 or Qwen2-VL checkpoint in the Hugging Face format.
+
+  Every device gets its part of each tensor straight from the file: besides the
+  arrays themselves, the host holds about two tensors at a time.
+
+  Args:
+    path: a folder with ``config.json`` and safetensors, one file or shards
+      with their index, in the names of the hub or of any transformers since.
+    dtype: of the parameters; None keeps that of the files, the widest where
+      layers differ. Training needs float32: bfloat16 loses most small updates
+      to rounding.
+    mesh: where the parameters go; None for the first device.
+    rules: partition rules; None for those of the model.
+    compute_dtype: of the computation; None for that of the parameters, or
+      float32 where these keep the dtype of the files.
+    attention: ``'xla'`` or ``'cudnn'``.
+    remat: which activations the backward pass keeps: 'none' (all), 'dots' or
+      'full' (layer inputs alone).
+
+  Returns:
+    A ``Model`` with ``params``, ``source`` and, where the folder has a
+    tokenizer, ``processor``.
+
+  Raises:
+    FileNotFoundError: if the folder, its config or a weight file is missing.
+    ValueError: if the dtype is unknown, the architecture is not supported, a
+      file is damaged, the two ends of a tied embedding differ, or
+      tensors are missing, unexpected, or of a wrong shape or dtype: all of
+      them are named together, with file and rule.
+
+  Example:
+    >>> from mmu_jax.sharding import make_mesh
+    >>> model = load(folder, mesh=make_mesh('fsdp=-1'))  # doctest: +SKIP
+    >>> logits = model.forward(model.params, batch)  # doctest: +SKIP
+  """
+  path = pathlib.Path(path)
+  check_dtype(dtype)
+  model, found, names = describe(
+    path,
+    dtype=compute_dtype or dtype or 'float32',
+    attention=attention,
+    remat=remat,
+  )
+  processor = _processor(path)
+  if processor is not None:
+    check_processor(model, processor)
+  table = weights.table(model)
+  rules = model.partition_rules if rules is None else rules
+  made = {}
+  with contextlib.ExitStack() as stack:
+    read = _reader(stack, found, names)
+    _check_copies(table, names, read, path)
+    leaves = weights.by_leaf(table.places)
+    for leaf in progress.track(leaves, f'load {path.name}'):
+      pieces = {name: table.places[name] for name in leaves[leaf]}
+      kind = (
+        jnp.dtype(dtype)
+        if dtype
+        else jnp.result_type(
+          *(DTYPES[found[names[name]].dtype] for name in pieces)
+        )
+      )
+      made[leaf] = _make_leaf(leaf, pieces, read, kind, mesh, rules)
+  params = tree_lib.map_with_name(
+    lambda name, _: made[name], model.abstract_params
+  )
+  return dataclasses.replace(
+    model, params=params, processor=processor, source=path
+  )
+
+
+def describe(
+  path: Folder, **options: str
+) -> tuple[Model, dict[str, files_lib.Tensor], dict[str, str]]:
+  """Reads config and headers of a checkpoint, and checks them.
+
+  Args:
+    path: the folder.
+    **options: ``dtype`` of the computation, ``attention``, ``remat``.
+
+  Returns:
+    The model without parameters; the tensors by their name in the files; and
+    hub name -> name in the files.
+
+  Raises:
+    FileNotFoundError, ValueError: see ``load``.
+  """
+  path = pathlib.Path(path)
+  config = hub_config.read(path, options)
+  found = files_lib.tensors(path)
+  model = build(_with_vocabulary(config, found))
+  table = weights.table(model)
+  names = weights.check_names(found, model.family, table, str(path))
+  _check_tensors({**table.places, **table.copies}, names, found)
+  return model, found, names
+
+
+def check_processor(model: Model, processor: processors.Processor) -> None:
+  """Raises unless model and processor cut images in the same way.
+
+  Raises:
+    ValueError: names what differs.
+  """
+  vision, images = model.config.vision_config, processor.images
+  if model.family == 'llava':
+    want = {'tokens of an image': model.config.num_image_tokens}
+    got = {'tokens of an image': images.tokens_per_image}
+  else:
+    fields = {
+      'patch_size': 'patch_size',
+      'temporal_patch_size': 'temporal_patch_size',
+      'merge_size': 'spatial_merge_size',
+    }
+    want = {name: getattr(vision, field) for name, field in fields.items()}
+    got = {name: getattr(images.processor, name) for name in fields}
+  if got != want:
+    raise UserError(
+      'the image processor and the vision tower must cut images alike; the '
+      f'processor has {got}, the model {want}. Compare '
+      "preprocessor_config.json (or the dataset's processor) with the "
+      "model's vision_config."
+    )
+
+
+def _processor(path: pathlib.Path) -> processors.Processor | None:
+  """The processor of a folder, None if it has weights alone."""
+  has = any((path / name).exists() for name in processors.TOKENIZER_FILES)
+  return processors.load(path) if has else None
+
+
+def _with_vocabulary(config, found: Mapping[str, files_lib.Tensor]):
+  """The config with the vocabulary of the weights.
+
+  Published runs resized the embedding to the tokenizer, and not every writer
+  says so in the config.
+  """
+  tables = [
+    t.shape[0]
+    for n, t in found.items()
+    if n.endswith('embed_tokens.weight') and len(t.shape) == 2
+  ]
+  if not tables:
+    return config
+  text = dataclasses.replace(config.text_config, vocab_size=tables[0])
+  return dataclasses.replace(config, text_config=text)
+
+
+def _check_tensors(
+  places: Mapping[str, weights.Place],
+  names: Mapping[str, str],
+  found: Mapping[str, files_lib.Tensor],
+) -> None:
+  """Raises where shapes or dtypes are not those of the config."""
+  wrong = []
+  for hub, name in names.items():
+    tensor, want = found[name], places[hub].shape
+    if tensor.dtype not in DTYPES:
+      wrong.append(
+        f'{name} in {tensor.file.name} has dtype {tensor.dtype}, '
+        f'not one of {", ".join(DTYPES)}'
+      )
+    elif tensor.shape != want:
+      wrong.append(
+        f'{name} in {tensor.file.name} has shape {tensor.shape}, not {want}'
+      )
+  if wrong:
+    more = f' (and {len(wrong) - 5} more)' if len(wrong) > 5 else ''
+    raise UserError(
+      'every tensor must have the shape that config.json gives it (but '
+      'for the number of tokens, which is that of embed_tokens), and a '
+      f'float dtype: {"; ".join(wrong[:5])}{more}. Is the config that of '
+      'these weights? Quantized checkpoints are not supported.'
+    )
+
+
+def check_dtype(dtype: str | None) -> None:
+  """Raises unless parameters can have the dtype."""
+  known = [kind.name for kind in DTYPES.values()]
+  if dtype is not None and dtype not in known:
+    raise UserError(f'dtype is one of {", ".join(known)}, got {dtype!r}.')
+
+
+def _check_copies(
+  table: weights.Table, names: Mapping[str, str], read: Read, path: pathlib.Path
+) -> None:
+  """Raises where a tensor is not what it is said to be a copy of."""
+  places = {place.leaf: hub for hub, place in table.places.items()}
+  for hub, place in table.copies.items():
+    blocks = _blocks(place, 0, place.shape[0]) if hub in names else []
+    same = (
+      np.array_equal(read(hub, (block,)), read(places[place.leaf], (block,)))
+      for block in blocks
+    )
+    if not all(same):
+      raise UserError(
+        f'config.json of {path} says tie_word_embeddings, so that '
+        f'{names[hub]} is a copy of {names[places[place.leaf]]}; they '
+        'differ in the files. If the weights are right, say false.'
+      )
+
+
+def _reader(
+  stack: contextlib.ExitStack,
+  found: Mapping[str, files_lib.Tensor],
+  names: Mapping[str, str],
+) -> Read:
+  """Opens files as they are needed, until the stack is closed."""
+
+  @functools.cache
+  def handle(file):
+    return stack.enter_context(files_lib.opened(file))
+
+  def read(hub, index):
+    name = names[hub]
+    return handle(found[name].file).get_slice(name)[index]
+
+  return read
+
+
+def _make_leaf(
+  leaf: str,
+  pieces: Mapping[str, weights.Place],
+  read: Read,
+  dtype: np.dtype,
+  mesh: jax.sharding.Mesh | None,
+  rules: sharding_lib.Rules,
+) -> jax.Array:
+  """Makes one parameter, layer by layer if it is stacked."""
+  first = next(iter(pieces.values()))
+  shape = first.shape
+  if first.transposed:
+    shape = (int(np.prod(shape[1:])), shape[0])
+  if first.layer is None:
+    spec = _sharding(leaf, shape, mesh, rules)
+    return _make_array(next(iter(pieces)), first, shape, read, dtype, spec)
+  stacked = (len(pieces), *shape)
+  whole = _sharding(leaf, stacked, mesh, rules)
+  layer = _sharding(leaf, shape, mesh, rules)
+  out = _zeros(stacked, dtype, whole)()
+  for name, place in pieces.items():
+    out = _set_layer(whole)(
+      out, _make_array(name, place, shape, read, dtype, layer), place.layer
+    ).block_until_ready()
+  return out
+
+
+def _make_array(name, place, shape, read: Read, dtype, spec) -> jax.Array:
+  """Makes an array of one tensor; every device reads its part."""
+
+  made = {}  # devices that hold the same part share what is read
+
+  def part(index):
+    key = str(index)
+    if key not in made:
+      made[key] = _part(name, place, index, shape, read, dtype)
+    return made[key]
+
+  array = jax.make_array_from_callback(shape, spec, part)
+  # Or the host reads on, and keeps what devices have yet to copy.
+  return array.block_until_ready()
+
+
+def _part(name, place, index, shape, read: Read, dtype) -> np.ndarray:
+  """A part of a parameter of one tensor, some rows of the file at a time."""
+  part = np.empty(
+    [len(range(*s.indices(n))) for s, n in zip(index, shape)], dtype
+  )
+  rows, *rest = reversed(index) if place.transposed else index
+  by_rows = part.T if place.transposed else part
+  first, last, _ = rows.indices(place.shape[0])
+  for block in _blocks(place, first, last):
+    if len(place.shape) > 2:  # a convolution
+      got = weights.to_leaf(read(name, (block,)), place)[*rest].T
+    else:
+      got = read(name, (block, *rest))
+    by_rows[block.start - first : block.stop - first] = got
+  return part
+
+
+def _blocks(place: weights.Place, first: int, last: int) -> list[slice]:
+  """The rows of a tensor, as they are read."""
+  step = max(1, BLOCK * place.shape[0] // int(np.prod(place.shape)))
+  return [slice(i, min(i + step, last)) for i in range(first, last, step)]
+
+
+def _sharding(leaf, shape, mesh, rules) -> Sharding:
+  """Where an array lives."""
+  if mesh is None:
+    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  spec = sharding_lib.spec_of(leaf, shape, rules, mesh)
+  return jax.sharding.NamedSharding(mesh, spec)
+
+
+@functools.cache
+def _zeros(shape, dtype, sharding: Sharding):
+  """Makes zeros where they live."""
+  return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
+
+
+@functools.cache
+def _set_layer(sharding: Sharding):
+  """Writes one layer of a stack in place: the stack is donated."""
+
+  def write(stack, layer, i):
+    return jax.lax.dynamic_update_index_in_dim(stack, layer, i, 0)
+
+  return jax.jit(write, donate_argnums=0, out_shardings=sharding)

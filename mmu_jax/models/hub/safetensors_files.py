@@ -1,0 +1,200 @@
+"""The safetensors files of a checkpoint folder: what they hold, how to write.
+
+Reading is the safetensors library's. It writes a file only from arrays that
+are all in memory at once, 5 GB of them for a 7B model; ``write`` streams.
+"""
+
+from collections.abc import Callable, Mapping
+import contextlib
+import json
+import pathlib
+import struct
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+from mmu_jax.errors import MissingError
+from mmu_jax.errors import UserError
+
+SINGLE = 'model.safetensors'
+INDEX = 'model.safetensors.index.json'
+DTYPES = {
+  'F32': np.dtype(np.float32),
+  'F16': np.dtype(np.float16),
+  'BF16': jnp.dtype(jnp.bfloat16),
+}
+# Tensors that are no parameters (position ids, say) may have others too.
+BUFFER_DTYPES = DTYPES | {
+  'F64': np.dtype(np.float64),
+  'I64': np.dtype(np.int64),
+  'I32': np.dtype(np.int32),
+  'U8': np.dtype(np.uint8),
+  'BOOL': np.dtype(np.bool_),
+}
+
+
+class Tensor(NamedTuple):
+  """What the header of a file says of a tensor."""
+
+  file: pathlib.Path
+  dtype: str  # a key of DTYPES, or one that is not supported
+  shape: tuple[int, ...]
+
+
+def files(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the weight files of a checkpoint: a single one, or its shards.
+
+  Where there are both, the single one counts, as in transformers.
+
+  Raises:
+    FileNotFoundError: if there are none, or one of the index is missing.
+    ValueError: if the index cannot be read.
+  """
+  if (folder / SINGLE).exists():
+    names = [SINGLE]
+  elif (folder / INDEX).exists():
+    names = sorted(set(_weight_map(folder / INDEX).values()))
+  else:
+    raise MissingError(
+      f'a checkpoint holds {SINGLE}, or {INDEX} and its shards; {folder} '
+      'has neither. Weights in the .bin format must be converted to '
+      'safetensors first.'
+    )
+  missing = [name for name in names if not (folder / name).exists()]
+  if missing:
+    raise MissingError(
+      f'{INDEX} in {folder} names {len(names)} files; missing: '
+      f'{", ".join(missing)}. Fetch them again.'
+    )
+  return [folder / name for name in names]
+
+
+def tensors(folder: pathlib.Path) -> dict[str, Tensor]:
+  """Returns what is in the files of a checkpoint, from their headers alone.
+
+  Raises:
+    ValueError: if a file is truncated or otherwise damaged, or two files hold
+      the same tensor.
+  """
+  found = {}
+  for file in files(folder):
+    with opened(file) as handle:
+      for name in handle.keys():
+        if name in found:
+          raise UserError(
+            f'every tensor is in one file; {name} is in '
+            f'{found[name].file.name} and {file.name} of {folder}. Fetch '
+            'the checkpoint again.'
+          )
+        piece = handle.get_slice(name)
+        found[name] = Tensor(file, piece.get_dtype(), tuple(piece.get_shape()))
+  return found
+
+
+@contextlib.contextmanager
+def opened(file: pathlib.Path):
+  """Opens a file to read slices of its tensors as NumPy arrays."""
+  try:
+    handle = safetensors.safe_open(file, 'numpy')
+  except safetensors.SafetensorError as error:
+    raise UserError(
+      f'{file} is not a whole safetensors file; it has '
+      f'{file.stat().st_size} bytes. Fetch or copy it again. The library '
+      f'says: {error}'
+    ) from error
+  with handle:
+    yield handle
+
+
+def read_header(file: pathlib.Path) -> dict[str, Any]:
+  """Returns the header of a whole file: name -> dtype, shape, data_offsets."""
+  with file.open('rb') as stream:
+    (size,) = struct.unpack('<Q', stream.read(8))
+    return json.loads(stream.read(size))
+
+
+def data_size(header: Mapping[str, Any]) -> int:
+  """Returns how many bytes the tensors of a header take."""
+  entries = [v for k, v in header.items() if k != '__metadata__']
+  return sum(map(_size, entries))
+
+
+def write(
+  file: pathlib.Path,
+  header: Mapping[str, Any],
+  make: Callable[[str], np.ndarray],
+) -> None:
+  """Writes a file, one tensor in memory at a time.
+
+  Args:
+    file: where.
+    header: as ``read_header`` returns it; the offsets are made anew.
+    make: ``make(name) -> contiguous array`` of the header's dtype and shape.
+
+  Raises:
+    ValueError: if an array is not what the header says.
+  """
+  entries = {k: v for k, v in header.items() if k != '__metadata__'}
+  names = sorted(entries, key=lambda k: entries[k]['data_offsets'][0])
+  fresh, end = {}, 0
+  for name in names:
+    entry = entries[name]
+    size = _size(entry)
+    fresh[name] = dict(entry, data_offsets=[end, end + size])
+    end += size
+  if '__metadata__' in header:
+    fresh = {'__metadata__': header['__metadata__'], **fresh}
+  text = json.dumps(fresh, separators=(',', ':'), ensure_ascii=False).encode()
+  text += b' ' * (-len(text) % 8)  # the data begin at a multiple of eight
+  with file.open('wb') as stream:
+    stream.write(struct.pack('<Q', len(text)) + text)
+    for name in names:
+      array = make(name)
+      entry = entries[name]
+      want = BUFFER_DTYPES[entry['dtype']], tuple(entry['shape'])
+      if (array.dtype, array.shape) != want:
+        raise UserError(
+          f'{name} of {file.name} must have dtype and shape {want}, got '
+          f'{(array.dtype, array.shape)}.'
+        )
+      stream.write(array.reshape(-1).view(np.uint8))
+      del array  # before the next one is made
+
+
+def read_json(file: pathlib.Path) -> dict[str, Any]:
+  """Reads a JSON object.
+
+  Raises:
+    ValueError: if it is none; names the file.
+  """
+  try:
+    found = json.loads(file.read_text())
+  except ValueError as error:  # not JSON, or not text
+    raise UserError(
+      f'{file} is not JSON: {error}. Fetch or write it again.'
+    ) from error
+  if not isinstance(found, dict):
+    raise UserError(
+      f'{file} must hold a JSON object, got {type(found).__name__}. Fetch '
+      'or write it again.'
+    )
+  return found
+
+
+def _size(entry: Mapping[str, Any]) -> int:
+  """How many bytes a tensor takes."""
+  dtype = BUFFER_DTYPES[entry['dtype']]
+  return int(np.prod(entry['shape'])) * dtype.itemsize
+
+
+def _weight_map(index: pathlib.Path) -> dict[str, str]:
+  """Tensor -> file, of an index."""
+  found = read_json(index).get('weight_map')
+  if not isinstance(found, dict):
+    raise UserError(
+      f'{index} must map tensors to files under weight_map; got {found!r}. '
+      'Fetch it again.'
+    )
+  return found

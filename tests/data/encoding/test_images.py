@@ -1,0 +1,115 @@
+"""A picture that is decoded on use is the array that it stands for."""
+
+import io
+
+import benchmark_folders
+import numpy as np
+import PIL.Image
+import pytest
+
+from mmu_jax.data.encoding import images
+from mmu_jax.data.encoding.images import LazyImage
+from mmu_jax.data.people import vocabulary
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def _lazy(image, kind='PNG', **options):
+  data = benchmark_folders.encoded(image, kind, **options)
+  return LazyImage(data, 'row 7')
+
+
+def _drawn(seed=0):
+  return np.random.default_rng(seed).integers(0, 256, (5, 9, 3), np.uint8)
+
+
+def test_rgb_comes_back_bit_for_bit_from_bytes_and_path(tmp_path):
+  array = _drawn()
+  path = tmp_path / 'a.png'
+  PIL.Image.fromarray(array).save(path)
+  for source in (path.read_bytes(), path, str(path)):
+    image = LazyImage(source, 'row 7')
+    assert image.shape == (5, 9, 3) and image.mode == 'RGB'
+    np.testing.assert_array_equal(np.asarray(image), array)
+  assert np.asarray(image, np.float32).dtype == np.float32
+
+
+@pytest.mark.parametrize('mode', ['L', '1', 'P', 'LA', 'RGBA', 'CMYK', 'YCbCr'])
+def test_every_mode_becomes_rgb_of_the_same_picture(mode):
+  """Black stays black and white stays white, to the rounding of JPEG."""
+  grey = PIL.Image.fromarray(np.repeat(np.uint8([[0, 255]]), 32, 1))
+  kind = 'JPEG' if mode in ('CMYK', 'YCbCr') else 'PNG'
+  image = _lazy(grey.convert('RGB').convert(mode), kind)
+  array = np.asarray(image)
+  assert array.shape == image.shape == (1, 64, 3) and array.dtype == np.uint8
+  assert array[0, 3].max() <= 8 and array[0, -3].min() >= 247
+
+
+def test_transparent_pictures_lie_on_white():
+  """What is hidden below the transparency is not shown."""
+  rgba = PIL.Image.new('RGBA', (2, 1), (*RED, 0))
+  rgba.putpixel((1, 0), (*BLUE, 255))
+  assert np.asarray(_lazy(rgba)).tolist() == [[[255] * 3, [0, 0, 255]]]
+  palette = PIL.Image.new('P', (1, 1), 0)
+  palette.putpalette([*RED, *BLUE])
+  assert np.asarray(_lazy(palette)).tolist() == [[list(RED)]]
+  transparent = _lazy(palette, transparency=0)
+  assert np.asarray(transparent).tolist() == [[[255] * 3]]
+
+
+def test_sixteen_bits_of_grey_are_rounded_to_eight():
+  values = np.uint16([[0, 257, 257 * 200, 65535]])
+  array = np.asarray(_lazy(PIL.Image.fromarray(values)))
+  assert array[0, :, 0].tolist() == [0, 1, 200, 255]
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_faces_stand_upright(orientation):
+  """The shape is that of the array in all eight orientations of EXIF."""
+  exif = PIL.Image.Exif()
+  exif[0x0112] = orientation
+  image = _lazy(PIL.Image.fromarray(_drawn()), exif=exif)
+  turned = orientation >= 5
+  assert image.shape == ((9, 5, 3) if turned else (5, 9, 3))
+  assert np.asarray(image).shape == image.shape
+  if orientation == 3:
+    np.testing.assert_array_equal(np.asarray(image), _drawn()[::-1, ::-1])
+
+
+def test_the_shape_is_read_without_decoding():
+  data = benchmark_folders.file(0, size=64)
+  cut = LazyImage(data[: len(data) // 2], 'row 7')
+  assert cut.shape == (64, 64, 3)
+  with pytest.raises(ValueError, match='image of row 7 cannot be read'):
+    np.asarray(cut)
+
+
+@pytest.mark.parametrize('data', [b'', b'hello', b'\x89PNG\r\n\x1a\n1234'])
+def test_what_is_no_image_is_named_by_its_row(data):
+  with pytest.raises(ValueError, match='row 7 cannot be read.*drop the row'):
+    _ = LazyImage(data, 'row 7').shape
+
+
+def test_a_missing_file_is_named_by_its_row(tmp_path):
+  with pytest.raises(ValueError, match='row 7 cannot be read: FileNotFound'):
+    LazyImage(tmp_path / 'a.png', 'row 7').read()
+
+
+@pytest.mark.filterwarnings('ignore:Image size')
+@pytest.mark.parametrize('side', [9_460, 20_000])
+def test_a_huge_picture_is_an_error_before_it_is_decoded(side):
+  """89.5 million pixels are the most; the header alone is read."""
+  file = io.BytesIO()
+  PIL.Image.new('1', (side, side)).save(file, 'PNG')
+  with pytest.raises(ValueError, match='at most 89478485 pixels.*row 7'):
+    _ = LazyImage(file.getvalue(), 'row 7').shape
+
+
+def test_the_encoder_takes_both_kinds_alike():
+  encode = vocabulary.make_processor().images.encode
+  array = _drawn()
+  lazy = _lazy(PIL.Image.fromarray(array))
+  np.testing.assert_array_equal(
+    encode(lazy).pixel_values, encode(array).pixel_values
+  )
+  assert isinstance(lazy, images.Image) and isinstance(array, images.Image)

@@ -1,0 +1,163 @@
+"""A processor is read from the folder of a checkpoint, or says what lacks."""
+
+import json
+
+import folders
+import pytest
+
+from mmu_jax.data.encoding import patches
+from mmu_jax.data.encoding import processors
+
+
+def _edit(folder, name, **changes):
+  """Sets keys of a JSON file; None takes one out."""
+  content = json.loads((folder / name).read_text()) | changes
+  content = {key: x for key, x in content.items() if x is not None}
+  (folder / name).write_text(json.dumps(content))
+
+
+@pytest.fixture
+def llava(tmp_path):
+  return folders.write(tmp_path / 'llava', 'llava')
+
+
+@pytest.fixture
+def qwen(tmp_path):
+  return folders.write(tmp_path / 'qwen', 'qwen2_vl')
+
+
+def test_a_folder_gives_its_tokens_and_sizes(llava, qwen):
+  found = processors.load(llava)
+  assert (found.image_token, found.image_token_id) == ('<image>', 160)
+  assert found.stop_ids == (2,)
+  assert found.images.tokens_per_image == 9
+  found = processors.load(qwen)
+  assert (found.image_token, found.image_token_id) == ('<|image_pad|>', 5)
+  assert found.stop_ids == (2, 0)  # both end tokens of generation_config
+  assert found.images.grid(40, 52) == patches.Grid(1, 4, 6)
+
+
+def test_without_generation_config_the_tokenizer_ends_answers(qwen):
+  (qwen / 'generation_config.json').unlink()
+  found = processors.load(qwen)
+  assert found.stop_ids == (found.tokenizer.eos_token_id,) == (2,)
+
+
+def test_limits_of_pixels_bound_the_tokens(qwen):
+  wide = processors.load(qwen, max_pixels=10**4).images
+  assert wide.grid(80, 80) == (1, 20, 20)
+  narrow = processors.load(qwen, min_pixels=64, max_pixels=64).images
+  assert narrow.grid(80, 80) == narrow.grid(8, 8) == (1, 2, 2)
+
+
+def test_the_full_strategy_keeps_the_class_token(llava):
+  _edit(llava, 'config.json', vision_feature_select_strategy='full')
+  assert processors.load(llava).images.tokens_per_image == 10
+
+
+def test_the_image_options_of_processor_config_are_read(llava):
+  """Where transformers 5 saves them."""
+  options = json.loads((llava / 'preprocessor_config.json').read_text())
+  (llava / 'preprocessor_config.json').unlink()
+  (llava / 'processor_config.json').write_text(
+    json.dumps({'image_processor': options})
+  )
+  assert processors.load(llava).images.tokens_per_image == 9
+  (llava / 'processor_config.json').write_text('{}')
+  with pytest.raises(FileNotFoundError, match='says nothing of image proc'):
+    processors.load(llava)
+
+
+def test_the_template_of_a_jinja_file_is_read_first(llava):
+  (llava / 'chat_template.jinja').write_text('{{ messages[0].content }}!')
+  tokenizer = processors.load(llava).tokenizer
+  assert (
+    tokenizer.apply_chat_template(
+      [{'role': 'user', 'content': 'a'}], tokenize=False
+    )
+    == 'a!'
+  )
+
+
+def test_the_tokenizer_in_use_is_said_once(llava, capsys):
+  processors.load(llava)
+  processors.load(llava)
+  assert capsys.readouterr().out == (
+    f'tokenizer: tokenizer.json of {llava} as it is\n'
+  )
+
+
+def test_a_raw_tokenizer_keeps_the_space_behind_an_image(llava):
+  """transformers 5 reads LLaVA-1.5's tokenizer without it; 4 did not."""
+  _edit(
+    llava,
+    'tokenizer_config.json',
+    tokenizer_class='LlamaTokenizer',
+    legacy=False,
+  )
+  text = 'USER: <image>\nWhat?'
+  raw = processors.load(llava).tokenizer.tokenize(text)
+  own = processors.load(llava, raw_tokenizer=False).tokenizer.tokenize(text)
+  place = raw.index('<image>')
+  assert raw[place + 1] == '▁' and raw[place + 2] == '\n'
+  assert raw[: place + 1] + raw[place + 2 :] == own
+
+
+@pytest.mark.parametrize(
+  'name', ['config.json', 'preprocessor_config.json', 'tokenizer_config.json']
+)
+def test_a_missing_file_is_a_clear_error(name, llava):
+  (llava / name).unlink()
+  missing = name.removeprefix('pre')
+  with pytest.raises(FileNotFoundError, match=f'{missing}, and {llava} does'):
+    processors.load(llava)
+
+
+def test_a_missing_tokenizer_is_a_clear_error(qwen):
+  for name in ('tokenizer.json', 'vocab.json'):
+    (qwen / name).unlink()
+  with pytest.raises(FileNotFoundError, match='no tokenizer: one of tokeniz'):
+    processors.load(qwen)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    (dict(model_type='mllama'), "type 'mllama' .* known: llava, qwen2_vl"),
+    (dict(model_type=None), 'type None is not known'),
+    (dict(image_token_index=None), 'must name the image token'),
+    (dict(image_token_index=999), 'token 999 of config.json is None'),
+    (dict(vision_config={}), 'must give vision_config.patch_size'),
+  ],
+)
+def test_a_config_that_lacks_something_is_a_clear_error(
+  changes, message, llava
+):
+  _edit(llava, 'config.json', **changes)
+  with pytest.raises(ValueError, match=message):
+    processors.load(llava)
+
+
+def test_an_image_token_that_is_cut_up_is_a_clear_error(llava):
+  vocabulary = json.loads((llava / 'tokenizer.json').read_text())['model']
+  inner = vocabulary['vocab']['ER']  # a piece, which encodes as '▁' and more
+  _edit(llava, 'config.json', image_token_index=inner)
+  with pytest.raises(ValueError, match="'ER' in the tokenizer of"):
+    processors.load(llava)
+
+
+def test_a_folder_without_a_chat_template_is_a_clear_error(llava):
+  (llava / 'chat_template.json').unlink()
+  with pytest.raises(ValueError, match='no chat template, so that no question'):
+    processors.load(llava)
+
+
+def test_limits_of_pixels_for_llava_are_a_clear_error(llava):
+  with pytest.raises(ValueError, match='max_pixels would change nothing'):
+    processors.load(llava, max_pixels=100)
+
+
+def test_an_unknown_tokenizer_class_is_a_clear_error(llava):
+  _edit(llava, 'tokenizer_config.json', tokenizer_class='NoSuchTokenizer')
+  with pytest.raises(ValueError, match="names the class 'NoSuchTokenizer'"):
+    processors.load(llava, raw_tokenizer=False)

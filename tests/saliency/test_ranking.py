@@ -1,0 +1,77 @@
+"""The k-th largest by counting is the one that sorting finds."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+from mmu_jax import masks
+from mmu_jax import sharding
+from mmu_jax.saliency import ranking
+
+SHAPES = ((4, 8, 16), (8,), ())
+
+
+def _numbers(seed, kind):
+  """Arrays of some shapes, and which entries of them count."""
+  rng = np.random.default_rng(seed)
+  draw = {
+    'squares': lambda s: rng.standard_normal(s) ** 2 * 1e-9,
+    'signed': lambda s: rng.normal(size=s) * 10.0 ** rng.integers(-30, 30),
+    'few values': lambda s: rng.choice([-0.0, 0.0, 1.0, 2.5, -1.0], s),
+  }[kind]
+  arrays = [np.asarray(draw(shape), np.float32) for shape in SHAPES]
+  return arrays, [rng.random(shape) < 0.7 for shape in SHAPES]
+
+
+@pytest.mark.parametrize('kind', ['squares', 'signed', 'few values'])
+@pytest.mark.parametrize('bits', [2, 8])
+@pytest.mark.parametrize('masked', [False, True])
+def test_it_is_the_one_that_sorting_finds(kind, bits, masked):
+  arrays, inside = _numbers(0, kind)
+  where = inside if masked else [None] * len(arrays)
+  kept = [x[w] if masked else x.ravel() for x, w in zip(arrays, where)]
+  ordered = np.sort(np.concatenate([np.ravel(x) for x in kept]))[::-1]
+  for k in (1, 2, 17, len(ordered) // 2, len(ordered)):
+    got = ranking.kth_largest(lambda: zip(arrays, where), k, bits)
+    assert got == ordered[k - 1]
+  with pytest.raises(ValueError, match=f'fewer than {len(ordered) + 1} numb'):
+    ranking.kth_largest(lambda: zip(arrays, where), len(ordered) + 1, bits)
+
+
+def test_arrays_are_read_once_in_a_round():
+  arrays, _ = _numbers(1, 'squares')
+  reads = []
+
+  def read():
+    reads.append(1)
+    yield from ((x, None) for x in arrays)
+
+  ranking.kth_largest(read, 5, 8)
+  assert len(reads) == 4
+
+
+@pytest.mark.parametrize('spec', ['fsdp=8', 'data=2,fsdp=2,tensor=2'])
+def test_on_a_mesh_it_is_the_same_and_no_array_is_gathered(spec):
+  mesh = sharding.make_mesh(spec)
+  x = np.random.default_rng(2).standard_normal((3, 16, 32)).astype(np.float32)
+  there = NamedSharding(mesh, P(None, 'fsdp', 'tensor'))
+  placed = jax.device_put(x, there)
+  with jax.set_mesh(mesh):
+    got = ranking.kth_largest(lambda: [(placed, None)], 100)
+    bounds = np.zeros(3, np.uint32)
+    program = ranking._count_reached.lower(placed, None, bounds).compile()
+  assert got == np.sort(x.ravel())[-100]
+  text = program.as_text()
+  assert 'all-reduce(' in text and 'all-gather(' not in text
+
+
+def test_counts_go_beyond_what_32_bits_hold():
+  """XLA multiplies instead of adding: nothing of this size is allocated."""
+  shape = 5, 2**15, 2**15
+  many = jax.jit(lambda: masks.count(jnp.broadcast_to(True, shape)))()
+  assert int(masks.to_int(many)) == 5 * 2**30
+  rows = jax.jit(lambda: masks.count(jnp.broadcast_to(True, (2**20, 8191))))()
+  assert int(masks.to_int(rows)) == 2**20 * 8191

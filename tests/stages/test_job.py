@@ -1,0 +1,124 @@
+"""What stages refuse before they start, and what they do not do twice."""
+
+import json
+import sys
+
+import paths
+import pytest
+
+from mmu_jax import stages
+from mmu_jax import workdir as workdir_lib
+from mmu_jax.stages import job as job_lib
+from mmu_jax.stages import masking
+from mmu_jax.stages import scoring
+from mmu_jax.stages import streams
+
+sys.path.insert(0, str(paths.CONFIGS))
+import people  # pylint: disable=wrong-import-position
+
+
+@pytest.fixture
+def config():
+  return people.get_config('fast')
+
+
+def test_a_split_left_out_is_left_out_of_roles_too(config, tmp_path):
+  job = stages.open_job(config, tmp_path)
+  parts = [people.part('vqa:everybody', size=2)]
+  everybody = streams.make_stream(job, parts, 'train')
+  others = streams.make_stream(job, parts, 'train', ['vqa/forget'])
+  forget = {row.key for row in job.data.train['vqa/forget']}
+  drawn = lambda stream: {k for step in range(80) for k in stream.keys(step)}
+  assert drawn(everybody) & forget
+  assert not drawn(others) & forget
+
+
+@pytest.mark.parametrize(
+  'splits, without, message',
+  [
+    (['vqa/nobody'], [], "unknown split 'vqa/nobody'"),
+    (['vqa:nobody'], [], "'vqa:nobody' has an unknown role"),
+    (['vqa/forget'], ['vqa/forgot'], "unknown split 'vqa/forgot'"),
+  ],
+)
+def test_an_unknown_split_is_an_error(
+  config, tmp_path, splits, without, message
+):
+  job = stages.open_job(config, tmp_path)
+  with pytest.raises(ValueError, match=message):
+    streams.make_stream(job, [people.part(*splits, size=1)], 'train', without)
+
+
+def test_a_model_of_another_image_size_is_refused(config, tmp_path):
+  config.model.vision_config.patch_size = 8
+  with pytest.raises(ValueError, match="tokens of an image': 16}, .*': 36}"):
+    stages.open_job(config, tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  'field, value, message',
+  [
+    ('remat', 'some', 'remat is one of none, dots, full'),
+    ('attention', 'flash', 'attention is one of xla, cudnn'),
+  ],
+)
+def test_an_unknown_choice_of_the_model_is_refused(
+  config, tmp_path, field, value, message
+):
+  with config.unlocked():
+    config.model[field] = value
+  with pytest.raises(ValueError, match=message):
+    stages.open_job(config, tmp_path)
+
+
+def test_an_unknown_option_of_the_dataset_is_refused(config, tmp_path):
+  with config.unlocked():
+    config.data.num_cats = 3
+  with pytest.raises(ValueError, match='num_cats'):
+    stages.open_job(config, tmp_path)
+
+
+def test_example_importance_needs_one_question_a_row(config, tmp_path):
+  config.saliency.granularity = 'example'
+  job = stages.open_job(config, tmp_path)
+  with pytest.raises(ValueError, match='Set questions=1'):
+    masking.mask(job, 'saliency')
+
+
+def test_an_unknown_preserve_set_is_refused_before_measuring(config, tmp_path):
+  config.saliency.protects.language = ('retain_vqa', 'songs')
+  job = stages.open_job(config, tmp_path)
+  with pytest.raises(ValueError, match="'songs'.*known: retain_vqa, text"):
+    masking.mask(job, 'saliency')
+  assert not (tmp_path / 'importance').exists()
+
+
+def test_scores_of_a_model_of_other_settings_are_not_taken_over(
+  config, tmp_path
+):
+  job = stages.open_job(config, tmp_path)
+  folder = job_lib.run_folder(job, 'vanilla')
+  workdir_lib.claim(folder, {'stage': {'rate': 1.0}})
+  (folder / 'params' / '0').mkdir(parents=True)
+  (folder / 'params' / 'note.json').write_text('{"rounds": 12}')
+  scores = tmp_path / 'predictions' / 'vanilla'
+  made_from = {'stage': {'rate': 0.5}}  # before vanilla was made again
+  max_new_tokens = config.evaluation.max_new_tokens
+  workdir_lib.claim(
+    scores,
+    {'evaluation': {'max_new_tokens': max_new_tokens}, 'model': made_from},
+  )
+  (scores / 'results.jsonl').write_text('')
+  with pytest.raises(ValueError, match='model.stage.rate: 0.5 there, 1.0'):
+    scoring.evaluate(config, tmp_path, ['vanilla'])
+
+
+def test_a_command_does_not_rewrite_what_results_were_made_with(
+  config, tmp_path
+):
+  stages.open_job(config, tmp_path)
+  config.unlearn.rounds = 77
+  stages.open_job(config, tmp_path)
+  written = json.loads((tmp_path / 'config.json').read_text())
+  assert written['unlearn']['rounds'] == 4

@@ -1,0 +1,380 @@
+"""All stages end to end: one tiny job, looked at from many sides."""
+
+import functools
+import importlib.util
+import json
+import shutil
+import sys
+
+import jax
+import numpy as np
+import paths
+import pytest
+import toy
+
+from mmu_jax import checkpoint
+from mmu_jax import masks
+from mmu_jax import stages
+from mmu_jax.data.batches import batching
+from mmu_jax.evaluation.report import table
+from mmu_jax.stages import job as job_lib
+from mmu_jax.training import loop
+
+ROOT = paths.ROOT
+RUNS = ('ga', 'mmunlearner_strict')
+MODELS = ('vanilla', 'retrained', *RUNS)
+TASKS = {
+  'forget_vqa',
+  'forget_vqa_holdout',
+  'forget_qa',
+  'retain_vqa',
+  'retain_qa',
+  'real_vqa',
+  'real_qa',
+}
+# What each task is scored by: plain facts and pictures have no cloze rows.
+GENERATION = {'exact_match', 'rouge1', 'rouge2', 'rougeL', 'bleu', 'choice'}
+METRICS = {
+  task: GENERATION | (set() if 'real' in task else {'cloze'}) for task in TASKS
+}
+
+pytestmark = pytest.mark.slow  # the fixture: some thirty compilations
+
+
+@functools.cache
+def _module():
+  path = ROOT / 'configs' / 'people.py'
+  spec = importlib.util.spec_from_file_location('people_config', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def _config():
+  """The fast variant, smaller still, with two runs."""
+  config = _module().get_config('fast')
+  config.mesh = ''  # one device: others are in tests/scale
+  width = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=2)
+  config.model.vision_config.update(width)
+  config.model.text_config.update(width)
+  config.data.update(
+    num_people=8,
+    num_forget=2,
+    num_validation_forget=1,
+    num_validation_retain=1,
+    train_views=2,
+    num_captioned=8,
+    num_faces=8,
+    num_shapes=8,
+  )
+  config.base.update(rounds=3)
+  config.vanilla.update(rounds=5)
+  config.saliency.batches = 2
+  config.unlearn.update(rounds=3, probe_every=3, probe_rows=4, save_every=2)
+  config.evaluation.update(max_new_tokens=4, batch_size=16)
+  config.tune.update(rates=(1e-3,), rows=4)
+  run = _module().run
+  with config.unlocked():
+    config.runs = dict(
+      ga=run('ga', 1e-3),
+      mmunlearner_strict=run('mmunlearner_strict', 1e-3, 'saliency'),
+    )
+  return config
+
+
+class _Recorder:
+  """Remembers the plan of every run that is really done."""
+
+  def __init__(self, monkeypatch):
+    self.plans, fit = {}, loop.fit
+
+    def record(plan, *rest, title, **options):
+      self.plans[title] = plan
+      if title.startswith('mmunlearner_strict'):
+        # Its bits are looked at: with the optimizations of a real run.
+        jax.config.update('jax_disable_most_optimizations', False)
+      final = fit(plan, *rest, title=title, **options)
+      jax.config.update('jax_disable_most_optimizations', True)
+      return final
+
+    monkeypatch.setattr(loop, 'fit', record)
+
+  def drawn(self, title):
+    """The rows that a run saw, with those it only projected against."""
+    plan = self.plans[title]
+    return {
+      key
+      for stream in plan.streams.values()
+      for step in range(plan.rounds)
+      for key in stream.keys(step)
+    }
+
+
+@pytest.fixture(scope='module')
+def done(tmp_path_factory, quick_compile):
+  """A finished job: its folder, its results, and what was trained."""
+  folder = tmp_path_factory.mktemp('pipeline') / 'job'
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    recorder = _Recorder(monkeypatch)
+    results = stages.pipeline(_config(), folder)
+  return folder, results, recorder
+
+
+@pytest.fixture
+def copied(done, tmp_path):
+  return shutil.copytree(done[0], tmp_path / 'job')
+
+
+def _job(folder):
+  return job_lib.open_job(_config(), folder)
+
+
+def _jsonl(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_task_and_metric_has_a_value_n_and_interval(done):
+  folder, results, _ = done
+  found = {(r['run'], r['task'], r['metric']): r for r in results}
+  assert len(found) == len(results)
+  assert set(found) == {
+    (run, task, metric)
+    for run in MODELS
+    for task in TASKS
+    for metric in METRICS[task]
+  }
+  for result in results:
+    assert 0 <= result['low'] <= result['value'] <= result['high'] <= 1
+    assert result['n'] >= 2
+    assert result['step'] == (3 if result['run'] in RUNS else 5)
+  assert _jsonl(folder / 'results.jsonl') == results
+  assert set(table.rows(results)) == set(MODELS)
+
+
+def test_every_answer_is_kept_and_its_row_was_asked(done):
+  folder, results, _ = done
+  tasks = _job(folder).data.tasks
+  for run in MODELS:
+    for task in TASKS:
+      rows = _jsonl(folder / 'predictions' / run / f'{task}.jsonl')
+      assert [r['key'] for r in rows] == [r.key for r in tasks[task]]
+    exact = [
+      r['correct']
+      for r in _jsonl(folder / 'predictions' / run / 'forget_qa.jsonl')
+      if r['task_kind'] == 'generation'
+    ]
+    (result,) = [
+      r
+      for r in results
+      if (run, 'forget_qa', 'exact_match') == (r['run'], r['task'], r['metric'])
+    ]
+    assert result['n'] == len(exact)
+    assert result['value'] == pytest.approx(np.mean(exact), abs=1e-6)
+
+
+def test_report_and_plots_are_there(done):
+  folder, _, _ = done
+  page = (folder / 'report.html').read_text()
+  assert all(run in page for run in MODELS)
+  plots = {p.name for p in (folder / 'plots').iterdir()}
+  assert {'tradeoff.png', 'density.png', 'trajectory.png'} <= plots
+  manifest = json.loads((folder / 'manifest.json').read_text())
+  assert manifest['seed'] == 0
+  entries = json.loads((folder / 'gallery.json').read_text())
+  assert all(set(entry['answers']) == set(MODELS) for entry in entries)
+
+
+def test_finished_runs_keep_no_train_states(done):
+  folder, _, _ = done
+  runs = [folder / n for n in job_lib.MODELS]
+  runs += [folder / 'unlearned' / n for n in RUNS]
+  for run in runs:
+    names = {p.name for p in run.iterdir()}
+    assert names == {'config.json', 'metrics.jsonl', 'params', 'timing.jsonl'}
+
+
+def test_the_mask_states_density_and_ties(done):
+  folder, _, _ = done
+  note = checkpoint.read_note(folder / 'mask' / 'saliency')
+  components = {'vision', 'projector', 'language'}
+  assert set(note['density']) == components | {'all'}
+  assert all(0 < share < 1 for share in note['density'].values())
+  assert set(note['ties']) == components
+  assert note['ties']['language'] > 0  # words that no question used
+  assert (note['threshold'], note['granularity']) == (1.0, 'batch')
+  job = _job(folder)
+  shapes = jax.eval_shape(job.model.init, jax.random.key(0))
+  mask = masks.unpack(_mask(folder, job), shapes)
+  assert (
+    masks.density(mask, components=job.model.components) == (note['density'])
+  )
+
+
+def _mask(folder, job):
+  """The packed mask of the workdir."""
+  shapes = jax.eval_shape(job.model.init, jax.random.key(0))
+  packed = jax.eval_shape(
+    lambda p: masks.pack(jax.tree.map(lambda x: x > 0, p)), shapes
+  )
+  return checkpoint.restore(folder / 'mask' / 'saliency', packed).tree
+
+
+def test_controls_have_the_size_of_the_mask_and_other_places(copied):
+  config = _config()
+  with config.unlocked():
+    for kind in ('literal', 'topk', 'random'):
+      config.runs[kind] = {**config.runs.mmunlearner_strict, 'mask': kind}
+  made = stages.saliency(config, copied)
+  job = _job(copied)
+  shapes = jax.eval_shape(job.model.init, jax.random.key(0))
+  made = {kind: masks.unpack(mask, shapes) for kind, mask in made.items()}
+  assert list(made) == list(job_lib.MASKS)
+  assert masks.density_by_leaf(made['random']) == (
+    masks.density_by_leaf(made['saliency'])
+  )
+  components = job.model.components
+  want = masks.density(made['saliency'], components=components)
+  got = masks.density(made['topk'], components=components)
+  for component, share in want.items():
+    assert got[component] == pytest.approx(share, abs=2e-3)
+  notes = {kind: checkpoint.read_note(copied / 'mask' / kind) for kind in made}
+  for kind, note in notes.items():
+    assert note['kind'] == kind
+    assert note['normalize'] == (kind != 'literal')
+    assert note['density'] == masks.density(made[kind], components=components)
+    if kind != 'saliency':
+      assert masks.overlap(made[kind], made['saliency']) < 0.9
+
+
+def test_a_strict_run_moves_no_bit_outside_the_mask(done):
+  folder, _, _ = done
+  job = _job(folder)
+  vanilla = job_lib.final_params(job, 'vanilla')
+  strict = job_lib.final_params(job, 'mmunlearner_strict')
+  mask = masks.unpack(_mask(folder, job), vanilla)
+  assert toy.frozen_bits_kept(vanilla, strict, mask)
+  moved = toy.vector(toy.moved(vanilla, strict))
+  inside = toy.vector(mask)
+  assert moved[inside > 0].mean() > 0.5
+  other = job_lib.final_params(job, 'ga')
+  assert not toy.frozen_bits_kept(vanilla, other, mask)
+
+
+def test_retrained_never_saw_a_forget_picture(done):
+  folder, _, recorder = done
+  train = _job(folder).data.train
+  pictures = {row.key for row in train['vqa/forget']}
+  text = {row.key for row in train['qa/forget']}
+  assert not recorder.drawn('retrained') & pictures
+  assert recorder.drawn('retrained') & text
+  assert recorder.drawn('vanilla') & pictures  # the same recipe otherwise
+  everything = {row.key for rows in train.values() for row in rows}
+  assert recorder.drawn('vanilla') <= everything  # no scored row
+
+
+def test_unlearning_forgets_the_forget_set_and_keeps_the_others(done):
+  folder, _, recorder = done
+  train = _job(folder).data.train
+  pictures = {row.key for row in train['vqa/forget']}
+  for run in RUNS:
+    streams = recorder.plans[run].streams
+    forgotten = {k for s in range(3) for k in streams['forget'].keys(s)}
+    assert forgotten and forgotten <= pictures
+    retained = {k for s in range(3) for k in streams['retain'].keys(s)}
+    assert retained and not retained & pictures
+
+
+def test_a_second_call_does_nothing_again(done, monkeypatch, capsys):
+  folder, results, _ = done
+  rewritten = {
+    'config.json',
+    'manifest.json',
+    'results.jsonl',
+    'report.html',
+    'gallery.json',
+    'gallery.npz',
+  }
+
+  def times():
+    return {
+      path: path.stat().st_mtime_ns
+      for path in folder.rglob('*')
+      if path.is_file()
+      and not (path.parent == folder and path.name in rewritten)
+      and path.parent.name != 'plots'
+    }
+
+  before = times()
+  assert len(before) > 50
+  recorder = _Recorder(monkeypatch)
+  pipeline = sys.modules[stages.pipeline.__module__]
+  monkeypatch.setattr(pipeline, 'report', lambda *_: None)
+  assert stages.pipeline(_config(), folder) == results
+  assert not recorder.plans
+  assert times() == before
+  out = capsys.readouterr().out
+  assert all(f'{run}: found in' in out for run in MODELS)
+  assert all(f'evaluate {run}: found in' in out for run in MODELS)
+
+
+def test_one_run_can_be_evaluated_alone_and_reported(copied, done):
+  shutil.rmtree(copied / 'predictions')
+  (copied / 'results.jsonl').unlink()
+  results = stages.evaluate(_config(), copied, ['ga'])
+  assert results == [r for r in done[1] if r['run'] == 'ga']
+  assert [p.name for p in (copied / 'predictions').iterdir()] == ['ga']
+  # A model whose evaluation was stopped halfway is not shown.
+  shutil.copytree(
+    done[0] / 'predictions' / 'vanilla', copied / 'predictions' / 'vanilla'
+  )
+  (copied / 'predictions' / 'vanilla' / 'results.jsonl').unlink()
+  (copied / 'predictions' / 'vanilla' / 'forget_qa.jsonl').unlink()
+  stages.report(_config(), copied)
+  entries = json.loads((copied / 'gallery.json').read_text())
+  assert all(set(entry['answers']) == {'ga'} for entry in entries)
+
+
+def test_a_run_of_other_settings_is_refused(copied):
+  config = _config()
+  config.runs.ga.rate = 2e-3
+  with pytest.raises(ValueError, match='run.rate: 0.001 there, 0.002 asked'):
+    stages.train(config, copied, 'ga')
+  config = _config()
+  config.saliency.threshold = 2.0
+  with pytest.raises(ValueError, match='threshold: 1.0 there, 2.0 asked'):
+    stages.saliency(config, copied)
+
+
+def test_tuning_looks_at_no_reported_person_or_item(copied, monkeypatch):
+  shutil.rmtree(copied / 'unlearned')
+  data = _job(copied).data
+  seen, example = {}, batching.Encoder.example
+
+  def record(self, row):
+    seen[row.key] = row
+    return example(self, row)
+
+  monkeypatch.setattr(batching.Encoder, 'example', record)
+  recorder = _Recorder(monkeypatch)
+  rows = stages.tune(_config(), copied)
+  forgotten = {row.person for row in data.train['vqa/forget']}
+  assert len(forgotten) == 2 and len(seen) > 50
+  assert not {row.person for row in seen.values()} & forgotten
+  reported = {row.key for task in TASKS for row in data.tasks[task]}
+  assert not set(seen) & reported
+  for title in recorder.plans:
+    assert recorder.drawn(title) <= set(seen)
+  forget = {row.key for row in data.train['vqa/validation_forget']}
+  streams = [plan.streams['forget'] for plan in recorder.plans.values()]
+  assert len(streams) == 2
+  assert all(set(s.keys(step)) <= forget for s in streams for step in range(3))
+  assert [(row['run'], row['rate']) for row in rows] == [
+    (run, 1e-3) for run in RUNS
+  ]
+  for row in rows:
+    kept = np.mean([row[task] for task in table.UTILITY_TASKS])
+    assert row['U'] == pytest.approx(kept, abs=1e-4)
+    want = (1 - row['forget_vqa_holdout'] + kept) / 2
+    assert row['S'] == pytest.approx(want, abs=1e-4)
+  assert _jsonl(copied / 'tuning' / 'tuning.jsonl') == rows
+  assert not (copied / 'unlearned').exists()  # nothing reported was touched

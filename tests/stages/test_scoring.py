@@ -1,0 +1,356 @@
+"""Evaluation survives a kill, and each protocol reaches the results."""
+
+import json
+import shutil
+import types
+
+import folders
+import ml_collections
+import numpy as np
+import pytest
+
+from mmu_jax import sharding
+from mmu_jax import workdir as workdir_lib
+from mmu_jax.data.batches import batching
+from mmu_jax.data.dataset import Dataset
+from mmu_jax.data.row import Row
+from mmu_jax.evaluation.asking import decoding
+from mmu_jax.models import llava
+from mmu_jax.stages import job as job_lib
+from mmu_jax.stages import scoring
+
+MODEL = types.SimpleNamespace(config=llava.LlavaConfig())
+RUNS = ('vanilla', 'retrained', 'ga')
+
+
+def _rows(task, people=3):
+  """A choice and a sentence about each person; captions have wrong ones."""
+  rows = []
+  for i in range(people):
+    more = {'person': f'p{i}'}
+    if task.endswith('vqa'):
+      more |= dict(image=folders.picture(i, 30, 30), image_key=f'{i}')
+      rows.append(
+        Row(
+          f'{task}/{i}/name',
+          f'Name {i}?',
+          'Ada',
+          'Ada',
+          **more,
+          task='classification',
+          options=('Eva', 'Ada', 'Ida'),
+        )
+      )
+    rows.append(
+      Row(
+        f'{task}/{i}/said',
+        f'Say {i}',
+        f'He says {i}.',
+        f'{i}',
+        **more,
+        paraphrase=f'{i} he says.',
+        perturbed=('no.', 'maybe.'),
+      )
+    )
+  return rows
+
+
+TASKS = {
+  name: _rows(name)
+  for name in ('forget_qa', 'forget_vqa', 'retain_vqa', 'validation_x_vqa')
+}
+
+
+def _config(**evaluation):
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+  config.data = dict(name='clear')
+  config.runs = dict(ga=dict())
+  config.evaluation = dict(max_new_tokens=50, batch_size=2) | evaluation
+  return config
+
+
+@pytest.fixture
+def model(monkeypatch):
+  """A model whose answers are functions of the tokens; counts batches.
+
+  ``model['fails']`` is the number of the batch that it dies at.
+  """
+  state = {'batches': 0, 'fails': None, 'loaded': 0}
+
+  def sums(batch):
+    real = batch['documents'] > 0
+    return (batch['tokens'] * real).sum(axis=1)
+
+  def texts(model, params, batch, processor, *, max_new_tokens):
+    state['batches'] += 1
+    if state['batches'] == state['fails']:
+      raise KeyboardInterrupt
+    return [f'{params} says {x}' for x in sums(batch)]
+
+  def answer_nll(model, params, batch):
+    found = []
+    for branches, weights, total in zip(
+      batch['branches'], batch['weights'], sums(batch)
+    ):
+      answers = np.unique(branches[weights > 0])
+      rng = np.random.default_rng([int(total), len(params)])
+      found.append(rng.exponential(3, len(answers)))
+    return found
+
+  monkeypatch.setattr(decoding, 'texts', texts)
+  monkeypatch.setattr(decoding, 'answer_nll', answer_nll)
+
+  def final_params(job, run):
+    state['loaded'] += 1
+    return run
+
+  monkeypatch.setattr(scoring, 'final_params', final_params)
+  return state
+
+
+@pytest.fixture(scope='module')
+def encoder(tmp_path_factory):
+  return batching.Encoder(folders.load(tmp_path_factory.mktemp('c'), 'llava'))
+
+
+@pytest.fixture
+def evaluate(model, encoder, monkeypatch):
+  """Evaluates in a workdir that holds models of this name."""
+
+  def run(folder, runs=RUNS, **evaluation):
+    config = _config(**evaluation)
+    data = Dataset({}, TASKS, {}, None)
+    job = job_lib.Job(
+      config,
+      folder,
+      data,
+      encoder,
+      encoder,
+      MODEL,
+      {},
+      '',
+      folder,
+      sharding.make_mesh('data=1'),
+    )
+    monkeypatch.setattr(scoring, 'open_job', lambda config, workdir: job)
+    for name in runs:
+      made = job_lib.run_folder(job, name)
+      (made / 'params' / '0').mkdir(parents=True, exist_ok=True)
+      (made / 'params' / '0' / '_DIGESTS').touch()
+      workdir_lib.write_json(made / 'config.json', {'name': name})
+      workdir_lib.write_json(made / 'params' / 'note.json', {'rounds': 7})
+    return scoring.evaluate(config, folder)
+
+  return run
+
+
+def _predictions(folder):
+  return {
+    str(path.relative_to(folder)): path.read_text()
+    for path in sorted((folder / 'predictions').rglob('*.jsonl'))
+  }
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(evaluate, model, tmp_path):
+  """Also behind a line that was cut off; every answer is that of one go."""
+  whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+  evaluate(whole)
+  total, model['batches'], model['fails'] = model['batches'], 0, 4
+  with pytest.raises(KeyboardInterrupt):
+    evaluate(killed)
+  (partial,) = killed.rglob('*.partial.jsonl')
+  kept = len(partial.read_text().splitlines())
+  assert kept > 0
+  with partial.open('a') as file:
+    file.write('{"key": "forget_vqa/2/na')
+  model['batches'], model['fails'] = 0, None
+  with pytest.warns(UserWarning, match='is cut off'):
+    evaluate(killed)
+  assert model['batches'] == total - 3  # three batches were answered
+  assert _predictions(killed) == _predictions(whole)
+  assert not list(killed.rglob('*.partial.jsonl'))
+
+
+def test_a_kill_behind_the_last_answer_leaves_no_partial(evaluate, tmp_path):
+  first = evaluate(tmp_path, ['vanilla'])
+  folder = tmp_path / 'predictions' / 'vanilla'
+  left = folder / 'forget_qa.partial.jsonl'
+  shutil.copyfile(folder / 'forget_qa.jsonl', left)
+  (folder / 'results.jsonl').unlink()
+  assert evaluate(tmp_path, ['vanilla']) == first
+  assert not left.exists()
+
+
+def test_what_is_scored_is_not_asked_again(evaluate, model, tmp_path):
+  first = evaluate(tmp_path)
+  model['batches'] = 0
+  assert evaluate(tmp_path) == first and not model['batches']
+
+
+def test_parameters_are_loaded_only_to_ask(evaluate, model, tmp_path):
+  first = evaluate(tmp_path, ['vanilla'])
+  (tmp_path / 'predictions' / 'vanilla' / 'results.jsonl').unlink()
+  model['loaded'] = 0
+  assert evaluate(tmp_path, ['vanilla']) == first and not model['loaded']
+
+
+def test_scores_outlive_the_parameters(evaluate, tmp_path):
+  """Those of a run, and of the retrained model that others are beside."""
+  first = evaluate(tmp_path)
+  for name in ('retrained', 'unlearned/ga'):
+    shutil.rmtree(tmp_path / name / 'params')
+  assert evaluate(tmp_path, ['vanilla']) == first
+
+
+def test_the_batch_size_may_change(evaluate, model, tmp_path):
+  """As after running out of memory."""
+  model['fails'] = 4
+  with pytest.raises(KeyboardInterrupt):
+    evaluate(tmp_path, batch_size=3)
+  model['fails'] = None
+  results = evaluate(tmp_path, batch_size=1)
+  assert results == evaluate(tmp_path, batch_size=2)
+  with pytest.raises(ValueError, match='max_new_tokens: 50 there, 9 asked'):
+    evaluate(tmp_path, max_new_tokens=9)
+
+
+@pytest.mark.parametrize(
+  'other, folder',
+  [
+    (dict(protocol='official'), 'official_clear-0shot'),
+    (dict(shots=1), 'fixed-1shot'),
+  ],
+)
+def test_protocols_are_one_switch_apart(
+  other, folder, evaluate, model, tmp_path
+):
+  """In one workdir; each keeps its answers, and the scores are of one."""
+  asked = lambda rows: {(r['protocol'], r['shots']) for r in rows}
+  fixed = evaluate(tmp_path)
+  before = _predictions(tmp_path)
+  apart = evaluate(tmp_path, **other)
+  assert asked(fixed) == {('fixed', 0)} and len(asked(apart)) == 1
+  assert asked(apart) != asked(fixed)
+  assert workdir_lib.read_jsonl(tmp_path / 'results.jsonl') == apart
+  new = _predictions(tmp_path)
+  assert before.items() <= new.items()
+  assert {name.split('/')[1] for name in new.keys() - before.keys()} == {folder}
+  model['batches'] = 0
+  assert evaluate(tmp_path, protocol='fixed') == fixed
+  assert evaluate(tmp_path, **other) == apart
+  assert not model['batches'] and _predictions(tmp_path) == new
+
+
+def test_a_report_shows_the_answers_of_its_scores(
+  evaluate, monkeypatch, tmp_path
+):
+  evaluate(tmp_path)
+  evaluate(tmp_path, shots=1)
+  read = {}
+  monkeypatch.setattr(
+    scoring.gallery, 'save', lambda *args, **kwargs: read.update(kwargs)
+  )
+  write = lambda *args, **kwargs: read.update(page=kwargs['predictions'])
+  monkeypatch.setattr(scoring.report_lib, 'write_report', write)
+  scoring.report(_config(), tmp_path)
+  folder = tmp_path / 'predictions' / 'fixed-1shot'
+  assert read == {'predictions': folder, 'page': folder}
+
+
+def test_a_task_without_questions_has_no_last_answer():
+  said = [{'task_kind': 'generation', 'prediction': 'a'}]
+  found = {'forget_vqa': said, 'forget_qa': []}
+  assert not scoring._reread(found, [], 'forget_qa', 'forget_vqa', None)
+
+
+def test_every_score_has_n_and_an_interval(evaluate, tmp_path):
+  results = evaluate(tmp_path)
+  found = {(r['run'], r['task'], r['metric']): r for r in results}
+  assert len(found) == len(results)
+  for r in results:
+    assert r['n'] >= 1 and r['step'] == 7
+    assert r['low'] <= r['value'] <= r['high']
+  metrics = lambda run, task: {
+    metric for r, t, metric in found if (r, t) == (run, task)
+  }
+  of_text = {
+    'exact_match',
+    'rouge1',
+    'rouge2',
+    'rougeL',
+    'bleu',
+    'contains',
+    'empty',
+    'gibberish',
+    'probability',
+  }
+  of_choice = {
+    'accuracy',
+    'accuracy_first_letter',
+    'choice',
+    'choice_probability',
+    'choice_empty',
+    'choice_gibberish',
+    'unparsed',
+  }
+  assert metrics('ga', 'retain_vqa') == of_text | of_choice | {
+    'truth_ratio_retain',
+    'js_divergence',
+  }
+  assert metrics('ga', 'forget_qa') == of_text | {
+    'truth_ratio_forget',
+    'forget_quality',
+  }
+  assert metrics('ga', 'all') == {'model_utility'}
+  # The retrained model is not compared with itself.
+  assert 'js_divergence' not in metrics('retrained', 'retain_vqa')
+  assert 'validation_x_vqa' not in {r['task'] for r in results}
+  # Fields of the answer are kept beside its scores.
+  row = json.loads(
+    (tmp_path / 'predictions' / 'ga' / 'retain_vqa.jsonl')
+    .read_text()
+    .splitlines()[0]
+  )
+  assert row['prompt'].startswith('USER: <image>') and row['prediction']
+  assert row['parsed'] is None and len(row['option_nll']) == 3
+
+
+def test_only_the_official_protocol_reads_a_stale_answer(evaluate, tmp_path):
+  """Every question in text gets the last answer of the visual evaluation."""
+  said = {}
+  for protocol, part in (('fixed', ''), ('official', 'official_clear-0shot')):
+    evaluate(tmp_path / protocol, ['vanilla'], protocol=protocol)
+    folder = tmp_path / protocol / 'predictions' / part / 'vanilla'
+    said[protocol] = {
+      task: workdir_lib.read_jsonl(folder / f'{task}.jsonl')
+      for task in ('forget_vqa', 'forget_qa')
+    }
+  texts = lambda protocol, task, field='prediction': [
+    p[field] for p in said[protocol][task]
+  ]
+  assert len(set(texts('fixed', 'forget_qa'))) == 3
+  assert len(texts('fixed', 'forget_vqa')) == 6
+  # Three more rows: the questions in text, asked as if about a picture.
+  assert len(texts('official', 'forget_vqa')) == 9
+  last = texts('official', 'forget_vqa')[-1]
+  assert set(texts('official', 'forget_qa')) == {last}
+  assert len(set(texts('official', 'forget_qa', 'unread'))) == 3
+  # From the files it is the same: what was not read is not lost.
+  before = _predictions(tmp_path / 'official')
+  (folder / 'results.jsonl').unlink()
+  evaluate(tmp_path / 'official', ['vanilla'], protocol='official')
+  assert _predictions(tmp_path / 'official') == before
+
+
+def test_shots_leave_their_people_out(evaluate, tmp_path):
+  results = evaluate(tmp_path, ['vanilla'], shots=1)
+  n = {(r['task'], r['metric']): r['n'] for r in results}
+  assert n['retain_vqa', 'accuracy'] == n['forget_qa', 'exact_match'] == 2
+
+
+def test_an_official_protocol_has_its_own_limit(evaluate, tmp_path):
+  with pytest.raises(ValueError, match='generates 50 tokens, got max_new'):
+    evaluate(tmp_path, protocol='official', max_new_tokens=12)
+  with pytest.raises(ValueError, match='there is no protocol'):
+    evaluate(tmp_path, protocol='exact')
