@@ -201,7 +201,7 @@ def measure(root=ROOT):
 def beyond(measured):
   """Returns a message for every figure above its limit."""
   return [
-    f'{title}: at most {limit:g}, is {measured.figures[title]:.4g}'
+    f'{title}: at most {limit:,}, is {round(measured.figures[title], 2):,}'
     for title, limit in LIMITS.items()
     if measured.figures[title] > limit
   ]
