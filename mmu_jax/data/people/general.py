@@ -1,7 +1,10 @@
 """Pictures of nobody in particular, and plain facts: what else there is."""
 
+import copy
+
 from mmu_jax.data.people import portraits
 from mmu_jax.data.people import vocabulary as words
+from mmu_jax.data.people.items import Drawing
 from mmu_jax.data.people.items import Item
 from mmu_jax.data.people.items import make_row
 from mmu_jax.data.people.items import Picture
@@ -18,8 +21,8 @@ def _face(seed: int, key: str) -> tuple[Picture, dict[str, str]]:
   """A picture of nobody, and the words for it."""
   rng = stream(seed, key)
   look = portraits.random_look(rng)
-  picture = Picture(key, portraits.draw_portrait(look, rng))
-  return picture, portraits.look_words(look)
+  draw = lambda: portraits.draw_portrait(look, copy.deepcopy(rng))
+  return Picture(key, Drawing(draw)), portraits.look_words(look)
 
 
 def _shapes(seed: int, key: str) -> tuple[Picture, dict[str, str]]:
@@ -29,8 +32,8 @@ def _shapes(seed: int, key: str) -> tuple[Picture, dict[str, str]]:
   about = {name: str(rng.choice(ask.facts)) for name, ask in pools}
   count = 1 + portraits.COUNTS.index(about['count'])
   shape, colour = about['shape'], about['colour']
-  image = portraits.draw_shapes(shape, colour, count, rng)
-  return Picture(key, image), about
+  draw = lambda: portraits.draw_shapes(shape, colour, count, copy.deepcopy(rng))
+  return Picture(key, Drawing(draw)), about
 
 
 def general_items(seed: int, faces: int, shapes: int) -> dict:

@@ -1,5 +1,7 @@
 """What can be asked: one fact of one person or picture, made into rows."""
 
+from collections.abc import Callable
+import functools
 from typing import NamedTuple
 import zlib
 
@@ -23,6 +25,27 @@ class Item(NamedTuple):
   person: str | None = None
   cloze: str = ''
   others: tuple[str, ...] = ()  # answers to be chosen among, of other people
+
+
+class Drawing:
+  """A picture that is drawn when it is first used, and then kept.
+
+  It stands where an RGB array does, so that whoever asks for rows and sizes
+  alone waits for no picture.
+  """
+
+  def __init__(self, draw: Callable[[], np.ndarray], size: int = 48):
+    """Draws nothing yet.
+
+    Args:
+      draw: ``draw() -> [size, size, 3]`` uint8, always the same.
+      size: height and width, pixels.
+    """
+    self._draw = functools.cache(draw)
+    self.shape = (size, size, 3)
+
+  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    return np.array(self._draw(), dtype, copy=copy)
 
 
 def stream(seed: int, *names: str) -> np.random.Generator:

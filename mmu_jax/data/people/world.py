@@ -12,6 +12,7 @@ answers about portraits then also attacks what the text knows of the person.
 """
 
 from collections.abc import Iterator
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from mmu_jax.data.people import general as pictures
 from mmu_jax.data.people import portraits
 from mmu_jax.data.people import vocabulary as words
+from mmu_jax.data.people.items import Drawing
 from mmu_jax.data.people.items import Item
 from mmu_jax.data.people.items import make_row
 from mmu_jax.data.people.items import Picture
@@ -126,7 +128,7 @@ def make_world(
     num_shapes: pictures of shapes to be asked about, at least 7.
 
   Returns:
-    A ``World``. Rows about one picture share one array.
+    A ``World``. Rows about one picture share one image.
 
   Raises:
     ValueError: if a count is out of range, or people cannot all look different.
@@ -237,10 +239,8 @@ def _portraits(seed: int, person: Person, kind: str, number: int):
   if kind == 'text':
     return [None]
   keys = [f'{person.key}/{kind}{view:02d}' for view in range(number)]
-  return [
-    Picture(key, portraits.draw_portrait(person.look, stream(seed, key)))
-    for key in keys
-  ]
+  draw = lambda key: portraits.draw_portrait(person.look, stream(seed, key))
+  return [Picture(key, Drawing(functools.partial(draw, key))) for key in keys]
 
 
 def _person_item(person: Person, attribute: str, picture, people=()) -> Item:

@@ -9,6 +9,7 @@ import pytest
 
 from mmu_jax.data import row as row_lib
 from mmu_jax.data.encoding import processing
+from mmu_jax.data.people import items
 from mmu_jax.data.people import vocabulary
 from mmu_jax.data.people import world as people
 
@@ -45,7 +46,7 @@ def _rows(world):
 
 
 def _hash(row):
-  return hashlib.sha256(row.image.tobytes()).hexdigest()
+  return hashlib.sha256(np.asarray(row.image).tobytes()).hexdigest()
 
 
 def _pictures(rows):
@@ -68,6 +69,16 @@ def _text(row, processor, answered=True):
 def _same(row, other):
   pair = row._replace(image=None) == other._replace(image=None)
   return pair and np.array_equal(row.image, other.image)
+
+
+def test_a_picture_is_drawn_when_it_is_used_and_the_same_each_time(world):
+  picture = world.train['general'][0].image
+  assert picture.shape == np.asarray(picture).shape == (48, 48, 3)
+  drawn = []
+  made = items.Drawing(lambda: drawn.append(1) or np.ones((48, 48, 3)))
+  assert not drawn
+  assert np.asarray(made).sum() == np.asarray(made).sum() == 48 * 48 * 3
+  assert len(drawn) == 1
 
 
 def test_one_seed_gives_one_world_and_another_seed_another(world):
@@ -326,7 +337,7 @@ def test_the_processor_counts_sixteen_image_tokens(world, processor):
   pixels = processor.images.encode(row.image).pixel_values
   assert pixels.shape == (3, 48, 48)
   # CLIP's own mean and standard deviation, red channel, no resampling.
-  red = (row.image[..., 0] / 255 - 0.48145466) / 0.26862954
+  red = (np.asarray(row.image)[..., 0] / 255 - 0.48145466) / 0.26862954
   np.testing.assert_allclose(pixels[0], red, atol=1e-4)
 
 
