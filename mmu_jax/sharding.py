@@ -44,18 +44,7 @@ def make_mesh(spec: str, devices: Sequence[Any] | None = None) -> Mesh:
     1
   """
   devices = jax.devices() if devices is None else devices
-  sizes = dict.fromkeys(AXES, 1)
-  given = [part.partition('=') for part in spec.split(',') if part]
-  names = [name.strip() for name, _, _ in given]
-  for name, (_, _, size) in zip(names, given):
-    number = re.fullmatch(r'\s*(-1|[1-9]\d*)\s*', size)
-    if name not in AXES or not number or names.count(name) > 1:
-      raise UserError(
-        'a mesh is written like data=2,fsdp=4, each of the axes '
-        f'{", ".join(AXES)} once and with a size >= 1 or -1; '
-        f'{name}={size} of {spec!r} is not.'
-      )
-    sizes[name] = int(size)
+  sizes = axis_sizes(spec)
   free = [name for name, size in sizes.items() if size == -1]
   known = int(np.prod([size for size in sizes.values() if size > 0]))
   if len(free) == 1:
@@ -75,6 +64,34 @@ def make_mesh(spec: str, devices: Sequence[Any] | None = None) -> Mesh:
     devices=devices[:wanted],
     axis_types=(AxisType.Auto,) * len(AXES),
   )
+
+
+def axis_sizes(spec: str) -> dict[str, int]:
+  """Returns the size of every axis that a line of a config gives.
+
+  Args:
+    spec: sizes as for ``make_mesh``; -1 stays -1.
+
+  Raises:
+    ValueError: if an axis is unknown or given twice, or a size is no number.
+
+  Example:
+    >>> axis_sizes('data=2,fsdp=-1')
+    {'data': 2, 'fsdp': -1, 'tensor': 1}
+  """
+  sizes = dict.fromkeys(AXES, 1)
+  given = [part.partition('=') for part in spec.split(',') if part]
+  names = [name.strip() for name, _, _ in given]
+  for name, (_, _, size) in zip(names, given):
+    number = re.fullmatch(r'\s*(-1|[1-9]\d*)\s*', size)
+    if name not in AXES or not number or names.count(name) > 1:
+      raise UserError(
+        'a mesh is written like data=2,fsdp=4, each of the axes '
+        f'{", ".join(AXES)} once and with a size >= 1 or -1; '
+        f'{name}={size} of {spec!r} is not.'
+      )
+    sizes[name] = int(size)
+  return sizes
 
 
 def spec_of(

@@ -260,3 +260,12 @@ def test_an_importance_lives_where_the_parameters_live():
   np.testing.assert_allclose(found['w'], want, rtol=1e-6)
   mask = saliency.mask_from_saliency(found, threshold=1.0)
   assert mask['w'].sharding.is_equivalent_to(there, 1)
+
+
+def test_sizes_of_a_mesh_are_read_without_devices():
+  assert sharding.axis_sizes('tensor=2,fsdp=512') == {
+    'data': 1,
+    'fsdp': 512,
+    'tensor': 2,
+  }
+  assert sharding.axis_sizes('fsdp=-1')['fsdp'] == -1

@@ -93,9 +93,7 @@ def open_job(
   mesh = sharding.make_mesh(config.mesh)
   folder = pathlib.Path(workdir)
   plain = config.to_dict()
-  data, encoder, scorer, model = _load(
-    json.dumps({k: plain[k] for k in WORLD}, sort_keys=True)
-  )
+  data, encoder, scorer, model = load_world(config)
   world = {k: plain[k] for k in WORLD}
   # A job that ran out of memory may go on with other ways to compute the same.
   world['model'] = {
@@ -146,6 +144,21 @@ def _describe_once(config, folder, mesh) -> None:
   """Writes it if it is not there."""
   if not (folder / workdir_lib.CONFIG).exists():
     describe(config, folder, mesh)
+
+
+def load_world(
+  config: Config,
+) -> tuple[datasets.Dataset, batching.Encoder, batching.Encoder, Model]:
+  """Loads data and model of a config, once in a process; no parameters.
+
+  Args:
+    config: the whole config.
+
+  Returns:
+    The dataset, its encoder, the encoder of what is scored, and the model.
+  """
+  plain = config.to_dict()
+  return _load(json.dumps({k: plain[k] for k in WORLD}, sort_keys=True))
 
 
 @functools.lru_cache(maxsize=2)

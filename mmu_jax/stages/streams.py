@@ -58,6 +58,32 @@ def make_stream(
   Raises:
     ValueError: if a split is unknown, or a part has no rows left.
   """
+  drawn = draw_from(job, parts, without)
+  micro_batches = job.config.micro_batches
+  count = lambda rows: sharding.row_count(rows, job.mesh, micro_batches)
+  stream = batching.Stream(
+    drawn,
+    job.encoder,
+    seed=job.config.seed,
+    name=name,
+    share=lambda rows: sharding.local_rows(count(rows), job.mesh),
+  )
+  return Placed(stream, job.mesh, count(stream.num_rows))
+
+
+def draw_from(
+  job: Job, parts: Iterable[Mapping[str, Any]], without: Sequence[str] = ()
+) -> list[batching.Part]:
+  """Returns the rows that each part of a stream draws from.
+
+  Args:
+    job: the job.
+    parts: dicts as for ``make_stream``.
+    without: splits that are left out.
+
+  Raises:
+    ValueError: if a split is unknown.
+  """
   left_out = split_names(job, without)
   drawn = []
   for part in parts:
@@ -71,16 +97,7 @@ def make_stream(
     drawn.append(
       batching.Part(rows, part['size'], part['questions'], part['weight'])
     )
-  micro_batches = job.config.micro_batches
-  count = lambda rows: sharding.row_count(rows, job.mesh, micro_batches)
-  stream = batching.Stream(
-    drawn,
-    job.encoder,
-    seed=job.config.seed,
-    name=name,
-    share=lambda rows: sharding.local_rows(count(rows), job.mesh),
-  )
-  return Placed(stream, job.mesh, count(stream.num_rows))
+  return drawn
 
 
 def split_names(job: Job, splits: Iterable[str]) -> list[str]:
