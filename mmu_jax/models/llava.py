@@ -1,9 +1,12 @@
 """LLaVA: a CLIP tower, a projector and a Llama decoder."""
 
+from collections.abc import Mapping
 import dataclasses
+from typing import Any
 
 from flax import nnx
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from mmu_jax import sharding
@@ -11,6 +14,11 @@ from mmu_jax.errors import UserError
 from mmu_jax.models import layers as layers_lib
 from mmu_jax.models.clip_vit import ClipVisionConfig
 from mmu_jax.models.clip_vit import ClipVisionTower
+from mmu_jax.models.family import abstract_text
+from mmu_jax.models.family import Family
+from mmu_jax.models.hub.config_fields import decoder
+from mmu_jax.models.hub.config_fields import part
+from mmu_jax.models.hub.config_fields import require
 from mmu_jax.models.llama import Llama
 from mmu_jax.models.llama import LlamaConfig
 from mmu_jax.models.llama import LlamaModel
@@ -161,3 +169,99 @@ class Llava(nnx.Module):
   def logits(self, hidden: jax.Array) -> jax.Array:
     """Maps hidden states ``[..., D]`` to logits ``[..., V]``."""
     return self.language_model.lm_head(hidden)
+
+
+# Values of transformers for fields that config.json leaves out.
+_DEFAULTS = dict(
+  vocab_size=32000,
+  hidden_size=4096,
+  intermediate_size=11008,
+  num_hidden_layers=32,
+  num_attention_heads=32,
+  rms_norm_eps=1e-6,
+  rope_theta=10000.0,
+)
+
+
+def _read_config(
+  raw: Mapping[str, Any], options: dict[str, Any]
+) -> LlavaConfig:
+  """LLaVA-1.5: CLIP, a projector of two layers, Llama."""
+  require(raw, 'multimodal_projector_bias', True, default=True)
+  require(raw, 'tie_word_embeddings', False, default=False)
+  vision, text = (part(raw, 'vision_config'), part(raw, 'text_config'))
+  clip = 'clip_vision_model'
+  require(vision, 'model_type', clip, default=clip)
+  require(text, 'model_type', 'llama', default='llama')
+  require(text, 'tie_word_embeddings', False, default=False)
+  if not isinstance(raw.get('vision_feature_layer', -2), int):
+    raise UserError(
+      'vision_feature_layer is one layer here, got '
+      f'{raw["vision_feature_layer"]}.'
+    )
+  return LlavaConfig(
+    vision_config=ClipVisionConfig(
+      hidden_size=vision.get('hidden_size', 768),
+      intermediate_size=vision.get('intermediate_size', 3072),
+      num_hidden_layers=vision.get('num_hidden_layers', 12),
+      num_attention_heads=vision.get('num_attention_heads', 12),
+      image_size=vision.get('image_size', 224),
+      patch_size=vision.get('patch_size', 32),
+      layer_norm_eps=vision.get('layer_norm_eps', 1e-5),
+      hidden_act=vision.get('hidden_act', 'quick_gelu'),
+    ),
+    text_config=decoder(text, _DEFAULTS),
+    vision_feature_layer=raw.get('vision_feature_layer', -2),
+    vision_feature_select_strategy=raw.get(
+      'vision_feature_select_strategy', 'default'
+    ),
+    projector_hidden_act=raw.get('projector_hidden_act', 'gelu'),
+    **options,
+  )
+
+
+def _convolutions(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
+  """Trailing shapes of the kernels that are convolutions in the files."""
+  p = config.vision_config.patch_size
+  return {'patch_embedding/kernel': (3, p, p)}
+
+
+def _image_cut(config: LlavaConfig) -> dict[str, int]:
+  """How the model cuts an image; the processor must agree."""
+  return {'tokens of an image': config.num_image_tokens}
+
+
+def _image_tokens(config: LlavaConfig, room: int) -> int:
+  """Image tokens of a row with ``room`` pictures."""
+  return room * config.num_image_tokens
+
+
+def _abstract_batch(
+  config: LlavaConfig, rows: int, length: int, room: int
+) -> Batch:
+  """Shapes of a batch whose rows have room for ``room`` pictures."""
+  size = config.vision_config.image_size
+  pixels = jax.ShapeDtypeStruct((rows, room, 3, size, size), jnp.float32)
+  return abstract_text(rows, length) | {'pixel_values': pixels}
+
+
+FAMILY = Family(
+  name='llava',
+  config=LlavaConfig,
+  module=Llava,
+  components=COMPONENTS,
+  partition_rules=PARTITION_RULES,
+  read_config=_read_config,
+  # Writers since transformers 4.52 put `model.` first, and 5.x leaves out
+  # `vision_model.`.
+  renames=(
+    (r'^model\.language_model\.', 'language_model.model.'),
+    (r'^lm_head\.', 'language_model.lm_head.'),
+    (r'^model\.(vision_tower|multi_modal_projector)\.', r'\1.'),
+    (r'^vision_tower\.(?!vision_model\.)', 'vision_tower.vision_model.'),
+  ),
+  convolutions=_convolutions,
+  image_cut=_image_cut,
+  image_tokens=_image_tokens,
+  abstract_batch=_abstract_batch,
+)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import dataclasses
 import functools
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 from flax import nnx
 import jax
@@ -19,27 +19,7 @@ from mmu_jax.sharding import Rules
 from mmu_jax.typing import Forward
 from mmu_jax.typing import Params
 
-
-class Family(NamedTuple):
-  """What the models of one architecture share."""
-
-  config: type  # its dataclass
-  module: type[nnx.Module]
-  components: dict[str, str]
-  partition_rules: Rules
-
-
-MODELS = {
-  'llava': Family(
-    llava.LlavaConfig, llava.Llava, llava.COMPONENTS, llava.PARTITION_RULES
-  ),
-  'qwen2_vl': Family(
-    qwen2_vl.Qwen2VLConfig,
-    qwen2_vl.Qwen2VL,
-    qwen2_vl.COMPONENTS,
-    qwen2_vl.PARTITION_RULES,
-  ),
-}
+MODELS = {f.name: f for f in (llava.FAMILY, qwen2_vl.FAMILY)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # equal if it is the same one

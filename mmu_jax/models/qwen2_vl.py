@@ -1,6 +1,8 @@
 """Qwen2-VL: a vision transformer over patches of any image, and Qwen2."""
 
+from collections.abc import Mapping
 import dataclasses
+from typing import Any
 
 from flax import nnx
 import jax
@@ -11,6 +13,11 @@ import numpy as np
 from mmu_jax.errors import UserError
 from mmu_jax.models import layers as layers_lib
 from mmu_jax.models import llama
+from mmu_jax.models.family import abstract_text
+from mmu_jax.models.family import Family
+from mmu_jax.models.hub.config_fields import decoder
+from mmu_jax.models.hub.config_fields import part
+from mmu_jax.models.hub.config_fields import require
 from mmu_jax.typing import Batch
 
 # component -> regex over leaf names
@@ -306,3 +313,112 @@ def _rotary(positions: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array]:
 def _norm(width: int, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
   """LayerNorm with the tower's epsilon, which no config states."""
   return nnx.LayerNorm(width, epsilon=1e-6, dtype=dtype, rngs=rngs)
+
+
+# Values of transformers for fields that config.json leaves out.
+_DEFAULTS = dict(
+  vocab_size=152064,
+  hidden_size=8192,
+  intermediate_size=29568,
+  num_hidden_layers=80,
+  num_attention_heads=64,
+  num_key_value_heads=8,
+  rms_norm_eps=1e-5,
+  rope_theta=1000000.0,
+)
+
+
+def _read_config(
+  raw: Mapping[str, Any], options: dict[str, Any]
+) -> Qwen2VLConfig:
+  """Qwen2-VL; the decoder's fields stand in ``text_config`` or beside it."""
+  text = raw.get('text_config') or raw
+  require(text, 'use_sliding_window', False, default=False)
+  vision = part(raw, 'vision_config')
+  rope = vision.get('rope_parameters') or {}
+  require(rope, 'rope_theta', 10000.0, default=10000.0)
+  return Qwen2VLConfig(
+    vision_config=Qwen2VLVisionConfig(
+      depth=vision.get('depth', 32),
+      embed_dim=vision.get('embed_dim', 1280),
+      hidden_size=vision.get('hidden_size', 3584),
+      hidden_act=vision.get('hidden_act', 'quick_gelu'),
+      mlp_ratio=vision.get('mlp_ratio', 4),
+      num_heads=vision.get('num_heads', 16),
+      in_channels=vision.get('in_channels', 3),
+      patch_size=vision.get('patch_size', 14),
+      spatial_merge_size=vision.get('spatial_merge_size', 2),
+      temporal_patch_size=vision.get('temporal_patch_size', 2),
+    ),
+    text_config=decoder(
+      text, _DEFAULTS, qkv_bias=True, mrope_section=(16, 24, 24)
+    ),
+    # Writers before transformers 5 say it in text_config alone.
+    tie_word_embeddings=bool(
+      raw.get('tie_word_embeddings') or text.get('tie_word_embeddings')
+    ),
+    **options,
+  )
+
+
+def _convolutions(config: Qwen2VLConfig) -> dict[str, tuple[int, ...]]:
+  """Trailing shapes of the kernels that are convolutions in the files."""
+  vision = config.vision_config
+  p = vision.patch_size
+  shape = (vision.in_channels, vision.temporal_patch_size, p, p)
+  return {'patch_embed/proj/kernel': shape}
+
+
+def _copies(config: Qwen2VLConfig) -> dict[str, str]:
+  """The output layer, which some writers save although it is tied."""
+  tied = config.tie_word_embeddings
+  return {'lm_head.weight': 'model.embed_tokens.weight'} if tied else {}
+
+
+def _image_cut(config: Qwen2VLConfig) -> dict[str, int]:
+  """How the model cuts an image; the processor must agree."""
+  vision = config.vision_config
+  return {
+    'patch_size': vision.patch_size,
+    'temporal_patch_size': vision.temporal_patch_size,
+    'merge_size': vision.spatial_merge_size,
+  }
+
+
+def _image_tokens(config: Qwen2VLConfig, room: int) -> int:
+  """Image tokens of a row with ``room`` patches."""
+  return room // config.vision_config.spatial_merge_size**2
+
+
+def _abstract_batch(
+  config: Qwen2VLConfig, rows: int, length: int, room: int
+) -> Batch:
+  """Shapes of a batch whose rows have room for ``room`` patches."""
+  ints = lambda *shape: jax.ShapeDtypeStruct((rows, *shape), jnp.int32)
+  patch = (rows, room, config.vision_config.patch_dim)
+  return abstract_text(rows, length) | {
+    'positions': ints(length, 3),
+    'pixel_values': jax.ShapeDtypeStruct(patch, jnp.float32),
+    'patch_images': ints(room),
+    'patch_positions': ints(room, 2),
+  }
+
+
+FAMILY = Family(
+  name='qwen2_vl',
+  config=Qwen2VLConfig,
+  module=Qwen2VL,
+  components=COMPONENTS,
+  partition_rules=PARTITION_RULES,
+  read_config=_read_config,
+  # Writers since transformers 4.52 put `model.` first.
+  renames=(
+    (r'^model\.visual\.', 'visual.'),
+    (r'^model\.language_model\.', 'model.'),
+  ),
+  convolutions=_convolutions,
+  image_cut=_image_cut,
+  image_tokens=_image_tokens,
+  abstract_batch=_abstract_batch,
+  copies=_copies,
+)

@@ -6,6 +6,7 @@
 import functools
 import pathlib
 
+import hub_folder
 import jax
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def _tensors(tree):
   """A tree like the parameters as the tensors of the checkpoint."""
   leaves = {k: np.asarray(x) for k, x in tree_lib.flatten(tree).items()}
   return {
-    name: weights.to_file(
+    name: hub_folder.to_file(
       leaves[place.leaf]
       if place.layer is None
       else leaves[place.leaf][place.layer],

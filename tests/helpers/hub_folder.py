@@ -13,6 +13,8 @@ import numpy as np
 import paths
 from safetensors import numpy as safetensors_numpy
 
+from mmu_jax.models.hub import weights
+
 VOCAB, WIDTH, INNER, KEYS = 48, 16, 24, 8  # of the decoder; one key head
 TEXT_LAYERS, VISION_LAYERS = 3, 2
 DTYPES = {
@@ -148,6 +150,12 @@ def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
 def content(folder: pathlib.Path) -> dict[str, bytes]:
   """File name -> bytes."""
   return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def to_file(entry: np.ndarray, place: weights.Place) -> np.ndarray:
+  """From the layout of a parameter to that of the file, contiguous."""
+  entry = entry.T if place.transposed else entry
+  return np.ascontiguousarray(entry).reshape(place.shape)
 
 
 def reference() -> pathlib.Path:

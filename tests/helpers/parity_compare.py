@@ -5,6 +5,7 @@ import functools
 import re
 from typing import Any
 
+import hub_folder
 import jax
 import numpy as np
 import parity_reference as reference
@@ -100,7 +101,7 @@ def by_tensor(model: models.Model, tree: Any) -> dict[str, np.ndarray]:
   for name, place in weights.table(model).places.items():
     leaf = leaves[place.leaf]
     entry = leaf if place.layer is None else leaf[place.layer]
-    found[name] = weights.to_file(entry, place)
+    found[name] = hub_folder.to_file(entry, place)
   return found
 
 

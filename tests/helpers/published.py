@@ -9,6 +9,7 @@ import importlib.util
 import json
 from typing import NamedTuple
 
+import hub_folder
 import jax.numpy as jnp
 import numpy as np
 import paths
@@ -133,7 +134,7 @@ def tensors(tree):
   for name, place in weights.table(model()).places.items():
     leaf = np.asarray(leaves[place.leaf])
     entry = leaf if place.layer is None else leaf[place.layer]
-    found[name] = weights.to_file(entry, place)
+    found[name] = hub_folder.to_file(entry, place)
   return found
 
 

@@ -12,6 +12,7 @@ from mmu_jax import checkpoint
 from mmu_jax import models
 from mmu_jax import stages
 from mmu_jax.data.people import vocabulary
+from mmu_jax.models.hub import config as hub_config
 from mmu_jax.models.hub import weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('quick_compile')]
@@ -93,7 +94,7 @@ def _write_checkpoint(folder, family):
   sizes['vocab_size'] = len(tokenizer)
   (folder / 'config.json').write_text(json.dumps(config))
   rng = np.random.default_rng(0)
-  model = models.build(models.hub_config.read(folder))
+  model = models.build(hub_config.read(folder))
   tensors = {
     name: (rng.normal(size=place.shape) * 0.1 + ('norm' in name)).astype(
       np.float16

@@ -59,6 +59,11 @@ class LlavaImages:
   class_token: bool = False
 
   @property
+  def cut(self) -> dict[str, int]:
+    """How images are cut, in the words of the model's ``image_cut``."""
+    return {'tokens of an image': self.tokens_per_image}
+
+  @property
   def tokens_per_image(self) -> int:
     """How many tokens every image takes."""
     return self.num_tokens(self.grid(1, 1))
@@ -107,6 +112,12 @@ class Qwen2VLImages:
   """
 
   processor: Any
+
+  @property
+  def cut(self) -> dict[str, int]:
+    """How images are cut, in the words of the model's ``image_cut``."""
+    names = ('patch_size', 'temporal_patch_size', 'merge_size')
+    return {name: getattr(self.processor, name) for name in names}
 
   def grid(self, height: int, width: int) -> Grid:
     """Returns the patches of an image of this size, pixels."""

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 from typing import Any
 
 from mmu_jax.data.encoding import patches
@@ -83,22 +84,24 @@ def load(
   """
   folder = pathlib.Path(path)
   config = _read(folder, 'config.json')
-  model_type = config.get('model_type')
-  if model_type not in IMAGES:
+  options = _image_config(folder)
+  kind = str(options.pop('image_processor_type', None))
+  make = IMAGES.get(re.sub('(Fast|Pil)$', '', kind))
+  if make is None:
     raise UserError(
-      f'the processor of a model of type {model_type!r} is not known; '
-      f'known: {", ".join(IMAGES)}. Check config.json in {folder}.'
+      f'the image processor {kind} is not known; known: {", ".join(IMAGES)}. '
+      f'Check image_processor_type in preprocessor_config.json of {folder}.'
     )
   limits = {'min_pixels': min_pixels, 'max_pixels': max_pixels}
   limits = {name: n for name, n in limits.items() if n is not None}
-  images = IMAGES[model_type](folder, config, limits)
+  images = make(folder, config, options, limits)
   tokenizer = _tokenizer(folder, raw_tokenizer)
   tokenizer.chat_template = _chat_template(folder, tokenizer)
   image_token = _image_token(folder, config, tokenizer)
   return Processor(tokenizer, images, image_token, _stop_ids(folder, tokenizer))
 
 
-def _llava_images(folder, config, limits):
+def _llava_images(folder, config, options, limits):
   """CLIP's processor, and the patches of the vision tower."""
   import transformers
 
@@ -115,26 +118,30 @@ def _llava_images(folder, config, limits):
     )
   strategy = config.get('vision_feature_select_strategy', 'default')
   return patches.LlavaImages(
-    transformers.CLIPImageProcessorPil(**_image_config(folder)),
+    transformers.CLIPImageProcessorPil(**options),
     patch_size,
     class_token=strategy == 'full',
   )
 
 
-def _qwen2_vl_images(folder, config, limits):
+def _qwen2_vl_images(folder, config, options, limits):
   """Qwen2-VL's processor, with other limits if they are given."""
   import transformers
 
-  del config
-  options = _image_config(folder) | limits
-  return patches.Qwen2VLImages(transformers.Qwen2VLImageProcessorPil(**options))
+  del folder, config
+  processor = transformers.Qwen2VLImageProcessorPil(**options | limits)
+  return patches.Qwen2VLImages(processor)
 
 
-IMAGES = {'llava': _llava_images, 'qwen2_vl': _qwen2_vl_images}
+# Image processors of transformers, whatever the model behind them.
+IMAGES = {
+  'CLIPImageProcessor': _llava_images,
+  'Qwen2VLImageProcessor': _qwen2_vl_images,
+}
 
 
 def _image_config(folder):
-  """The options of the image processor, without its name."""
+  """The options of the image processor, and its name."""
   if (folder / 'preprocessor_config.json').exists():
     options = _read(folder, 'preprocessor_config.json')
   else:
@@ -144,8 +151,7 @@ def _image_config(folder):
       f'{folder} says nothing of image processing: preprocessor_config.json '
       'is missing, and processor_config.json has no image_processor.'
     )
-  names = ('image_processor_type', 'processor_class')
-  return {key: x for key, x in options.items() if key not in names}
+  return {key: x for key, x in options.items() if key != 'processor_class'}
 
 
 def _tokenizer(folder, raw):

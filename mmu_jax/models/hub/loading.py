@@ -20,6 +20,7 @@ from mmu_jax.models.hub import safetensors_files as files_lib
 from mmu_jax.models.hub import weights
 from mmu_jax.models.model import build
 from mmu_jax.models.model import Model
+from mmu_jax.models.model import MODELS
 
 DTYPES = files_lib.DTYPES
 Folder = str | pathlib.Path
@@ -142,18 +143,8 @@ def check_processor(model: Model, processor: processors.Processor) -> None:
   Raises:
     ValueError: names what differs.
   """
-  vision, images = model.config.vision_config, processor.images
-  if model.family == 'llava':
-    want = {'tokens of an image': model.config.num_image_tokens}
-    got = {'tokens of an image': images.tokens_per_image}
-  else:
-    fields = {
-      'patch_size': 'patch_size',
-      'temporal_patch_size': 'temporal_patch_size',
-      'merge_size': 'spatial_merge_size',
-    }
-    want = {name: getattr(vision, field) for name, field in fields.items()}
-    got = {name: getattr(images.processor, name) for name in fields}
+  want = MODELS[model.family].image_cut(model.config)
+  got = processor.images.cut
   if got != want:
     raise UserError(
       'the image processor and the vision tower must cut images alike; the '

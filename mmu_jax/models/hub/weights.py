@@ -16,6 +16,7 @@ import numpy as np
 from mmu_jax import tree as tree_lib
 from mmu_jax.errors import UserError
 from mmu_jax.models.model import Model
+from mmu_jax.models.model import MODELS
 
 
 class Place(NamedTuple):
@@ -49,21 +50,6 @@ class Table(NamedTuple):
 
 # Tensors of old writers that hold no parameters.
 BUFFERS = re.compile(r'.*(position_ids|rotary_emb\.inv_freq)')
-# family -> (regex, replacement): from the names of any writer to those of the
-# hub. Writers since transformers 4.52 put `model.` first, and 5.x leaves out
-# `vision_model.`.
-RENAMES = {
-  'llava': (
-    (r'^model\.language_model\.', 'language_model.model.'),
-    (r'^lm_head\.', 'language_model.lm_head.'),
-    (r'^model\.(vision_tower|multi_modal_projector)\.', r'\1.'),
-    (r'^vision_tower\.(?!vision_model\.)', 'vision_tower.vision_model.'),
-  ),
-  'qwen2_vl': (
-    (r'^model\.visual\.', 'visual.'),
-    (r'^model\.language_model\.', 'model.'),
-  ),
-}
 LAST = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}
 
 
@@ -76,20 +62,21 @@ def hub_name(name: str, family: str) -> str:
     >>> hub_name('model.language_model.norm.weight', 'qwen2_vl')
     'model.norm.weight'
   """
-  for pattern, replacement in RENAMES[family]:
+  for pattern, replacement in MODELS[family].renames:
     name = re.sub(pattern, replacement, name)
   return name
 
 
 def table(model: Model) -> Table:
   """Returns the table of a model; nothing is allocated."""
+  family = MODELS[model.family]
+  ends = family.convolutions(model.config)
   places = {}
   for leaf, array in tree_lib.flatten(model.abstract_params).items():
-    places |= _tensors(leaf, array.shape, _convolution(leaf, model))
-  copies = {}
-  if getattr(model.config, 'tie_word_embeddings', False):
-    copies['lm_head.weight'] = places['model.embed_tokens.weight']
-  return Table(places, copies)
+    convolution = next((s for e, s in ends.items() if leaf.endswith(e)), ())
+    places |= _tensors(leaf, array.shape, convolution)
+  copies = family.copies(model.config)
+  return Table(places, {copy: places[hub] for copy, hub in copies.items()})
 
 
 def to_leaf(tensor: np.ndarray, place: Place) -> np.ndarray:
@@ -97,12 +84,6 @@ def to_leaf(tensor: np.ndarray, place: Place) -> np.ndarray:
   if not place.transposed:
     return tensor
   return tensor.reshape(tensor.shape[0], -1).T
-
-
-def to_file(entry: np.ndarray, place: Place) -> np.ndarray:
-  """From the layout of the parameter to that of the file, contiguous."""
-  entry = entry.T if place.transposed else entry
-  return np.ascontiguousarray(entry).reshape(place.shape)
 
 
 def by_leaf(places: Mapping[str, Place]) -> dict[str, list[str]]:
@@ -169,17 +150,6 @@ def _tensors(
     )
     for i in range(shape[0])
   }
-
-
-def _convolution(leaf: str, model: Model) -> tuple[int, ...]:
-  """Trailing shape of the kernel of a convolution, () for a matrix."""
-  vision = model.config.vision_config
-  p = vision.patch_size
-  if leaf.endswith('patch_embedding/kernel'):
-    return (3, p, p)
-  if leaf.endswith('patch_embed/proj/kernel'):
-    return (vision.in_channels, vision.temporal_patch_size, p, p)
-  return ()
 
 
 def _some(names: list[str], most: int = 5) -> str:

@@ -123,8 +123,6 @@ def test_a_missing_tokenizer_is_a_clear_error(qwen):
 @pytest.mark.parametrize(
   'changes, message',
   [
-    (dict(model_type='mllama'), "type 'mllama' .* known: llava, qwen2_vl"),
-    (dict(model_type=None), 'type None is not known'),
     (dict(image_token_index=None), 'must name the image token'),
     (dict(image_token_index=999), 'token 999 of config.json is None'),
     (dict(vision_config={}), 'must give vision_config.patch_size'),
@@ -136,6 +134,21 @@ def test_a_config_that_lacks_something_is_a_clear_error(
   _edit(llava, 'config.json', **changes)
   with pytest.raises(ValueError, match=message):
     processors.load(llava)
+
+
+@pytest.mark.parametrize('kind', ['MllamaImageProcessor', None])
+def test_an_unknown_image_processor_is_a_clear_error(kind, llava):
+  _edit(llava, 'preprocessor_config.json', image_processor_type=kind)
+  message = f'processor {kind} is not known; known: CLIPImageProcessor, '
+  with pytest.raises(ValueError, match=message):
+    processors.load(llava)
+
+
+@pytest.mark.parametrize('end', ['', 'Fast', 'Pil'])
+def test_all_classes_of_an_image_processor_are_one(end, llava):
+  kind = f'CLIPImageProcessor{end}'
+  _edit(llava, 'preprocessor_config.json', image_processor_type=kind)
+  assert processors.load(llava).images.cut == {'tokens of an image': 9}
 
 
 def test_an_image_token_that_is_cut_up_is_a_clear_error(llava):

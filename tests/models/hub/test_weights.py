@@ -272,7 +272,7 @@ def test_a_tensor_goes_to_its_leaf_and_back(family, tmp_path):
     entry = weights.to_leaf(tensor, place)
     whole = leaves[place.leaf].shape
     assert entry.shape == (whole if place.layer is None else whole[1:]), name
-    back = weights.to_file(entry, place)
+    back = hub_folder.to_file(entry, place)
     assert back.flags.c_contiguous and np.array_equal(back, tensor), name
     transposed += place.transposed
   assert transposed == {'llava': 37, 'qwen2_vl': 33}[family]
