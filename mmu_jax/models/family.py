@@ -49,7 +49,10 @@ class Family:
       dtypes of a batch.
     copies: ``copies(config) -> {hub name: hub name}``, tensors that some
       writers save although another one holds the same numbers.
-    widths: ``widths(config)``, the sizes that a memory plan needs.
+    widths: ``widths(config)``, sizes by which a plan of memory knows an
+      activation: ``layers``, depths of the stacks as far as they run;
+      ``split``, last axes that the mesh axis 'tensor' splits; ``heads``, axes
+      of attention heads; ``picture``, room of one ordinary picture.
     hub_type: ``model_type`` of its ``config.json``; '' for the name. With a
       slash and the ``model_type`` of ``text_config`` ('llava/qwen2') where
       several families share the first.
@@ -66,8 +69,8 @@ class Family:
   image_cut: Callable[[Any], dict[str, int]]
   image_tokens: Callable[[Any, int], int]
   abstract_batch: Callable[[Any, int, int, int], Batch]
+  widths: Callable[[Any], Mapping[str, Any]]
   copies: Callable[[Any], dict[str, str]] = _no_copies
-  widths: Callable[[Any], Any] | None = None
   hub_type: str = ''
 
 

@@ -245,6 +245,25 @@ def _abstract_batch(
   return abstract_text(rows, length) | {'pixel_values': pixels}
 
 
+def _widths(config: LlavaConfig) -> dict[str, Any]:
+  """Sizes by which a plan of memory knows an activation."""
+  vision, text = config.vision_config, config.text_config
+  return {
+    'layers': (config.num_vision_layers, text.num_hidden_layers),
+    'split': (
+      vision.intermediate_size,
+      text.intermediate_size,
+      text.vocab_size,
+    ),
+    'heads': (
+      vision.num_attention_heads,
+      text.num_attention_heads,
+      text.num_key_value_heads,
+    ),
+    'picture': 1,
+  }
+
+
 FAMILY = Family(
   name='llava',
   config=LlavaConfig,
@@ -264,4 +283,5 @@ FAMILY = Family(
   image_cut=_image_cut,
   image_tokens=_image_tokens,
   abstract_batch=_abstract_batch,
+  widths=_widths,
 )

@@ -404,6 +404,25 @@ def _abstract_batch(
   }
 
 
+def _widths(config: Qwen2VLConfig) -> dict[str, Any]:
+  """Sizes by which a plan of memory knows an activation."""
+  vision, text = config.vision_config, config.text_config
+  return {
+    'layers': (vision.depth, text.num_hidden_layers),
+    'split': (
+      int(vision.embed_dim * vision.mlp_ratio),
+      text.intermediate_size,
+      text.vocab_size,
+    ),
+    'heads': (
+      vision.num_heads,
+      text.num_attention_heads,
+      text.num_key_value_heads,
+    ),
+    'picture': 1024,  # patches of 448 x 448 pixels
+  }
+
+
 FAMILY = Family(
   name='qwen2_vl',
   config=Qwen2VLConfig,
@@ -420,5 +439,6 @@ FAMILY = Family(
   image_cut=_image_cut,
   image_tokens=_image_tokens,
   abstract_batch=_abstract_batch,
+  widths=_widths,
   copies=_copies,
 )
