@@ -19,7 +19,7 @@ help:
 	@echo "make parity    compare with transformers in torch (installs torch)"
 	@echo "make clean     delete the virtual environment (runs/ stays)"
 
-$(INSTALLED): requirements.txt requirements-dev.txt pyproject.toml
+$(INSTALLED): requirements.txt requirements-dev.txt pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info; \
 	  sys.exit(None if v >= (3, 11) else "mmu_jax needs Python 3.11 or newer, \
 	  this is %d.%d: make PYTHON=python3.12 ..." % v[:2])'
@@ -32,7 +32,7 @@ $(INSTALLED): requirements.txt requirements-dev.txt pyproject.toml
 install: $(INSTALLED)
 
 demo: $(INSTALLED)
-	$(BIN)/mmu pipeline --config=configs/people.py --workdir=$(WORKDIR)
+	$(BIN)/mmu pipeline --config=people --workdir=$(WORKDIR)
 
 # Two processes, each with whole files: fixtures are made once.
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile

@@ -2,7 +2,7 @@
 # Fills in launch/gke_jobset.yaml and applies it.
 #
 #   IMAGE=REGISTRY/mmu:1 NODES=4 GPUS=8 NAME=people launch/gke.sh \
-#       mmu pipeline --config=configs/people.py --workdir=/runs/people
+#       mmu pipeline --config=people --workdir=/runs/people
 #
 # launch/gke.sh --dry_run ... prints the manifest and applies nothing; pipe it
 # into `kubectl apply --dry-run=server -f -` to have the cluster check it.

@@ -2,7 +2,7 @@
 """Starts a command in several processes on this machine, as one job.
 
   python launch/local.py --processes=2 --devices=4 -- \\
-      mmu pipeline --config=configs/people.py --workdir=runs/people
+      mmu pipeline --config=people --workdir=runs/people
   python launch/local.py --processes=8 --gpus -- mmu pipeline ...
 
 With --devices every process gets so many simulated CPU devices: a rehearsal of

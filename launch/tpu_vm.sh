@@ -6,7 +6,7 @@
 #   launch/tpu_vm.sh state
 #   launch/tpu_vm.sh install              # this commit, on every host
 #   launch/tpu_vm.sh run mmu doctor
-#   launch/tpu_vm.sh run mmu pipeline --config=configs/people.py \
+#   launch/tpu_vm.sh run mmu pipeline --config=people \
 #       --workdir=/mnt/runs/people
 #   launch/tpu_vm.sh logs                 # of host 0, as they come
 #   launch/tpu_vm.sh stop                 # saves and ends; `run` goes on

@@ -118,7 +118,9 @@ def _read_config(path: str, overrides: list[str]):
   from absl import flags
   from ml_collections import config_flags
 
-  config = _load_config(path)
+  from mmu_jax import recipes
+
+  config = recipes.load(path)
   values, given = flags.FlagValues(), ['mmu', *overrides]
   try:
     # Without sys_argv, the fields to set are looked for in sys.argv.
@@ -140,19 +142,6 @@ def _read_config(path: str, overrides: list[str]):
   if rest[1:]:
     raise UserError(f'unexpected arguments: {" ".join(rest[1:])}')
   return values.config
-
-
-def _load_config(path: str):
-  """Runs ``get_config`` of a file, with what follows the colon."""
-  import importlib.machinery
-  import importlib.util
-
-  name, *variant = path.split(':', 1)
-  loader = importlib.machinery.SourceFileLoader('mmu_config', name)
-  spec = importlib.util.spec_from_loader('mmu_config', loader)
-  module = importlib.util.module_from_spec(spec)
-  loader.exec_module(module)
-  return module.get_config(*variant)
 
 
 def _run(args, config, stages) -> None:

@@ -15,6 +15,7 @@ RANKS = {
   'tree': 0,
   'commands': 0,
   'errors': -1,
+  'recipes': 0,
   'distributed': 0.2,
   'sharding': 0.4,  # what is traced says where it is
   'masks': 0.5,  # the transformations unpack them

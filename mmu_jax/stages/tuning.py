@@ -45,7 +45,7 @@ def tune(config: Config, workdir: Folder) -> list[dict[str, Any]]:
   if 'tune' not in config or 'validation_groups' not in config:
     raise UserError(
       'tuning needs people that no reported score contains: the config must '
-      'have `tune` and `validation_groups`, as configs/people.py does.'
+      'have `tune` and `validation_groups`, as the config people does.'
     )
   job = open_job(config, workdir, validation=True)
   with jax.set_mesh(job.mesh):

@@ -3,7 +3,7 @@
   python tests/benchmarks/input_wait.py                    # 576 tokens each
   python tests/benchmarks/input_wait.py --patch_size=84    # 16 tokens each
 
-The small model of configs/people.py takes turns on portraits that are JPEG
+The small model of the config people takes turns on portraits that are JPEG
 files of 512 x 512 pixels, decoded and brought to 336 x 336 by CLIP's image
 processor in every turn (nothing is remembered). Three ways of making batches
 take turns within a run: `blocking` looks at every loss before it makes the
@@ -20,9 +20,7 @@ batch by themselves are shown too.
 import argparse
 import contextlib
 import io
-import pathlib
 import queue
-import runpy
 import statistics
 import threading
 import time
@@ -33,6 +31,7 @@ import PIL.Image
 
 from mmu_jax import methods
 from mmu_jax import models
+from mmu_jax import recipes
 from mmu_jax.data.batches import batching
 from mmu_jax.data.batches import prefetch
 from mmu_jax.data.encoding.images import LazyImage
@@ -41,7 +40,6 @@ from mmu_jax.data.people import world as people
 from mmu_jax.training import optimizer
 from mmu_jax.training import step as step_lib
 
-CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'people.py'
 IMAGE_SIZE = 336
 WAYS = ('blocking', 'plain', 'prefetch')
 
@@ -97,7 +95,7 @@ def make_stream(patch_size: int, pixels: int, size: int) -> batching.Stream:
 
 def make_turn(patch_size: int):
   """``batch -> measured``: a turn of finetuning, which keeps its state."""
-  config = runpy.run_path(str(CONFIG))['model']()
+  config = recipes.small_model()
   config['vision_config'] |= {
     'image_size': IMAGE_SIZE,
     'patch_size': patch_size,

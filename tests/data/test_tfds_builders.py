@@ -1,7 +1,6 @@
 """What TFDS builders write is read again: the same rows, without TensorFlow."""
 
 import hashlib
-import importlib.util
 import io
 import pathlib
 import sys
@@ -12,6 +11,7 @@ import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 
+from mmu_jax import recipes
 from mmu_jax.data import datasets
 from mmu_jax.data import row as row_lib
 from mmu_jax.data import tfds_builders
@@ -111,18 +111,14 @@ def test_a_prepared_folder_is_asked_as_the_dataset_it_was_made_from(
 
 @pytest.mark.parametrize('variant', ['', 'fast'])
 def test_the_config_of_prepared_folders_fits_them(people, variant):
-  path = pathlib.Path(__file__).parents[2] / 'configs' / 'tfds.py'
-  spec = importlib.util.spec_from_file_location('tfds_config', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.get_config(variant)
+  config = recipes.load(f'tfds:{variant}')
   options = config.data.to_dict() | dict(path=people.data_path)
   data = datasets.load(options.pop('name'), 0, **options)
   assert data.processor is not None
   for kind in ('vqa', 'qa'):
     assert all(data.train[f'{kind}/{g}'] for g in config.groups.everybody)
-  with pytest.raises(ValueError, match='Use configs/mllmu_bench.py or'):
-    module.get_config('paper_exact')
+  with pytest.raises(ValueError, match='is one of full, fast; got'):
+    recipes.load('tfds:paper_exact')
 
 
 def test_people_read_from_files_give_the_same_batches(people):

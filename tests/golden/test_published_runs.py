@@ -1,6 +1,6 @@
 """Every published run, replayed: the choice, the method, the loop, the chain.
 
-Nothing is set here but sizes and rate: a run goes from ``configs/choices.py``
+Nothing is set here but sizes and rate: a run goes from ``recipes.paper_exact``
 through the plan that the command line makes of it. Torch's float32 ends within
 1.8e-6 of its float64; a step moves a weight by up to 1e-3.
 """

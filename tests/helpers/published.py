@@ -5,7 +5,6 @@ names and layouts of the files, through the table that reads checkpoints.
 """
 
 import functools
-import importlib.util
 import json
 from typing import NamedTuple
 
@@ -16,13 +15,13 @@ import paths
 from safetensors import numpy as safetensors
 
 from mmu_jax import models
+from mmu_jax import recipes
 from mmu_jax import saliency as saliency_lib
 from mmu_jax import tree as tree_lib
 from mmu_jax.models.hub import weights
 from mmu_jax.stages import masking
 
 FOLDER = paths.GOLDEN / 'official' / 'llava'
-CONFIGS = paths.CONFIGS
 IMAGE_TOKEN, PAD_TOKEN = 100, 0
 ROWS, LENGTH = 4, 28  # of the largest batch, and a little more
 FORGET = ('forget_0', 'forget_1', 'forget_2')
@@ -150,18 +149,10 @@ def params_of(file):
   return tree_lib.map_with_name(lambda name, _: made[name], model().params)
 
 
-@functools.cache
-def _module(name):
-  spec = importlib.util.spec_from_file_location(name, CONFIGS / f'{name}.py')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
 def config(benchmark='clear', *, forget=3, retain=7, masked=''):
   """The choice ``paper_exact``, at the sizes and rate of the golden runs."""
-  made = _module('people').get_config('paper_exact')
-  _module('choices').paper_exact(
+  made = recipes.load('people:paper_exact')
+  recipes.paper_exact(
     made,
     benchmark,
     forget_batches=forget,

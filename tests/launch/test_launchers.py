@@ -17,7 +17,7 @@ from mmu_jax.distributed import preemption
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / 'launch'
-JOB = ['mmu', 'pipeline', '--config=configs/people.py', '--workdir=runs/a b']
+JOB = ['mmu', 'pipeline', '--config=people', '--workdir=runs/a b']
 SHELL = sorted([*LAUNCH.glob('*.sh'), *LAUNCH.glob('*.sbatch')])
 PSUM = """
   import os, sys, time

@@ -1,14 +1,13 @@
 """A plan of a config, and its tables."""
 
 import dataclasses
-import importlib.util
 
-import paths
 import pytest
 
 from mmu_jax import methods
 from mmu_jax import models
 from mmu_jax import planning
+from mmu_jax import recipes
 from mmu_jax.models import llava
 from mmu_jax.planning import inputs
 from mmu_jax.planning import layout
@@ -20,15 +19,9 @@ from mmu_jax.planning.memory import Setting
 from mmu_jax.planning.programs import Program
 from mmu_jax.planning.shapes import Rows
 
-CONFIGS = paths.CONFIGS
-
 
 def _config(name, *variant):
-  path = CONFIGS / f'{name}.py'
-  spec = importlib.util.spec_from_file_location(name, path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(*variant)
+  return recipes.load(':'.join([name, *variant]))
 
 
 @pytest.fixture(scope='module')

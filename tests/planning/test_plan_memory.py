@@ -20,7 +20,7 @@ from mmu_jax.planning import memory
 from mmu_jax.planning import shapes
 from mmu_jax.planning.shapes import Rows
 
-# The model of configs/people.py; its data gives 370 words and 104 tokens.
+# The model of the config people; its data gives 370 words and 104 tokens.
 PEOPLE = llava.LlavaConfig(
   clip_vit.ClipVisionConfig(96, 384, 3, 2, 48, 12),
   llama.LlamaConfig(370, 128, 344, 4, 2, 2),

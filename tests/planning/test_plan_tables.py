@@ -1,18 +1,16 @@
 """The tables of a plan are whole in 100 columns, and lose nothing in 80."""
 
-import importlib.util
 import io
 import re
 
-import paths
 import pytest
 from rich import console
 
 from mmu_jax import planning
+from mmu_jax import recipes
 from mmu_jax.planning import report
 from mmu_jax.planning import writing
 
-CONFIG = paths.CONFIGS / 'mllmu_bench.py'
 MESHES = ('fsdp=8', 'fsdp=4,tensor=2', 'data=2,fsdp=2,tensor=2', 'data=1')
 
 
@@ -26,10 +24,7 @@ def _written(plan, width):
 
 @pytest.fixture(scope='module')
 def config():
-  spec = importlib.util.spec_from_file_location('mllmu_bench', CONFIG)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config()
+  return recipes.load('mllmu_bench')
 
 
 @pytest.fixture(scope='module', params=MESHES)

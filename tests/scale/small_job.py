@@ -3,20 +3,15 @@
 Widths are multiples of 8, so that every mesh of eight devices splits them.
 """
 
-import importlib.util
-import pathlib
-
-_path = pathlib.Path(__file__).parents[2] / 'configs' / 'people.py'
-_spec = importlib.util.spec_from_file_location('people', _path)
-people = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(people)
+from mmu_jax import recipes
+from mmu_jax.recipes import run
 
 RUNS = dict(
-  ga_diff=people.run('ga_diff', 1e-4),
-  kl_min=people.run('kl_min', 1e-4),
-  npo=people.run('npo', 1e-4),
-  mmunlearner=people.run('mmunlearner', 1e-4, 'saliency'),
-  mmunlearner_random=people.run('mmunlearner_strict', 1e-4, 'random'),
+  ga_diff=run('ga_diff', 1e-4),
+  kl_min=run('kl_min', 1e-4),
+  npo=run('npo', 1e-4),
+  mmunlearner=run('mmunlearner', 1e-4, 'saliency'),
+  mmunlearner_random=run('mmunlearner_strict', 1e-4, 'random'),
 )
 
 
@@ -25,7 +20,7 @@ def get_config(variant=''):
 
   And its saliency is kept as log-ratios, its reference in the host's memory.
   """
-  config = people.get_config('fast')
+  config = recipes.load('people:fast')
   width = dict(
     hidden_size=32,
     intermediate_size=32,

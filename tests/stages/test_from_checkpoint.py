@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 from mmu_jax import __main__ as command_line
 from mmu_jax import checkpoint
 from mmu_jax import models
+from mmu_jax import recipes
 from mmu_jax import stages
 from mmu_jax.data.people import vocabulary
 from mmu_jax.models.hub import config as hub_config
@@ -109,7 +110,7 @@ def test_a_checkpoint_is_unlearned_and_written_back(family, tmp_path, capsys):
   folder, work = tmp_path / 'hub', tmp_path / 'work'
   _write_checkpoint(folder, family)
   job = (
-    '--config=configs/people.py:fast',
+    '--config=people:fast',
     f'--workdir={work}',
     f'--config.model.path={folder}',
     *FLAGS,
@@ -157,7 +158,7 @@ def test_a_processor_that_cuts_images_otherwise_is_refused(
   file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
   with pytest.raises(ValueError, match=message):
     models.load(folder)
-  job = ('--config=configs/people.py:fast', f'--workdir={tmp_path / "work"}')
+  job = ('--config=people:fast', f'--workdir={tmp_path / "work"}')
   assert (
     command_line.main(
       ['train', '--run=vanilla', *job, f'--config.model.path={folder}', *FLAGS]
@@ -168,7 +169,7 @@ def test_a_processor_that_cuts_images_otherwise_is_refused(
 
 def test_a_config_bounds_the_pictures_of_a_checkpoint(tmp_path):
   _write_checkpoint(tmp_path / 'hub', 'qwen2_vl')
-  config = command_line._load_config('configs/people.py:fast')
+  config = recipes.load('people:fast')
   config.model.path = str(tmp_path / 'hub')
   config.model.processor.max_pixels = 1024
   job = stages.open_job(config, tmp_path / 'work')

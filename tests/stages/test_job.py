@@ -1,11 +1,10 @@
 """What stages refuse before they start, and what they do not do twice."""
 
 import json
-import sys
 
-import paths
 import pytest
 
+from mmu_jax import recipes
 from mmu_jax import stages
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.stages import job as job_lib
@@ -13,18 +12,15 @@ from mmu_jax.stages import masking
 from mmu_jax.stages import scoring
 from mmu_jax.stages import streams
 
-sys.path.insert(0, str(paths.CONFIGS))
-import people  # pylint: disable=wrong-import-position
-
 
 @pytest.fixture
 def config():
-  return people.get_config('fast')
+  return recipes.load('people:fast')
 
 
 def test_a_split_left_out_is_left_out_of_roles_too(config, tmp_path):
   job = stages.open_job(config, tmp_path)
-  parts = [people.part('vqa:everybody', size=2)]
+  parts = [recipes.part('vqa:everybody', size=2)]
   everybody = streams.make_stream(job, parts, 'train')
   others = streams.make_stream(job, parts, 'train', ['vqa/forget'])
   forget = {row.key for row in job.data.train['vqa/forget']}
@@ -46,7 +42,7 @@ def test_an_unknown_split_is_an_error(
 ):
   job = stages.open_job(config, tmp_path)
   with pytest.raises(ValueError, match=message):
-    streams.make_stream(job, [people.part(*splits, size=1)], 'train', without)
+    streams.make_stream(job, [recipes.part(*splits, size=1)], 'train', without)
 
 
 def test_a_model_of_another_image_size_is_refused(config, tmp_path):

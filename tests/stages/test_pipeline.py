@@ -1,7 +1,5 @@
 """All stages end to end: one tiny job, looked at from many sides."""
 
-import functools
-import importlib.util
 import json
 import shutil
 import sys
@@ -14,6 +12,7 @@ import toy
 
 from mmu_jax import checkpoint
 from mmu_jax import masks
+from mmu_jax import recipes
 from mmu_jax import stages
 from mmu_jax.data.batches import batching
 from mmu_jax.evaluation.report import table
@@ -41,18 +40,9 @@ METRICS = {
 pytestmark = pytest.mark.slow  # the fixture: some thirty compilations
 
 
-@functools.cache
-def _module():
-  path = ROOT / 'configs' / 'people.py'
-  spec = importlib.util.spec_from_file_location('people_config', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
 def _config():
   """The fast variant, smaller still, with two runs."""
-  config = _module().get_config('fast')
+  config = recipes.load('people:fast')
   config.mesh = ''  # one device: others are in tests/scale
   width = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=2)
   config.model.vision_config.update(width)
@@ -73,7 +63,7 @@ def _config():
   config.unlearn.update(rounds=3, probe_every=3, probe_rows=4, save_every=2)
   config.evaluation.update(max_new_tokens=4, batch_size=16)
   config.tune.update(rates=(1e-3,), rows=4)
-  run = _module().run
+  run = recipes.run
   with config.unlocked():
     config.runs = dict(
       ga=run('ga', 1e-3),

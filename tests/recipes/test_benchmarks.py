@@ -1,20 +1,18 @@
 """The configs of the benchmarks fit the datasets, and their fast ones run."""
 
-import importlib.util
 import json
 
 import benchmark_folders
-import paths
 import pytest
 
 from mmu_jax import __main__ as command_line
 from mmu_jax import methods
+from mmu_jax import recipes
 from mmu_jax import workdir
 from mmu_jax.data import datasets
 from mmu_jax.evaluation.asking import protocols
 from mmu_jax.stages import job
 
-FOLDER = paths.CONFIGS
 BENCHMARKS = ('mllmu_bench', 'clear')
 RATIOS = {'mllmu_bench': (5, 10, 15), 'clear': (1, 5, 10)}
 VARIANTS = ('', 'fast', 'paper_exact')
@@ -27,10 +25,7 @@ CASES = [
 
 
 def _load(name, variant=''):
-  spec = importlib.util.spec_from_file_location(name, FOLDER / f'{name}.py')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(variant)
+  return recipes.load(f'{name}:{variant}')
 
 
 @pytest.fixture(scope='module')
@@ -107,7 +102,7 @@ def test_an_unknown_variant_is_a_clear_error(variant):
 
 def test_own_data_has_no_published_recipe():
   assert _load('own').data.name == 'own'
-  with pytest.raises(ValueError, match='Use configs/mllmu_bench.py or'):
+  with pytest.raises(ValueError, match='is one of full, fast; got'):
     _load('own', 'paper_exact')
 
 
@@ -155,7 +150,7 @@ def test_a_benchmark_goes_from_its_folder_to_a_report(name, folders, tmp_path):
   """Vanilla, unlearning and every task, by the command line."""
   assert command_line.main(['data', 'check', str(folders / name)]) == 0
   flags = (
-    f'--config=configs/{name}.py:fast',
+    f'--config={name}:fast',
     f'--workdir={tmp_path}',
     f'--config.data.path={folders / name}',
     '--config.base.rounds=2',

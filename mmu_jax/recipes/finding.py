@@ -1,0 +1,84 @@
+"""Finds a config by its name or path, and runs its ``get_config``."""
+
+import importlib.machinery
+import importlib.util
+import pathlib
+
+import ml_collections
+
+from mmu_jax.errors import MissingError
+from mmu_jax.errors import UserError
+
+_PACKAGE = pathlib.Path(__file__).parents[1]
+
+
+def load(spec: str) -> ml_collections.ConfigDict:
+  """Returns the config that a name or path stands for.
+
+  Args:
+    spec: name of a config that comes with the package, or path of a Python
+      file (it has a slash, or ends in '.py'); then a colon and the variant,
+      if one is wanted: 'people', 'clear:ratio=10', 'mine/job.py:fast'.
+
+  Returns:
+    A new config; changing it changes no other.
+
+  Raises:
+    FileNotFoundError: if there is no such config; names those that exist.
+    ValueError: if the file is no config, or does not know the variant.
+
+  Example:
+    >>> load('people:fast').data.num_people
+    12
+  """
+  name, *variant = spec.split(':', 1)
+  path = _path(name)
+  loader = importlib.machinery.SourceFileLoader('mmu_config', str(path))
+  module = importlib.util.module_from_spec(
+    importlib.util.spec_from_loader('mmu_config', loader)
+  )
+  try:
+    loader.exec_module(module)
+  except SyntaxError as error:
+    raise UserError(
+      f'{path} is not a config: it must be a Python file with a function '
+      f'get_config, and line {error.lineno} is no Python ({error.msg}).'
+    ) from error
+  if not hasattr(module, 'get_config'):
+    raise UserError(
+      f'{path} is not a config: it has no function get_config. Write one '
+      'that returns a ConfigDict, as the files in configs/ do.'
+    )
+  return module.get_config(*variant)
+
+
+def known() -> tuple[str, ...]:
+  """Returns the names of the configs that come with the package.
+
+  Example:
+    >>> known()
+    ('clear', 'mllmu_bench', 'own', 'people', 'tfds')
+  """
+  return tuple(sorted(path.stem for path in _folder().glob('*.py')))
+
+
+def _folder() -> pathlib.Path:
+  """The folder of configs: in the package, or beside it in a checkout."""
+  inside = _PACKAGE / 'configs'
+  return inside if inside.is_dir() else _PACKAGE.parent / 'configs'
+
+
+def _path(name: str) -> pathlib.Path:
+  """The file of a config."""
+  if '/' not in name and not name.endswith('.py'):
+    path = _folder() / f'{name}.py'
+    rule = f'the configs are {", ".join(known())}, or the path of a file'
+  else:
+    path = pathlib.Path(name)
+    rule = f'{name} is not a file; a config is also one of {", ".join(known())}'
+  if not path.is_file():
+    raise MissingError(
+      f'there is no config {name!r}: {rule}. Give --config=NAME:VARIANT or '
+      '--config=FILE.py:VARIANT.'
+    )
+  return path
