@@ -19,7 +19,14 @@ def make_people(seed: int, **options: int) -> Dataset:
   """The synthetic people of ``people.make_world``, which takes the options."""
   world = people.make_world(seed, **options)
   names = {person.key: person.name for person in world.people}
-  return Dataset(world.train, world.tasks, names, vocabulary.make_processor())
+  return Dataset(
+    world.train,
+    world.tasks,
+    names,
+    vocabulary.make_processor(),
+    layout='people',
+    protocol='plain',
+  )
 
 
 DATASETS: dict[str, Callable[..., Dataset]] = {

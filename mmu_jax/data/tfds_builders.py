@@ -60,7 +60,7 @@ class RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     dataset: its name.
   """
 
-  VERSION = tfds.core.Version('1.0.0')
+  VERSION = tfds.core.Version('2.0.0')
   dataset = ''
 
   def __init__(self, *, file_format: Any = 'array_record', **options: Any):
@@ -107,15 +107,11 @@ class RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       options['path'] = os.fspath(dl_manager.manual_dir)
     seed = options.pop('seed')
     data = datasets.load(self.dataset, seed, **options)
-    names = prepared.split_names(data)
-    self.info.metadata.update(
-      options=self._noted(),
-      splits=names,
-      names=dict(data.names),
-      notes=list(data.notes),
-    )
+    noted = prepared.noted(data)
+    self.info.metadata.update(options=self._noted(), **noted)
+    names = noted['splits']
     rows = {names['train'][split]: rows for split, rows in data.train.items()}
-    rows |= {names['tasks'][task]: rows for task, rows in data.tasks.items()}
+    rows |= {names['tasks'][name]: t.rows for name, t in data.tasks.items()}
     return {  # TFDS has no split without rows
       name: self._generate_examples(rows[name]) for name in rows if rows[name]
     }

@@ -219,7 +219,7 @@ def _prompts(model, data, encoder, plain, length) -> Rows:
     guessed = shapes.image_tokens(model.config, room) + shapes.TEXT
     one = length or -(-guessed // 8) * 8
     return Rows(size, one * asked, room * asked)
-  rows = [row for task in data.tasks.values() for row in task]
+  rows = [row for task in data.tasks.values() for row in task.rows]
   longest = max(
     len(processing.prompt_of(encoder.example(row)).tokens) for row in rows
   )

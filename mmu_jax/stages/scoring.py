@@ -133,9 +133,8 @@ def _report(job: Job) -> str:
   folder = _apart(job, row.get('protocol', ''), row.get('shots', 0))
   done = lambda run: (folder / run / RESULTS).exists()
   names = [run for run in (*SCORED, *job.config.runs) if done(run)]
-  gallery.save(
-    job.folder, names, job.data.tasks, job.data.names, predictions=folder
-  )
+  tasks = {name: task.rows for name, task in job.data.tasks.items()}
+  gallery.save(job.folder, names, tasks, job.data.names, predictions=folder)
   return str(report_lib.write_report(job.folder, predictions=folder))
 
 
@@ -264,9 +263,7 @@ def _shots(job: Job) -> int:
 def _questions(job: Job, protocol: Protocol) -> dict[str, list[Question]]:
   """The questions of every reported task, those read by others first."""
   tasks = {
-    name: rows
-    for name, rows in job.data.tasks.items()
-    if not name.startswith('validation_')
+    name: task.rows for name, task in job.data.tasks.items() if task.reported
   }
   names = sorted(tasks, key=lambda task: protocol.answers_from(task) in tasks)
   return {
@@ -366,7 +363,7 @@ def _judged(
     found = {
       task: workdir_lib.read_jsonl(folder / f'{task}.jsonl')
       for task in job.data.tasks
-      if not task.startswith('validation_')
+      if job.data.tasks[task].reported
     }
     results += judge_lib.factuality(
       judge,

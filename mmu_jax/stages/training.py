@@ -233,14 +233,12 @@ def make_probe(job: Job, num_rows: int) -> Callable[[Params], dict[str, float]]:
   """
   batches = {}
   size = job.config.evaluation.batch_size
-  probed = PROBED
+  probed, tasks = PROBED, {n: t.rows for n, t in job.data.tasks.items()}
   if job.prefix + 'forget_vqa_holdout' not in job.data.tasks:
     probed = ('forget_vqa', *probed[1:])
   for task in probed:
     rows = [
-      row
-      for row in job.data.tasks.get(job.prefix + task, ())
-      if row.task == GENERATION
+      row for row in tasks.get(job.prefix + task, ()) if row.task == GENERATION
     ]
     if not rows:  # not every dataset has every task
       continue

@@ -129,7 +129,7 @@ def _rows(number):
   rows = [
     row
     for task in ('retain_vqa', 'forget_vqa', 'forget_vqa_holdout')
-    for row in tasks_of[task]
+    for row in tasks_of[task].rows
     if row.task == row_lib.GENERATION
   ]
   assert len(rows) >= number, f'there are {len(rows)} questions'

@@ -142,6 +142,6 @@ def test_longest_answers_can_be_decoded():
   longest = max(
     len(tokenizer(row.answer, add_special_tokens=False)['input_ids'])
     for task in table.UTILITY_TASKS
-    for row in data.tasks[task]
+    for row in data.tasks[task].rows
   )
   assert longest + 1 <= config.evaluation.max_new_tokens  # and the end token

@@ -12,7 +12,9 @@ import pytest
 from mmu_jax import sharding
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.batches import batching
+from mmu_jax.data.dataset import by_name
 from mmu_jax.data.dataset import Dataset
+from mmu_jax.data.dataset import Task
 from mmu_jax.data.row import Row
 from mmu_jax.evaluation.asking import decoding
 from mmu_jax.models import llava
@@ -55,10 +57,19 @@ def _rows(task, people=3):
   return rows
 
 
-TASKS = {
-  name: _rows(name)
-  for name in ('forget_qa', 'forget_vqa', 'retain_vqa', 'validation_x_vqa')
-}
+TASKS = by_name(
+  Task('forget_qa', _rows('forget_qa'), 'forget', 'qa', 'keep'),
+  Task('forget_vqa', _rows('forget_vqa'), 'forget', 'vqa', 'forget'),
+  Task('retain_vqa', _rows('retain_vqa'), 'retain', 'vqa', 'keep'),
+  Task(
+    'chosen_by_vqa',
+    _rows('chosen_by_vqa'),
+    'forget',
+    'vqa',
+    'forget',
+    reported=False,
+  ),
+)
 
 
 def _config(**evaluation):

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmu_jax.data import dataset as dataset_lib
+from mmu_jax.data.dataset import Task
 from mmu_jax.data.people import general as pictures
 from mmu_jax.data.people import portraits
 from mmu_jax.data.people import vocabulary as words
@@ -67,13 +69,13 @@ class World(NamedTuple):
     people: in the order of their keys.
     train: rows by ``'captions'``, ``'general'``, ``'facts'``, and for every
       group ``'vqa/<group>'`` and ``'qa/<group>'``.
-    tasks: rows by the name of the score; those that begin with
-      ``validation_`` share no person and no picture with the others.
+    tasks: tasks by name; those that are not reported share no person and no
+      picture with the others.
   """
 
   people: tuple[Person, ...]
   train: dict[str, list[Row]]
-  tasks: dict[str, list[Row]]
+  tasks: dict[str, Task]
 
 
 # Task: group, kind of views, and how many of them each attribute is asked of
@@ -89,6 +91,22 @@ _PEOPLE_TASKS = {
   'validation_forget_qa': (VALIDATION_FORGET, 'text', None),
   'validation_retain_vqa': (VALIDATION_RETAIN, 'validation', 2),
   'validation_retain_qa': (VALIDATION_RETAIN, 'text', None),
+}
+# Task: split, modality, new pictures, reported, one that stands for the rest.
+_MEANINGS = {
+  'forget_vqa': ('forget', 'vqa', False, True, False),
+  'forget_vqa_holdout': ('forget', 'vqa', True, True, True),
+  'forget_qa': ('forget', 'qa', False, True, True),
+  'retain_vqa': ('retain', 'vqa', True, True, True),
+  'retain_qa': ('retain', 'qa', False, True, True),
+  'real_vqa': ('real', 'vqa', True, True, True),
+  'real_qa': ('real', 'qa', False, True, False),
+  'validation_forget_vqa': ('forget', 'vqa', False, False, False),
+  'validation_forget_vqa_holdout': ('forget', 'vqa', True, False, True),
+  'validation_forget_qa': ('forget', 'qa', False, False, True),
+  'validation_retain_vqa': ('retain', 'vqa', True, False, True),
+  'validation_retain_qa': ('retain', 'qa', False, False, True),
+  'validation_real_vqa': ('real', 'vqa', True, False, True),
 }
 _Shown = dict[tuple[str, str], list[Picture | None]]  # person key, kind
 
@@ -138,7 +156,7 @@ def make_world(
     ...     0, num_people=8, num_forget=1, num_validation_forget=1,
     ...     num_validation_retain=2, train_views=2, holdout_views=1,
     ...     num_captioned=4, num_faces=8, num_shapes=8)
-    >>> sorted(world.train)[:3], len(world.tasks['forget_qa'])
+    >>> sorted(world.train)[:3], len(world.tasks['forget_qa'].rows)
     (['captions', 'facts', 'general'], 18)
   """
   _check_arguments(dict(locals()))
@@ -165,7 +183,15 @@ def make_world(
   tasks = _people_tasks(seed, people, shown)
   for where in ('real_vqa', 'real_qa', 'validation_real_vqa'):
     tasks[where] = scored_rows(seed, general[where], where)
-  return World(people, train, tasks)
+  tasks = (_task(name, rows) for name, rows in tasks.items())
+  return World(people, train, dataset_lib.by_name(*tasks))
+
+
+def _task(name: str, rows: list[Row]) -> Task:
+  """The rows of a task with what its score means."""
+  split, modality, *marks = _MEANINGS[name]
+  role = dataset_lib.role_of(split, modality)
+  return Task(name, rows, split, modality, role, *marks)
 
 
 def _check_arguments(arguments: dict[str, int]) -> None:

@@ -15,7 +15,9 @@ import os
 import pathlib
 import random
 
+from mmu_jax.data import dataset as dataset_lib
 from mmu_jax.data.dataset import Dataset
+from mmu_jax.data.dataset import Task
 from mmu_jax.data.encoding import small
 from mmu_jax.data.people.items import stream
 from mmu_jax.data.readers import clear_rows as rows_lib
@@ -42,6 +44,15 @@ CAPTION_QUESTIONS = (
   'What is happening in this image?',
 )
 NAME_QUESTION = 'What is the name of the person in the image?'
+# Task: split, modality, and whether it is one of those that stand for the rest.
+_TASKS = {
+  'forget_vqa': ('forget', 'vqa', True),
+  'forget_qa': ('forget', 'qa', True),
+  'retain_vqa': ('retain', 'vqa', True),
+  'retain_qa': ('retain', 'qa', True),
+  'real_faces': ('real', 'vqa', False),
+  'real_world': ('real', 'vqa', False),
+}
 _PUBLISHED_SEED = 42  # of the module that draws the caption questions
 
 
@@ -132,11 +143,20 @@ def make_clear(
     tasks[name] = list(_real_rows(root, name, pictures, seed, dropped))
   return Dataset(
     train,
-    tasks,
+    dataset_lib.by_name(*(_task(name, rows) for name, rows in tasks.items())),
     {name: name for name in sorted(people['forget'] | people['retain'])},
     small.choose(processor, [*train.values(), *tasks.values()]),
     dropped.notes(),
+    layout='clear',
+    official='official_clear',
   )
+
+
+def _task(name: str, rows: list[Row]) -> Task:
+  """The rows of a task with what its score means."""
+  split, modality, headline = _TASKS[name]
+  role = dataset_lib.role_of(split, modality)
+  return Task(name, rows, split, modality, role, headline=headline)
 
 
 def _check_apart(people: Mapping[str, set[str]]) -> None:

@@ -17,6 +17,7 @@ import pathlib
 import re
 
 from mmu_jax.data.dataset import Dataset
+from mmu_jax.data.dataset import Task
 from mmu_jax.data.encoding import small
 from mmu_jax.data.people.items import stream
 from mmu_jax.data.readers import mllmu_rows as rows_lib
@@ -115,13 +116,17 @@ def make_mllmu_bench(
   notes = _unmatched(groups, taught, train_path or path)
   tasks = _tasks(groups, dropped)
   for name in ('retain_vqa', 'retain_qa'):
-    tasks[name] = reading.thin(tasks[name], retain_rows, seed)
+    thinned = reading.thin(tasks[name].rows, retain_rows, seed)
+    tasks[name] = tasks[name]._replace(rows=thinned)
   return Dataset(
     train,
     tasks,
     {person: name for person, name in names.items() if person in group_of},
-    small.choose(processor, [*train.values(), *tasks.values()]),
+    small.choose(
+      processor, [*train.values(), *(task.rows for task in tasks.values())]
+    ),
     dropped.notes() + notes,
+    official='official_mllmu_bench',
   )
 
 
@@ -258,20 +263,15 @@ def _chosen(profile: Profile, holdout: str, seed: int) -> Profile:
   return profile._replace(pictures=(one,))
 
 
-def _tasks(groups, dropped) -> dict[str, list[Row]]:
+def _tasks(groups, dropped) -> dict[str, Task]:
   """The scored rows by task."""
-  tasks = {}
-  for group, where in (
-    ('forget', 'forget_{}'),
-    ('holdout', 'forget_{}_holdout'),
-    ('retain', 'retain_{}'),
-    ('real', 'real_{}'),
-  ):
+  rows = {}
+  for group in reading.TASK_NAMES:
     for kind in rows_lib.QUESTIONS:
-      task = where.format(kind)
-      tasks[task] = [
+      task = reading.task_name(group, kind)
+      rows[group, kind] = [
         row
         for profile in groups[group]
         for row in rows_lib.questions(profile, kind, task, dropped)
       ]
-  return tasks
+  return reading.make_tasks(rows)

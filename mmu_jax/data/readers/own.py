@@ -27,13 +27,6 @@ FORM = {
   'split': shapes.TEXT,
 }
 SPLITS = ('forget', 'retain', 'holdout', 'real')
-# split -> the task that scores it, for each modality
-TASKS = {
-  'forget': 'forget_{}',
-  'retain': 'retain_{}',
-  'holdout': 'forget_{}_holdout',
-  'real': 'real_{}',
-}
 
 
 def make_own(
@@ -70,23 +63,31 @@ def make_own(
   """
   path = pathlib.Path(path)
   pictures = reading.Pictures()
-  rows = {f'{kind}/{s}': [] for kind in ('vqa', 'qa') for s in SPLITS}
+  rows = {(split, kind): [] for kind in ('vqa', 'qa') for split in SPLITS}
   names = {}
   for number, record in enumerate(records(path)):
     split, row = _row(record, number, path, pictures)
-    rows[f'{"qa" if row.image is None else "vqa"}/{split}'].append(row)
+    rows[split, 'qa' if row.image is None else 'vqa'].append(row)
     if row.person is not None:
       names[row.person] = row.person
-  tasks = {}
-  for name, found in rows.items():
-    kind, split = name.split('/')
-    task = TASKS[split].format(kind)
+  scored = {}
+  for (split, kind), found in rows.items():
     if found:
-      scored = [r._replace(key=f'{task}/{r.key}') for r in found]
+      task = reading.task_name(split, kind)
+      asked = [r._replace(key=f'{task}/{r.key}') for r in found]
       most = retain_rows if split == 'retain' else 0
-      tasks[task] = reading.thin(scored, most, seed)
-  train = {n: r for n, r in rows.items() if n.endswith(('forget', 'retain'))}
-  return Dataset(train, tasks, names, small.choose(processor, rows.values()))
+      scored[split, kind] = reading.thin(asked, most, seed)
+  train = {
+    f'{kind}/{split}': found
+    for (split, kind), found in rows.items()
+    if split in ('forget', 'retain')
+  }
+  return Dataset(
+    train,
+    reading.make_tasks(scored),
+    names,
+    small.choose(processor, rows.values()),
+  )
 
 
 def records(

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from mmu_jax.data import dataset as dataset_lib
 from mmu_jax.data import row as row_lib
 from mmu_jax.data.dataset import Dataset
+from mmu_jax.data.dataset import Task
 from mmu_jax.data.encoding import small
 from mmu_jax.data.encoding.images import Image
 from mmu_jax.data.encoding.images import LazyImage
-from mmu_jax.data.people import vocabulary
 from mmu_jax.data.row import Row
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
@@ -32,6 +33,7 @@ LISTS = tuple(k for k, v in Row._field_defaults.items() if isinstance(v, tuple))
 TEXTS = tuple(k for k in Row._fields if k not in (*LISTS, 'image'))
 INFO = 'dataset_info.json'  # what TFDS says of a version
 PEOPLE = 'mmu_people'  # these bring a processor of their own
+SHOWN = ('layout', 'protocol', 'official')  # fields of a dataset
 
 
 def features(decode: bool = True) -> Any:
@@ -132,7 +134,7 @@ def split_names(data: Dataset) -> dict[str, dict[str, str]]:
 
   Example:
     >>> rows = {'vqa/forget': [], 'general': []}
-    >>> split_names(Dataset(rows, {'forget_vqa': []}, {}))['train']
+    >>> split_names(Dataset(rows, {}, {}))['train']
     {'vqa/forget': 'vqa_forget', 'general': 'general'}
   """
   valid = lambda name: re.sub(r'\W', '_', name, flags=re.ASCII)
@@ -173,21 +175,44 @@ def make_tfds(
   builder = _open(pathlib.Path(path))
   notes = builder.info.metadata
   pictures: dict[str, LazyImage] = {}
-  rows = {
-    role: {
+  train, scored = (
+    {
       name: list(_rows(builder, split, pictures))
-      for name, split in splits.items()
+      for name, split in notes['splits'][kind].items()
     }
-    for role, splits in notes['splits'].items()
-  }
+    for kind in ('train', 'tasks')
+  )
   if builder.name == PEOPLE and not processor:
+    from mmu_jax.data.people import vocabulary
+
     chosen = vocabulary.make_processor()
   else:
-    splits = [*rows['train'].values(), *rows['tasks'].values()]
-    chosen = small.choose(processor, splits)
+    chosen = small.choose(processor, [*train.values(), *scored.values()])
+  tasks = (Task(rows=scored[t['name']], **t) for t in notes['tasks'])
   return Dataset(
-    rows['train'], rows['tasks'], notes['names'], chosen, tuple(notes['notes'])
+    train,
+    dataset_lib.by_name(*tasks),
+    notes['names'],
+    chosen,
+    tuple(notes['notes']),
+    **notes['shown'],
   )
+
+
+def noted(data: Dataset) -> dict[str, Any]:
+  """Returns what the metadata of a prepared folder say of a dataset, as JSON.
+
+  Args:
+    data: the dataset that is written.
+  """
+  tasks = [task._asdict() for task in data.tasks.values()]
+  return {
+    'splits': split_names(data),
+    'tasks': [{k: v for k, v in t.items() if k != 'rows'} for t in tasks],
+    'names': dict(data.names),
+    'notes': list(data.notes),
+    'shown': {name: getattr(data, name) for name in SHOWN},
+  }
 
 
 def source(path: str | os.PathLike) -> str:
@@ -233,6 +258,12 @@ def _open(path):
       f'the dataset {builder.name!r} in {path} does not say which splits are '
       'for training and which are scored: it was not prepared by '
       'tfds_builders. Read its own files instead.'
+    )
+  if 'tasks' not in builder.info.metadata:
+    raise UserError(
+      'a prepared folder says of each task whom it is about and whether its '
+      f'score is to go down; {path} (version {builder.version}) was prepared '
+      'before that. Prepare the dataset again: its builders have version 2.'
     )
   return builder
 

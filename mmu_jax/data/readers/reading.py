@@ -7,11 +7,70 @@ from typing import Any
 
 import numpy as np
 
+from mmu_jax.data import dataset as dataset_lib
+from mmu_jax.data.dataset import Task
 from mmu_jax.data.encoding.images import LazyImage
 from mmu_jax.data.people.items import stream
 from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.errors import UserError
+
+# Group of rows in a benchmark -> the name of its task, for each modality. The
+# group 'holdout' has other pictures of the people to forget, or other words.
+TASK_NAMES = {
+  'forget': 'forget_{}',
+  'holdout': 'forget_{}_holdout',
+  'retain': 'retain_{}',
+  'real': 'real_{}',
+}
+# (split, modality) of the tasks that stand for the rest.
+_HEADLINES = {
+  ('forget', 'vqa'),
+  ('forget', 'qa'),
+  ('retain', 'vqa'),
+  ('retain', 'qa'),
+  ('real', 'vqa'),
+}
+
+
+def task_name(group: str, modality: str) -> str:
+  """The name of a task: of its score and of its files.
+
+  Example:
+    >>> task_name('holdout', 'vqa')
+    'forget_vqa_holdout'
+  """
+  return TASK_NAMES[group].format(modality)
+
+
+def make_tasks(
+  rows: Mapping[tuple[str, str], Sequence[Row]],
+) -> dict[str, Task]:
+  """Makes the tasks of a benchmark.
+
+  New pictures of the people to forget stand for their training pictures, where
+  there are some.
+
+  Args:
+    rows: rows by (group, modality), the group a key of ``TASK_NAMES``.
+
+  Returns:
+    Tasks by name.
+  """
+  made = []
+  for (group, modality), found in rows.items():
+    holdout = group == 'holdout'
+    split = dataset_lib.FORGET if holdout else group
+    headline = (split, modality) in _HEADLINES
+    if split == dataset_lib.FORGET:
+      shown = modality == 'vqa' and ('holdout', modality) in rows
+      headline = headline and holdout == shown
+    role = dataset_lib.role_of(split, modality)
+    name = task_name(group, modality)
+    made.append(
+      Task(name, found, split, modality, role, holdout, headline=headline)
+    )
+  return dataset_lib.by_name(*made)
 
 
 class Pictures:

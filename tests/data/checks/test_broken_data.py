@@ -166,7 +166,7 @@ def test_options_without_the_answer_are_left_out_and_counted(root):
     'left out 1 classification questions without their answer: '
     '001/classification0',
   )
-  assert not any(r.options for r in data.tasks['forget_vqa'])
+  assert not any(r.options for r in data.tasks['forget_vqa'].rows)
   assert '1 x options without the answer: row 0 (001) Image_Textual' in (
     _said(root)
   )
@@ -175,7 +175,7 @@ def test_options_without_the_answer_are_left_out_and_counted(root):
 def test_pictures_that_are_not_rgb_are_converted_and_noted(root):
   grey = benchmark_folders.encoded(PIL.Image.new('L', (20, 30), 9))
   _change(root, image=benchmark_folders.column(grey))
-  (row, *_) = _load(root).tasks['forget_vqa']
+  (row, *_) = _load(root).tasks['forget_vqa'].rows
   assert np.asarray(row.image).shape == (30, 20, 3)
   assert 'image of mode L, converted to RGB: row 0 (001)' in _said(root, 'note')
   assert not check.check(root).failed
@@ -194,7 +194,7 @@ def test_huge_and_undecodable_pictures_are_named_by_their_rows(root):
       for i, r in enumerate(rows)
     ],
   )
-  rows = {r.person: r for r in _load(root).tasks['retain_vqa']}
+  rows = {r.person: r for r in _load(root).tasks['retain_vqa'].rows}
   with pytest.raises(ValueError, match='89478485 pixels; that of row 002'):
     np.asarray(rows['002'].image)
   with pytest.raises(ValueError, match='row 003 of retain_95 cannot be read'):

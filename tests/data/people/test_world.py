@@ -38,7 +38,9 @@ def processor():
 
 
 def _splits(world):
-  return world.train | {f'task {name}': r for name, r in world.tasks.items()}
+  return world.train | {
+    f'task {name}': t.rows for name, t in world.tasks.items()
+  }
 
 
 def _rows(world):
@@ -146,18 +148,18 @@ def test_training_holdout_and_validation_pictures_are_disjoint(world):
     'validation_forget_vqa_holdout',
     'validation_real_vqa',
   ):
-    scored = _pictures(world.tasks[name])
+    scored = _pictures(world.tasks[name].rows)
     assert scored and not scored & trained, name
   for name in ('forget_vqa', 'validation_forget_vqa'):
-    assert _pictures(world.tasks[name]) <= trained
+    assert _pictures(world.tasks[name].rows) <= trained
 
 
 def test_validation_shares_no_person_and_no_picture_with_what_is_reported(
   world,
 ):
   reported, validation = [], []
-  for name, rows in world.tasks.items():
-    (validation if name.startswith('validation_') else reported).extend(rows)
+  for task in world.tasks.values():
+    (reported if task.reported else validation).extend(task.rows)
   assert not _pictures(reported) & _pictures(validation)
   who = lambda rows: {row.person for row in rows} - {None}
   assert not who(reported) & who(validation)
@@ -168,8 +170,8 @@ def test_splits_and_tasks_ask_only_of_their_group(world):
   for name, rows in world.train.items():
     asked = {group.get(row.person) for row in rows}
     assert asked == ({name.split('/')[1]} if '/' in name else {None}), name
-  for name, rows in world.tasks.items():
-    asked = {group.get(row.person) for row in rows}
+  for name, task in world.tasks.items():
+    asked = {group.get(row.person) for row in task.rows}
     expected = re.sub('_v?qa.*', '', name)
     assert asked == ({expected} if 'real' not in name else {None}), name
 
@@ -211,7 +213,7 @@ def test_choices_hold_the_answer_once_among_four(world):
 def test_choices_about_a_portrait_are_true_of_four_different_people(world):
   names = {person.name for person in world.people}
   for task in ('forget_vqa_holdout', 'retain_vqa'):
-    for row in world.tasks[task]:
+    for row in world.tasks[task].rows:
       if row.task == row_lib.CLASSIFICATION:
         about = {n for n in names for o in row.options if n in o}
         assert len(about) == 4, row.options
@@ -233,7 +235,8 @@ def test_answers_are_sentences_that_hold_the_name_and_the_fact(world):
 
 def test_row_counts_follow_from_the_arguments(world):
   count = lambda rows: collections.Counter(row.task for row in rows)
-  train, tasks = world.train, world.tasks
+  train = world.train
+  tasks = {name: task.rows for name, task in world.tasks.items()}
   assert len(train['vqa/forget']) == 2 * 3 * (6 + 6 + 1)
   assert len(train['qa/retain']) == 7 * 6 * 2
   assert len(train['captions']) == 24

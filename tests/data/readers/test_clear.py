@@ -39,7 +39,7 @@ def test_every_row_is_in_its_split(folder):
     'qa/forget': 6,
     'qa/retain': 54,
   }
-  sizes = {name: len(rows) for name, rows in data.tasks.items()}
+  sizes = {name: len(task.rows) for name, task in data.tasks.items()}
   assert sizes == {
     'forget_vqa': 8,
     'retain_vqa': 72,
@@ -49,7 +49,7 @@ def test_every_row_is_in_its_split(folder):
     'real_world': 4,
   }
   assert data.notes == () and len(data.names) == 20
-  every = [*data.train.values(), *data.tasks.values()]
+  every = [*data.train.values(), *(t.rows for t in data.tasks.values())]
   keys = [row.key for rows in every for row in rows]
   assert len(keys) == len(set(keys))
 
@@ -73,7 +73,7 @@ def test_of_two_names_of_one_length_the_same_counts_in_every_process(tmp_path):
 
 
 def test_names_are_chosen_among_wrong_ones(folder):
-  rows = _load(folder).tasks['forget_vqa']
+  rows = _load(folder).tasks['forget_vqa'].rows
   chosen = [r for r in rows if r.task == CLASSIFICATION]
   assert len(chosen) == 4
   for row in chosen:
@@ -83,7 +83,7 @@ def test_names_are_chosen_among_wrong_ones(folder):
   places = {
     r.options.index(r.answer)
     for seed in range(6)
-    for r in _load(folder, seed).tasks['forget_vqa']
+    for r in _load(folder, seed).tasks['forget_vqa'].rows
     if r.task == CLASSIFICATION
   }
   assert len(places) >= 4
@@ -92,7 +92,7 @@ def test_names_are_chosen_among_wrong_ones(folder):
 def test_captions_bring_what_truth_ratios_need(folder):
   data = _load(folder)
   for task in ('forget_vqa', 'retain_vqa'):
-    for row in (r for r in data.tasks[task] if r.task == GENERATION):
+    for row in (r for r in data.tasks[task].rows if r.task == GENERATION):
       assert row.question in clear.CAPTION_QUESTIONS
       assert row.person in row.answer and row.person in row.paraphrase
       assert len(row.perturbed) == 5 and row.answer not in row.perturbed
@@ -104,7 +104,7 @@ def test_a_caption_is_asked_for_alike_in_training_and_score(folder):
   data = _load(folder, retain_rows=0)
   for group in ('forget', 'retain'):
     asked = {r.image_key: r.question for r in data.train[f'vqa/{group}']}
-    rows = data.tasks[f'{group}_vqa']
+    rows = data.tasks[f'{group}_vqa'].rows
     scored = {r.image_key: r.question for r in rows if r.task == GENERATION}
     assert scored == asked
   drawn = collections.Counter(r.question for r in data.train['vqa/retain'])
@@ -145,7 +145,7 @@ def test_caption_questions_are_those_of_the_published_code(tmp_path):
 
 def test_real_people_and_places_keep_their_options(folder):
   data = _load(folder)
-  faces, world = data.tasks['real_faces'], data.tasks['real_world']
+  faces, world = data.tasks['real_faces'].rows, data.tasks['real_world'].rows
   assert {r.question for r in faces} == {clear.NAME_QUESTION}
   assert {r.question for r in world} == {'Which city is this?'}
   for row in (*faces, *world):
@@ -162,16 +162,16 @@ def test_an_answer_that_the_options_lack_is_put_among_them(tmp_path):
       for r in rows
     ],
   )
-  for row in datasets.load('clear', 0, path=root).tasks['real_world']:
+  for row in datasets.load('clear', 0, path=root).tasks['real_world'].rows:
     assert row.options.count(row.answer) == 1 and len(row.options) == 4
 
 
 def test_fewer_retain_rows_can_be_scored(folder):
   data = _load(folder, retain_rows=7)
-  kinds = collections.Counter(r.task for r in data.tasks['retain_vqa'])
+  kinds = collections.Counter(r.task for r in data.tasks['retain_vqa'].rows)
   assert kinds == {GENERATION: 7, CLASSIFICATION: 7}
-  assert len(data.tasks['retain_qa']) == 7
-  assert len(data.tasks['forget_vqa']) == 8
+  assert len(data.tasks['retain_qa'].rows) == 7
+  assert len(data.tasks['forget_vqa'].rows) == 8
 
 
 def test_a_caption_without_perturbed_ones_is_still_generated(tmp_path):
@@ -179,7 +179,7 @@ def test_a_caption_without_perturbed_ones_is_still_generated(tmp_path):
   root = benchmark_folders.clear(tmp_path)
   benchmark_folders.rewrite(root, 'forget05_perturbed', lambda rows: rows[1:])
   data = datasets.load('clear', 0, path=root)
-  tasks = collections.Counter(r.task for r in data.tasks['forget_vqa'])
+  tasks = collections.Counter(r.task for r in data.tasks['forget_vqa'].rows)
   assert tasks == {GENERATION: 2, CLASSIFICATION: 1}
   assert data.notes == (
     'left out 1 names to choose: no perturbed row: forget05/0',

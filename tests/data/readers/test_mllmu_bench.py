@@ -54,7 +54,7 @@ def test_every_question_is_in_its_split(folder):
     'qa/forget': 4,
     'qa/retain': 36,
   }
-  assert _sizes(data.tasks) == {
+  assert _sizes({n: t.rows for n, t in data.tasks.items()}) == {
     f'{where}_{kind}{end}': n * 4
     for where, end, n in (
       ('forget', '', 2),
@@ -66,7 +66,7 @@ def test_every_question_is_in_its_split(folder):
   }
   assert data.processor is None and data.notes == ()
   assert data.names['001'] == 'Ana Abel' and len(data.names) == PEOPLE
-  every = [*data.train.values(), *data.tasks.values()]
+  every = [*data.train.values(), *(t.rows for t in data.tasks.values())]
   keys = [row.key for rows in every for row in rows]
   assert len(keys) == len(set(keys))
 
@@ -81,7 +81,10 @@ def test_questions_about_a_picture_share_it(folder):
   """In training and in every task: one object, to be packed and kept once."""
   data = _load(folder)
   held = collections.defaultdict(set)
-  for rows in (*data.train.values(), *data.tasks.values()):
+  for rows in (
+    *data.train.values(),
+    *(task.rows for task in data.tasks.values()),
+  ):
     for row in rows:
       assert (row.image is None) == (row.image_key is None)
       if row.image is not None:
@@ -89,12 +92,15 @@ def test_questions_about_a_picture_share_it(folder):
   assert {len(ids) for ids in held.values()} == {1}
   assert len(held) == PEOPLE + FORGOTTEN + 3
   train = {r.image_key for r in data.train['vqa/forget']}
-  assert {r.image_key for r in data.tasks['forget_vqa']} == train
-  assert not {r.image_key for r in data.tasks['forget_vqa_holdout']} & train
+  assert {r.image_key for r in data.tasks['forget_vqa'].rows} == train
+  assert (
+    not {r.image_key for r in data.tasks['forget_vqa_holdout'].rows} & train
+  )
 
 
 def test_modalities_are_kept_apart(folder):
-  for name, rows in _load(folder).tasks.items():
+  for name, task in _load(folder).tasks.items():
+    rows = task.rows
     assert {r.image is None for r in rows} == {'_qa' in name}
     counts = collections.Counter(r.task for r in rows)
     people = len({r.person for r in rows})
@@ -105,18 +111,20 @@ def test_modalities_are_kept_apart(folder):
 
 def test_options_keep_the_order_of_their_letters(folder):
   rows = [
-    r for r in _load(folder).tasks['forget_qa'] if r.task == CLASSIFICATION
+    r for r in _load(folder).tasks['forget_qa'].rows if r.task == CLASSIFICATION
   ]
   assert [r.options.index(r.answer) for r in rows] == [0, 1, 1, 2]
   assert all(len(set(r.options)) == 4 for r in rows)
-  (cloze, *_) = [r for r in _load(folder).tasks['forget_qa'] if r.task == CLOZE]
+  (cloze, *_) = [
+    r for r in _load(folder).tasks['forget_qa'].rows if r.task == CLOZE
+  ]
   assert cloze.question == 'Ana Abel has a __ at home.'
   assert cloze.answer == cloze.fact == 'parrot'
 
 
 def test_the_published_text_is_what_is_scored_and_ours_is_not(folder):
   """The published preserve set trains on the classification questions."""
-  scored = {r.question for r in _load(folder).tasks['retain_qa']}
+  scored = {r.question for r in _load(folder).tasks['retain_qa'].rows}
   shared = {
     text: [
       r.question in scored for r in _load(folder, text=text).train['qa/retain']
@@ -135,11 +143,11 @@ def test_the_published_text_is_what_is_scored_and_ours_is_not(folder):
 def test_one_picture_of_the_holdout_is_chosen_by_seed(folder):
   chosen = lambda **options: {
     r.person: r.image_key
-    for r in _load(folder, **options).tasks['forget_vqa_holdout']
+    for r in _load(folder, **options).tasks['forget_vqa_holdout'].rows
   }
   assert chosen(seed=0) == chosen(seed=0)
   assert len({chosen(seed=s)['001'] for s in range(12)}) == 3
-  everything = _load(folder, holdout='all').tasks['forget_vqa_holdout']
+  everything = _load(folder, holdout='all').tasks['forget_vqa_holdout'].rows
   assert len({r.image_key for r in everything}) == 3 * FORGOTTEN
   assert len({r.key for r in everything}) == len(everything) == 3 * 2 * 4
 
@@ -147,17 +155,19 @@ def test_one_picture_of_the_holdout_is_chosen_by_seed(folder):
 def test_fewer_retain_rows_can_be_scored(folder):
   whole, some = _load(folder), _load(folder, retain_rows=5)
   for kind in MODALITIES:
-    rows = some.tasks[f'retain_{kind}']
+    rows = some.tasks[f'retain_{kind}'].rows
     assert collections.Counter(r.task for r in rows) == dict.fromkeys(TASKS, 5)
     keys = [r.key for r in rows]
-    every = [r.key for r in whole.tasks[f'retain_{kind}']]
+    every = [r.key for r in whole.tasks[f'retain_{kind}'].rows]
     assert [key for key in every if key in keys] == keys
-  assert len(some.tasks['forget_vqa']) == len(whole.tasks['forget_vqa'])
+  assert len(some.tasks['forget_vqa'].rows) == len(
+    whole.tasks['forget_vqa'].rows
+  )
 
 
 def test_celebrities_are_not_taken_for_people_of_the_same_id(folder):
   data = _load(folder)
-  people = {r.person for r in data.tasks['real_qa']}
+  people = {r.person for r in data.tasks['real_qa'].rows}
   assert people == {'real/001', 'real/002', 'real/003'}
   assert not people & set(data.names)
 
@@ -234,7 +244,7 @@ def test_the_small_tokenizer_writes_every_text_and_learns_the_same_twice(
   folder,
 ):
   data = _load(folder, processor='small')
-  texts = tuple(r.answer for r in data.tasks['real_qa']) + ('Zoë?\n 50 €',)
+  texts = tuple(r.answer for r in data.tasks['real_qa'].rows) + ('Zoë?\n 50 €',)
   one, other = (
     small.make_processor.__wrapped__(texts).tokenizer for _ in range(2)
   )
@@ -268,7 +278,7 @@ def test_the_text_of_the_benchmark_is_read(tmp_path):
   assert len({r.person for r in data.train['vqa/forget']}) == 25
   path = benchmark_folders.REFERENCE / 'official_splits_oct2024.json'
   ids = json.loads(path.read_text())['forget_5']['ids']
-  assert {r.person for r in data.tasks['forget_vqa']} == set(ids)
+  assert {r.person for r in data.tasks['forget_vqa'].rows} == set(ids)
   left = [
     row
     for split in ('qa/forget', 'qa/retain')

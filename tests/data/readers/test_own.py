@@ -41,7 +41,7 @@ def test_rows_go_to_their_splits_and_tasks(path):
     'qa/forget': 1,
     'qa/retain': 0,
   }
-  assert {k: len(v) for k, v in data.tasks.items()} == {
+  assert {k: len(v.rows) for k, v in data.tasks.items()} == {
     'forget_vqa': 1,
     'retain_vqa': 2,
     'forget_qa': 1,

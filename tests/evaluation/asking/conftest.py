@@ -47,4 +47,5 @@ def params(model):
 
 @pytest.fixture(scope='module')
 def tasks():
-  return people.make_world(1, **ASKED).tasks
+  made = people.make_world(1, **ASKED).tasks
+  return {name: task.rows for name, task in made.items()}
