@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 import functools
 import threading
 from typing import NamedTuple
-import zlib
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from mmu_jax.data.encoding.patches import EncodedImage
 from mmu_jax.data.encoding.patches import Grid
 from mmu_jax.data.encoding.processing import Example
 from mmu_jax.data.encoding.processors import Processor
+from mmu_jax.data.rng import named_rng
 from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.errors import UserError
@@ -185,7 +185,7 @@ class Stream:
           f'{i} of {name!r} mixes them. Make two parts of it: a batch may '
           'hold both.'
         )
-      key = (seed, zlib.crc32(f'{name}/{i}'.encode()))
+      key = (seed, f'{name}/{i}')
       groups = _groups(part.rows, _by_picture)
       self._plans.append((part, groups, key))
     longest = max(_longest(p, groups, encoder) for p, groups, _ in self._plans)
@@ -317,7 +317,7 @@ def _visits(part: Part) -> int:
 def _draw(part, groups, key, step):
   """The rows of each sequence that a part adds to the batch of a step."""
   text, wanted = part.rows[0].image is None, _visits(part)
-  rng = np.random.default_rng([*key, 1, step])
+  rng = named_rng(*key, 1, step)
   drawn = []
   for visit in range(step * wanted, (step + 1) * wanted):
     epoch, index = divmod(visit, len(groups))
@@ -335,9 +335,9 @@ def _draw(part, groups, key, step):
 
 
 @functools.lru_cache(maxsize=64)
-def _order(key: tuple[int, ...], epoch: int, n: int) -> np.ndarray:
+def _order(key: tuple[int, str], epoch: int, n: int) -> np.ndarray:
   """The order in which an epoch visits its groups."""
-  return np.random.default_rng([*key, 0, epoch]).permutation(n)
+  return named_rng(*key, 0, epoch).permutation(n)
 
 
 def _sequence(rows, weight, encoder) -> Documents:

@@ -8,7 +8,7 @@ from mmu_jax.data.people.items import Drawing
 from mmu_jax.data.people.items import Item
 from mmu_jax.data.people.items import make_row
 from mmu_jax.data.people.items import Picture
-from mmu_jax.data.people.items import stream
+from mmu_jax.data.rng import named_rng
 from mmu_jax.data.row import GENERATION
 from mmu_jax.data.row import Row
 
@@ -19,7 +19,7 @@ _PERIOD, _REPORTED, VALIDATION = 40, (0, 13, 26), (6, 19, 33)
 
 def _face(seed: int, key: str) -> tuple[Picture, dict[str, str]]:
   """A picture of nobody, and the words for it."""
-  rng = stream(seed, key)
+  rng = named_rng(seed, key)
   look = portraits.random_look(rng)
   draw = lambda: portraits.draw_portrait(look, copy.deepcopy(rng))
   return Picture(key, Drawing(draw)), portraits.look_words(look)
@@ -27,7 +27,7 @@ def _face(seed: int, key: str) -> tuple[Picture, dict[str, str]]:
 
 def _shapes(seed: int, key: str) -> tuple[Picture, dict[str, str]]:
   """A picture of shapes, and the words for it."""
-  rng = stream(seed, key)
+  rng = named_rng(seed, key)
   pools = words.SHAPES_QUESTIONS.items()
   about = {name: str(rng.choice(ask.facts)) for name, ask in pools}
   count = 1 + portraits.COUNTS.index(about['count'])

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 import functools
 from typing import NamedTuple
-import zlib
 
 import numpy as np
 
 from mmu_jax.data.people import vocabulary as words
+from mmu_jax.data.rng import named_rng
 from mmu_jax.data.row import CLASSIFICATION
 from mmu_jax.data.row import CLOZE
 from mmu_jax.data.row import GENERATION
@@ -48,11 +48,6 @@ class Drawing:
     return np.array(self._draw(), dtype, copy=copy)
 
 
-def stream(seed: int, *names: str) -> np.random.Generator:
-  """An independent source of randomness for what the names say."""
-  return np.random.default_rng([seed, *(zlib.crc32(n.encode()) for n in names)])
-
-
 def make_row(item: Item, task: str, where: str = '', rng=None) -> Row:
   """An item as a row of a task; ``where`` keeps the keys of tasks apart."""
   ask, picture = item.ask, item.picture
@@ -88,6 +83,6 @@ def scored_rows(seed: int, items: list[Item], where: str) -> list[Row]:
   for item in items:
     rows.append(make_row(item, GENERATION, where))
     if len(set(item.ask.facts)) >= 4:
-      rng = stream(seed, where, item.key)
+      rng = named_rng(seed, where, item.key)
       rows.append(make_row(item, CLASSIFICATION, where, rng))
   return rows

@@ -27,7 +27,7 @@ from mmu_jax.data.people.items import Item
 from mmu_jax.data.people.items import make_row
 from mmu_jax.data.people.items import Picture
 from mmu_jax.data.people.items import scored_rows
-from mmu_jax.data.people.items import stream
+from mmu_jax.data.rng import named_rng
 from mmu_jax.data.row import CLASSIFICATION
 from mmu_jax.data.row import CLOZE
 from mmu_jax.data.row import GENERATION
@@ -221,7 +221,7 @@ def _make_people(
   seed: int, number: int, forget: int, hold_forget: int, hold_retain: int
 ) -> tuple[Person, ...]:
   """Names, looks, facts and groups."""
-  order = [int(i) for i in stream(seed, 'groups').permutation(number)]
+  order = [int(i) for i in named_rng(seed, 'groups').permutation(number)]
   group = dict.fromkeys(order, RETAIN)
   # From both ends, so that forgetting more people moves none of validation.
   group |= dict.fromkeys(order[-hold_forget:], VALIDATION_FORGET)
@@ -229,11 +229,11 @@ def _make_people(
   group |= dict.fromkeys(rest[-hold_retain:], VALIDATION_RETAIN)
   group |= dict.fromkeys(order[:forget], FORGET)
   names = [f'{a} {b}' for a in words.FIRST_NAMES for b in words.LAST_NAMES]
-  named = stream(seed, 'names').permutation(len(names))
+  named = named_rng(seed, 'names').permutation(len(names))
   people = []
   for index, look in enumerate(_make_looks(seed, number)):
     key = f'p{index:03d}'
-    rng = stream(seed, 'facts', key)
+    rng = named_rng(seed, 'facts', key)
     forms = words.ATTRIBUTES.items()
     facts = {name: str(rng.choice(form.values)) for name, form in forms}
     people.append(Person(key, names[named[index]], look, facts, group[index]))
@@ -244,7 +244,7 @@ def _make_looks(seed: int, number: int) -> list[portraits.Look]:
   """Looks of which any two differ in at least four attributes."""
   looks = []
   for index in range(number):
-    rng = stream(seed, 'look', f'p{index:03d}')
+    rng = named_rng(seed, 'look', f'p{index:03d}')
     for _ in range(_TRIES):
       look = portraits.random_look(rng)
       differing = (np.array(looks + [look]) != np.array(look)).sum(1)[:-1]
@@ -265,7 +265,7 @@ def _portraits(seed: int, person: Person, kind: str, number: int):
   if kind == 'text':
     return [None]
   keys = [f'{person.key}/{kind}{view:02d}' for view in range(number)]
-  draw = lambda key: portraits.draw_portrait(person.look, stream(seed, key))
+  draw = lambda key: portraits.draw_portrait(person.look, named_rng(seed, key))
   return [Picture(key, Drawing(functools.partial(draw, key))) for key in keys]
 
 
@@ -307,7 +307,7 @@ def _people_tasks(seed: int, people: tuple[Person, ...], shown: _Shown) -> dict:
   for where, (group, kind, number) in _PEOPLE_TASKS.items():
     for person in (p for p in people if p.group == group):
       for attribute in (*words.ATTRIBUTES, *(['name'] * (kind != 'text'))):
-        rng = stream(seed, where, person.key, attribute)
+        rng = named_rng(seed, where, person.key, attribute)
         items = [
           _person_item(person, attribute, picture, people if picture else ())
           for picture in shown[person.key, kind]

@@ -19,12 +19,12 @@ from mmu_jax.data import dataset as dataset_lib
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.dataset import Task
 from mmu_jax.data.encoding import small
-from mmu_jax.data.people.items import stream
 from mmu_jax.data.readers import clear_rows as rows_lib
 from mmu_jax.data.readers import fields as shapes
 from mmu_jax.data.readers import parquet
 from mmu_jax.data.readers import reading
 from mmu_jax.data.readers.clear_rows import Captioned
+from mmu_jax.data.rng import named_rng
 from mmu_jax.data.row import CLASSIFICATION
 from mmu_jax.data.row import GENERATION
 from mmu_jax.data.row import Row
@@ -179,7 +179,7 @@ def _questions(seed, published):
       return row.question
     if published:
       return rng.choice(CAPTION_QUESTIONS)
-    own = stream(seed, 'caption', row.picture.key)
+    own = named_rng(seed, 'caption', row.picture.key)
     return CAPTION_QUESTIONS[int(own.integers(len(CAPTION_QUESTIONS)))]
 
   return ask
@@ -229,7 +229,7 @@ def _choice(row, answer, others, key, seed) -> Row:
     answer=answer,
     fact=answer,
     task=CLASSIFICATION,
-    options=reading.insert(answer, others, stream(seed, key)),
+    options=reading.insert(answer, others, named_rng(seed, key)),
     perturbed=tuple(other for other in others if other != answer),
   )
 

@@ -19,12 +19,12 @@ import re
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.dataset import Task
 from mmu_jax.data.encoding import small
-from mmu_jax.data.people.items import stream
 from mmu_jax.data.readers import mllmu_rows as rows_lib
 from mmu_jax.data.readers import parquet
 from mmu_jax.data.readers import reading
 from mmu_jax.data.readers.mllmu_rows import Lesson
 from mmu_jax.data.readers.mllmu_rows import Profile
+from mmu_jax.data.rng import named_rng
 from mmu_jax.data.row import GENERATION
 from mmu_jax.data.row import Row
 from mmu_jax.errors import UserError
@@ -258,7 +258,7 @@ def _chosen(profile: Profile, holdout: str, seed: int) -> Profile:
   """A person of Test_Set with one picture, chosen by seed, or with all."""
   if holdout == 'all':
     return profile
-  rng = stream(seed, 'holdout', profile.person)
+  rng = named_rng(seed, 'holdout', profile.person)
   one = profile.pictures[int(rng.integers(len(profile.pictures)))]
   return profile._replace(pictures=(one,))
 

@@ -10,7 +10,7 @@ import numpy as np
 from mmu_jax.data import dataset as dataset_lib
 from mmu_jax.data.dataset import Task
 from mmu_jax.data.encoding.images import LazyImage
-from mmu_jax.data.people.items import stream
+from mmu_jax.data.rng import named_rng
 from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.errors import UserError
@@ -190,7 +190,7 @@ def thin(rows: Sequence[Row], number: int, seed: int) -> list[Row]:
   kept = set()
   for task in {row.task for row in rows}:
     keys = [row.key for row in rows if row.task == task]
-    order = stream(seed, 'thin', task).permutation(len(keys))
+    order = named_rng(seed, 'thin', task).permutation(len(keys))
     kept |= {keys[i] for i in order[:number]}
   return [row for row in rows if row.key in kept]
 

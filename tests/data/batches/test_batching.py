@@ -83,8 +83,8 @@ def test_every_branch_reads_as_the_row_alone(world, encoder):
         batch['branches'][b], [0, branch]
       )
       tokens = encoder.example(row).tokens
-      np.testing.assert_arrayequal(batch['tokens'][b, seen], tokens)
-      np.testing.assert_arrayequal(
+      np.testing.assert_array_equal(batch['tokens'][b, seen], tokens)
+      np.testing.assert_array_equal(
         batch['positions'][b, seen], np.arange(len(tokens))
       )
       slots = batch['image_slots'][b, seen]
@@ -92,7 +92,7 @@ def test_every_branch_reads_as_the_row_alone(world, encoder):
       assert slots[is_image].tolist() == [*range(16 if picture else 0)]
       assert (slots[~is_image] == -1).all()
       if picture:
-        np.testing.assert_arrayequal(
+        np.testing.assert_array_equal(
           batch['pixel_values'][b, 0], encoder.image(_picture(row)).pixel_values
         )
 
@@ -111,7 +111,7 @@ def test_positions_of_padding_go_on_behind_the_row(world, encoder):
   batch = _stream(world, encoder)(0)
   for positions, documents in zip(batch['positions'], batch['documents']):
     n = (documents > 0).sum()
-    np.testing.assert_arrayequal(
+    np.testing.assert_array_equal(
       positions[n:], positions[n - 1] + 1 + np.arange(len(positions) - n)
     )
   (batch,) = batching.row_batches(world['qa/forget'][:1], encoder, size=2)
@@ -146,7 +146,7 @@ def test_packing_needs_labels_of_answers_alone(world):
   plain = packing.document(examples[:1], encoder.image_token)
   predicted = examples[0].tokens[1:]
   text = predicted != encoder.image_token
-  np.testing.assert_arrayequal(plain['weights'][:-1] > 0, text)
+  np.testing.assert_array_equal(plain['weights'][:-1] > 0, text)
 
 
 def test_a_stream_is_a_pure_function_of_the_step(world, encoder):

@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
-import zlib
-
-import numpy as np
 
 from mmu_jax.data import row as row_lib
 from mmu_jax.data.batches import batching
 from mmu_jax.data.encoding import processing
 from mmu_jax.data.encoding.processing import Example
 from mmu_jax.data.encoding.processors import Processor
+from mmu_jax.data.rng import named_rng
 from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.errors import UserError
@@ -203,7 +201,7 @@ def draw_shots(rows: Sequence[Row], number: int, seed: int, name: str):
       f'than shots; got shots={number} of {len(groups)} people in {name!r}. '
       'Set shots lower.'
     )
-  rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+  rng = named_rng(seed, name)
   return {groups[i] for i in rng.choice(len(groups), number, replace=False)}
 
 
