@@ -44,6 +44,7 @@ def test_the_core_modules_show_examples():
     'losses',
     'saliency.fisher',
     'saliency.ratio',
+    'saliency.selection',
     'masks',
     'transforms',
     'methods',

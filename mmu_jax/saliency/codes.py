@@ -1,26 +1,28 @@
-"""Saliencies in one byte a weight, with the mask at their threshold exact.
+"""Saliencies in one byte a weight, from which masks are exact.
 
-Two float32 importances of a 7B model are 56 GB; a mask needs their ratio alone,
-and of it no more than how far it is from the threshold. So a score becomes one
-of 255 steps of an eighth of a factor of two, and the threshold is the border
-between two of them: whoever asks for the mask of that threshold, or of one some
-whole steps away, gets that of the float32 scores, bit for bit.
+Two float32 importances of a 7B model are 56 GB, but a mask needs only their
+ratio, and only its distance from the threshold. A code counts steps of an
+eighth of a factor of two, and the threshold is the border between two codes:
+the mask at that threshold, or whole steps away, is the float32 mask bit for
+bit.
 """
 
+from collections.abc import Iterable, Mapping
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmu_jax import masks
 from mmu_jax import tree as tree_lib
 from mmu_jax.errors import UserError
 from mmu_jax.typing import Mask
 from mmu_jax.typing import Params
 
-STEPS = 8  # for a factor of two
-TIE = 0  # the code of what is never salient
-MIDDLE = 128  # the lowest code that reaches the threshold
+_STEPS = 8  # for a factor of two
+_TIE = 0  # the code of an entry that is never salient
+_MIDDLE = 128  # the lowest code that reaches the threshold
 
 
 def quantize(
@@ -35,8 +37,8 @@ def quantize(
   Args:
     scores: a saliency, tree of float32 > 0, or one leaf of it.
     ties: bool tree of entries that are not salient whatever their score, from
-      ``saliency.dead``; None where they compete.
-    threshold: t > 0, of the mask that is wanted.
+      ``saliency.dead``; None if they compete.
+    threshold: t > 0, the threshold of the wanted mask.
 
   Returns:
     A tree of uint8.
@@ -59,16 +61,16 @@ def to_mask(codes: Params, threshold: float = 1.0, stored: float = 1.0) -> Mask:
   """Marks the scores that reach a threshold; ties never do.
 
   Args:
-    codes: from ``quantize``.
+    codes: tree of uint8 from ``quantize``.
     threshold: ``stored`` times a power of 2^(1/8).
-    stored: the threshold that they were made with.
+    stored: the threshold that the codes were made with.
 
   Returns:
-    A bool tree, that of ``saliency.mask_from_saliency``.
+    A bool tree, equal to ``saliency.mask_from_saliency`` of the scores.
 
   Raises:
-    ValueError: if the threshold is within a step: the codes cannot tell; names
-      the nearest that they can.
+    ValueError: if the threshold lies within a step, where codes cannot tell;
+      names the nearest border.
 
   Example:
     >>> codes = quantize(jnp.array([0.5, 1., 2.]))
@@ -76,54 +78,59 @@ def to_mask(codes: Params, threshold: float = 1.0, stored: float = 1.0) -> Mask:
     Array([False, False,  True], dtype=bool)
   """
   step = _step(threshold, stored)
-  return jax.tree.map(lambda c: c >= jnp.uint8(MIDDLE + step), codes)
+  return jax.tree.map(lambda c: c >= jnp.uint8(_MIDDLE + step), codes)
 
 
-def dequantize(codes: Params, stored: float = 1.0) -> Params:
-  """Turns codes into scores: the middle of a step; 0 for a tie.
-
-  They are off by at most 2^(1/16), 4.4 %, where they are not clipped.
+def density_by_threshold(
+  codes: Params,
+  thresholds: Iterable[float],
+  components: Mapping[str, str] | None = None,
+  stored: float = 1.0,
+) -> dict[float, dict[str, float]]:
+  """Returns how many weights may change at each of several thresholds.
 
   Args:
-    codes: from ``quantize``.
-    stored: the threshold that they were made with.
+    codes: tree of uint8 from ``quantize``.
+    thresholds: numbers that ``to_mask`` takes.
+    components: component -> regex over leaf names; None for the whole alone.
+    stored: the threshold that the codes were made with.
 
   Returns:
-    A tree of float32.
+    Threshold -> density of its mask, see ``masks.density``.
 
   Example:
-    >>> dequantize(jnp.array([0, 128, 136], jnp.uint8)).round(3)
-    Array([0.   , 1.044, 2.089], dtype=float32)
+    >>> codes = {'w': quantize(jnp.array([0.5, 1., 2., 4.]))}
+    >>> density_by_threshold(codes, [1.0, 2.0])
+    {1.0: {'all': 0.75}, 2.0: {'all': 0.5}}
   """
-  steps = np.arange(256) - MIDDLE + 0.5
-  values = stored * np.exp2(steps / STEPS)
-  values[TIE] = 0
-  table = jnp.asarray(values, jnp.float32)
-  return jax.tree.map(lambda c: table[c], codes)
+  return {
+    t: masks.density(to_mask(codes, t, stored), components=components)
+    for t in thresholds
+  }
 
 
 def _edges(threshold: float) -> np.ndarray:
-  """The lowest scores of the codes 2 ... 255, as float32 compares them."""
+  """The lowest scores of the codes 2 ... 255, in float32."""
   if not 0 < threshold < math.inf:
     raise UserError(
       f'a threshold of ratios is a positive number, got {threshold}.'
     )
-  steps = np.arange(2, 256) - MIDDLE
-  edges = threshold * np.exp2(steps / STEPS)
+  steps = np.arange(2, 256) - _MIDDLE
+  edges = threshold * np.exp2(steps / _STEPS)
   return np.maximum(edges, np.finfo(np.float32).tiny).astype(np.float32)
 
 
 def _step(threshold: float, stored: float) -> int:
   """How many steps a threshold is above the stored one."""
   _edges(threshold)
-  wanted = STEPS * math.log2(threshold / stored)
+  wanted = _STEPS * math.log2(threshold / stored)
   step = round(wanted)
-  if abs(wanted - step) > 1e-6 or not 2 - MIDDLE <= step <= 255 - MIDDLE:
-    step = min(max(step, 2 - MIDDLE), 255 - MIDDLE)
+  if abs(wanted - step) > 1e-6 or not 2 - _MIDDLE <= step <= 255 - _MIDDLE:
+    step = min(max(step, 2 - _MIDDLE), 255 - _MIDDLE)
     raise UserError(
       'codes tell thresholds apart by whole steps of 2^(1/8), within 2^15 of '
       f'the stored one, {stored}; {threshold} is none, the nearest is '
-      f'{stored * 2 ** (step / STEPS):.6g}. Take that, or keep the '
+      f'{stored * 2 ** (step / _STEPS):.6g}. Take that, or keep the '
       "importances: config.saliency.keep='importances'."
     )
   return step
@@ -134,4 +141,4 @@ def _quantize(x, edges, tie):
   """The codes of one leaf: 1 + the number of edges that a score reaches."""
   code = 1 + jnp.searchsorted(edges, x, side='right')
   code = code.astype(jnp.uint8)
-  return code if tie is None else jnp.where(tie, jnp.uint8(TIE), code)
+  return code if tie is None else jnp.where(tie, jnp.uint8(_TIE), code)

@@ -1,25 +1,142 @@
-"""Which preserve sets restrict which component of a model.
+"""Saliency: how much more the forget set needs a weight than others do.
 
-The vision tower and the projector are restricted by pictures of the others;
-the language model also by what is known in text, of everybody. So the mask is
-made component by component, and so is its control.
+``saliency`` is the ratio of two importances. ``score_leaves`` applies it to a
+model, component by component: the vision tower and the projector are
+restricted by pictures of the others, the language model also by text about
+everybody.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
-import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from mmu_jax import tree as tree_lib
 from mmu_jax.errors import UserError
-from mmu_jax.saliency import fisher as saliency_lib
-from mmu_jax.saliency import ranking
 from mmu_jax.typing import Mask
 from mmu_jax.typing import Params
 
-FORGET = ''  # the importance of the forget set, among those of preserve sets
+EPS = 1e-15  # as in the published ratio
+FORGET = 'forget'  # the name of the forget set among the importances
+
+ReadLeaf = Callable[[str, str], jax.Array]  # (importance, leaf) -> its array
+
+
+def saliency(
+  forget: Params,
+  preserve: Params | Sequence[Params],
+  *,
+  eps: float = EPS,
+  normalize: Mapping[str, str] | None = None,
+) -> Params:
+  r"""Divides the importance of the forget set by a preserve importance.
+
+  .. math:: s = \frac{F_T + \epsilon}{F_P + \epsilon}
+
+  A weight that neither set uses has ratio eps / eps = 1: see ``dead`` and the
+  tie rule of ``mask_from_saliency``. The saliency of a set with itself is 1.
+
+  Args:
+    forget: F_T, tree of float32 >= 0.
+    preserve: F_P, a tree like it, or several: then their largest, entry by
+      entry, so that each preserve set protects its own weights.
+    eps: number > 0; in units of squared gradients, or of their mean if
+      normalised.
+    normalize: None for the published ratio, or component -> regex over leaf
+      names: each importance is first divided by its mean over the component,
+      so that the ratio compares where the two sets look, not how large their
+      losses are. Without it a few hard retain items decide the density.
+
+  Returns:
+    A tree of float32 > 0.
+
+  Raises:
+    ValueError: if the trees differ, or no preserve set is given.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> saliency({'w': jnp.array([4., 1.])}, {'w': jnp.array([1., 4.])})
+    {'w': Array([4.  , 0.25], dtype=float32)}
+
+  References:
+    Huo et al., MMUnlearner, 2025 (https://arxiv.org/abs/2502.11051);
+    Huang et al., Unified Gradient-Based Machine Unlearning with Remain
+    Geometry Enhancement, 2024 (https://arxiv.org/abs/2409.19732).
+  """
+  preserves = _as_list(preserve)
+  if not preserves:
+    raise UserError('saliency needs at least one preserve importance.')
+  for tree in preserves:
+    tree_lib.check_same(
+      tree,
+      forget,
+      got_name='a preserve importance',
+      want_name='the forget importance',
+    )
+  if normalize is not None:
+    forget = _normalized(forget, normalize)
+    preserves = [_normalized(tree, normalize) for tree in preserves]
+  largest = functools.reduce(
+    lambda a, b: jax.tree.map(jnp.maximum, a, b), preserves
+  )
+  return jax.tree.map(lambda f, p: (f + eps) / (p + eps), forget, largest)
+
+
+def dead(
+  forget: Params, preserve: Params | Sequence[Params], *, eps: float = EPS
+) -> Mask:
+  """Marks the ties: entries whose ratio is decided by eps, not by data.
+
+  An entry is dead if every importance is below ``eps``: a token that never
+  occurred, a layer that is never run. Its published ratio is about 1 whatever
+  the data say.
+
+  Args:
+    forget: F_T, tree of float32 >= 0, not normalised.
+    preserve: F_P, a tree like it, or several.
+    eps: the eps of the ratio, > 0.
+
+  Returns:
+    A bool tree.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> dead({'w': jnp.array([0., 0.])}, {'w': jnp.array([0., 1.])})
+    {'w': Array([ True, False], dtype=bool)}
+  """
+  return jax.tree.map(
+    lambda *leaves: functools.reduce(jnp.maximum, leaves) < eps,
+    forget,
+    *_as_list(preserve),
+  )
+
+
+def component_means(
+  tree: Params, components: Mapping[str, str]
+) -> dict[str, jax.Array]:
+  """Returns the means by which a normalised saliency divides an importance.
+
+  Args:
+    tree: an importance, float32 >= 0.
+    components: component -> regex over leaf names.
+
+  Returns:
+    Component -> mean over all its entries; 1 for a component of zeros, which
+    stays zero.
+  """
+  groups = {}
+  for name, leaf in tree_lib.flatten(tree).items():
+    component = tree_lib.component_of(name, components)
+    groups.setdefault(component, []).append(leaf)
+  means = {
+    # float: an entry count beyond int32 cannot be a program's argument.
+    component: sum(jnp.sum(x) for x in leaves)
+    / float(sum(x.size for x in leaves))
+    for component, leaves in groups.items()
+  }
+  return {c: jnp.where(mean > 0, mean, 1) for c, mean in means.items()}
 
 
 def component_saliency(
@@ -29,27 +146,24 @@ def component_saliency(
   protects: Mapping[str, Sequence[str]],
   components: Mapping[str, str],
   normalize: bool = False,
-  eps: float = saliency_lib.EPS,
+  eps: float = EPS,
 ) -> tuple[Params, Mask]:
-  r"""The saliency whose preserve set differs by component.
+  r"""Returns the saliency of a model whose preserve set differs by component.
 
   .. math:: s_c = \frac{F_T + \epsilon}{F_{P(c)} + \epsilon}
 
-  It is made leaf by leaf, so that no second tree of scores stands in memory.
-
   Args:
-    forget: F_T.
-    preserve: name of a preserve set -> F_P.
-    protects: component -> names of the preserve sets that restrict it. Several
-      are one set, as in the paper: the mean of their importances, each measured
-      on as many batches. With ``normalize`` their entry-wise largest.
+    forget: F_T, tree of float32 >= 0.
+    preserve: name of a preserve set -> F_P, trees like it.
+    protects: component -> names of the preserve sets that restrict it, see
+      ``score_leaves``.
     components: component -> regex over leaf names.
-    normalize: divide each importance by its mean over the component, see
-      ``saliency``. False is the published ratio.
-    eps: of the ratio.
+    normalize: whether to divide each importance by its mean over the
+      component, see ``saliency``. False is the published ratio.
+    eps: the eps of the ratio, > 0.
 
   Returns:
-    The saliency, and the ties (``saliency.dead``), each a tree like ``forget``.
+    The saliency, and the ties (``dead``), each a tree like ``forget``.
 
   Raises:
     ValueError: if a component has no preserve set, or one that is unknown, or
@@ -77,77 +191,72 @@ def component_saliency(
       want_name='the forget importance',
     )
   trees = {FORGET: forget, **preserve}
-  means = {
-    name: saliency_lib.component_means(tree, components)
-    for name, tree in trees.items()
-    if normalize
-  }
-
-  def score(name, *leaves):
-    component = tree_lib.component_of(name, components)
-    return leaf_saliency(
-      dict(zip(trees, leaves)),
-      protects[component],
-      means={k: v[component] for k, v in means.items()},
-      eps=eps,
-    )
-
-  pairs = tree_lib.map_with_name(score, *trees.values())
-  return jax.tree.transpose(jax.tree.structure(forget), None, pairs)
-
-
-def leaf_saliency(
-  leaves: Mapping[str, jax.Array],
-  protects: Sequence[str],
-  *,
-  means: Mapping[str, jax.Array | float] | None = None,
-  eps: float = saliency_lib.EPS,
-) -> tuple[jax.Array, jax.Array]:
-  """The saliency of one leaf, from that leaf of each importance.
-
-  Importances are the size of the model, and so may be read from a disk leaf by
-  leaf: what else a leaf needs are a few numbers.
-
-  Args:
-    leaves: importance -> its leaf, float32 >= 0: ``FORGET``, and the preserve
-      sets; what is not needed may be left out.
-    protects: the preserve sets that restrict the leaf's component.
-    means: importance -> its mean over that component, to normalise, from
-      ``saliency.component_means``; None or empty for the published ratio.
-    eps: of the ratio.
-
-  Returns:
-    The scores and the ties, of the leaf's shape.
-
-  Example:
-    >>> leaves = {FORGET: jnp.array([4., 0.]), 'text': jnp.array([2., 0.])}
-    >>> scores, ties = leaf_saliency(leaves, ['text'])
-    >>> scores.tolist(), ties.tolist()
-    ([2.0, 1.0], [False, True])
-  """
-  sets = [leaves[name] for name in protects]
-  if not means:
-    return _plain(leaves[FORGET], sets, float(len(sets)), eps)
-  return _shares(
-    leaves[FORGET], sets, means[FORGET], [means[k] for k in protects], eps
+  leaves = {name: tree_lib.flatten(tree) for name, tree in trees.items()}
+  means = {k: component_means(tree, components) for k, tree in trees.items()}
+  return score_leaves(
+    lambda importance, name: leaves[importance][name],
+    forget,
+    lambda scores, ties: (scores, ties),
+    protects=protects,
+    components=components,
+    means=means if normalize else None,
+    eps=eps,
   )
 
 
-@jax.jit
-def _plain(forget, sets, number, eps):
-  """The ratio to the mean of the sets, and the ties."""
-  # The number is no constant: the bits are those of a division.
-  mean = functools.reduce(jnp.add, sets) / number
-  ties = saliency_lib.dead(forget, mean, eps=eps)
-  return saliency_lib.saliency(forget, mean, eps=eps), ties
+def score_leaves(
+  read: ReadLeaf,
+  like: Params,
+  then: Callable[[jax.Array, jax.Array], Any],
+  *,
+  protects: Mapping[str, Sequence[str]],
+  components: Mapping[str, str],
+  means: Mapping[str, Mapping[str, jax.Array | float]] | None = None,
+  eps: float = EPS,
+) -> Any:
+  """Scores a model leaf by leaf, and keeps what ``then`` makes of each.
 
+  Every mask is made this way. Importances are as large as the model, so one
+  leaf of each is in memory at a time, wherever ``read`` takes it from.
 
-@jax.jit
-def _shares(forget, sets, forget_mean, means, eps):
-  """The ratio of shares to the largest of the sets, and the ties."""
-  ties = saliency_lib.dead(forget, sets, eps=eps)
-  sets = [leaf / mean for leaf, mean in zip(sets, means)]
-  return saliency_lib.saliency(forget / forget_mean, sets, eps=eps), ties
+  Args:
+    read: ``read(importance, leaf name) -> array``, float32 >= 0, of ``FORGET``
+      and of the preserve sets that restrict the leaf's component.
+    like: the parameters, or their shapes.
+    then: ``then(scores, ties)``, called with the saliency and the ties of each
+      leaf; returns an array or several.
+    protects: component -> names of the preserve sets that restrict it. Several
+      are one set, as in the paper: the mean of their importances, each measured
+      on as many batches. With ``means``, their entry-wise largest.
+    components: component -> regex over leaf names.
+    means: importance -> component -> mean to divide by, from
+      ``component_means``; None for the published ratio.
+    eps: the eps of the ratio, > 0.
+
+  Returns:
+    A tree like ``like``, or a tuple of them if ``then`` returns a tuple.
+
+  Example:
+    >>> read = lambda importance, name: jnp.array(
+    ...     {'forget': [4., 0.], 'text': [2., 0.]}[importance])
+    >>> scores, ties = score_leaves(
+    ...     read, {'w': jnp.zeros(2)}, lambda scores, ties: (scores, ties),
+    ...     protects={'all': ['text']}, components={'all': ''})
+    >>> scores['w'].tolist(), ties['w'].tolist()
+    ([2.0, 1.0], [False, True])
+  """
+
+  def score(name, _):
+    component = tree_lib.component_of(name, components)
+    sets = protects[component]
+    forget, *leaves = (read(k, name) for k in (FORGET, *sets))
+    if means is None:
+      return then(*_plain(forget, leaves, float(len(leaves)), eps))
+    mean, *others = (means[k][component] for k in (FORGET, *sets))
+    return then(*_shares(forget, leaves, mean, others, eps))
+
+  made = tree_lib.map_with_name(score, like)
+  return jax.tree.transpose(jax.tree.structure(like), None, made)
 
 
 def check_protects(
@@ -157,6 +266,11 @@ def check_protects(
 ) -> None:
   """Raises unless every component names known preserve sets, at least one."""
   known = list(preserve)
+  if FORGET in known:
+    raise UserError(
+      f'a preserve set cannot be called {FORGET!r}: that is the importance '
+      'it is compared with. Give it another name.'
+    )
   for component in components:
     names = list(protects.get(component, ()))
     if not names or not set(names) <= set(known):
@@ -167,62 +281,31 @@ def check_protects(
       )
 
 
-def top_share(
-  scores: Params, shares: Mapping[str, float], components: Mapping[str, str]
-) -> Mask:
-  """Marks the highest scores of each component: the top-k control.
+@jax.jit
+def _plain(forget, sets, number, eps):
+  """The ratio to the mean of the sets, and the ties."""
+  # An argument, not a constant: XLA would multiply by its reciprocal.
+  mean = functools.reduce(jnp.add, sets) / number
+  return saliency(forget, mean, eps=eps), dead(forget, mean, eps=eps)
 
-  Args:
-    scores: tree of float32, for example the forget importance alone.
-    shares: component -> share in [0, 1] of its entries to mark.
-    components: component -> regex over leaf names.
 
-  Returns:
-    A bool tree.
-  """
-  leaves = tree_lib.flatten(scores)
-  sizes = {name: leaf.size for name, leaf in leaves.items()}
-  lowest = top_scores(
-    leaves.__getitem__, sizes, shares, components, ranking.FROM_MEMORY
-  )
+@jax.jit
+def _shares(forget, sets, forget_mean, means, eps):
+  """The ratio of shares to the largest of the sets, and the ties."""
+  ties = dead(forget, sets, eps=eps)
+  sets = [leaf / mean for leaf, mean in zip(sets, means)]
+  return saliency(forget / forget_mean, sets, eps=eps), ties
+
+
+def _normalized(tree: Params, components: Mapping[str, str]) -> Params:
+  """Divides every component by its mean; a component of zeros stays zero."""
+  means = component_means(tree, components)
   return tree_lib.map_with_name(
-    lambda name, x: x >= lowest[tree_lib.component_of(name, components)], scores
+    lambda name, leaf: leaf / means[tree_lib.component_of(name, components)],
+    tree,
   )
 
 
-def top_scores(
-  read: Callable[[str], jax.Array],
-  sizes: Mapping[str, int],
-  shares: Mapping[str, float],
-  components: Mapping[str, str],
-  bits: int = ranking.FROM_DISK,
-) -> dict[str, float]:
-  """Returns the score from which on each component's highest are marked.
-
-  Args:
-    read: ``read(leaf name) -> scores``, float32; called four times for each
-      leaf by default, so that they may come from a disk, one at a time.
-    sizes: leaf name -> number of its entries.
-    shares: component -> share in [0, 1] of its entries to mark.
-    components: component -> regex over leaf names.
-    bits: of ``ranking.kth_largest``.
-
-  Returns:
-    Component -> the lowest marked score; equal scores are all marked. Infinite
-    for a share of 0.
-  """
-  names = {component: [] for component in components}
-  for name in sizes:
-    names[tree_lib.component_of(name, components)].append(name)
-  found = {}
-  for component, inside in names.items():
-    size = sum(sizes[name] for name in inside)
-    if not shares[component] * size:
-      found[component] = math.inf
-      continue
-    found[component] = ranking.kth_largest(
-      lambda inside=inside: ((read(name), None) for name in inside),
-      max(round(shares[component] * size), 1),
-      bits,
-    )
-  return found
+def _as_list(preserve: Params | Sequence[Params]) -> list[Params]:
+  """One preserve importance, or several, as a list."""
+  return list(preserve) if isinstance(preserve, (list, tuple)) else [preserve]

@@ -21,8 +21,8 @@ from mmu_jax.data.batches import prefetch
 from mmu_jax.distributed import preemption
 from mmu_jax.distributed import progress
 from mmu_jax.errors import UserError
-from mmu_jax.saliency import codes as log_ratio
-from mmu_jax.saliency import ratio as restriction
+from mmu_jax.saliency import codes
+from mmu_jax.saliency import FORGET
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import final_params
 from mmu_jax.stages.job import Folder
@@ -38,7 +38,8 @@ from mmu_jax.typing import Forward
 from mmu_jax.typing import Mask
 from mmu_jax.typing import Params
 
-FORGET = 'forget'  # the importance of what is to go
+# The thresholds whose densities go with a log-ratio, over the config's.
+SWEEP = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
 def saliency(config: Config, workdir: Folder) -> dict[str, Mask]:
@@ -70,14 +71,25 @@ def _keep_log_ratio(job: Job) -> None:
   workdir_lib.claim(folder, _settings(job))
   if checkpoint.latest_step(folder) is None:
 
-    def codes(name, like):
-      scores, ties = _scores(job, name, like, config.normalize)
+    def encode(scores, ties):
       ties = None if config.ties_are_salient else ties
-      return log_ratio.quantize(scores, ties, config.threshold)
+      return codes.quantize(scores, ties, config.threshold)
 
-    params = job.placed(job.model.abstract_params)
-    tree = tree_lib.map_with_name(codes, params)
-    checkpoint.save(folder, tree, {'threshold': config.threshold})
+    made = saliency_lib.score_leaves(
+      *_leaves(job), encode, **_restrictions(job, config.normalize)
+    )
+    found = codes.density_by_threshold(
+      made,
+      [config.threshold * factor for factor in SWEEP],
+      job.model.components,
+      config.threshold,
+    )
+    found = {f'{t:g}': shares for t, shares in found.items()}
+    note = {'threshold': config.threshold, 'density_by_threshold': found}
+    checkpoint.save(folder, made, note)
+  found = checkpoint.read_note(folder).get('density_by_threshold', {})
+  for threshold, shares in found.items():
+    progress.say(f'threshold {threshold}: {_write(shares)}')
   importances = job.unlearned / 'importance'
   if distributed.first(importances.exists):
     distributed.first(shutil.rmtree, importances)
@@ -105,8 +117,7 @@ def mask(job: Job, kind: str) -> Mask:
     'density_by_path': masks_lib.density_by_leaf(made),
     'density_by_layer': masks_lib.density_by_layer(made, components),
   }
-  shares = ', '.join(f'{k} {v:.3f}' for k, v in note['density'].items())
-  progress.say(f'mask {kind}: may change {shares}')
+  progress.say(f'mask {kind}: {_write(note["density"])}')
   packed = _pack(made, job.model.partition_rules)
   checkpoint.save(folder, packed, note)
   return packed
@@ -118,45 +129,15 @@ def _pack(made: Mask, rules: sharding.Rules) -> Mask:
   return sharding.constrain(masks_lib.pack(made), rules)
 
 
+def _write(shares: Mapping[str, float]) -> str:
+  """Densities as a line says them."""
+  return 'may change ' + ', '.join(f'{k} {v:.3f}' for k, v in shares.items())
+
+
 def _packed(params: Params) -> Mask:
   """The shapes of a packed mask."""
   true = lambda p: jax.tree.map(lambda x: x > 0, p)
   return jax.eval_shape(lambda p: masks_lib.pack(true(p)), params)
-
-
-def saliency_mask(
-  config: Config,
-  forget: Params,
-  preserve: Mapping[str, Params],
-  components: Mapping[str, str],
-  *,
-  normalize: bool | None = None,
-) -> tuple[Mask, Mask]:
-  """Makes the mask that ``config.saliency`` describes.
-
-  Args:
-    config: that part of the config.
-    forget: the importance of the forget set.
-    preserve: preserve set -> its importance.
-    components: component -> regex over leaf names.
-    normalize: instead of ``config.normalize``.
-
-  Returns:
-    The mask and the ties, bool.
-  """
-  scores, ties = restriction.component_saliency(
-    forget,
-    preserve,
-    protects=config.protects,
-    components=components,
-    normalize=config.normalize if normalize is None else normalize,
-  )
-  made = saliency_lib.mask_from_saliency(
-    scores,
-    threshold=config.threshold,
-    ties=None if config.ties_are_salient else ties,
-  )
-  return made, ties
 
 
 def _make(job: Job, kind: str, params: Params) -> tuple[Mask, dict[str, Any]]:
@@ -168,92 +149,61 @@ def _make(job: Job, kind: str, params: Params) -> tuple[Mask, dict[str, Any]]:
     'normalize': config.normalize and kind != 'literal',
   }
   if kind in ('random', 'topk'):
-    like = masks_lib.unpack(mask(job, 'saliency'), params)
+    whole = masks_lib.unpack(mask(job, 'saliency'), params)
   if kind == 'random':
     key = jax.random.key(job.config.seed + 1)
-    return masks_lib.random_like(like, key), note
-  restriction.check_protects(
+    return masks_lib.random_like(whole, key), note
+  saliency_lib.check_protects(
     config.protects, config.preserve, job.model.components
   )
   for name, parts in {FORGET: config.forget, **config.preserve}.items():
     measure(job, name, parts)
+  read, like = _leaves(job)
   if kind == 'topk':
-    made = _top_share(job, like, params)
-    return made, note | {'overlap': {'saliency': masks_lib.overlap(made, like)}}
-  made, ties = _salient(job, params, note['normalize'])
+    made = saliency_lib.top_mask(
+      functools.partial(read, FORGET),
+      like,
+      masks_lib.density(whole, components=job.model.components),
+      job.model.components,
+    )
+    overlap = {'saliency': masks_lib.overlap(made, whole)}
+    return made, note | {'overlap': overlap}
+  made, ties = saliency_lib.mask_from_importances(
+    read,
+    like,
+    threshold=config.threshold,
+    ties_are_salient=config.ties_are_salient,
+    **_restrictions(job, note['normalize']),
+  )
   counts = masks_lib.counts(ties, job.model.components)
   return made, note | {'ties': counts}
 
 
-def _salient(job: Job, params: Params, normalize: bool) -> tuple[Mask, Mask]:
-  """The mask and the ties, leaf by leaf from the importances on disk."""
+def _leaves(job: Job) -> tuple[saliency_lib.ReadLeaf, Params]:
+  """What reads one leaf of an importance, and the shapes of the parameters."""
+  like = job.placed(job.model.abstract_params)
+  shapes = tree_lib.flatten(like)
+  read = lambda split, name: checkpoint.restore_leaf(
+    _folder(job, split), name, shapes[name]
+  )
+  return read, like
+
+
+def _restrictions(job: Job, normalize: bool) -> dict[str, Any]:
+  """How the preserve sets restrict the components, from config and notes."""
   config = job.config.saliency
-
-  def select(name, like):
-    scores, ties = _scores(job, name, like, normalize)
-    free = config.ties_are_salient
-    return _select(scores, None if free else ties, config.threshold), ties
-
-  pairs = tree_lib.map_with_name(select, params)
-  return jax.tree.transpose(jax.tree.structure(params), None, pairs)
-
-
-def _scores(
-  job: Job, name: str, like: jax.ShapeDtypeStruct, normalize: bool
-) -> tuple[jax.Array, jax.Array]:
-  """The saliency and the ties of one leaf."""
-  component = tree_lib.component_of(name, job.model.components)
-  protects = job.config.saliency.protects[component]
-  sets = {restriction.FORGET: FORGET, **{k: k for k in protects}}
-  leaves = {k: _read(job, split, name, like) for k, split in sets.items()}
   note = lambda split: checkpoint.read_note(_folder(job, split))
-  means = (
-    {k: note(split)['means'][component] for k, split in sets.items()}
-    if normalize
-    else None
-  )
-  return restriction.leaf_saliency(leaves, protects, means=means)
-
-
-@jax.jit
-def _select(scores, ties, threshold):
-  """Where the scores reach the threshold, and are no ties if these are given.
-
-  The threshold is no constant, so that one program serves all.
-  """
-  salient = scores >= threshold
-  return salient if ties is None else salient & ~ties
-
-
-def _top_share(job: Job, like: Mask, params: Params) -> Mask:
-  """As many of the highest forget importances in each component."""
-  components = job.model.components
-  shapes = tree_lib.flatten(params)
-  read = lambda name: _read(job, FORGET, name, shapes[name])
-  lowest = restriction.top_scores(
-    read,
-    {name: x.size for name, x in shapes.items()},
-    masks_lib.density(like, components=components),
-    components,
-  )
-  return tree_lib.map_with_name(
-    lambda name, _: _select(
-      read(name), None, lowest[tree_lib.component_of(name, components)]
-    ),
-    params,
-  )
+  splits = (FORGET, *config.preserve) if normalize else ()
+  return {
+    'protects': config.protects,
+    'components': job.model.components,
+    'means': {k: note(k)['means'] for k in splits} or None,
+  }
 
 
 def _folder(job: Job, split: str) -> pathlib.Path:
   """Where the importance of a split is."""
   return job.unlearned / 'importance' / split
-
-
-def _read(
-  job: Job, split: str, name: str, like: jax.ShapeDtypeStruct
-) -> jax.Array:
-  """One leaf of an importance."""
-  return checkpoint.restore_leaf(_folder(job, split), name, like)
 
 
 def measure(job: Job, name: str, parts: Any) -> None:
@@ -283,15 +233,29 @@ def measure(job: Job, name: str, parts: Any) -> None:
     )
   require(job, 'vanilla')
   stream = make_stream(job, parts, f'importance/{name}')
-  found = _go_on(job, name, stream, config.batches or stream.steps_per_epoch)
+  batches = config.batches or stream.steps_per_epoch
+  save_importance(job, name, _go_on(job, name, stream, batches), batches)
+  distributed.first(loop.clear, folder / loop.RUNNING)
+
+
+def save_importance(job: Job, name: str, found: Params, batches: int) -> None:
+  """Writes an importance into the workdir, where masks are made from it.
+
+  Args:
+    job: the job, whose mesh is set.
+    name: 'forget', or the name of a preserve set.
+    found: the importance, a tree like the parameters.
+    batches: number of batches it was measured on.
+  """
+  folder = _folder(job, name)
+  workdir_lib.claim(folder, _settings(job))
   means = _means(found, tuple(job.model.components.items()))
   note = {
     'split': name,
-    'batches': config.batches or stream.steps_per_epoch,
+    'batches': batches,
     'means': {k: float(mean) for k, mean in jax.device_get(means).items()},
   }
   checkpoint.save(folder, found, note)
-  distributed.first(loop.clear, folder / loop.RUNNING)
 
 
 def _go_on(job: Job, name: str, stream: Placed, num_batches: int) -> Params:

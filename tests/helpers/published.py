@@ -6,19 +6,26 @@ names and layouts of the files, through the table that reads checkpoints.
 
 import functools
 import json
+import pathlib
+import tempfile
 from typing import NamedTuple
 
 import hub_folder
+import jax
 import jax.numpy as jnp
 import numpy as np
 import paths
 from safetensors import numpy as safetensors
 
+from mmu_jax import checkpoint
+from mmu_jax import masks
 from mmu_jax import models
 from mmu_jax import recipes
 from mmu_jax import saliency as saliency_lib
+from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
 from mmu_jax.models.hub import weights
+from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import masking
 
 FOLDER = paths.GOLDEN / 'official' / 'llava'
@@ -28,6 +35,11 @@ FORGET = ('forget_0', 'forget_1', 'forget_2')
 RETAIN = tuple(f'retain_{i}' for i in range(7))
 # Pictures and text in one preserve set, as the published loader mixed them.
 RETAIN_AND_TEXT = ('text_0', *RETAIN[:4], 'mixed_0', 'text_1', *RETAIN[4:])
+SETS = {  # by the names that the config has for them
+  'forget': FORGET,
+  'retain_vqa': RETAIN,
+  'retain_vqa_and_text': RETAIN_AND_TEXT,
+}
 META = json.loads((FOLDER / 'meta.json').read_text())
 
 
@@ -174,21 +186,40 @@ def importance(names):
   )
 
 
-def preserve():
-  """The preserve sets by the names that the config has for them."""
-  sets = {'retain_vqa': RETAIN, 'retain_vqa_and_text': RETAIN_AND_TEXT}
-  return {name: importance(sets[name]) for name in config().saliency.preserve}
-
-
 def mask(saliency=None):
-  """The mask that the choice makes of them, and its ties.
+  """The mask that a job makes of the published batches, and its ties.
+
+  The importances are written into a workdir, as the stage that measures them
+  writes them, and the mask is made as every job makes it.
 
   Args:
     saliency: instead of the choice's ``config.saliency``.
   """
-  return masking.saliency_mask(
-    config().saliency if saliency is None else saliency,
-    importance(FORGET),
-    preserve(),
-    model().components,
+  with tempfile.TemporaryDirectory() as folder:
+    opened = job(pathlib.Path(folder), saliency)
+    with jax.set_mesh(opened.mesh):
+      for name in (saliency_lib.FORGET, *opened.config.saliency.preserve):
+        batches = SETS[name]
+        masking.save_importance(opened, name, importance(batches), len(batches))
+      packed = masking.mask(opened, 'saliency')
+    note = checkpoint.read_note(opened.folder / 'mask' / 'saliency')
+  return masks.unpack(packed, model().params), note['ties']
+
+
+def job(folder, saliency=None):
+  """A job that has this model, and no data, in a folder."""
+  made = config()
+  if saliency is not None:
+    made.saliency = saliency
+  return job_lib.Job(
+    config=made,
+    folder=folder,
+    data=None,
+    encoder=None,
+    scorer=None,
+    model=model(),
+    groups=made.groups,
+    prefix='',
+    unlearned=folder,
+    mesh=sharding.make_mesh(''),
   )

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import toy
 
+from mmu_jax import masks
 from mmu_jax import saliency as saliency_lib
 from mmu_jax import sharding
-from mmu_jax.saliency import codes as log_ratio
+from mmu_jax.saliency import codes as codes_lib
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
@@ -36,12 +37,12 @@ def test_the_mask_at_the_stored_threshold_is_that_of_the_scores(threshold):
   scores = {'w': jnp.asarray(_scores(0, threshold))}
   ties = {'w': jnp.asarray(np.random.default_rng(1).random(200_105) < 0.2)}
   for ties_or_none in (None, ties):
-    codes = log_ratio.quantize(scores, ties_or_none, threshold)
+    codes = codes_lib.quantize(scores, ties_or_none, threshold)
     assert codes['w'].dtype == jnp.uint8
     want = saliency_lib.mask_from_saliency(
       scores, threshold=threshold, ties=ties_or_none
     )
-    got = log_ratio.to_mask(codes, threshold, threshold)
+    got = codes_lib.to_mask(codes, threshold, threshold)
     np.testing.assert_array_equal(got['w'], want['w'])
     assert 0.2 < np.mean(want['w']) < 0.7
 
@@ -51,28 +52,35 @@ def test_the_mask_at_the_stored_threshold_is_that_of_the_scores(threshold):
 def test_the_mask_at_another_edge_is_that_of_the_scores_too(stored, step):
   threshold = stored * 2 ** (step / 8)
   scores = jnp.asarray(_scores(2, threshold))
-  codes = log_ratio.quantize(scores, None, stored)
+  codes = codes_lib.quantize(scores, None, stored)
   want = saliency_lib.mask_from_saliency(scores, threshold=threshold)
-  got = log_ratio.to_mask(codes, threshold, stored)
+  got = codes_lib.to_mask(codes, threshold, stored)
   np.testing.assert_array_equal(got, want)
 
 
-def test_scores_come_back_within_half_a_step():
-  rng = np.random.default_rng(3)
-  scores = np.float32(0.7 * np.exp2(rng.uniform(-15.8, 15.8, 10_000)))
-  codes = log_ratio.quantize(jnp.asarray(scores), threshold=0.7)
-  back = np.asarray(log_ratio.dequantize(codes, stored=0.7))
-  assert np.max(np.abs(np.log2(back / scores))) < 1 / 16 + 1e-5
-  assert len(np.unique(codes)) > 240
-  assert log_ratio.dequantize(jnp.uint8([log_ratio.TIE])).tolist() == [0]
+def test_the_density_at_each_threshold_is_the_one_of_its_mask():
+  scores = toy.tree_like(toy.params(0), 6, sign=False)
+  ties = toy.random_mask(scores, 6, share=0.2)
+  codes = codes_lib.quantize(scores, ties, 0.5)
+  thresholds = [0.25, 0.5, 1.0, 2.0]
+  got = codes_lib.density_by_threshold(codes, thresholds, toy.COMPONENTS, 0.5)
+  assert list(got) == thresholds
+  for threshold, found in got.items():
+    mask = saliency_lib.mask_from_saliency(
+      scores, threshold=threshold, ties=ties
+    )
+    assert found == masks.density(mask, components=toy.COMPONENTS)
+  falling = [found['all'] for found in got.values()]
+  assert falling == sorted(falling, reverse=True)
+  assert 0.4 < falling[0] < 0.6 and falling[-1] < 0.2
 
 
 def test_codes_live_where_the_scores_live():
   there = NamedSharding(sharding.make_mesh('fsdp=8'), P('fsdp'))
   scores = _scores(4, 1.0)[:1024]
-  codes = log_ratio.quantize(jax.device_put(scores, there))
+  codes = codes_lib.quantize(jax.device_put(scores, there))
   assert codes.sharding.is_equivalent_to(there, 1)
-  mask = log_ratio.to_mask(codes)
+  mask = codes_lib.to_mask(codes)
   assert mask.sharding.is_equivalent_to(there, 1)
   np.testing.assert_array_equal(mask, scores >= 1)
 
@@ -88,10 +96,10 @@ def test_codes_live_where_the_scores_live():
 )
 def test_a_threshold_that_codes_cannot_tell_is_an_error(threshold, message):
   with pytest.raises(ValueError, match=message):
-    log_ratio.to_mask(jnp.uint8([1]), threshold)
+    codes_lib.to_mask(jnp.uint8([1]), threshold)
 
 
 def test_ties_of_another_tree_are_an_error():
   scores = toy.tree_like(toy.params(0), 5, sign=False)
   with pytest.raises(ValueError, match='ties must have the leaves of the sco'):
-    log_ratio.quantize(scores, {'w': scores})
+    codes_lib.quantize(scores, {'w': scores})

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
@@ -14,8 +13,6 @@ from mmu_jax import methods
 from mmu_jax import saliency as saliency_lib
 from mmu_jax import sharding
 from mmu_jax import squared_gradients
-from mmu_jax import tree as tree_lib
-from mmu_jax.saliency import ratio as restriction
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
@@ -66,7 +63,7 @@ def _importances(spec, granularity='batch'):
 def _scores(spec, granularity, normalize):
   found = dict(_importances(spec, granularity))
   with jax.set_mesh(sharding.make_mesh(spec)):
-    return restriction.component_saliency(
+    return saliency_lib.component_saliency(
       found.pop(''),
       found,
       protects=PROTECTS,
@@ -122,11 +119,11 @@ def test_a_mesh_changes_nothing_in_what_is_made_of_given_importances(spec):
   def make(found):
     found = dict(found)
     forget = found.pop('')
-    scores, ties = restriction.component_saliency(
+    scores, ties = saliency_lib.component_saliency(
       forget, found, protects=PROTECTS, components=toy.COMPONENTS
     )
     mask = saliency_lib.mask_from_saliency(scores, density=0.2, ties=ties)
-    top = restriction.top_share(forget, shares, toy.COMPONENTS)
+    top = saliency_lib.top_share(forget, shares, toy.COMPONENTS)
     return scores, mask, top, masks.random_like(mask, key)
 
   want = make(found)
@@ -193,53 +190,3 @@ def test_one_program_serves_all_batches_of_a_mesh():
   assert squared_gradients.add_batch._cache_size() - before == 1
   for x, like in zip(jax.tree.leaves(found), jax.tree.leaves(params)):
     assert x.sharding.is_equivalent_to(like.sharding, x.ndim)
-
-
-@pytest.mark.parametrize('normalize', [False, True])
-def test_a_leaf_alone_gives_the_bits_of_the_whole_tree(normalize):
-  """What makes masks from a disk: a leaf of each importance, and its means."""
-  found = {
-    k: toy.tree_like(toy.params(0), i, sign=False)
-    for i, k in enumerate(('', 'a', 'b'))
-  }
-  found['a']['language_model']['norm'] *= 0
-  means = {
-    k: {
-      c: float(m)
-      for c, m in saliency_lib.component_means(tree, toy.COMPONENTS).items()
-    }
-    for k, tree in found.items()
-  }
-  scores, ties = restriction.component_saliency(
-    found[''],
-    {k: found[k] for k in 'ab'},
-    protects=PROTECTS,
-    components=toy.COMPONENTS,
-    normalize=normalize,
-  )
-  leaves = {k: tree_lib.flatten(tree) for k, tree in found.items()}
-  for name, want in tree_lib.flatten(scores).items():
-    component = tree_lib.component_of(name, toy.COMPONENTS)
-    got, got_ties = restriction.leaf_saliency(
-      {k: leaves[k][name] for k in ('', *PROTECTS[component])},
-      PROTECTS[component],
-      means={k: m[component] for k, m in means.items()} if normalize else None,
-    )
-    np.testing.assert_array_equal(toy.bits(got), toy.bits(want))
-    np.testing.assert_array_equal(got_ties, tree_lib.flatten(ties)[name])
-
-
-def test_the_top_scores_are_found_from_leaves_that_are_read_one_by_one():
-  scores = tree_lib.flatten(toy.tree_like(toy.params(0), 3, sign=False))
-  shares = {'vision': 0.3, 'projector': 0.0, 'language': 0.05}
-  lowest = restriction.top_scores(
-    lambda name: jnp.array(scores[name]),
-    {name: x.size for name, x in scores.items()},
-    shares,
-    toy.COMPONENTS,
-  )
-  for component, rule in toy.COMPONENTS.items():
-    inside = [np.ravel(x) for n, x in scores.items() if n.startswith(rule)]
-    inside = np.sort(np.concatenate(inside))[::-1]
-    k = round(shares[component] * len(inside))
-    assert lowest[component] == (inside[k - 1] if k else np.inf)

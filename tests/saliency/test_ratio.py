@@ -1,4 +1,4 @@
-"""Each component has preserve sets of its own, and so has its control."""
+"""Saliency: the ratio, its ties, and the preserve sets of each component."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import toy
 
-from mmu_jax import masks
 from mmu_jax import saliency as saliency_lib
 from mmu_jax import tree as tree_lib
-from mmu_jax.saliency import ratio as restriction
+
+pytestmark = pytest.mark.usefixtures('quick_compile')
 
 RULES = toy.COMPONENTS
 EPS = saliency_lib.EPS
@@ -35,7 +35,7 @@ def _three_importances():
 
 def _component(protects):
   f = toy.tree_like(toy.params(0), 0, sign=False)
-  return restriction.component_saliency(
+  return saliency_lib.component_saliency(
     f, {'vqa': f, 'qa': f}, protects=protects, components=RULES
   )
 
@@ -48,9 +48,22 @@ def _unknown_preserve_set():
   return _component(dict.fromkeys(RULES, ['vqa', 'text']))
 
 
+def _no_preserve():
+  return saliency_lib.saliency(toy.params(0), [])
+
+
+def _forget_set_to_preserve():
+  f = {'w': jnp.ones(1)}
+  return saliency_lib.component_saliency(
+    f, {'forget': f}, protects={'all': ['forget']}, components={'all': ''}
+  )
+
+
 @pytest.mark.parametrize(
   'wrong, message',
   [
+    (_no_preserve, 'at least one preserve importance'),
+    (_forget_set_to_preserve, "cannot be called 'forget'.*another name"),
     (
       _unprotected_component,
       r"component 'projector' must name preserve sets .*got \[\]; known: "
@@ -72,7 +85,7 @@ def test_an_importance_of_another_tree_is_named():
   del a['language_model']['norm']
   message = "importance of 'vqa' must .*norm.* miss"
   with pytest.raises(ValueError, match=message):
-    restriction.component_saliency(
+    saliency_lib.component_saliency(
       f, {'vqa': a}, protects=dict.fromkeys(RULES, ['vqa']), components=RULES
     )
 
@@ -83,7 +96,7 @@ PROTECTS = {'vision': ['vqa'], 'projector': ['vqa'], 'language': ['vqa', 'qa']}
 @pytest.mark.parametrize('normalize', [False, True])
 def test_each_component_is_restricted_by_its_own_preserve_sets(normalize):
   f, vqa, qa = _three_importances()
-  scores, _ = restriction.component_saliency(
+  scores, _ = saliency_lib.component_saliency(
     f,
     {'vqa': vqa, 'qa': qa},
     protects=PROTECTS,
@@ -108,7 +121,7 @@ def test_ties_are_where_the_sets_of_that_component_see_nothing():
   for i, tree in enumerate((f, vqa, qa)):
     kill = toy.random_mask(tree, 20 + i, share=0.8)
     tree |= jax.tree.map(lambda x, k: jnp.where(k, 1e-16, x), tree, kill)
-  _, ties = restriction.component_saliency(
+  _, ties = saliency_lib.component_saliency(
     f, {'vqa': vqa, 'qa': qa}, protects=PROTECTS, components=RULES
   )
   flat = [tree_lib.flatten(tree) for tree in (f, vqa, qa)]
@@ -123,7 +136,7 @@ def test_ties_are_where_the_sets_of_that_component_see_nothing():
 def test_a_component_is_scored_as_if_it_stood_alone(normalize):
   """Bit for bit: the whole-tree saliency with that component's sets."""
   f, vqa, qa = _three_importances()
-  scores, _ = restriction.component_saliency(
+  scores, _ = saliency_lib.component_saliency(
     f,
     {'vqa': vqa, 'qa': qa},
     protects=PROTECTS,
@@ -144,21 +157,129 @@ def test_a_component_is_scored_as_if_it_stood_alone(normalize):
         np.testing.assert_array_equal(got, alone[name], err_msg=name)
 
 
-@pytest.mark.parametrize('seed', [0, 1])
-def test_top_share_has_the_asked_density_in_each_component(seed):
-  scores = toy.tree_like(toy.params(0), seed, sign=False)
-  shares = {'vision': 0.3, 'projector': 0.0, 'language': 0.05}
-  got = restriction.top_share(scores, shares, RULES)
-  found = masks.density(got, components=RULES)
-  sizes = {'vision': 65, 'projector': 30, 'language': 691}
-  for component, size in sizes.items():
-    assert found[component] * size == pytest.approx(
-      round(shares[component] * size)
+def test_in_the_whole_model_only_what_is_never_run_is_dead():
+  found = toy.llava_importance()
+  dead = tree_lib.flatten(saliency_lib.dead(found, found))
+  tower = 'vision_tower/vision_model'
+  unused = {
+    f'{tower}/post_layernorm/scale',
+    f'{tower}/post_layernorm/bias',
+    'language_model/model/embed_tokens/embedding',
+  }
+  for name, x in dead.items():
+    if name.startswith(f'{tower}/encoder/layers/'):
+      assert np.all(x[1]), name  # the last layer is not run
+      # Softmax does not see a bias of the keys.
+      assert np.all(x[0]) == name.endswith('k_proj/bias'), name
+    elif name in unused:
+      assert np.any(x)
+    else:
+      assert not np.any(x), name
+  tokens = np.asarray(dead['language_model/model/embed_tokens/embedding'])
+  assert np.all(tokens.all(1) == tokens.any(1))  # a token occurs or does not
+
+
+@pytest.mark.parametrize('normalize', [None, RULES])
+def test_the_saliency_of_a_set_with_itself_is_one_everywhere(normalize):
+  params = toy.params(8)
+  batches = [toy.batch(800 + i, 4, packed=False) for i in range(3)]
+  found = saliency_lib.importance(toy.loss, params, batches)
+  dead = saliency_lib.dead(found, found)
+  assert 100 < toy.vector(dead).sum() < 700  # tokens that never occurred
+  for preserve in (found, [found], [found, found]):
+    scores = saliency_lib.saliency(found, preserve, normalize=normalize)
+    assert np.all(toy.vector(scores) == 1)
+
+
+@pytest.mark.parametrize('eps', [1e-15, 1e-3])
+def test_saliency_is_the_ratio_to_the_largest_preserve_importance(eps):
+  f, a, b = _three_importances()
+  got = saliency_lib.saliency(f, [a, b], eps=eps)
+  top = np.maximum(toy.vector(a), toy.vector(b))
+  want = (toy.vector(f) + eps) / (top + eps)
+  np.testing.assert_allclose(toy.vector(got), want, rtol=1e-6)
+
+
+def test_normalised_saliency_compares_shares_and_not_sizes():
+  f, a, b = _three_importances()
+  got = saliency_lib.saliency(f, [a, b], normalize=RULES)
+  share_f, share_a, share_b = map(_normalized, (f, a, b))
+  for name, x in tree_lib.flatten(got).items():
+    want = (share_f[name] + EPS) / (
+      np.maximum(share_a[name], share_b[name]) + EPS
     )
-  for name, rule in RULES.items():
-    pick = lambda t, r=rule: np.concatenate(
-      [np.ravel(x) for n, x in tree_lib.flatten(t).items() if n.startswith(r)]
-    )
-    marked, values = pick(got), pick(scores)
-    if shares[name]:
-      assert values[marked].min() > values[~marked].max()
+    np.testing.assert_allclose(x, want, rtol=1e-5)
+  scaled = jax.tree.map(lambda x: 1e4 * x, f)
+  again = saliency_lib.saliency(scaled, [a, b], normalize=RULES)
+  assert toy.relative_error(again, got) < 1e-6
+
+
+def test_a_component_that_is_never_used_stays_without_importance():
+  f, a, _ = _three_importances()
+  a['vision_tower'] = jax.tree.map(jnp.zeros_like, a['vision_tower'])
+  got = saliency_lib.saliency(f, a, normalize=RULES)
+  assert np.all(np.isfinite(toy.vector(got)))
+  assert np.all(toy.vector(got['vision_tower']) > 1e6)
+
+
+def test_saliency_of_other_trees_is_an_error():
+  f, a, _ = _three_importances()
+  del a['language_model']['norm']
+  with pytest.raises(ValueError, match='preserve importance.*1 .*norm.* miss'):
+    saliency_lib.saliency(f, [f, a])
+
+
+def test_dead_is_below_eps_in_every_set_and_not_at_it():
+  tree = lambda *x: {'w': jnp.asarray(x, jnp.float32)}
+  dead = lambda *trees: saliency_lib.dead(*trees, eps=1.0)['w'].tolist()
+  f, p = tree(0.5, 0.5, 1.0, 2.0), tree(0.9, 1.0, 0.5, 2.0)
+  assert dead(f, p) == [True, False, False, False]
+  assert dead(f, [f, p]) == [True, False, False, False]
+  assert dead(f, f) == [True, True, False, False]
+
+
+def test_the_mean_of_more_entries_than_an_int32_counts():
+  """As in the language model of a 7B model, of 6.7 billion weights."""
+  shapes = {'w': jax.ShapeDtypeStruct((2, 2**31), jnp.float32)}
+  means = lambda tree: saliency_lib.component_means(tree, {'language': '.*'})
+  assert jax.eval_shape(means, shapes)['language'].shape == ()
+
+
+@pytest.mark.parametrize('normalize', [False, True])
+def test_leaves_read_one_by_one_give_the_bits_of_whole_trees(normalize):
+  """What makes masks from a disk: a leaf of each importance, and its means."""
+  f, vqa, qa = _three_importances()
+  vqa['language_model']['norm'] *= 0
+  trees = {'forget': f, 'vqa': vqa, 'qa': qa}
+  leaves = {k: tree_lib.flatten(tree) for k, tree in trees.items()}
+  means = {
+    k: {
+      c: float(m) for c, m in saliency_lib.component_means(tree, RULES).items()
+    }
+    for k, tree in trees.items()
+  }
+  reads = []
+
+  def read(importance, name):
+    reads.append((importance, name))
+    return leaves[importance][name]
+
+  got = saliency_lib.score_leaves(
+    read,
+    jax.eval_shape(lambda: f),
+    lambda scores, ties: (scores, ties),
+    protects=PROTECTS,
+    components=RULES,
+    means=means if normalize else None,
+  )
+  want = saliency_lib.component_saliency(
+    f,
+    {'vqa': vqa, 'qa': qa},
+    protects=PROTECTS,
+    components=RULES,
+    normalize=normalize,
+  )
+  for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_array_equal(x, y)
+  assert len(reads) == len(set(reads))  # each leaf of each importance once
+  assert not any(i == 'qa' and 'language' not in n for i, n in reads)
