@@ -1,7 +1,6 @@
 """How sure a mean is: percentile bootstrap, by item or by person."""
 
 from collections.abc import Hashable, Sequence
-import statistics
 
 import numpy as np
 
@@ -10,13 +9,10 @@ from mmu_jax.errors import UserError
 
 def _wilson(successes: float, n: int, confidence: float):
   """Wilson score interval of a proportion."""
-  z = statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
-  p = successes / n
-  centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-  half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-  # The bound at 0 or 1 is exact in the formula and off by 1e-17 in floats.
-  low = 0.0 if successes == 0 else centre - half
-  high = 1.0 if successes == n else centre + half
+  from scipy import stats
+
+  test = stats.binomtest(int(successes), n)
+  low, high = test.proportion_ci(confidence, method='wilson')
   return float(low), float(high)
 
 

@@ -1,6 +1,7 @@
 """One number for everything that was to be kept."""
 
 from collections.abc import Sequence
+import statistics
 
 import numpy as np
 
@@ -36,6 +37,4 @@ def harmonic_mean(values: Sequence[float]) -> float:
       'a harmonic mean is of at least one score, none negative or NaN; got '
       f'{values.tolist()}.'
     )
-  if (values == 0).any():
-    return 0.0
-  return float(values.size / np.sum(1 / values))
+  return float(statistics.harmonic_mean(values.tolist()))

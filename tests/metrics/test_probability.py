@@ -5,7 +5,6 @@ import math
 import pytest
 
 from mmu_jax.metrics import answer_probability
-from mmu_jax.metrics import harmonic_mean
 from mmu_jax.metrics import option_shares
 
 
@@ -38,15 +37,3 @@ def test_shares_per_token_forgive_a_long_option():
 
 def test_unlikely_options_still_have_shares():
   assert option_shares([5000.0, 5000.0]).tolist() == [0.5, 0.5]
-
-
-def test_a_harmonic_mean_worked_by_hand():
-  assert harmonic_mean([0.5, 0.25]) == pytest.approx(2 / (2 + 4))
-  assert harmonic_mean([0.7] * 3) == pytest.approx(0.7)
-  assert harmonic_mean([0.9, 0.9, 0]) == 0  # one lost ability is all
-
-
-@pytest.mark.parametrize('values', [[], [0.5, -1], [float('nan')]])
-def test_a_harmonic_mean_needs_scores(values):
-  with pytest.raises(ValueError, match='at least one score'):
-    harmonic_mean(values)

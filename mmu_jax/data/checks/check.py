@@ -9,25 +9,27 @@ import pathlib
 from typing import Any, NamedTuple
 
 from mmu_jax.data.checks import check_rows
-from mmu_jax.data.checks import seen as look_lib
-from mmu_jax.data.checks.seen import ERROR
-from mmu_jax.data.checks.seen import Finding
-from mmu_jax.data.checks.seen import NOTE
-from mmu_jax.data.checks.seen import WARNING
+from mmu_jax.data.checks.look import Look
 from mmu_jax.data.readers import mllmu_rows
 from mmu_jax.data.readers import own
 from mmu_jax.data.readers import parquet
 from mmu_jax.data.readers import reading
+from mmu_jax.errors import FAIL
+from mmu_jax.errors import Finding
+from mmu_jax.errors import OK
+from mmu_jax.errors import WARN
 
 
 class Report(NamedTuple):
-  """What a folder is and what is wrong with it.
+  """Kind of data in a folder, and its problems.
 
   Attributes:
-    folder: what was looked at.
+    folder: folder that was looked through.
     kind: 'MLLMU-Bench', 'MLLMU training', 'CLEAR', 'own data', or ''.
-    rows: config -> rows.
-    findings: all of them, errors first.
+    rows: number of rows of each config.
+    findings: problems of each config, errors first. FAIL: a reader stops, or
+      scores would be wrong. WARN: the reader leaves rows out, or it may be
+      meant. OK: worth knowing, and read as it is.
   """
 
   folder: pathlib.Path
@@ -38,7 +40,7 @@ class Report(NamedTuple):
   @property
   def failed(self) -> bool:
     """Whether there is an error."""
-    return any(finding.severity == ERROR for finding in self.findings)
+    return any(finding.state == FAIL for finding in self.findings)
 
 
 def check(folder: str | os.PathLike) -> Report:
@@ -51,7 +53,8 @@ def check(folder: str | os.PathLike) -> Report:
   pictures may be alike.
 
   Args:
-    folder: of MLLMU-Bench, its training rows, CLEAR, or a file of own data.
+    folder: folder of MLLMU-Bench, of its training rows or of CLEAR, or a file
+      of own data.
 
   Returns:
     A ``Report``.
@@ -61,16 +64,16 @@ def check(folder: str | os.PathLike) -> Report:
   """
   folder = pathlib.Path(folder)
   path = check_rows.own_file(folder)
-  look = look_lib.Look(folder)
+  look = Look(folder)
   if path is not None:
     look.kind = check_rows.OWN
-    wrong = lambda error: look.add(ERROR, path.name, str(error))
+    wrong = lambda error: look.add(FAIL, path.name, str(error))
     look.config(path.name, own.records(path, wrong))
   else:
     _check_configs(folder, look)
   look.compare()
-  order = [ERROR, WARNING, NOTE]
-  findings = sorted(look.findings(), key=lambda f: order.index(f.severity))
+  order = [FAIL, WARN, OK]
+  findings = sorted(look.findings(), key=lambda f: order.index(f.state))
   return Report(folder, look.kind, look.rows, tuple(findings))
 
 
@@ -86,16 +89,19 @@ def tables(report: Report) -> list[Any]:
   for config, rows in report.rows.items():
     counted.add_row(escape(config), str(rows))
   counts = {
-    severity: sum(f.severity == severity for f in report.findings)
-    for severity in (ERROR, WARNING, NOTE)
+    state: sum(f.state == state for f in report.findings)
+    for state in (FAIL, WARN, OK)
   }
-  colours = {ERROR: 'red', WARNING: 'yellow', NOTE: 'dim'}
+  colours = {FAIL: 'red', WARN: 'yellow', OK: 'dim'}
+  called = {FAIL: 'error', WARN: 'warning', OK: 'note'}
   lines = [
-    f'[{colours[f.severity]}]{f.severity}[/] {escape(f.config)}: '
+    f'[{colours[f.state]}]{f.state:4}[/] {escape(f.what)}: '
     + escape(f'{f.message}{" " + f.fix if f.fix else ""}')
     for f in report.findings
   ]
-  said = ', '.join(f'{n} {s}{"s" * (n != 1)}' for s, n in counts.items())
+  said = ', '.join(
+    f'{n} {called[s]}{"s" * (n != 1)}' for s, n in counts.items()
+  )
   return [escape(title), counted, *lines, said]
 
 
@@ -110,13 +116,13 @@ def _check_configs(folder, look):
       opened = [parquet.open_file(path) for path in paths]
       columns[config] = set(opened[0].schema_arrow.names)
     except (ValueError, OSError) as error:
-      look.add(ERROR, config, str(error))
+      look.add(FAIL, config, str(error))
   look.kind = check_rows.kind_of(
     columns | {n: set() for n in names if n not in columns}
   )
   if not look.kind:
     look.add(
-      ERROR,
+      FAIL,
       str(folder),
       'no benchmark and no file of own data; it '
       f'has {", ".join(names) or "no parquet files"}',
@@ -138,7 +144,7 @@ def _check_config(folder, config, files, found, look):
     near = parquet.nearest(config, known)
     if near:
       look.add(
-        ERROR,
+        FAIL,
         config,
         'a config of this name is not read',
         f'Rename the folder to {near}.',
@@ -147,7 +153,7 @@ def _check_config(folder, config, files, found, look):
   for split in files:
     if split != 'train':
       look.add(
-        ERROR,
+        FAIL,
         config,
         f'the split {split!r} is not read',
         'Readers take the split train: name the files '
@@ -160,7 +166,7 @@ def _check_config(folder, config, files, found, look):
       if near
       else ('Get the file again from the hub.')
     )
-    look.add(ERROR, config, f'the column {name!r} is missing', fix)
+    look.add(FAIL, config, f'the column {name!r} is missing', fix)
   more = check_rows.optional(look.kind, config)
   some = [name for name in (*wanted, *more) if name in found]
   rows = (
@@ -173,7 +179,7 @@ def _check_config(folder, config, files, found, look):
   published = known[config]
   if published not in (None, look.rows[config]):
     look.add(
-      NOTE, config, f'{look.rows[config]} rows; {published} were published'
+      OK, config, f'{look.rows[config]} rows; {published} were published'
     )
 
 
@@ -182,7 +188,7 @@ def _check_names(names, look):
   for config in check_rows.CONFIGS[look.kind]:
     if not config.startswith(('forget', 'retain')) and config not in names:
       look.add(
-        WARNING,
+        WARN,
         config,
         'this config is not here',
         'A dataset is made of all: download it.',
@@ -191,7 +197,7 @@ def _check_names(names, look):
   if not any(set(pair) <= set(names) for pair in pairs):
     shown = ' or '.join(' with '.join(pair) for pair in pairs)
     look.add(
-      ERROR,
+      FAIL,
       str(look.folder),
       'no forget set with its retain set',
       f'Download {shown}.',
@@ -210,7 +216,7 @@ def _check_people(look):
     for what, who in found.items():
       nobody = what == mllmu_rows.UNTAUGHT and not forget & taught
       look.add(
-        ERROR if nobody else WARNING,
+        FAIL if nobody else WARN,
         ' and '.join(pair),
         f'{len(who)} {what}: {reading.some(who)}.',
         'The configs must be of one download, with the same IDs.',

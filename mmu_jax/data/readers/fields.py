@@ -34,7 +34,7 @@ def check(value: Any, form: Any, where: str, field: str = '') -> None:
     >>> form = {'tasks': [{'ID': WORDS}]}
     >>> check({'tasks': [3]}, form, 'row 0')  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    mmu_jax.errors.UserError: tasks[0] of row 0 is an object, got 3 (int). Repair ...
+    mmu_jax.errors.UserError: tasks[0] of row 0 is an object, got 3 ...
   """
   if value is None:
     return

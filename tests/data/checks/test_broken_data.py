@@ -33,12 +33,12 @@ def _load(root):
   return datasets.load('mllmu_bench', 0, path=root)
 
 
-def _said(root, severity='error'):
-  """What `check` says at one severity, in one text."""
+def _said(root, state='FAIL'):
+  """What `check` says of one state, in one text."""
   return '\n'.join(
-    f'{f.config}: {f.message} {f.fix}'
+    f'{f.what}: {f.message} {f.fix}'
     for f in check.check(root).findings
-    if f.severity == severity
+    if f.state == state
   )
 
 
@@ -129,9 +129,7 @@ def test_empty_answers_of_training_rows_are_left_out_and_counted(root):
   assert note.startswith(
     'left out 10 empty training questions or answers: 001/0, 002/0, '
   )
-  assert '10 x an empty answer: row 0 (001) metadata 0' in _said(
-    root, 'warning'
-  )
+  assert '10 x an empty answer: row 0 (001) metadata 0' in _said(root, 'WARN')
   assert not check.check(root).failed
 
 
@@ -177,7 +175,7 @@ def test_pictures_that_are_not_rgb_are_converted_and_noted(root):
   _change(root, image=benchmark_folders.column(grey))
   (row, *_) = _load(root).tasks['forget_vqa'].rows
   assert np.asarray(row.image).shape == (30, 20, 3)
-  assert 'image of mode L, converted to RGB: row 0 (001)' in _said(root, 'note')
+  assert 'image of mode L, converted to RGB: row 0 (001)' in _said(root, 'OK')
   assert not check.check(root).failed
 
 
@@ -283,7 +281,7 @@ def test_people_who_lack_something_are_noted(tmp_path):
     '1 people of the forget set without pictures in Test_Set: 002',
   )
   assert datasets.load('mllmu_bench', 0, path=root, ratio=10).notes == notes
-  said = _said(root, 'warning')
+  said = _said(root, 'WARN')
   assert all(f'forget_10 and retain_90: {note}.' in said for note in notes)
   assert not check.check(root).failed
 

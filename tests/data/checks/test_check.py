@@ -17,7 +17,7 @@ rewrite = benchmark_folders.rewrite
 
 
 def _errors(report):
-  return [f for f in report.findings if f.severity == check.ERROR]
+  return [f for f in report.findings if f.state == 'FAIL']
 
 
 def _text(report):
@@ -55,7 +55,7 @@ def test_every_kind_of_folder_is_recognised_and_clean(mllmu, tmp_path):
 
 def test_row_counts_that_differ_from_the_published_are_noted(mllmu):
   text = _text(check.check(mllmu))
-  assert 'note forget_5: 1 rows; 25 were published' in text
+  assert 'OK   forget_5: 1 rows; 25 were published' in text
   assert text.strip().endswith('0 errors, 0 warnings, 6 notes')
 
 
@@ -80,7 +80,7 @@ def test_all_problems_are_found_at_once(mllmu):
   assert report.failed
   by_config = {}
   for finding in _errors(report):
-    by_config.setdefault(finding.config, []).append(finding.message)
+    by_config.setdefault(finding.what, []).append(finding.message)
   assert {config: len(found) for config, found in by_config.items()} == {
     'Full_Set': 1,
     'Test_Set': 1,
@@ -89,10 +89,8 @@ def test_all_problems_are_found_at_once(mllmu):
     'retain_95': 1,
   }
   assert by_config['Test_Set'][0].startswith('2 x an ID that occurs twice')
-  severities = [f.severity for f in report.findings]
-  assert severities == sorted(
-    severities, key=['error', 'warning', 'note'].index
-  )
+  states = [f.state for f in report.findings]
+  assert states == sorted(states, key=['FAIL', 'WARN', 'OK'].index)
 
 
 def test_a_person_picture_and_text_in_both_sets_are_found(mllmu):
@@ -169,7 +167,7 @@ def test_configs_that_are_needed_are_named(mllmu):
   shutil.rmtree(mllmu / 'Test_Set')
   text = _text(check.check(mllmu))
   assert 'Download forget_5 with retain_95 or forget_10 with retain_90' in text
-  assert 'warning Test_Set: this config is not here' in text
+  assert 'WARN Test_Set: this config is not here' in text
 
 
 def test_own_data_is_checked_row_by_row(tmp_path):
@@ -202,7 +200,7 @@ def test_every_bad_line_of_own_data_is_named(tmp_path):
   latin = b'{"question": "\xff"}'
   path.write_bytes(b'\n'.join([*map(str.encode, lines), latin]))
   report = check.check(path)
-  errors = ' '.join(f.message for f in report.findings if f.severity == 'error')
+  errors = ' '.join(f.message for f in report.findings if f.state == 'FAIL')
   for number in (2, 3, 4, 7):
     assert f'line {number} of' in errors
   assert 'empty' in errors

@@ -1,10 +1,10 @@
-"""What was seen of a folder of data, and what is wrong: see ``check``."""
+"""Looks at the rows of a folder and collects its problems: see ``check``."""
 
 import collections
 from collections.abc import Iterable, Iterator, Mapping
 import hashlib
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -12,27 +12,12 @@ from mmu_jax.data.checks import check_rows
 from mmu_jax.data.checks import overlap
 from mmu_jax.data.encoding.images import LazyImage
 from mmu_jax.data.readers import reading
+from mmu_jax.errors import FAIL
+from mmu_jax.errors import Finding
+from mmu_jax.errors import OK
+from mmu_jax.errors import WARN
 
-ERROR, WARNING, NOTE = 'error', 'warning', 'note'
 _SHOWN = 5  # rows named of each problem
-
-
-class Finding(NamedTuple):
-  """A problem, or what is worth knowing.
-
-  Attributes:
-    severity: 'error': a reader stops, or scores are wrong. 'warning': the
-      readers leave it out and say so, or it may be meant. 'note': read as it
-      is.
-    config: where.
-    message: what, with the rows.
-    fix: what to do.
-  """
-
-  severity: str
-  config: str
-  message: str
-  fix: str = ''
 
 
 class Look:
@@ -55,21 +40,21 @@ class Look:
     self._seen = collections.defaultdict(lambda: ({}, {}, {}))
 
   def add(
-    self, severity: str, config: str, message: str, fix: str = '', row: str = ''
+    self, state: str, config: str, message: str, fix: str = '', row: str = ''
   ) -> None:
     """Notes a problem; the rows of equal ones are put together."""
-    rows = self._found.setdefault((severity, config, message, fix), [])
+    rows = self._found.setdefault((state, config, message, fix), [])
     if row:
       rows.append(row)
 
   def findings(self) -> Iterator[Finding]:
     """One for each kind of problem and config."""
-    for (severity, config, message, fix), rows in self._found.items():
+    for (state, config, message, fix), rows in self._found.items():
       if rows:
         more = ', ...' if len(rows) > _SHOWN else ''
         shown = ', '.join(rows[:_SHOWN]) + more
         message = f'{len(rows)} x {message}: {shown}.'
-      yield Finding(severity, config, message, fix)
+      yield Finding(state, config, message, fix)
 
   def config(self, config: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Looks at the rows of a config; a reader's error is a finding."""
@@ -80,7 +65,7 @@ class Look:
         count += 1
       self.people[config] = set(persons) - {None}
     except (ValueError, OSError) as error:
-      self.add(ERROR, config, str(error))
+      self.add(FAIL, config, str(error))
     self.rows[config] = count
 
   def compare(self) -> None:
@@ -96,7 +81,7 @@ class Look:
       for key in forget.keys() & retain.keys():
         row = f'{key} ' if name == 'person' else ''
         self.add(
-          ERROR,
+          FAIL,
           'forget and retain',
           f'the same {name} in both',
           'Take it out of one of them.',
@@ -106,7 +91,7 @@ class Look:
       same = overlap.words(texts[0][key]) == overlap.words(texts[1][near])
       what = 'the same text' if same else 'nearly the same text'
       self.add(
-        ERROR if same else WARNING,
+        FAIL if same else WARN,
         'forget and retain',
         f'{what} in both',
         'Take it out of one of them.',
@@ -118,11 +103,11 @@ class Look:
     try:
       entry = check_rows.entry(self.kind, config, number, row)
     except ValueError as error:
-      self.add(ERROR, config, str(error))
+      self.add(FAIL, config, str(error))
       return
     if entry.problem:
       self.add(
-        ERROR,
+        FAIL,
         config,
         f'a row with {entry.problem}',
         'Repair or drop it.',
@@ -130,7 +115,7 @@ class Look:
       )
     if entry.unique and entry.person in persons:
       self.add(
-        ERROR,
+        FAIL,
         config,
         'an ID that occurs twice',
         'Drop one of them.',
@@ -159,7 +144,7 @@ class Look:
       source = reading.image_source(value, base, where)
       if source is None:
         self.add(
-          ERROR,
+          FAIL,
           config,
           'no image where there must be one',
           'Get the file again, or drop the rows.',
@@ -174,13 +159,13 @@ class Look:
         self._pixels[digest] = pixels.hexdigest()
         if image.mode != 'RGB':
           self.add(
-            NOTE,
+            OK,
             config,
             f'image of mode {image.mode}, converted to RGB',
             row=where,
           )
     except ValueError as error:
-      self.add(ERROR, config, str(error))
+      self.add(FAIL, config, str(error))
       return ''
     return self._pixels[digest]
 
@@ -192,10 +177,10 @@ class Look:
       if reading.is_blank(getattr(text, name))
     ]
     for name in empty:
-      severity = WARNING if text.optional else ERROR
+      state = WARN if text.optional else FAIL
       fix = 'They are left out.' if text.optional else 'Fill in or drop them.'
       self.add(
-        severity, config, f'an empty {name}', fix, f'{entry.where} {text.key}'
+        state, config, f'an empty {name}', fix, f'{entry.where} {text.key}'
       )
     return not empty
 
@@ -204,7 +189,7 @@ class Look:
     row = f'{entry.where} {choice.key}'
     if choice.right is None:
       self.add(
-        ERROR,
+        FAIL,
         config,
         'options without the answer',
         'Correct_Answer is a letter of Options; in real_*, answer is '
@@ -213,7 +198,7 @@ class Look:
       )
     if len(set(choice.options)) < len(choice.options):
       self.add(
-        WARNING,
+        WARN,
         config,
         'an option that occurs twice',
         'The letter of a choice is then ambiguous.',
