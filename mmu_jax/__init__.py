@@ -3,25 +3,48 @@
 A model that answers questions about people must stop recognising a person in
 an image, and keep what it knows in text about that person and everything about
 everybody else. See ``mmu --help`` for the command line.
+
+Modules are imported when they are used: ``import mmu_jax`` takes no time.
 """
 
-from mmu_jax import version
+import importlib
+from typing import Any
 
-version.check_installed()  # before Flax is imported, which would fail obscurely
+__version__ = '0.1.0'
 
-from mmu_jax import losses
-from mmu_jax import masks
-from mmu_jax import methods
-from mmu_jax import saliency
-from mmu_jax import transforms
+_MODULES = {
+  name: f'mmu_jax.{name}'
+  for name in (
+    'checkpoint',
+    'data',
+    'distributed',
+    'evaluation',
+    'losses',
+    'masks',
+    'methods',
+    'metrics',
+    'models',
+    'planning',
+    'recipes',
+    'saliency',
+    'sharding',
+    'stages',
+    'training',
+    'transforms',
+    'tree',
+    'typing',
+    'workdir',
+  )
+} | {'restriction': 'mmu_jax.saliency.ratio'}
 
-__version__ = version.__version__
 
-__all__ = [
-  '__version__',
-  'losses',
-  'masks',
-  'methods',
-  'saliency',
-  'transforms',
-]
+def __getattr__(name: str) -> Any:
+  """Imports a module when it is first used."""
+  if name not in _MODULES:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  return importlib.import_module(_MODULES[name])
+
+
+def __dir__() -> list[str]:
+  """The modules, imported or not."""
+  return sorted({*globals(), *_MODULES})

@@ -1,244 +1,107 @@
-"""The command line: ``mmu COMMAND --config=FILE --workdir=DIR``."""
+"""The command line: ``mmu COMMAND --config=NAME --workdir=DIR``."""
 
+import argparse
+from collections.abc import Sequence
 import os
 import sys
-import time
+import traceback
+from typing import NoReturn
 
-from mmu_jax import commands as arguments
-from mmu_jax.commands import ON_FILES
+from mmu_jax import __version__
+from mmu_jax.commands import command as command_lib
+from mmu_jax.commands import COMMANDS
+from mmu_jax.commands import jobs
+from mmu_jax.errors import Collapse
 from mmu_jax.errors import UserError
 
+FAILED = 1  # exit code: the same command would fail again
 
-def main(argv: list[str] | None = None) -> int:
-  """Runs a command; returns the exit status."""
-  parser = arguments.parser()
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs a command.
+
+  Errors that say what to do are printed as one message, without a traceback
+  unless ``--debug`` asks for it; any other exception is a fault of this
+  program and is raised.
+
+  Args:
+    argv: words after ``mmu``; None for the words of this process.
+
+  Returns:
+    The exit code: 0 done; 1 failed, and the same command would fail again; 75
+    asked to stop, everything is saved, and the same command goes on.
+  """
+  parser = _parser()
   args, overrides = parser.parse_known_args(argv)
-  if args.command in ON_FILES:
-    if overrides:
-      parser.error(f'unexpected arguments: {" ".join(overrides)}')
-    return _run_on_files(args)
-  try:
-    config = args.config and _read_config(args.config, overrides)
-  except (SyntaxError, AttributeError, TypeError, ValueError, OSError) as error:
-    return _fail(error)
-  if args.command == 'plan':
-    return _plan(args, config)
-  if args.command == 'doctor':
-    return _examine(args, config)
-  return _run_stage(args, config)
-
-
-def _plan(args, config) -> int:
-  """Prints what a job needs; touches no accelerator."""
-  os.environ['JAX_PLATFORMS'] = 'cpu'
-  from rich.console import Console
-
-  from mmu_jax import planning
-
-  try:
-    made = planning.plan(
-      config,
-      model=args.model,
-      mesh=args.mesh,
-      hbm=args.hbm,
-      chip=args.chip,
-      length=args.length,
-      compile_steps=args.compile,
+  if not args.command:
+    parser.print_help()
+    return 0
+  command = COMMANDS[args.command]
+  if overrides and not getattr(args, 'config', ''):
+    parser.error(
+      f'unexpected arguments: {" ".join(overrides)}'
+      + ('; fields need --config' if 'config' in args else '')
     )
-  except (ValueError, OSError) as error:
-    return _fail(error)
-  console = Console()
-  # A pipe has no width; the tables have one that they need.
-  width = console.width if console.is_terminal else max(console.width, 100)
-  for part in planning.tables(made):
-    console.print(part, width=width)
-  return 0
-
-
-def _examine(args, config) -> int:
-  """Prints what is wrong with the machines; returns 1 if a job would fail."""
-  import rich
-
-  from mmu_jax import distributed
-  from mmu_jax import doctor
-
   try:
-    distributed.initialize(
-      args.coordinator, args.num_processes, args.process_id
-    )
-    report = doctor.check(config, args.workdir, args.mesh)
-  except (ValueError, OSError) as error:
-    return _fail(error)
-  for part in doctor.tables(report) if distributed.is_first() else ():
-    rich.print(part)
-  return int(report.failed)
+    if getattr(args, 'config', ''):
+      from mmu_jax.commands import fields  # slow to import, as most libraries
+
+      args.config = fields.read(args.config, overrides)
+    if command.begun:
+      return jobs.run(command, args)
+    return command.run(args) or 0
+  except (UserError, FloatingPointError, Collapse, OSError) as error:
+    if isinstance(error, OSError) and not _says_where(error):
+      raise
+    return _fail(error, args)
 
 
-def _run_stage(args, config) -> int:
-  """Runs a command that needs a config; says how long it took."""
-  # After --help: JAX takes seconds to import.
-  from mmu_jax import distributed
-  from mmu_jax import stages
-  from mmu_jax.distributed import preemption
-  from mmu_jax.training.loop import Collapse
+class _Parser(argparse.ArgumentParser):
+  """A parser whose errors have the exit code of every other failure."""
 
-  started = time.time()
-  try:
-    distributed.initialize(
-      args.coordinator, args.num_processes, args.process_id
-    )
-    with preemption.watch():
-      _check_resume(args, stages)
-      _run(args, config, stages)
-  except (ValueError, FloatingPointError, Collapse, OSError) as error:
-    return _fail(error)
-  except preemption.Preempted as error:
-    _say(f'mmu: {error}')
-    return preemption.EXIT_CODE
-  _say(f'mmu {args.command}: {time.time() - started:.0f} s')
-  return 0
+  def error(self, message: str) -> NoReturn:
+    self.print_usage(sys.stderr)
+    self.exit(FAILED, f'mmu: {message}\n')
 
 
-def _check_resume(args, stages) -> None:
-  """Raises ValueError where --resume=never finds an earlier job."""
-  if args.resume == 'auto':
-    return
-  run = args.run if args.command == 'train' else ''
-  found = stages.find_earlier(args.workdir, args.command, run)
-  if found:
-    raise UserError(
-      f'--resume=never starts from nothing, and {found} is of an earlier '
-      'call. Give another --workdir, delete it, or leave --resume out: then '
-      'it goes on where it was.'
-    )
-
-
-def _read_config(path: str, overrides: list[str]):
-  """Reads a config file and sets the fields that were given."""
-  from absl import flags
-  from ml_collections import config_flags
-
-  from mmu_jax import recipes
-
-  config = recipes.load(path)
-  values, given = flags.FlagValues(), ['mmu', *overrides]
-  try:
-    # Without sys_argv, the fields to set are looked for in sys.argv.
-    config_flags.DEFINE_config_dict(
-      'config', config, flag_values=values, sys_argv=given
-    )
-    rest = values(given)
-  except (AttributeError, KeyError) as error:
-    raise UserError(
-      f'the config has no such field: {" ".join(overrides)}. Its fields are '
-      f'{", ".join(f"config.{field}" for field in config)}; look into {path} '
-      'for those within them.'
-    ) from error
-  except flags.Error as error:
-    raise UserError(
-      f'{error}. Options are --config, --workdir, and fields of the config '
-      'such as --config.seed=1.'
-    ) from error
-  if rest[1:]:
-    raise UserError(f'unexpected arguments: {" ".join(rest[1:])}')
-  return values.config
-
-
-def _run(args, config, stages) -> None:
-  """Calls the stage of a command and shows what it made."""
-  if args.command == 'train':
-    stages.make(config, args.workdir, args.run)
-  elif args.command == 'saliency':
-    stages.saliency(config, args.workdir)
-  elif args.command == 'evaluate':
-    _show(stages.evaluate(config, args.workdir, args.run))
-  elif args.command == 'report':
-    _say(f'report: {stages.report(config, args.workdir)}')
-  elif args.command == 'tune':
-    _show_tuning(stages.tune(config, args.workdir))
-  else:
-    _show(stages.pipeline(config, args.workdir))
-    _say(f'report: {args.workdir}/report.html')
-
-
-def _run_on_files(args) -> int:
-  """Runs a command that needs no config."""
-  try:
-    if args.command == 'data':
-      return _check_data(args.path)
-    if args.command == 'inspect':
-      _show_contents(args.path)
-    else:
-      _convert(args)
-  except (ValueError, OSError) as error:
-    return _fail(error)
-  return 0
-
-
-def _check_data(path: str) -> int:
-  """Prints what is wrong with a dataset; returns 1 if a job would fail."""
-  import rich
-
-  from mmu_jax.data.checks import check
-
-  report = check.check(path)
-  for part in check.tables(report):
-    rich.print(part)
-  return int(report.failed)
-
-
-def _convert(args) -> None:
-  """Converts a checkpoint and says what was written."""
-  from mmu_jax.models.hub import convert
-
-  started = time.time()
-  print(
-    convert.convert(args.source, args.target, like=args.like, dtype=args.dtype)
+def _parser() -> argparse.ArgumentParser:
+  """The commands and their arguments; each explains itself by examples."""
+  parser = _Parser(
+    prog='mmu',
+    description='Machine unlearning for multimodal LLMs, in JAX.',
+    epilog='mmu COMMAND --help shows examples.',
+    allow_abbrev=False,
   )
-  print(f'mmu convert: {time.time() - started:.0f} s')
-
-
-def _show_contents(path: str) -> None:
-  """Prints the tables of a checkpoint."""
-  import rich
-
-  from mmu_jax.models.hub import inspection
-
-  for part in inspection.tables(inspection.inspect(path)):
-    rich.print(part)
-
-
-def _show(results) -> None:
-  """Prints the table of scores, on the first of several processes."""
-  import rich
-
-  from mmu_jax import distributed
-  from mmu_jax.evaluation.report import table
-
-  if distributed.is_first():
-    rich.print(table.results_table(results))
-
-
-def _say(text: str) -> None:
-  """Prints a line, on the first of several processes."""
-  from mmu_jax.distributed import progress
-
-  progress.say(text)
-
-
-def _show_tuning(rows) -> None:
-  """Prints S for every run and rate."""
-  for row in rows:
-    numbers = ' '.join(
-      f'{k} {v:.3f}' for k, v in row.items() if isinstance(v, float)
+  parser.add_argument(
+    '--version', action='version', version=f'mmu {__version__}'
+  )
+  command_lib.add_debug(parser)
+  added = parser.add_subparsers(dest='command', metavar='COMMAND')
+  for command in COMMANDS.values():
+    one = added.add_parser(
+      command.name,
+      help=command.title,
+      description=command.title[0].upper() + command.title[1:] + '.',
+      epilog='examples:' + command.examples,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
     )
-    _say(f'{row["run"]:24} {numbers}')
+    command.add_arguments(one)
+    command_lib.add_debug(one)
+  return parser
 
 
-def _fail(error: Exception) -> int:
-  """Prints what is wrong and what to do, without a traceback."""
+def _says_where(error: OSError) -> bool:
+  """Whether the message of an error names a file, or is one of ours."""
+  return isinstance(error, UserError) or error.filename is not None
+
+
+def _fail(error: Exception, args: argparse.Namespace) -> int:
+  """Prints an error as one message; with ``--debug`` after its traceback."""
+  if 'debug' in args or os.environ.get(command_lib.DEBUG) == '1':
+    traceback.print_exception(error)
   print(f'mmu: {error}', file=sys.stderr)
-  return 2
+  return FAILED
 
 
 if __name__ == '__main__':

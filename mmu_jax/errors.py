@@ -17,6 +17,14 @@ class MissingError(UserError, FileNotFoundError):
   """A file or folder that is needed and is not there."""
 
 
+class DiskError(UserError, OSError):
+  """A file or folder that cannot be written, or is there already."""
+
+
+class Collapse(ArithmeticError):
+  """Raised when a retain loss exceeds its limit: the model lost too much."""
+
+
 class Finding(NamedTuple):
   """One line of a report.
 

@@ -13,9 +13,10 @@ import warnings
 
 import jax
 
+from mmu_jax import __version__
 from mmu_jax import distributed
+from mmu_jax.errors import DiskError
 from mmu_jax.errors import UserError
-from mmu_jax.version import __version__
 
 CONFIG = 'config.json'
 PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'numpy')
@@ -205,7 +206,7 @@ def _write(path: pathlib.Path, text: str) -> None:
 
 def _failed(path: pathlib.Path, error: OSError) -> OSError:
   """What to do about a file that cannot be written."""
-  return type(error)(
+  return DiskError(
     f'{path} cannot be written ({error.strerror}); what was there is as it '
     'was. Free space, or make the folder writable, and run the same command '
     'again: it goes on.'

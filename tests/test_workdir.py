@@ -8,6 +8,7 @@ import warnings
 import process_group
 import pytest
 
+from mmu_jax import errors
 from mmu_jax import sharding
 from mmu_jax import workdir
 
@@ -126,7 +127,7 @@ def test_a_file_that_cannot_be_written_names_path_and_next_step(
     raise PermissionError(13, 'Permission denied')
 
   monkeypatch.setattr(workdir.pathlib.Path, 'write_text', refused)
-  with pytest.raises(PermissionError, match='Permission denied') as error:
+  with pytest.raises(errors.DiskError, match='Permission denied') as error:
     workdir.write_jsonl(path, [{'n': 1}])
   assert str(path) in str(error.value)
   assert 'writable' in str(error.value)

@@ -20,6 +20,7 @@ import numpy as np
 
 from mmu_jax import distributed
 from mmu_jax.checkpoint import digests
+from mmu_jax.errors import DiskError
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
 
@@ -191,7 +192,7 @@ def read_note(folder: pathlib.Path) -> dict[str, Any]:
 def missing(folder: pathlib.Path, step: int | None = None):
   """Returns what to raise when there is no checkpoint."""
   which = '' if step is None else f' of step {step}'
-  return FileNotFoundError(
+  return MissingError(
     f'there is no checkpoint{which} in {folder}. Run the stage that writes '
     'it, or give another folder.'
   )
@@ -203,7 +204,7 @@ def failed(folder: pathlib.Path, error: Exception) -> OSError:
   left = f'step {found[-1]} there is whole' if found else 'none is there yet'
   said = ' '.join(str(error).split())
   said = said if len(said) < 250 else '... ' + said[-250:]  # the cause is last
-  return OSError(
+  return DiskError(
     f'a checkpoint cannot be written to {folder}; {left}. Free space, or '
     'make the folder writable, and run the same command again: it goes on '
     f'from what is whole. The system says: {type(error).__name__}: {said}'

@@ -6,7 +6,6 @@ the others take over what it found or why it failed.
 """
 
 import atexit
-import builtins
 import collections
 from collections.abc import Callable
 import contextlib
@@ -22,12 +21,19 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from mmu_jax.distributed import clusters
+from mmu_jax.errors import Collapse
+from mmu_jax.errors import DiskError
+from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
 
 PATIENCE = 20  # seconds until a process says that it waits for the others
 ENDING = 20  # seconds that a process which ends waits for the others to end
 BLOCK = 4096  # bytes of the first message of an answer; most fit
 _KNOWN = (
+  UserError,
+  MissingError,
+  DiskError,
+  Collapse,
   ValueError,
   TypeError,
   KeyError,
@@ -152,8 +158,8 @@ def first(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
   Raises:
     TypeError: if the result is no JSON value.
-    Exception: what f raised; on the other processes the nearest builtin class,
-      with the same message.
+    Exception: what f raised; on the other processes the nearest of its classes
+      that is builtin or of ``errors``, with the same message.
 
   Example:
     >>> first(sorted, {3, 1, 2})
@@ -276,7 +282,8 @@ def _described(error):
 
 def _made_again(name, arguments):
   """The error of process 0, on another."""
-  return getattr(builtins, name)(*arguments)
+  kinds = {kind.__name__: kind for kind in _KNOWN}
+  return kinds[name](*arguments)
 
 
 def _tell(text: bytes) -> bytes:

@@ -35,10 +35,7 @@ class Report(NamedTuple):
 
 
 def check(
-  config: Any = None,
-  workdir: str = '',
-  mesh: str = '',
-  sizes: Sequence[int] = machines.SIZES,
+  config: Any = None, workdir: str = '', sizes: Sequence[int] = machines.SIZES
 ) -> Report:
   """Looks over machines and files as a job would find them.
 
@@ -48,14 +45,13 @@ def check(
     config: of the job, a dict or ConfigDict; without one, paths and the size
       of checkpoints are not looked at.
     workdir: of the job; '' for none.
-    mesh: ``'fsdp=-1'``; '' for that of the config.
     sizes: bytes on each device of the arrays that are summed.
 
   Returns:
     A ``Report``.
 
   Example:
-    >>> report = check(mesh='fsdp=-1', sizes=[4096])
+    >>> report = check({'mesh': 'fsdp=-1'}, sizes=[4096])
     >>> report.failed, [f.what for f in report.findings][:3]
     (False, ['devices', 'versions', 'mesh'])
   """
@@ -65,7 +61,7 @@ def check(
     *machines.devices(processes),
     *gpus.settings(processes),
     *machines.versions(processes),
-    machines.mesh(mesh or (plain or {}).get('mesh', 'fsdp=-1')),
+    machines.mesh((plain or {}).get('mesh', 'fsdp=-1')),
   ]
   speeds, finding = machines.sums(sizes)
   findings.append(finding)

@@ -16,9 +16,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from mmu_jax import __version__
 from mmu_jax import distributed
 from mmu_jax import sharding
-from mmu_jax import version
 from mmu_jax.doctor import gpus
 from mmu_jax.errors import FAIL
 from mmu_jax.errors import Finding
@@ -69,7 +69,7 @@ def about() -> dict[str, Any]:
     'nvidia': pathlib.Path('/dev/nvidia0').exists(),
     'python': platform.python_version(),
     'packages': {
-      'mmu_jax': version.__version__,
+      'mmu_jax': __version__,
       **{name: _version(name) for name in PACKAGES},
     },
     'untried': _untried(),
@@ -184,7 +184,7 @@ def mesh(spec: str) -> Finding:
   try:
     sizes = dict(sharding.make_mesh(spec).shape)
   except ValueError as error:
-    return Finding(FAIL, 'mesh', str(error), 'Set config.mesh or --mesh.')
+    return Finding(FAIL, 'mesh', str(error), 'Set --config.mesh.')
   shown = ', '.join(f'{name}={size}' for name, size in sizes.items())
   return Finding(OK, 'mesh', f'{spec}: {shown}')
 

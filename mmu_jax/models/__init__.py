@@ -4,6 +4,10 @@
 losses, saliency, masks and optimizers see pytrees and nothing else.
 """
 
+from mmu_jax.models import versions
+
+versions.check_installed()  # before Flax is imported, which fails obscurely
+
 from mmu_jax.models.hub.loading import load
 from mmu_jax.models.hub.saving import save
 from mmu_jax.models.llava import Llava

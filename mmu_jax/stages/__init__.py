@@ -15,7 +15,6 @@ them; every folder in it says in a ``config.json`` what it was made from::
   tuning/                     the same on other people, for ``tune``
 """
 
-from mmu_jax.stages.job import find_earlier
 from mmu_jax.stages.job import open_job
 from mmu_jax.stages.masking import saliency
 from mmu_jax.stages.pipeline import pipeline
@@ -27,7 +26,6 @@ from mmu_jax.stages.tuning import tune
 
 __all__ = [
   'evaluate',
-  'find_earlier',
   'make',
   'open_job',
   'pipeline',

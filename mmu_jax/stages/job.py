@@ -263,26 +263,6 @@ def run_settings(config: Config, name: str) -> Config:
   return run
 
 
-def find_earlier(workdir: Folder, command: str, run: str = '') -> str:
-  """Returns what an earlier call of a command has begun, '' if nothing.
-
-  Args:
-    workdir: of the job.
-    command: 'pipeline', 'train', 'saliency', 'evaluate', 'report' or 'tune'.
-    run: of 'train'.
-  """
-  made = {
-    'pipeline': workdir_lib.CONFIG,
-    'train': run if run in MODELS else f'unlearned/{run}',
-    'saliency': 'mask',
-    'evaluate': 'predictions',
-    'report': 'report.html',
-    'tune': 'tuning',
-  }
-  path = pathlib.Path(workdir) / made[command]
-  return str(path) if distributed.first(path.exists) else ''
-
-
 def run_folder(job: Job, name: str) -> pathlib.Path:
   """Returns the folder of a model."""
   if name in MODELS:

@@ -15,6 +15,7 @@ from mmu_jax import distributed
 from mmu_jax import workdir
 from mmu_jax.distributed import preemption
 from mmu_jax.distributed import progress
+from mmu_jax.errors import Collapse
 from mmu_jax.errors import UserError
 from mmu_jax.methods import Turn
 from mmu_jax.sharding import Rules
@@ -27,10 +28,6 @@ from mmu_jax.typing import Params
 Probe = Callable[[Params], dict[str, float]]
 FINAL = 'params'  # the folder of the final parameters: the run is finished
 RUNNING = 'checkpoints'  # the folder of train states, until then
-
-
-class Collapse(ArithmeticError):
-  """What is to survive a run is lost: its loss is above what the plan bears."""
 
 
 class Plan(NamedTuple):

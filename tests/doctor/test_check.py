@@ -139,11 +139,6 @@ def test_the_last_of_the_flags_says_whether_every_bit_repeats(
   assert machines.about()['exact'] == exact
 
 
-def test_a_mesh_on_the_command_line_goes_before_that_of_the_config():
-  report = doctor.check({'mesh': 'fsdp=16'}, mesh='tensor=8', sizes=SMALL)
-  assert 'tensor=8' in _by_what(report)['mesh'].message
-
-
 def test_a_workdir_that_cannot_be_made_is_a_finding(tmp_path):
   (tmp_path / 'file').write_text('')
   report = doctor.check(workdir=str(tmp_path / 'file' / 'run'), sizes=SMALL)
@@ -232,7 +227,7 @@ def test_every_line_says_its_state_in_words(tmp_path):
     )
   assert 'sum over all devices' in out.getvalue()
   text = ' '.join(out.getvalue().split())
-  assert ' is not. Set config.mesh' in text and 'No such file' in text
+  assert ' is not. Set --config.mesh' in text and 'No such file' in text
 
 
 def test_processes_that_see_other_files_are_found(tmp_path):

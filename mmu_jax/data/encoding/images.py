@@ -140,13 +140,13 @@ class LazyImage:
     return image
 
   def _huge(self, found):
-    return ValueError(
+    return UserError(
       f'an image has at most {MAX_PIXELS} pixels; that of {self.name} has '
       f'more ({found}). Scale it down.'
     )
 
   def _unreadable(self, error):
-    return ValueError(
+    return UserError(
       f'the image of {self.name} cannot be read: {_short(error)}. Get the '
       'file again, or drop the row.'
     )

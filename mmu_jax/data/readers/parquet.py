@@ -244,17 +244,17 @@ def _to_dicts(batch, path, first):
 def _damaged(path, error):
   """What to say of a file that is no parquet file."""
   if not path.exists():
-    return FileNotFoundError(f'there is no file {path}.')
+    return MissingError(f'there is no file {path}.')
   with path.open('rb') as file:
     head = file.read(len(_POINTER))
   size = f'{path.stat().st_size} bytes'
   if head == _POINTER:
-    return ValueError(
+    return UserError(
       f'{path} is a pointer of Git LFS ({size}), not the file. Fetch it with '
       '`git lfs pull`, or download it from the hub.'
     )
   why = str(error).splitlines()[0]
-  return ValueError(
+  return UserError(
     f'{path} ({size}) is no whole parquet file, perhaps a download that was '
     f'cut off: {why} Download it again.'
   )

@@ -25,7 +25,7 @@ _REFUSED = (401, 403, 404, 405)  # the same for every question
 _HERE = ('localhost', '127.0.0.1', '::1')
 
 
-class Refused(ValueError):
+class Refused(UserError):
   """No question can be answered: key, address or model are wrong."""
 
 

@@ -8,6 +8,7 @@ import jax
 from mmu_jax import checkpoint
 from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
+from mmu_jax.errors import DiskError
 from mmu_jax.errors import UserError
 from mmu_jax.models.hub import config as hub_config
 from mmu_jax.models.hub import loading as checkpoints
@@ -47,12 +48,12 @@ def convert(
 
   Raises:
     FileNotFoundError: if there is no checkpoint.
-    FileExistsError: if the target exists.
+    OSError: if the target exists.
     ValueError: see ``models.load`` and ``models.save``.
   """
   source, target = pathlib.Path(source), pathlib.Path(target)
   if target.exists() and (target.is_file() or any(target.iterdir())):
-    raise FileExistsError(
+    raise DiskError(
       f'a checkpoint is written to a new folder; {target} exists. Give '
       'another, or delete it.'
     )

@@ -15,6 +15,7 @@ import numpy as np
 from mmu_jax import distributed
 from mmu_jax import tree as tree_lib
 from mmu_jax.distributed import progress
+from mmu_jax.errors import DiskError
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
 from mmu_jax.models.hub import config as hub_config
@@ -60,7 +61,7 @@ def save(
     The path.
 
   Raises:
-    FileExistsError: if ``path`` exists.
+    OSError: if ``path`` exists.
     FileNotFoundError: if ``like`` is gone.
     ValueError: if the dtype is unknown, the parameters are not those of the
       model, ``like`` is a checkpoint of another one, or a value does not fit
@@ -127,7 +128,7 @@ def _plan(source, names, like, dtype) -> _Plan:
 def _check_folders(path: str, like: str) -> None:
   """Raises unless there is a source, and nothing where the result goes."""
   if pathlib.Path(path).exists():
-    raise FileExistsError(
+    raise DiskError(
       f'a checkpoint is written to a new folder; {path} exists. Give '
       'another, or delete it.'
     )

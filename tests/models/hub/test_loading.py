@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import toy
 
+from mmu_jax import errors
 from mmu_jax import models
 from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
@@ -272,7 +273,7 @@ def test_save_wants_a_new_folder_and_the_source(tmp_path):
   )
   model = models.load(folder)
   before = hub_folder.content(folder)
-  with pytest.raises(FileExistsError, match=f'new folder; {folder} exists'):
+  with pytest.raises(errors.DiskError, match=f'new folder; {folder} exists'):
     models.save(model, model.params, folder)
   assert hub_folder.content(folder) == before
   bare = models.build(model.config)

@@ -1,8 +1,6 @@
-"""The version, and a check of two libraries that must fit; without JAX."""
+"""A check that the installed versions of JAX and Flax fit each other."""
 
 import importlib.metadata
-
-__version__ = '0.1.0'
 
 
 def check_pair(jax: str, flax: str) -> None:
@@ -12,11 +10,11 @@ def check_pair(jax: str, flax: str) -> None:
   names neither.
 
   Args:
-    jax: its version, '0.11.2'.
-    flax: its version.
+    jax: version of JAX, '0.11.2'.
+    flax: version of Flax.
 
   Raises:
-    ImportError: says what to install.
+    ImportError: names the version to install.
 
   Example:
     >>> check_pair('0.10.2', '0.12.8')

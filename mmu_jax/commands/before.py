@@ -1,0 +1,145 @@
+"""The commands before a job: does it fit, and are machines and data sound?"""
+
+from mmu_jax.commands.command import add_config
+from mmu_jax.commands.command import add_processes
+from mmu_jax.commands.command import add_workdir
+from mmu_jax.commands.command import Command
+
+
+def _add_plan(parser):
+  """Adds what ``plan`` takes."""
+  add_config(parser)
+  parser.add_argument(
+    '--hbm', default='', metavar='SIZE', help='memory of a device, as 16GiB'
+  )
+  parser.add_argument(
+    '--chip',
+    default='',
+    help='v4, v5e, v5p, v6e, a100, h100 or h200: adds times, and its memory',
+  )
+  parser.add_argument(
+    '--length',
+    type=int,
+    default=0,
+    metavar='TOKENS',
+    help='length of every row. Default: the lengths of the data',
+  )
+  parser.add_argument(
+    '--compile', action='store_true', help="print XLA's numbers too"
+  )
+
+
+def _plan(args):
+  """Prints the needs of a job; touches no accelerator."""
+  import os
+
+  os.environ['JAX_PLATFORMS'] = 'cpu'
+  from rich.console import Console
+
+  from mmu_jax import planning
+
+  made = planning.plan(
+    args.config,
+    model=args.config.model.get('path', ''),
+    hbm=args.hbm,
+    chip=args.chip,
+    length=args.length,
+    compile_steps=args.compile,
+  )
+  console = Console()
+  # A pipe has no width; the tables have one that they need.
+  width = console.width if console.is_terminal else max(console.width, 100)
+  for part in planning.tables(made):
+    console.print(part, width=width)
+
+
+def _add_doctor(parser):
+  """Adds what ``doctor`` takes."""
+  add_config(parser, required=False)
+  add_workdir(parser, required=False)
+  add_processes(parser)
+
+
+def _doctor(args):
+  """Prints the findings; returns 1 if a job would fail."""
+  import rich
+
+  from mmu_jax import distributed
+  from mmu_jax import doctor
+
+  distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+  report = doctor.check(args.config or None, args.workdir)
+  for part in doctor.tables(report) if distributed.is_first() else ():
+    rich.print(part)
+  return int(report.failed)
+
+
+def _add_data(parser):
+  """Adds what ``data check`` takes."""
+  parser.add_argument('action', choices=('check',))
+  parser.add_argument('path', metavar='DIR', help='folder of the dataset')
+
+
+def _data(args):
+  """Prints the problems of a dataset; returns 1 if a job would fail."""
+  import rich
+
+  from mmu_jax.data.checks import check
+
+  report = check.check(args.path)
+  for part in check.tables(report):
+    rich.print(part)
+  return int(report.failed)
+
+
+COMMANDS = (
+  Command(
+    'plan',
+    'say how much memory and time a job needs, before it is launched',
+    """
+  mmu plan --config=people --config.mesh=fsdp=8 --compile
+  mmu plan --config=mllmu_bench --config.model.path=llava-1.5-7b \\
+      --config.mesh=fsdp=8 --hbm=16GiB --chip=v5e
+
+Reads no weights and needs no devices. config.model.path is a folder with
+config.json, or llava-1.5-7b, llava-1.5-13b, qwen2-vl-2b or qwen2-vl-7b.
+config.mesh has every size; a mesh with -1 is planned as one device. Data may
+be missing: then a row has its image tokens and 64 for each question (or
+--length). Says what every stage holds, which one peaks, the smallest mesh that
+fits, what each lever saves, and whether computing or moving takes longer.
+--compile asks XLA too, which takes seconds for each step. Sizes are GiB per
+device; allow 10 % above an estimate.""",
+    _add_plan,
+    _plan,
+  ),
+  Command(
+    'doctor',
+    'say whether the machines of a job can run it',
+    """
+  mmu doctor
+  mmu doctor --config=people --workdir=runs/people --config.mesh=fsdp=-1
+  srun mmu doctor --config=people --workdir=runs/people
+
+Run it in every process of a job, as the job itself: by the same launcher. Says
+which devices each process sees, whether the mesh fits them, how long a sum
+over all of them takes, whether versions are alike, whether every process reads
+the same dataset, checkpoint and workdir, and whether the disk has room. The
+exit code is 1 if the job would fail.""",
+    _add_doctor,
+    _doctor,
+  ),
+  Command(
+    'data',
+    'check a dataset on disk before a job reads it',
+    """
+  mmu data check MLLMU-Bench
+  mmu data check CLEAR
+
+Says which dataset the folder is and how many rows it has, and every problem at
+once: missing columns, pictures that cannot be read, empty answers, people in
+both forget and retain, pictures and texts that stand in both. The exit code is
+1 if there is an error among them.""",
+    _add_data,
+    _data,
+  ),
+)

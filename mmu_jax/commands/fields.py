@@ -1,0 +1,67 @@
+"""Reads a config and sets the fields that the command line gives."""
+
+from collections.abc import Mapping, Sequence
+
+from absl import flags
+import ml_collections
+from ml_collections import config_flags
+
+from mmu_jax import recipes
+from mmu_jax.errors import UserError
+
+_PREFIX = '--config.'
+
+
+def read(spec: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
+  """Returns a config with the given fields set.
+
+  Args:
+    spec: name or path of the config, see ``recipes.load``.
+    overrides: words of the command line, as '--config.seed=1'.
+
+  Raises:
+    ValueError: if the config, a field or a value is unknown, or a word is no
+      field.
+
+  Example:
+    >>> read('people:fast', ['--config.runs.npo.rate=3e-4']).runs.npo.rate
+    0.0003
+  """
+  config = recipes.load(spec)
+  for word in overrides:
+    _check(config, word, spec)
+  values, given = flags.FlagValues(), ['mmu', *overrides]
+  try:
+    # Without sys_argv, the fields to set are looked for in sys.argv.
+    config_flags.DEFINE_config_dict(
+      'config', config, flag_values=values, sys_argv=given
+    )
+    rest = values(given)
+  except flags.Error as error:
+    raise UserError(
+      f'{error}. Options are --config, --workdir, and fields of the config '
+      'such as --config.seed=1.'
+    ) from error
+  if rest[1:]:
+    raise UserError(f'unexpected arguments: {" ".join(rest[1:])}')
+  return values.config
+
+
+def _check(config, word, spec):
+  """Raises ValueError if a word sets a field that the config does not have."""
+  if not word.startswith(_PREFIX):
+    return
+  found, path = config, 'config'
+  for key in word.removeprefix(_PREFIX).partition('=')[0].split('.'):
+    name = key.partition('[')[0]
+    if not isinstance(found, (Mapping, ml_collections.ConfigDict)):
+      raise UserError(
+        f'the config {spec} has no such field: {word}. {path} is '
+        f'{found!r} and has no fields.'
+      )
+    if name not in found:
+      raise UserError(
+        f'the config {spec} has no such field: {word}. {path} has '
+        f'{", ".join(map(str, found)) or "no fields"}.'
+      )
+    found, path = (None if '[' in key else found[name]), f'{path}.{name}'

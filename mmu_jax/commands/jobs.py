@@ -1,0 +1,235 @@
+"""The commands of a job: they take a config, and a workdir for its results."""
+
+import argparse
+import time
+
+from mmu_jax.commands.command import add_config
+from mmu_jax.commands.command import add_processes
+from mmu_jax.commands.command import add_workdir
+from mmu_jax.commands.command import Command
+from mmu_jax.errors import UserError
+
+
+def run(command: Command, args: argparse.Namespace) -> int:
+  """Runs a command of a job in all of its processes; says how long it took.
+
+  Args:
+    command: command with ``begun``.
+    args: parsed arguments of the command.
+
+  Returns:
+    The exit code; 75 if the job was asked to stop and has saved everything.
+  """
+  # Not at the top: JAX takes seconds to import, and --help should not.
+  from mmu_jax import distributed
+  from mmu_jax.distributed import preemption
+  from mmu_jax.distributed import progress
+
+  started = time.time()
+  distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+  try:
+    with preemption.watch():
+      if args.resume == 'never':
+        _check_begun(command, args)
+      code = command.run(args)
+  except preemption.Preempted as error:
+    progress.say(f'mmu: {error}')
+    return preemption.EXIT_CODE
+  progress.say(f'mmu {command.name}: {time.time() - started:.0f} s')
+  return code or 0
+
+
+def _check_begun(command, args):
+  """Raises ValueError if an earlier call of the command has left something."""
+  import pathlib
+
+  from mmu_jax import distributed
+
+  path = pathlib.Path(args.workdir) / command.begun(args)
+  if distributed.first(path.exists):
+    raise UserError(
+      f'--resume=never starts from nothing, and an earlier call has left '
+      f'{path}. Give another --workdir, delete it, or leave --resume out: '
+      'then the job goes on where it was.'
+    )
+
+
+def _add_arguments(parser):
+  """Adds what every job takes."""
+  add_config(parser)
+  add_workdir(parser)
+  parser.add_argument(
+    '--resume',
+    choices=('auto', 'never'),
+    default='auto',
+    help='auto, the default, goes on where an earlier call was stopped; '
+    'never refuses a workdir where this command has begun',
+  )
+  add_processes(parser)
+
+
+def _add_run(parser):
+  """Adds the one model of ``train``."""
+  _add_arguments(parser)
+  parser.add_argument(
+    '--run',
+    required=True,
+    metavar='NAME',
+    help='base, vanilla, retrained, or a key of config.runs',
+  )
+
+
+def _add_runs(parser):
+  """Adds the models of ``evaluate``."""
+  _add_arguments(parser)
+  parser.add_argument(
+    '--run',
+    action='append',
+    metavar='NAME',
+    help='vanilla, retrained, or a key of config.runs; may be given again. '
+    'Default: every model that is finished',
+  )
+
+
+def _pipeline(args):
+  """Runs every stage; prints the table."""
+  from mmu_jax import stages
+  from mmu_jax.distributed import progress
+
+  _show(stages.pipeline(args.config, args.workdir))
+  progress.say(f'report: {args.workdir}/report.html')
+
+
+def _train(args):
+  """Trains one model."""
+  from mmu_jax import stages
+
+  stages.make(args.config, args.workdir, args.run)
+
+
+def _train_begun(args):
+  """The folder of the model in the workdir."""
+  from mmu_jax.stages import job
+
+  return args.run if args.run in job.MODELS else f'unlearned/{args.run}'
+
+
+def _saliency(args):
+  """Measures importances and makes masks."""
+  from mmu_jax import stages
+
+  stages.saliency(args.config, args.workdir)
+
+
+def _evaluate(args):
+  """Scores models; prints the table."""
+  from mmu_jax import stages
+
+  _show(stages.evaluate(args.config, args.workdir, args.run))
+
+
+def _report(args):
+  """Writes the report."""
+  from mmu_jax import stages
+  from mmu_jax.distributed import progress
+
+  progress.say(f'report: {stages.report(args.config, args.workdir)}')
+
+
+def _tune(args):
+  """Tries learning rates; prints S for every run and rate."""
+  from mmu_jax import stages
+  from mmu_jax.distributed import progress
+
+  for row in stages.tune(args.config, args.workdir):
+    numbers = ' '.join(
+      f'{k} {v:.3f}' for k, v in row.items() if isinstance(v, float)
+    )
+    progress.say(f'{row["run"]:24} {numbers}')
+
+
+def _show(results):
+  """Prints the table of scores, on the first of several processes."""
+  import rich
+
+  from mmu_jax import distributed
+  from mmu_jax.evaluation.report import table
+
+  if distributed.is_first():
+    rich.print(table.results_table(results))
+
+
+COMMANDS = (
+  Command(
+    'pipeline',
+    'run every stage in order; finished stages are skipped',
+    """
+  mmu pipeline --config=people --workdir=runs/people
+  mmu pipeline --config=people --workdir=runs/seed1 --config.seed=1
+  mmu pipeline --config=people:fast --workdir=runs/fast
+
+Stop it at any time; the same command goes on where it was.""",
+    _add_arguments,
+    _pipeline,
+    begun=lambda args: 'config.json',
+  ),
+  Command(
+    'train',
+    'train one model: base, vanilla, retrained, or a run of the config',
+    """
+  mmu train --config=people --workdir=runs/people --run=base
+  mmu train --config=people --workdir=runs/people --run=vanilla
+  mmu train --config=people --workdir=runs/people --run=mmunlearner
+
+vanilla and retrained start from base; every other run starts from vanilla,
+and makes its mask if `mmu saliency` has not.""",
+    _add_run,
+    _train,
+    begun=_train_begun,
+  ),
+  Command(
+    'saliency',
+    'measure importances at vanilla and make the masks',
+    """
+  mmu saliency --config=people --workdir=runs/people
+
+Writes importance/ and mask/, with a note.json that states density and ties.""",
+    _add_arguments,
+    _saliency,
+    begun=lambda args: 'mask',
+  ),
+  Command(
+    'evaluate',
+    'ask models the questions of every task and score the answers',
+    """
+  mmu evaluate --config=people --workdir=runs/people
+  mmu evaluate --config=people --workdir=runs/people \\
+      --run=vanilla --run=mmunlearner
+
+Writes predictions/ and results.jsonl and prints the table.""",
+    _add_runs,
+    _evaluate,
+    begun=lambda args: 'predictions',
+  ),
+  Command(
+    'report',
+    'write plots and report.html from the scores',
+    """
+  mmu report --config=people --workdir=runs/people""",
+    _add_arguments,
+    _report,
+    begun=lambda args: 'report.html',
+  ),
+  Command(
+    'tune',
+    'try the learning rates of the config on validation people',
+    """
+  mmu tune --config=people --workdir=runs/people
+
+Needs vanilla. Prints S for every run and rate; write the best ones into the
+config by hand.""",
+    _add_arguments,
+    _tune,
+    begun=lambda args: 'tuning',
+  ),
+)
