@@ -156,6 +156,7 @@ def _fit(
       start,
       run_folder(job, name),
       title=name,
+      note={'family': job.model.family},
       save_every=save_every,
       keep_last=kept.keep_last,
       keep_every=kept.keep_every,

@@ -74,6 +74,7 @@ def fit(
   folder: str | pathlib.Path,
   *,
   title: str = 'train',
+  note: Mapping[str, Any] = {},
   save_every: int = 100,
   keep_last: int = 2,
   keep_every: int = 0,
@@ -91,6 +92,7 @@ def fit(
     folder: gets ``metrics.jsonl``, ``checkpoints/`` while the run goes on, and
       at its end ``params/`` instead.
     title: of the progress bar.
+    note: what the note of the final parameters says besides the rounds.
     save_every: rounds between checkpoints.
     keep_last: how many of the newest checkpoints are kept.
     keep_every: those of such rounds are kept for good; 0 for none.
@@ -146,7 +148,7 @@ def fit(
       if stop:
         series.wait()
         raise preemption.Preempted(f'{title}: saved after round {saved}')
-  checkpoint.save(folder / FINAL, state.params, {'rounds': plan.rounds})
+  checkpoint.save(folder / FINAL, state.params, {**note, 'rounds': plan.rounds})
   distributed.first(clear, folder / RUNNING, keep_every)
   return state.params
 

@@ -11,7 +11,6 @@ over eight simulated devices.
 
 import argparse
 import dataclasses
-import functools
 import os
 import time
 
@@ -19,7 +18,6 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
 
 import jax  # pylint: disable=wrong-import-position
-import jax.numpy as jnp  # pylint: disable=wrong-import-position
 
 from mmu_jax import masks  # pylint: disable=wrong-import-position
 from mmu_jax import methods  # pylint: disable=wrong-import-position
@@ -29,7 +27,7 @@ from mmu_jax import tree as tree_lib  # pylint: disable=wrong-import-position
 from mmu_jax.training import optimizer  # pylint: disable=wrong-import-position
 from mmu_jax.training import step  # pylint: disable=wrong-import-position
 
-LENGTH, ROWS, PATCHES = 768, 8, 1024
+LENGTH, ROWS = 768, 8
 
 
 def main():
@@ -98,23 +96,9 @@ def config(family: str, layers: int):
 
 def abstract_batch(model: models.Model, mesh):
   """The shapes of a batch with one picture a row."""
-  ints = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
-  floats = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-  flat = (ROWS, LENGTH)
-  batch = {
-    name: ints(flat)
-    for name in ('tokens', 'documents', 'branches', 'image_slots', 'targets')
-  }
-  batch |= {'positions': ints(flat), 'weights': floats(flat)}
-  vision = model.config.vision_config
-  if model.family == 'llava':
-    size = vision.image_size
-    batch['pixel_values'] = floats((ROWS, 1, 3, size, size))
-  else:
-    batch['positions'] = ints((*flat, 3))
-    batch['pixel_values'] = floats((ROWS, PATCHES, vision.patch_dim))
-    batch['patch_images'] = ints((ROWS, PATCHES))
-    batch['patch_positions'] = ints((ROWS, PATCHES, 2))
+  family, config = models.MODELS[model.family], model.config
+  room = family.widths(config)['picture']
+  batch = family.abstract_batch(config, ROWS, LENGTH, room)
   rows = sharding.batch_sharding(mesh)
   return jax.tree.map(lambda x: x.update(sharding=rows), batch)
 

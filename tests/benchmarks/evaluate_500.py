@@ -100,7 +100,8 @@ def _timed(function, *args):
 def config(processor):
   """A LLaVA of the size that is trained on the people."""
   images = processor.images
-  return reference.llava_config(
+  return reference.config_of(
+    'llava',
     0,
     vision_config=transformers.CLIPVisionConfig(
       hidden_size=96,

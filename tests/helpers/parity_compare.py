@@ -5,6 +5,7 @@ import functools
 import re
 from typing import Any
 
+import families
 import hub_folder
 import jax
 import numpy as np
@@ -110,10 +111,5 @@ def image_features(
 ) -> list[np.ndarray]:
   """Our tokens of every image, in the order of the batch."""
   found = np.asarray(jax.jit(pair.ours.image_features)(pair.ours.params, batch))
-  if pair.ours.family == 'llava':  # [B, I * N, D]
-    split = [np.split(x, batch['pixel_values'].shape[1]) for x in found]
-    return [x[i] for x, row in zip(split, made) for i in range(len(row.images))]
-  # [B, N / merge^2, D]
-  block = pair.torch.config.vision_config.spatial_merge_size**2
-  ends = [np.cumsum([len(p) // block for p in row.images]) for row in made]
-  return [x for f, end in zip(found, ends) for x in np.split(f, end)[:-1]]
+  split = families.CASES[pair.ours.family].pictures.split
+  return split(found, pair.torch.config, batch, made)

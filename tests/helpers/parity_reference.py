@@ -8,6 +8,7 @@ import functools
 import tempfile
 from typing import Any, NamedTuple
 
+import families
 import numpy as np
 import pytest
 import transformers
@@ -20,11 +21,7 @@ torch = pytest.importorskip(
 )
 torch.set_num_threads(1)  # the models are tiny
 
-FAMILIES = ('llava', 'qwen2_vl')
-CLASSES = {
-  'llava': transformers.LlavaForConditionalGeneration,
-  'qwen2_vl': transformers.Qwen2VLForConditionalGeneration,
-}
+FAMILIES = tuple(families.CASES)
 
 
 class Pair(NamedTuple):
@@ -34,94 +31,19 @@ class Pair(NamedTuple):
   ours: models.Model
 
 
-def llava_config(seed: int, **changes: Any) -> transformers.LlavaConfig:
-  """Draws the sizes of a LLaVA."""
-  rng = np.random.default_rng(seed)
-  draw = lambda low, high: int(rng.integers(low, high + 1))
-  kv_heads, vision_heads, patch = draw(1, 2), draw(1, 3), draw(3, 6)
-  heads = kv_heads * (1 + seed % 3)
-  vocab = draw(90, 130)
-  side = draw(2, 3)
-  options = dict(
-    vision_config=transformers.CLIPVisionConfig(
-      hidden_size=vision_heads * draw(5, 9),
-      intermediate_size=draw(20, 40),
-      num_hidden_layers=draw(2, 3),
-      num_attention_heads=vision_heads,
-      image_size=patch * side,
-      patch_size=patch,
-      hidden_act=('quick_gelu', 'gelu')[seed % 2],
-    ),
-    text_config=transformers.LlamaConfig(
-      vocab_size=vocab,
-      hidden_size=heads * 2 * draw(3, 6),
-      intermediate_size=draw(20, 40),
-      num_hidden_layers=draw(1, 3),
-      num_attention_heads=heads,
-      num_key_value_heads=kv_heads,
-      rms_norm_eps=float(rng.choice([1e-5, 1e-3])),
-      rope_parameters={
-        'rope_type': 'default',
-        'rope_theta': float(rng.choice([1e3, 1e4])),
-      },
-      pad_token_id=0,
-    ),
-    image_token_index=vocab - 1,
-    image_seq_length=side**2,
-  )
-  return transformers.LlavaConfig(**{**options, **changes})
+def config_of(family: str, seed: int, **changes: Any) -> Any:
+  """Draws the sizes of a model."""
+  return families.CASES[family].torch_config(seed, **changes)
 
 
-def qwen2_vl_config(seed: int, **changes: Any) -> transformers.Qwen2VLConfig:
-  """Draws the sizes of a Qwen2-VL; every second one has tied embeddings."""
-  rng = np.random.default_rng(seed)
-  draw = lambda low, high: int(rng.integers(low, high + 1))
-  kv_heads, vision_heads = draw(1, 2), draw(1, 3)
-  heads, section = kv_heads * (1 + seed % 3), [draw(1, 3) for _ in range(3)]
-  hidden, vocab, tied = heads * 2 * sum(section), draw(90, 130), seed % 2 == 0
-  options = dict(
-    text_config=dict(
-      vocab_size=vocab,
-      hidden_size=hidden,
-      intermediate_size=draw(20, 40),
-      num_hidden_layers=draw(1, 3),
-      num_attention_heads=heads,
-      num_key_value_heads=kv_heads,
-      rms_norm_eps=float(rng.choice([1e-6, 1e-3])),
-      rope_parameters={
-        'rope_type': 'default',
-        'rope_theta': float(rng.choice([1e4, 1e6])),
-        'mrope_section': section,
-      },
-      tie_word_embeddings=tied,
-      pad_token_id=0,
-      bos_token_id=1,
-      eos_token_id=2,
-    ),
-    vision_config=dict(
-      depth=draw(1, 3),
-      embed_dim=vision_heads * 4 * draw(2, 3),
-      hidden_size=hidden,
-      num_heads=vision_heads,
-      mlp_ratio=draw(2, 3),
-      patch_size=draw(2, 4),
-      spatial_merge_size=draw(2, 3),
-    ),
-    image_token_id=vocab - 1,
-    video_token_id=vocab - 2,
-    vision_start_token_id=vocab - 3,
-    vision_end_token_id=vocab - 4,
-    tie_word_embeddings=tied,
-  )
-  return transformers.Qwen2VLConfig(**{**options, **changes})
-
-
-CONFIGS = {'llava': llava_config, 'qwen2_vl': qwen2_vl_config}
+def torch_class(family: str) -> Any:
+  """The class of transformers."""
+  return getattr(transformers, families.CASES[family].torch_class)
 
 
 def build(config: Any, seed: int) -> Any:
   """Makes a torch model with random weights."""
-  model = CLASSES[config.model_type](config).eval()
+  model = torch_class(families.of(config).name)(config).eval()
   # No token ends an answer unless a test names one.
   model.generation_config.eos_token_id = None
   model.generation_config.pad_token_id = 0
@@ -148,7 +70,7 @@ def _draw(rng, name: str, shape: tuple[int, ...]) -> np.ndarray:
 @functools.cache
 def pair(family: str, seed: int, **options: Any) -> Pair:
   """The models of one seed; ``options`` are those of ``models.load``."""
-  return load(build(CONFIGS[family](seed), seed), **options)
+  return load(build(config_of(family, seed), seed), **options)
 
 
 def load(reference: Any, **options: Any) -> Pair:
@@ -177,7 +99,7 @@ def image_features(reference: Any, given: dict[str, Any]) -> list[np.ndarray]:
 
 def gradients(reference: Any) -> dict[str, np.ndarray | None]:
   """Hub name -> gradient after ``loss.backward()``; None where none flows."""
-  family = reference.config.model_type
+  family = families.of(reference.config).name
   return {
     weights.hub_name(name, family): None if x.grad is None else x.grad.numpy()
     for name, x in reference.named_parameters()

@@ -6,12 +6,12 @@ Tokens, images and lengths are drawn from a seed; what pads them is random too.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import families
 import numpy as np
 import torch
 
 IMAGES = (0, 1, 3, 2)  # of the rows of a batch
 LENGTH = 72  # L of a batch
-PATCHES = 144  # N of a batch of images of any size; whole blocks of 4 or 9
 UNLABELLED = -100  # what transformers leaves out of the loss
 
 
@@ -42,15 +42,10 @@ def _row(rng, config, num_images: int) -> Row:
   text = lambda low, high: _text(rng, config, int(rng.integers(low, high + 1)))
   tokens, images, grids = [text(2, 5)], [], []
   for _ in range(num_images):
-    if config.model_type == 'llava':
-      pixels, count = _picture(rng, config)
-      between = [], []
-    else:
-      grid, pixels, count = _patches(rng, config)
-      grids.append(grid)
-      between = [config.vision_start_token_id], [config.vision_end_token_id]
+    around, pixels, grid = families.of(config).pictures.draw(rng, config)
+    grids += [] if grid is None else [grid]
     images.append(pixels)
-    tokens += [between[0], [config.image_token_id] * count, between[1]]
+    tokens += around
     tokens.append(text(1, 3))
   tokens.append(text(6, 12))
   tokens = np.concatenate(tokens).astype(np.int64)
@@ -63,25 +58,6 @@ def _row(rng, config, num_images: int) -> Row:
 def _text(rng, config, shape) -> np.ndarray:
   """Tokens that stand for no image."""
   return rng.integers(1, config.text_config.vocab_size - 4, shape)
-
-
-def _picture(rng, config):
-  """Pixels of an image of the one size, and how many tokens it takes."""
-  vision = config.vision_config
-  size, side = vision.image_size, vision.image_size // vision.patch_size
-  with_class = config.vision_feature_select_strategy == 'full'
-  pixels = rng.standard_normal((3, size, size)).astype(np.float32)
-  return pixels, side**2 + with_class
-
-
-def _patches(rng, config):
-  """Grid and patches of an image of any size, and its number of tokens."""
-  vision, merge = config.vision_config, config.vision_config.spatial_merge_size
-  blocks = [int(n) for n in rng.integers(1, 4 if merge == 2 else 3, 2)]
-  grid = (1, merge * blocks[0], merge * blocks[1])
-  patch = 3 * vision.temporal_patch_size * vision.patch_size**2
-  pixels = rng.standard_normal((grid[1] * grid[2], patch))
-  return grid, pixels.astype(np.float32), blocks[0] * blocks[1]
 
 
 def inputs(
@@ -110,8 +86,7 @@ def inputs(
   found = dict(input_ids=ids, attention_mask=mask, labels=labels)
   images = [image for row in made for image in row.images]
   if images:
-    join = np.stack if config.model_type == 'llava' else np.concatenate
-    found['pixel_values'] = join(images)
+    found['pixel_values'] = families.of(config).pictures.join(images)
   grids = [grid for row in made for grid in row.grids]
   if grids:
     found['image_grid_thw'] = np.array(grids)
@@ -154,68 +129,15 @@ def batch(
   )
   found = {name: x.astype(np.int32) for name, x in found.items()}
   found['weights'] = np.float32(after(labels, UNLABELLED) != UNLABELLED)
-  place = _same_size if config.model_type == 'llava' else _any_size
-  return found | place(config, made, room)
+  return found | families.of(config).pictures.place(config, made, room)
 
 
 def positions(reference: Any, given: dict[str, Any]) -> np.ndarray:
   """Positions ``[B, L]``, or ``[B, L, 3]``, from 0 where a row begins."""
   mask = given['attention_mask']
   plain = np.maximum(mask.numpy().cumsum(axis=1) - 1, 0)
-  if reference.config.model_type == 'llava':
-    return plain
-  if 'image_grid_thw' not in given:  # transformers has none for text alone
-    return np.repeat(plain[..., None], 3, axis=-1)
-  found, _ = reference.model.get_rope_index(
-    input_ids=given['input_ids'],
-    mm_token_type_ids=given['mm_token_type_ids'],
-    image_grid_thw=given['image_grid_thw'],
-    attention_mask=mask,
-  )
-  return np.moveaxis(found.numpy(), 0, -1)
-
-
-def _same_size(config, made, room):
-  """Images of one size; places without an image hold noise."""
-  room = max(len(row.images) for row in made) if room is None else room
-  size, rng = config.vision_config.image_size, np.random.default_rng(room)
-  pixels = rng.standard_normal((len(made), room, 3, size, size))
-  for b, row in enumerate(made):
-    for i, image in enumerate(row.images):
-      pixels[b, i] = image
-  return dict(pixel_values=pixels.astype(np.float32))
-
-
-def _any_size(config, made, room):
-  """Images of any size, one after the other; behind them stands noise."""
-  if room is None:
-    room = PATCHES if any(row.images for row in made) else 0
-  vision, rng = config.vision_config, np.random.default_rng(room)
-  patch = 3 * vision.temporal_patch_size * vision.patch_size**2
-  shape = (len(made), room)
-  pixels = rng.standard_normal((*shape, patch)).astype(np.float32)
-  images = np.zeros(shape, np.int32)
-  place = rng.integers(0, 9, (*shape, 2)).astype(np.int32)
-  for b, row in enumerate(made):
-    end = 0
-    for i, (image, grid) in enumerate(zip(row.images, row.grids)):
-      here = slice(end, end + len(image))
-      pixels[b, here], images[b, here] = image, i + 1
-      place[b, here] = _patch_positions(grid, vision.spatial_merge_size)
-      end += len(image)
-  return dict(pixel_values=pixels, patch_images=images, patch_positions=place)
-
-
-def _patch_positions(grid, merge: int) -> list[tuple[int, int]]:
-  """Row and column of every patch: block by block, and within a block."""
-  _, height, width = grid
-  return [
-    (row + i, column + j)
-    for row in range(0, height, merge)
-    for column in range(0, width, merge)
-    for i in range(merge)
-    for j in range(merge)
-  ]
+  of_pictures = families.of(reference.config).pictures
+  return of_pictures.positions(reference, given, plain)
 
 
 def room_of(row: Row) -> int:

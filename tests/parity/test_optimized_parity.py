@@ -13,6 +13,6 @@ import pytest
 @pytest.mark.parametrize('family', reference.FAMILIES)
 def test_optimized_programs_are_those_of_torch(family, record_property):
   assert not jax.config.values['jax_disable_most_optimizations']
-  pair = reference.load(reference.build(reference.CONFIGS[family](5), 5))
+  pair = reference.load(reference.build(reference.config_of(family, 5), 5))
   made = rows.draw(pair.torch.config, 300)
   compare.everything(pair, made, 'right', record_property)

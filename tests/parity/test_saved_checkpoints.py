@@ -2,6 +2,7 @@
 
 import json
 
+import families
 import jax
 import numpy as np
 import parity_reference as reference  # skips where torch is not installed
@@ -15,25 +16,11 @@ from mmu_jax import models
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 CASES = {
-  'llava': ('llava', 1),
-  'own output layer': ('qwen2_vl', 1),
-  'tied': ('qwen2_vl', 2),
+  kind: (case.name, seed)
+  for case in families.CASES.values()
+  for kind, seed in case.torch_seeds.items()
 }
 FILE = 'model.safetensors'
-# Beginnings of names in torch, and of the same names in the files of the hub.
-HUB = {
-  'llava': {
-    'model.language_model.': 'language_model.model.',
-    'lm_head.': 'language_model.lm_head.',
-    'model.vision_tower.': 'vision_tower.vision_model.',
-    'model.multi_modal_projector.': 'multi_modal_projector.',
-  },
-  'qwen2_vl': {
-    'model.language_model.': 'model.',
-    'lm_head.': 'lm_head.',
-    'model.visual.': 'visual.',
-  },
-}
 
 
 def _write(model, folder, names):
@@ -43,7 +30,8 @@ def _write(model, folder, names):
   if names == 'torch':  # ties are written twice
     save_file(state, folder / FILE, metadata={'format': 'pt'})
   elif names == 'hub':
-    begins = HUB[model.config.model_type]
+    case = families.of(model.config)
+    begins = case.torch_names
     if model.config.tie_word_embeddings:
       del state['lm_head.weight']
     found = {}
@@ -51,30 +39,15 @@ def _write(model, folder, names):
       begin = next(b for b in begins if name.startswith(b))
       found[begins[begin] + name.removeprefix(begin)] = x
     save_file(found, folder / FILE, metadata={'format': 'pt'})
-    if model.config.model_type == 'qwen2_vl':
-      _write_flat_config(folder)
-
-
-def _write_flat_config(folder):
-  """The config of Qwen2-VL on the hub: the decoder's fields stand outside."""
-  raw = json.loads((folder / 'config.json').read_text())
-  text = raw.pop('text_config')
-  rope = text.pop('rope_parameters')
-  text |= dict(
-    rope_theta=rope['rope_theta'],
-    rope_scaling={'type': 'mrope', 'mrope_section': rope['mrope_section']},
-  )
-  del (
-    text['model_type'],
-    text['layer_types'],
-    raw['vision_config']['rope_parameters'],
-  )
-  (folder / 'config.json').write_text(json.dumps(text | raw))
+    file = folder / 'config.json'
+    file.write_text(
+      json.dumps(case.flatten_config(json.loads(file.read_text())))
+    )
 
 
 def _read(family, folder):
   """transformers loads a folder; nothing is missing, nothing left over."""
-  model, info = reference.CLASSES[family].from_pretrained(
+  model, info = reference.torch_class(family).from_pretrained(
     folder, output_loading_info=True
   )
   for problem in ('missing_keys', 'unexpected_keys', 'mismatched_keys'):
@@ -93,7 +66,7 @@ def test_transformers_gives_our_logits_with_the_weights_we_save(
   case, names, tmp_path, record_property
 ):
   family, seed = CASES[case]
-  config = reference.CONFIGS[family](seed)
+  config = reference.config_of(family, seed)
   source = reference.build(config, 20 + seed)
   _write(source, tmp_path / 'source', names)
   model = models.load(tmp_path / 'source')
@@ -109,7 +82,7 @@ def test_transformers_gives_our_logits_with_the_weights_we_save(
   np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
   assert np.abs(want - _logits(source, made)[real]).max() > 0.1
   tied = again.lm_head.weight is again.model.language_model.embed_tokens.weight
-  assert tied == (case == 'tied')
+  assert tied == config.tie_word_embeddings
 
 
 @pytest.mark.parametrize('names', ['saved', 'hub', 'torch'])
@@ -118,7 +91,7 @@ def test_weights_that_did_not_change_come_back_bit_for_bit(
   case, names, tmp_path
 ):
   family, seed = CASES[case]
-  source = reference.build(reference.CONFIGS[family](seed), 30 + seed)
+  source = reference.build(reference.config_of(family, seed), 30 + seed)
   _write(source, tmp_path / 'source', names)
   model = models.load(tmp_path / 'source')
   models.save(model, model.params, tmp_path / 'ours')

@@ -35,13 +35,21 @@ def read(
     )
   raw = safetensors_files.read_json(file)
   try:
-    return _family(raw).read_config(raw, dict(options or {}))
+    return family_of(raw).read_config(raw, dict(options or {}))
   except (ValueError, TypeError) as error:
     raise UserError(f'{file}: {error}') from error
 
 
-def _family(raw: Mapping[str, Any]) -> Family:
-  """The family of a config, by its model_type and its decoder's."""
+def family_of(raw: Mapping[str, Any]) -> Family:
+  """Returns the family of a config.
+
+  Args:
+    raw: fields of ``config.json``; those of its model_type and its decoder's
+      decide.
+
+  Raises:
+    ValueError: if no family has this model_type.
+  """
   kind = raw.get('model_type')
   if kind is None:
     raise UserError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 import pathlib
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from mmu_jax import checkpoint
 from mmu_jax import tree as tree_lib
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
+from mmu_jax.models.family import Family
 from mmu_jax.models.hub import config as hub_config
 from mmu_jax.models.hub import loading as checkpoints
 from mmu_jax.models.hub import weights
@@ -27,7 +29,8 @@ class Contents(NamedTuple):
   Attributes:
     path: the folder.
     form: 'Hugging Face' or 'Orbax'.
-    family: a key of ``MODELS``.
+    family: a key of ``MODELS``; for an Orbax folder whose note names none, a
+      sentence with those that its leaves fit.
     leaves: name -> shape and dtype, layers stacked.
     components: component -> regex over leaf names.
   """
@@ -67,8 +70,13 @@ def inspect(path: Folder) -> Contents:
       'numbered step (Orbax). Give the folder of a checkpoint.'
     )
   leaves = tree_lib.flatten(checkpoint.describe(path))
-  family = _family_of(leaves, path)
-  return Contents(path, 'Orbax', family, leaves, MODELS[family].components)
+  family = checkpoint.read_note(path).get('family')
+  families = [family] if family in MODELS else _fitting(leaves, path)
+  components = MODELS[families[0]].components
+  said = ' or '.join(families)
+  if family not in MODELS:
+    said += ' (by the names of its leaves; its note names no known family)'
+  return Contents(path, 'Orbax', said, leaves, components)
 
 
 def tables(contents: Contents) -> list[Any]:
@@ -156,17 +164,23 @@ def size_text(size: int) -> str:
   return f'{size / 1024**power:,.1f} {unit}'
 
 
-def _family_of(leaves: dict[str, Any], path: pathlib.Path) -> str:
-  """The family whose components the leaves belong to."""
-  for name, family in MODELS.items():
-    try:
-      for leaf in leaves:
-        tree_lib.component_of(leaf, family.components)
-    except ValueError:
-      continue
-    return name
-  raise UserError(
-    f'the leaves of {path} are those of no known model ({", ".join(MODELS)}'
-    f'); the first is {next(iter(leaves))!r}. Give a folder of parameters, '
-    'such as vanilla/params, not of a mask or a train state.'
-  )
+def _fitting(leaves: dict[str, Any], path: pathlib.Path) -> list[str]:
+  """The families whose components the leaves belong to, at least one."""
+  found = [
+    name
+    for name, family in MODELS.items()
+    if all(_has_component(leaf, family) for leaf in leaves)
+  ]
+  if not found:
+    raise UserError(
+      f'the leaves of {path} are those of no known model ({", ".join(MODELS)}'
+      f'); the first is {next(iter(leaves))!r}. Give a folder of parameters, '
+      'such as vanilla/params, not of a mask or a train state.'
+    )
+  return found
+
+
+def _has_component(leaf: str, family: Family) -> bool:
+  """Whether exactly one component of a family has the leaf."""
+  rules = family.components.values()
+  return sum(bool(re.match(rule, leaf)) for rule in rules) == 1

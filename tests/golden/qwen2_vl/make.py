@@ -47,7 +47,7 @@ def compute(model, seed: int, images) -> dict[str, np.ndarray]:
 
 def main() -> None:
   """Writes the checkpoint and a file for each batch."""
-  model = reference.build(reference.qwen2_vl_config(SEED), SEED)
+  model = reference.build(reference.config_of('qwen2_vl', SEED), SEED)
   model.save_pretrained(HERE / 'checkpoint')
   for name, (seed, images) in BATCHES.items():
     np.savez_compressed(HERE / f'{name}.npz', **compute(model, seed, images))

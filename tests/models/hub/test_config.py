@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import families
 import hub_folder
 import pytest
 
@@ -216,8 +217,9 @@ def test_what_transformers_5_writes_says_the_same(family, tmp_path):
   """``rope_parameters``, and ``text_config`` for Qwen2-VL too."""
   # transformers writes its defaults too; this field is not known without it.
   length = {'max_position_embeddings': 64}
-  changes = {'text_config': length} if family == 'llava' else length
-  old = hub_folder.config(family, rope_theta=3e5, **changes)
+  fields = dict(length, rope_theta=3e5)
+  changes = families.CASES[family].decoder_fields(**fields)
+  old = hub_folder.config(family, **changes)
   old = _write(tmp_path / 'old', old)
   config = transformers.AutoConfig.from_pretrained(old)
   config.save_pretrained(tmp_path / 'new')
@@ -225,8 +227,7 @@ def test_what_transformers_5_writes_says_the_same(family, tmp_path):
   assert 'rope_parameters' in raw['text_config']
   assert 'hidden_size' in raw['text_config'] and 'hidden_size' not in raw
   assert hub_config.read(tmp_path / 'new') == hub_config.read(old)
-  theta = hub_config.read(old).text_config.rope_theta
-  assert theta == (3e5 if family == 'qwen2_vl' else 1e4)
+  assert hub_config.read(old).text_config.rope_theta == 3e5
 
 
 @pytest.mark.parametrize(

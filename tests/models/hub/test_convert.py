@@ -116,6 +116,19 @@ def test_inspect_counts_every_parameter_once(folder, tmp_path, capsys):
     }
 
 
+def test_the_note_of_parameters_names_their_family(folder, tmp_path):
+  """Leaves alone would fit all families with the same parts."""
+  convert.convert(folder, tmp_path / 'orbax')
+  family = inspection.inspect(folder).family
+  assert inspection.inspect(tmp_path / 'orbax').family == family
+  tree = {'visual': {'merger': {'w': np.ones(3)}}, 'model': {'w': np.ones(2)}}
+  checkpoint.save(tmp_path / 'old', tree, {})
+  said = inspection.inspect(tmp_path / 'old').family
+  assert said.startswith('qwen2_vl (by the names of its leaves; ')
+  checkpoint.save(tmp_path / 'new', tree, {'family': 'qwen2_vl'})
+  assert inspection.inspect(tmp_path / 'new').family == 'qwen2_vl'
+
+
 def test_what_is_no_checkpoint_is_refused(folder, tmp_path, capsys):
   inspect = lambda path: command_line.main(['inspect', str(path)])
   (tmp_path / 'empty').mkdir()

@@ -6,6 +6,8 @@ import json
 import shutil
 import tracemalloc
 
+import families
+from families import tensors
 import hub_folder
 import jax
 import numpy as np
@@ -80,17 +82,14 @@ def test_values_are_those_of_the_files(family, tmp_path):
     assert {x.dtype.name for x in leaves.values()} == {kind}
     exact = {k: np.asarray(x, np.float64) for k, x in leaves.items()}
     q = 'self_attn.q_proj.weight'
-    text = 'language_model.model' if family == 'llava' else 'model'
+    text = families.CASES[family].decoder
     stack = exact[text.replace('.', '/') + '/layers/self_attn/q_proj/kernel']
-    for i in range(hub_folder.TEXT_LAYERS):
+    for i in range(tensors.TEXT_LAYERS):
       want = arrays[f'{text}.layers.{i}.{q}'].astype(np.float64)
       np.testing.assert_array_equal(stack[i], want.T)
-    tower, patch = {
-      'llava': ('vision_tower.vision_model.embeddings', 'patch_embedding'),
-      'qwen2_vl': ('visual.patch_embed', 'proj'),
-    }[family]
-    kernel = exact[f'{tower}.{patch}.kernel'.replace('.', '/')]
-    convolution = arrays[f'{tower}.{patch}.weight'].astype(np.float64)
+    patches = families.CASES[family].patches
+    kernel = exact[patches.replace('.', '/').replace('/weight', '/kernel')]
+    convolution = arrays[patches].astype(np.float64)
     np.testing.assert_array_equal(kernel.T, convolution.reshape(32, -1))
     assert sum(x.size for x in exact.values()) == sum(
       x.size for x in arrays.values()
@@ -208,9 +207,8 @@ def test_another_dtype_is_said_in_config_and_index(family, shards, tmp_path):
   _same_bits(hub_folder.read(saved), want)
   config = json.loads((saved / 'config.json').read_text())
   before = json.loads((folder / 'config.json').read_text())
-  assert config['torch_dtype'] == 'bfloat16' != before['torch_dtype'] or (
-    family == 'qwen2_vl'
-  )
+  assert before['torch_dtype'] == hub_folder.config(family)['torch_dtype']
+  assert config['torch_dtype'] == 'bfloat16'
   assert config['vision_config']['dtype'] == 'bfloat16'
   assert set(config) == set(before)  # and no field more or less
   if shards > 1:
@@ -383,10 +381,10 @@ def _wide(folder, width, inner):
   """A LLaVA of three layers whose 11 largest tensors are [inner, width]."""
   rng = np.random.default_rng(18)
   sizes = {
-    hub_folder.WIDTH: width,
-    hub_folder.KEYS: width // 2,
-    hub_folder.INNER: inner,
-    hub_folder.VOCAB: inner,
+    tensors.WIDTH: width,
+    tensors.KEYS: width // 2,
+    tensors.INNER: inner,
+    tensors.VOCAB: inner,
   }
   shapes = hub_folder.shapes('llava')
   for name, shape in shapes.items():

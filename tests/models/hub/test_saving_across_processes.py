@@ -1,5 +1,6 @@
 """Several processes that share the parameters write one checkpoint."""
 
+from families import tensors
 import hub_folder
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ PROGRAM = """
   distributed.initialize()
   import jax
   from mmu_jax import models, sharding, tree
-  from mmu_jax.models import saving
+  from mmu_jax.models.hub import saving
 
   source, target, spec, dtype = sys.argv[1:]
   model = models.load(
@@ -56,10 +57,10 @@ def _numbers(output):
 def _wide(folder, width, inner):
   """A LLaVA of three layers whose 11 largest tensors are [inner, width]."""
   sizes = {
-    hub_folder.WIDTH: width,
-    hub_folder.KEYS: width // 2,
-    hub_folder.INNER: inner,
-    hub_folder.VOCAB: inner,
+    tensors.WIDTH: width,
+    tensors.KEYS: width // 2,
+    tensors.INNER: inner,
+    tensors.VOCAB: inner,
   }
   rng = np.random.default_rng()
   arrays = {}
@@ -123,7 +124,7 @@ REFUSED = """
   distributed.initialize()
   import jax
   from mmu_jax import models, sharding
-  from mmu_jax.models import safetensors_files
+  from mmu_jax.models.hub import safetensors_files
 
   source, target = sys.argv[1:]
   model = models.load(source, mesh=sharding.make_mesh('data=2'))

@@ -5,6 +5,9 @@ import json
 import re
 import shutil
 
+import families
+from families import qwen2_vl
+from families import tensors
 import hub_folder
 import jax
 import numpy as np
@@ -128,7 +131,7 @@ def test_a_tied_embedding_is_read_once_and_written_as_it_was(
     arrays['lm_head.weight'] = arrays['model.embed_tokens.weight']
   tie = {'tie_word_embeddings': True}
   if said == 'in text_config':  # as transformers 4.52 and later do
-    text = dict(hub_folder.TEXT, rope_scaling=hub_folder.MROPE, **tie)
+    text = dict(tensors.TEXT, rope_scaling=qwen2_vl.MROPE, **tie)
     tie = {'tie_word_embeddings': False, 'text_config': text}
   folder = hub_folder.write(tmp_path / 'hub', 'qwen2_vl', arrays, **tie)
   model = models.load(folder)
@@ -168,12 +171,12 @@ def test_the_vocabulary_is_that_of_the_weights(
   """Shrunk to the tokenizer (32,064 to 32,002), or padded."""
   arrays = hub_folder.tensors(family, 4, 'float16')
   says = {'vocab_size': config_says}
-  says = {'text_config': says} if family == 'llava' else says
+  says = families.CASES[family].decoder_fields(**says)
   folder = hub_folder.write(
     tmp_path / 'hub', family, arrays, writer=writer, **says
   )
   model = models.load(folder)
-  assert model.config.text_config.vocab_size == hub_folder.VOCAB == 48
+  assert model.config.text_config.vocab_size == tensors.VOCAB == 48
   widths = {
     name: x.shape
     for name, x in tree_lib.flatten(model.params).items()
@@ -221,7 +224,7 @@ def test_missing_and_unexpected_tensors_are_reported_together(tmp_path):
 def test_wrong_shapes_are_reported_together(tmp_path):
   arrays = hub_folder.tensors('llava', 7)
   turned = 'language_model.model.layers.{}.mlp.up_proj.weight'
-  for i in range(hub_folder.TEXT_LAYERS):
+  for i in range(tensors.TEXT_LAYERS):
     arrays[turned.format(i)] = arrays[turned.format(i)].T.copy()
   patch = 'vision_tower.vision_model.embeddings.patch_embedding.weight'
   arrays[patch] = arrays[patch].reshape(32, -1)
@@ -230,7 +233,7 @@ def test_wrong_shapes_are_reported_together(tmp_path):
     models.load(folder)
   message = str(raised.value)
   file = 'in model.safetensors has shape'
-  for i in range(hub_folder.TEXT_LAYERS):
+  for i in range(tensors.TEXT_LAYERS):
     assert f'{turned.format(i)} {file} (16, 24), not (24, 16)' in message
   assert f'{patch} {file} (32, 432), not (32, 3, 12, 12)' in message
 
@@ -275,4 +278,4 @@ def test_a_tensor_goes_to_its_leaf_and_back(family, tmp_path):
     back = hub_folder.to_file(entry, place)
     assert back.flags.c_contiguous and np.array_equal(back, tensor), name
     transposed += place.transposed
-  assert transposed == {'llava': 37, 'qwen2_vl': 33}[family]
+  assert transposed == families.CASES[family].transposed
