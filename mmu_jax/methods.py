@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from mmu_jax import losses
 from mmu_jax.errors import UserError
-from mmu_jax.micro_batches import Measure
+from mmu_jax.gradients import Measure
 from mmu_jax.typing import Batch
 from mmu_jax.typing import Forward
 from mmu_jax.typing import LossFn

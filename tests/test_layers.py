@@ -17,8 +17,7 @@ RANKS = {
   'distributed': 0.2,
   'sharding': 0.4,  # what is traced says where it is
   'masks': 0.5,  # the transformations unpack them
-  'micro_batches': 0.5,
-  'squared_gradients': 0.6,
+  'gradients': 0.5,
   'data': 1,
   'metrics': 1,
   'losses': 1,
@@ -48,8 +47,7 @@ CORE = {
   'checkpoint',
   'training',
   'sharding',
-  'micro_batches',
-  'squared_gradients',
+  'gradients',
   'distributed',
 }
 CORE_PACKAGES = {

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from mmu_jax import gradients
 from mmu_jax import masks
 from mmu_jax import sharding
-from mmu_jax import squared_gradients
 from mmu_jax.errors import UserError
 from mmu_jax.methods import answer_weight
 from mmu_jax.methods import descend
@@ -104,17 +104,15 @@ def importance(
   loss = lambda params, batch: descend(model.forward, params, None, batch)
   params = sharding.placed(model.abstract_params, rules, mesh)
   with jax.set_mesh(mesh):
-    return (
-      squared_gradients.add_batch.lower(  # what `importance` runs for a batch
-        loss,
-        squared_gradients.abstract_sums(model.abstract_params, rules, mesh),
-        params,
-        _batch(model, rows, mesh, micro_batches),
-        rules=rules,
-        parts=micro_batches,
-        measure=answer_weight,
-      ).compile()
-    )
+    return gradients.add_batch.lower(  # what `importance` runs for a batch
+      loss,
+      gradients.abstract_sums(model.abstract_params, rules, mesh),
+      params,
+      _batch(model, rows, mesh, micro_batches),
+      rules=rules,
+      parts=micro_batches,
+      measure=answer_weight,
+    ).compile()
 
 
 def memory(compiled: jax.stages.Compiled) -> Memory:

@@ -9,15 +9,14 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from mmu_jax import micro_batches as micro_batches_lib
+from mmu_jax import gradients
 from mmu_jax import sharding
-from mmu_jax import squared_gradients
 from mmu_jax import tree as tree_lib
 from mmu_jax.errors import UserError
-from mmu_jax.micro_batches import Measure
+from mmu_jax.gradients import BatchLoss
+from mmu_jax.gradients import Measure
+from mmu_jax.gradients import Sums
 from mmu_jax.sharding import Rules
-from mmu_jax.squared_gradients import BatchLoss
-from mmu_jax.squared_gradients import Sums
 from mmu_jax.typing import Batch
 from mmu_jax.typing import Params
 
@@ -52,18 +51,17 @@ def importance(
     loss: ``loss(params, batch) -> scalar``; keep it one object over calls, so
       that it compiles once.
     params: theta_0, a tree of float arrays.
-    batches: what the importance is measured on, at least one batch; where it
-      goes on, those that are left. For ``'example'`` every leaf has a leading
-      axis of rows.
+    batches: batches of the set, at least one; the remaining ones if ``start``
+      is given. For ``'example'`` every leaf has a leading axis of rows.
     granularity: ``'batch'`` or ``'example'``.
-    rules: a tuple of partition rules, where ``params`` are on the mesh that is
+    rules: a tuple of partition rules, if ``params`` are on the mesh that is
       set.
-    micro_batches: into how many parts a batch is cut for ``'batch'``, see
-      ``mmu_jax.micro_batches``: the gradient is that of the whole batch.
-      ``'example'`` takes rows one at a time whatever it is.
-    measure: of the loss, needed for more than one part.
-    start: the sums to go on from; their buffers are given away.
-    seen: how many batches they are of.
+    micro_batches: number of parts of a batch for ``'batch'``; the gradient
+      stays the whole batch's, see ``gradients.value_and_grad``. ``'example'``
+      always takes one row at a time.
+    measure: the denominator of the loss, needed for more than one part.
+    start: sums to go on from; their buffers are given away.
+    seen: number of batches in ``start``.
     on_batch: ``on_batch(seen, sums)`` after each batch, for example to save
       them; the next batch takes their buffers.
 
@@ -95,12 +93,12 @@ def importance(
       f"granularity is 'batch' or 'example', got {granularity!r}."
     )
   if granularity == 'batch':
-    micro_batches_lib.check(measure, micro_batches)
+    gradients.check_micro_batches(measure, micro_batches)
     how = {'parts': micro_batches, 'measure': measure}
-    step = functools.partial(squared_gradients.add_batch, **how)
+    step = functools.partial(gradients.add_batch, **how)
   else:
-    step = squared_gradients.add_examples
-  sums = squared_gradients.begin(params, rules) if start is None else start
+    step = gradients.add_examples
+  sums = gradients.zero_sums(params, rules) if start is None else start
   for batch in batches:
     sums = step(loss, sums, params, batch, rules=rules)
     seen += 1
@@ -110,7 +108,7 @@ def importance(
     raise UserError(
       'importance needs at least one batch, got none. Is the split empty?'
     )
-  found = squared_gradients.mean(*sums, rules=rules)
+  found = gradients.mean_square(*sums, rules=rules)
   _check_finite(found)
   return found
 

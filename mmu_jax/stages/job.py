@@ -12,8 +12,8 @@ import ml_collections
 
 from mmu_jax import checkpoint
 from mmu_jax import distributed
+from mmu_jax import gradients
 from mmu_jax import methods
-from mmu_jax import micro_batches
 from mmu_jax import sharding
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data import datasets
@@ -245,7 +245,7 @@ def run_settings(config: Config, name: str) -> Config:
       "'' for none."
     )
   for turn in turns:
-    micro_batches.check(
+    gradients.check_micro_batches(
       turn.measure,
       config.micro_batches,
       f'the loss of the turn on {turn.split!r} of run {name!r}',

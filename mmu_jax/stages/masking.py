@@ -10,11 +10,11 @@ import jax
 
 from mmu_jax import checkpoint
 from mmu_jax import distributed
+from mmu_jax import gradients
 from mmu_jax import masks as masks_lib
 from mmu_jax import methods
 from mmu_jax import saliency as saliency_lib
 from mmu_jax import sharding
-from mmu_jax import squared_gradients
 from mmu_jax import tree as tree_lib
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.batches import prefetch
@@ -265,7 +265,7 @@ def _go_on(job: Job, name: str, stream: Placed, num_batches: int) -> Params:
   start, seen = None, 0
   if checkpoint.latest_step(folder) is not None:
     params = job.placed(job.model.abstract_params)
-    like = squared_gradients.abstract_sums(params, rules)
+    like = gradients.abstract_sums(params, rules)
     start, _, seen = checkpoint.restore(folder, like)
     progress.say(f'importance {name}: goes on after batch {seen}')
 
@@ -311,7 +311,7 @@ def _means(tree: Params, components: tuple[tuple[str, str], ...]):
 
 
 @functools.cache
-def _loss(forward: Forward) -> squared_gradients.BatchLoss:
+def _loss(forward: Forward) -> gradients.BatchLoss:
   """The cross-entropy of a model, one object for each model."""
   return lambda params, batch: methods.descend(forward, params, None, batch)
 

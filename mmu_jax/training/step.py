@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mmu_jax import micro_batches as micro_batches_lib
+from mmu_jax import gradients
 from mmu_jax import sharding
 from mmu_jax import transforms
 from mmu_jax.methods import answer_weight
@@ -71,11 +71,11 @@ def check(turn: Turn, micro_batches: int) -> None:
   """Raises, before compiling, if a turn cannot be taken in micro-batches.
 
   Raises:
-    ValueError: if the number is below 1, or the loss is no mean over tokens or
-      answers, as two of the published ones are not.
+    ValueError: if the number is below 1, or the loss is not a mean over tokens
+      or answers; two of the published ones are not.
   """
   name = f'the loss of the turn on {turn.split!r}'
-  micro_batches_lib.check(turn.measure, micro_batches, name)
+  gradients.check_micro_batches(turn.measure, micro_batches, name)
 
 
 def to_host(tree: Any) -> Any:
@@ -145,8 +145,8 @@ def take_turn(
     rules: a tuple of partition rules of the parameters: on the mesh that is
       set, gradients and state go where they say, so that one program serves
       every turn of a kind.
-    micro_batches: into how many parts each batch is cut, one after the other,
-      see ``mmu_jax.micro_batches``; it divides the rows.
+    micro_batches: number of parts of each batch, one after the other, see
+      ``gradients.value_and_grad``; divides the rows.
 
   Returns:
     The new state, and float32 scalars: ``loss``, ``grad_norm`` (before mask,
@@ -158,7 +158,7 @@ def take_turn(
   """
   check(turn, micro_batches)
   gradient = functools.partial(
-    micro_batches_lib.value_and_grad, parts=micro_batches, rules=rules
+    gradients.value_and_grad, parts=micro_batches, rules=rules
   )
   ref_params = from_host(ref_params, rules)
   loss = lambda params, part: turn.loss(forward, params, ref_params, part)

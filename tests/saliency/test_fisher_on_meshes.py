@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import toy
 
+from mmu_jax import gradients
 from mmu_jax import masks
 from mmu_jax import methods
 from mmu_jax import saliency as saliency_lib
 from mmu_jax import sharding
-from mmu_jax import squared_gradients
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
@@ -158,7 +158,7 @@ def _interrupted(spec, granularity, after):
   )
   with jax.set_mesh(mesh):
     whole = measure(made, on_batch=on_batch)
-    like = squared_gradients.abstract_sums(toy.params(1), RULES)
+    like = gradients.abstract_sums(toy.params(1), RULES)
     restored = jax.tree.map(
       lambda x, a: jax.device_put(x, a.sharding), saved[after], like
     )
@@ -181,12 +181,12 @@ def test_an_importance_goes_on_bit_for_bit_where_it_was_saved(
 def test_one_program_serves_all_batches_of_a_mesh():
   mesh = sharding.make_mesh('fsdp=2,data=2,tensor=2')
   made = [sharding.place(toy.batch(i, 8), mesh, 8) for i in range(4)]
-  before = squared_gradients.add_batch._cache_size()
+  before = gradients.add_batch._cache_size()
   with jax.set_mesh(mesh):
     params = _put(toy.params(2), mesh)
     found = saliency_lib.importance(
       lambda p, m: 2 * toy.loss(p, m), params, made, rules=RULES
     )
-  assert squared_gradients.add_batch._cache_size() - before == 1
+  assert gradients.add_batch._cache_size() - before == 1
   for x, like in zip(jax.tree.leaves(found), jax.tree.leaves(params)):
     assert x.sharding.is_equivalent_to(like.sharding, x.ndim)

@@ -11,8 +11,8 @@ import optax
 import pytest
 import toy
 
+from mmu_jax import gradients
 from mmu_jax import methods
-from mmu_jax import micro_batches
 from mmu_jax import saliency as saliency_lib
 from mmu_jax import sharding
 from mmu_jax.methods import METHODS
@@ -48,7 +48,7 @@ def _gradient(loss, measure, parts):
   """The value and gradient of a loss in parts, as one program."""
 
   def run(params, ref, batch):
-    return micro_batches.value_and_grad(
+    return gradients.value_and_grad(
       lambda p, part: loss(toy.forward, p, ref, part),
       params,
       batch,
@@ -126,12 +126,22 @@ def test_a_batch_without_any_answer_has_no_gradient_in_parts_too():
   assert float(value) == 0 and not np.any(toy.vector(grad))
 
 
+def _squared_mean(w, batch):
+  """A loss that shows which rows are together."""
+  return w * jnp.mean(batch['x']) ** 2
+
+
 def test_the_parts_take_every_mth_row():
-  cut = micro_batches.split({'x': np.arange(24).reshape(12, 2)}, 3)['x']
-  assert cut.shape == (3, 4, 2)
-  assert cut[1, :, 0].tolist() == [2, 8, 14, 20]
-  none = micro_batches.split({'x': np.zeros((4, 0, 3))}, 2)['x']  # no image
-  assert none.shape == (2, 2, 0, 3)
+  batch = {'x': jnp.arange(12.0), 'no image': jnp.zeros((12, 0, 3))}
+  value, grad = gradients.value_and_grad(
+    _squared_mean,
+    jnp.ones([]),
+    batch,
+    measure=lambda part: jnp.float32(part['x'].size),
+    parts=3,
+  )
+  want = np.mean(np.square([4.5, 5.5, 6.5]))  # of rows 0, 3, 6, 9, and so on
+  assert float(value) == float(grad) == pytest.approx(want, rel=1e-6)
 
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
@@ -141,7 +151,7 @@ def test_half_precision_gradients_are_summed_in_float32(dtype):
   loss = lambda p, x: jnp.mean(x * p['w'][0]).astype(jnp.float32)
   measure = lambda x: jnp.float32(x.size)
   x = jnp.full(256, 1.25, dtype)
-  _, grad = micro_batches.value_and_grad(
+  _, grad = gradients.value_and_grad(
     loss, params, x, measure=measure, parts=256
   )
   assert grad['w'].dtype == dtype and float(grad['w'][0]) == 1.25
@@ -215,13 +225,22 @@ def test_a_turn_in_parts_on_a_mesh_is_the_turn_of_one_device(name, spec):
 def test_no_row_moves_between_devices_to_make_the_parts():
   """Rows are next to each other on a device, and each part has some of each."""
   mesh = sharding.make_mesh('fsdp=8')
-  x = sharding.place({'x': np.arange(32.0)}, mesh, 32)
+  batch = sharding.place({'x': np.arange(32.0)}, mesh, 32)
   with jax.set_mesh(mesh):
-    program = jax.jit(lambda x: micro_batches.split(x, 2)).lower(x).compile()
-    cut = program(x)['x']
-  assert not re.search('all-|collective|scatter', program.as_text())
-  assert {s.data.shape for s in cut.addressable_shards} == {(2, 2)}
-  assert cut.tolist() == [[*range(0, 32, 2)], [*range(1, 32, 2)]]
+    run = jax.jit(
+      lambda w, batch: gradients.value_and_grad(
+        _squared_mean,
+        w,
+        batch,
+        measure=lambda part: jnp.float32(part['x'].size),
+        parts=2,
+      )
+    )
+    text = run.lower(jnp.ones([]), batch).compile().as_text()
+    value, _ = run(jnp.ones([]), batch)
+  assert 'all-reduce' in text  # of the mean
+  assert not re.search('all-gather|all-to-all|permute|scatter', text)
+  assert float(value) == (15**2 + 16**2) / 2
 
 
 def test_the_temporaries_of_a_turn_shrink_with_the_parts():
@@ -245,7 +264,7 @@ def test_the_temporaries_of_a_turn_shrink_with_the_parts():
 @pytest.mark.parametrize('name', WHOLE)
 def test_a_loss_that_is_no_mean_is_refused_before_compiling(name):
   turn, tx = WHOLE[name], optimizer.build('sgd')
-  with pytest.raises(ValueError, match="on '.*' is no mean .* of 4 micro-ba"):
+  with pytest.raises(ValueError, match="'.*' is not a mean .* into 4 micro-b"):
     step_lib.check(turn, 4)
   step_lib.check(turn, 1)
   with pytest.raises(ValueError, match="kl_over='answers' .* per='answer'"):
@@ -264,7 +283,7 @@ def test_a_loss_that_is_no_mean_is_refused_before_compiling(name):
 
 def test_rows_that_cannot_be_shared_are_an_error():
   with pytest.raises(ValueError, match='evenly; 8 rows do not make 3. Take'):
-    micro_batches.split(_ragged(0), 3)
+    _gradients(TURNS['descend'], _ragged(0), 3)
   with pytest.raises(ValueError, match='a number >= 1, got 0'):
     step_lib.check(TURNS['descend'], 0)
 
@@ -289,7 +308,7 @@ def test_an_importance_in_parts_is_that_of_the_batches(granularity):
 
 
 def test_an_importance_in_parts_needs_a_measure():
-  with pytest.raises(ValueError, match='2 micro-batches is not that of their'):
+  with pytest.raises(ValueError, match='into 2 micro-batches would change it'):
     saliency_lib.importance(
       toy.loss, toy.params(0), [toy.batch(0)], micro_batches=2
     )
