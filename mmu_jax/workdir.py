@@ -1,4 +1,7 @@
-"""A folder of a job: what it was made from, and files that are never half."""
+"""The folder of a job: its settings, and files that are whole or not there.
+
+Every JSON and text file of the package is read and written here.
+"""
 
 import collections
 from collections.abc import Iterable, Mapping
@@ -8,15 +11,15 @@ import json
 import pathlib
 import platform
 import subprocess
-from typing import Any
+from typing import Any, TYPE_CHECKING
 import warnings
 
-import jax
-
 from mmu_jax import __version__
-from mmu_jax import distributed
 from mmu_jax.errors import DiskError
 from mmu_jax.errors import UserError
+
+if TYPE_CHECKING:
+  import jax
 
 CONFIG = 'config.json'
 PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'numpy')
@@ -25,43 +28,25 @@ PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'numpy')
 def claim(
   folder: pathlib.Path, settings: Mapping[str, Any], name: str = CONFIG
 ) -> None:
-  """Writes what a folder is made from, or checks that it is the same.
+  """Writes the settings of a folder, or checks that they are the same.
 
-  It comes first, before any result is written, so that a later run with other
-  settings cannot take over the results of an earlier one. A folder that holds
-  nothing else yet may be claimed anew. Of several processes the first looks
-  and writes.
+  Called before any result is written, so that a later run with other settings
+  cannot take over the results of an earlier one. A folder that holds nothing
+  else yet may be claimed again. Process 0 looks and writes.
 
   Args:
-    folder: made if it is missing.
-    settings: JSON; everything that the result depends on.
-    name: of the file that says so.
+    folder: folder to claim; made if it is missing.
+    settings: JSON value with everything that the result depends on.
+    name: name of the file that holds the settings.
 
   Raises:
     ValueError: if the folder was made from other settings; names them.
-    OSError: if it cannot be written to.
+    OSError: if the file cannot be written.
   """
+  from mmu_jax import distributed
+
   settings = json.loads(json.dumps(settings))  # tuples become lists
   distributed.first(_claim, str(folder), settings, name)
-
-
-def _claim(folder: str, settings: Any, name: str) -> None:
-  """Claims a folder, in one process."""
-  folder = pathlib.Path(folder)
-  path = folder / name
-  found = read_json(path) if path.exists() else None
-  if found == settings:
-    return
-  held = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-  if found is None or held == {name}:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, settings)
-    return
-  raise UserError(
-    f'{folder} was made from other settings: '
-    f'{"; ".join(differences(found, settings)[:4])}. Use another --workdir, '
-    'set these back, or delete that folder to make it again.'
-  )
 
 
 def differences(old: Any, new: Any, name: str = '') -> list[str]:
@@ -85,22 +70,46 @@ def differences(old: Any, new: Any, name: str = '') -> list[str]:
   return [f'{name}: {old!r} there, {new!r} asked for']
 
 
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a text file beside its name and renames it.
+
+  A process that is killed leaves the old file. It does not wait for the disk
+  (fsync): after a power cut the stage is run again.
+
+  Args:
+    path: file to write; its folder is made if it is missing.
+    text: the whole text, written as UTF-8.
+
+  Raises:
+    OSError: if it cannot be written; the old file is as it was.
+  """
+  part = path.with_name(path.name + '.part')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part.write_text(text, encoding='utf-8')
+    part.replace(path)
+  except OSError as error:
+    with contextlib.suppress(OSError):
+      part.unlink(missing_ok=True)
+    raise _failed(path, error) from error
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes a JSON file at once."""
-  _write(path, json.dumps(value, indent=2) + '\n')
+  """Writes a JSON file; the file is whole or as it was."""
+  write_text(path, json.dumps(value, indent=2) + '\n')
 
 
 def write_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
-  """Writes a JSON line for each row, all at once."""
-  _write(path, ''.join(json.dumps(row) + '\n' for row in rows))
+  """Writes a JSON line for each row; the file is whole or as it was."""
+  write_text(path, ''.join(json.dumps(row) + '\n' for row in rows))
 
 
 def append_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
-  """Adds a JSON line for each row to a file, for those who wait for them.
+  """Adds a JSON line for each row to a file, while a job runs.
 
   Raises:
-    OSError: if the disk is full, say. A line that is cut off by it, or by a
-      kill, is left out by ``read_jsonl``.
+    OSError: if the rows cannot be written, as on a full disk. A line that is
+      cut off by that, or by a kill, is left out by ``read_jsonl``.
   """
   try:
     with path.open('a', encoding='utf-8') as file:
@@ -110,21 +119,27 @@ def append_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_json(path: pathlib.Path) -> Any:
-  """Reads a JSON file."""
-  return json.loads(path.read_text())
+  """Reads a JSON file.
+
+  Raises:
+    ValueError: if it is not JSON; names the file.
+  """
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as error:  # not JSON, or not text
+    raise UserError(
+      f'{path} is not JSON: {error}. Fetch or write it again.'
+    ) from error
 
 
 def read_jsonl(path: str | pathlib.Path) -> list[dict[str, Any]]:
-  """The rows of a JSON-lines file; blank lines are passed over.
+  """Returns the rows of a JSON-lines file; blank lines are skipped.
 
-  A process that was killed leaves a partial last line: that one is dropped
-  with a warning. A broken line anywhere else means that the file is damaged.
+  A process that was killed leaves a partial last line, which is dropped with
+  a warning. A broken line anywhere else means that the file is damaged.
 
   Args:
-    path: the file.
-
-  Returns:
-    One dict per line.
+    path: file to read.
 
   Raises:
     ValueError: naming file and line, if a line that is not the last one is
@@ -132,7 +147,7 @@ def read_jsonl(path: str | pathlib.Path) -> list[dict[str, Any]]:
   """
   text = pathlib.Path(path).read_text(encoding='utf-8', errors='replace')
   lines = [(i, s) for i, s in enumerate(text.split('\n'), 1) if s.strip()]
-  found = []
+  found: list[dict[str, Any]] = []
   for number, line in lines:
     try:
       row = json.loads(line)
@@ -158,18 +173,20 @@ def read_jsonl(path: str | pathlib.Path) -> list[dict[str, Any]]:
 
 
 def manifest(
-  seed: int, mesh: jax.sharding.Mesh | None = None
+  seed: int, mesh: 'jax.sharding.Mesh | None' = None
 ) -> dict[str, Any]:
-  """Returns what a result was made with: versions, machine, code, seed.
+  """Returns the versions, machine, code and seed that a result was made with.
 
   Args:
-    seed: of the config.
-    mesh: on which it is made, if on one.
+    seed: seed of the config.
+    mesh: mesh of the devices, if there is one.
 
   Example:
     >>> manifest(3)['seed']
     3
   """
+  import jax
+
   devices = jax.devices()
   kinds = collections.Counter(device.device_kind for device in devices)
   return {
@@ -187,25 +204,27 @@ def manifest(
   }
 
 
-def _write(path: pathlib.Path, text: str) -> None:
-  """Writes beside the file and renames: a killed process leaves the old.
-
-  It does not wait for the disk (fsync): a kill loses nothing that was written,
-  and after a power cut the stage is run again.
-  """
-  part = path.with_name(path.name + '.part')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text(text)
-    part.replace(path)
-  except OSError as error:
-    with contextlib.suppress(OSError):
-      part.unlink(missing_ok=True)
-    raise _failed(path, error) from error
+def _claim(where: str, settings: Any, name: str) -> None:
+  """Claims a folder, in one process."""
+  folder = pathlib.Path(where)
+  path = folder / name
+  found = read_json(path) if path.exists() else None
+  if found == settings:
+    return
+  held = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+  if found is None or held == {name}:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
+    return
+  raise UserError(
+    f'{folder} was made from other settings: '
+    f'{"; ".join(differences(found, settings)[:4])}. Use another --workdir, '
+    'set these back, or delete that folder to make it again.'
+  )
 
 
 def _failed(path: pathlib.Path, error: OSError) -> OSError:
-  """What to do about a file that cannot be written."""
+  """The error of a file that cannot be written."""
   return DiskError(
     f'{path} cannot be written ({error.strerror}); what was there is as it '
     'was. Free space, or make the folder writable, and run the same command '
@@ -214,7 +233,7 @@ def _failed(path: pathlib.Path, error: OSError) -> OSError:
 
 
 def _revision() -> str:
-  """The git revision of the code, 'unknown' where it is not in a checkout."""
+  """The git revision of the code, 'unknown' outside of a checkout."""
   here = pathlib.Path(__file__).parent
   try:
     found = subprocess.run(

@@ -24,7 +24,7 @@ RANKS = {
   'saliency': 1,
   'transforms': 1,
   'checkpoint': 1,
-  'workdir': 1,
+  'workdir': 0.3,
   'methods': 2,
   'models': 2,
   'training': 3,

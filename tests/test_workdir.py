@@ -1,10 +1,12 @@
 """A folder knows what it was made from, and its files are whole or absent."""
 
 import json
+import re
 import subprocess
 import sys
 import warnings
 
+import paths
 import process_group
 import pytest
 
@@ -186,3 +188,32 @@ def test_rows_that_do_not_fit_on_the_disk_are_a_clear_error(tmp_path):
     rows = workdir.read_jsonl(path)
   assert [row['round'] for row in rows] == [*range(len(rows))]
   assert len(rows) > 200
+
+
+def test_what_is_not_json_is_an_error_that_names_the_file(tmp_path):
+  path = tmp_path / 'note.json'
+  for content in (b'{"a": 1', b'\xff\xfe', b''):
+    path.write_bytes(content)
+    with pytest.raises(errors.UserError, match='note.json is not JSON'):
+      workdir.read_json(path)
+
+
+def test_text_is_written_as_utf_8_whatever_the_machine_speaks(tmp_path):
+  workdir.write_text(tmp_path / 'new' / 'a.txt', 'Ökonom')
+  assert (tmp_path / 'new' / 'a.txt').read_bytes() == 'Ökonom'.encode()
+  assert [p.name for p in (tmp_path / 'new').iterdir()] == ['a.txt']
+
+
+def test_every_file_of_text_is_written_and_read_here():
+  """But for the files of the doctor, which it deletes again."""
+  users = {
+    path.name
+    for path in (paths.ROOT / 'mmu_jax').rglob('*.py')
+    if re.search(r"\.write_text\(|json\.load\(|open\([^)]*'w'", _code(path))
+  }
+  assert users <= {'workdir.py', 'files.py', 'processes.py'}
+
+
+def _code(path):
+  """The text of a module, without calls of our own writer."""
+  return re.sub(r'workdir(_lib)?\.write_text\(', '', path.read_text())

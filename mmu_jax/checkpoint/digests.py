@@ -8,10 +8,11 @@ change of up to 32 neighbouring bits, and others but for one in 4 billion.
 from collections.abc import Callable, Iterator
 import concurrent.futures
 import json
-import os
 import pathlib
 from typing import NamedTuple
 import zlib
+
+from mmu_jax import workdir as workdir_lib
 
 NAME = '_DIGESTS'
 BLOCK = 2**26  # bytes of one checksum: threads and processes share the work
@@ -45,7 +46,7 @@ def write(
   found = {}
   parts = [] if name != NAME else sorted(folder.glob(f'{NAME}.*'))
   for part in parts:
-    found |= json.loads(part.read_text())
+    found |= workdir_lib.read_json(part)
     part.unlink()
   new = [
     file
@@ -60,9 +61,7 @@ def write(
       starts = range(0, size, BLOCK)
       crcs = pool.map(lambda start, file=file: _crc(file, start), starts)
       found[file.relative_to(folder).as_posix()] = [size, *crcs]
-  part = folder / f'{name}.part'
-  part.write_text(json.dumps(found))
-  os.replace(part, folder / name)
+  workdir_lib.write_text(folder / name, json.dumps(found))
 
 
 def blocks(folder: pathlib.Path) -> tuple[list[str], list[Block]]:
@@ -76,7 +75,7 @@ def blocks(folder: pathlib.Path) -> tuple[list[str], list[Block]]:
     size; and the blocks of the others.
   """
   try:
-    listed = json.loads((folder / NAME).read_text())
+    listed = workdir_lib.read_json(folder / NAME)
     entries = [(file, size, crcs) for file, (size, *crcs) in listed.items()]
   except FileNotFoundError:
     return [f'{NAME} is missing'], []

@@ -7,7 +7,6 @@ and renames, so that all go the same way; the files are read by all.
 """
 
 import contextlib
-import json
 import os
 import pathlib
 import shutil
@@ -19,6 +18,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from mmu_jax import distributed
+from mmu_jax import workdir as workdir_lib
 from mmu_jax.checkpoint import digests
 from mmu_jax.errors import DiskError
 from mmu_jax.errors import MissingError
@@ -271,12 +271,10 @@ def _time_of(path: str) -> int:
 def _write_copy(folder: str, note: dict[str, Any]) -> None:
   """Writes a note beside its final name first."""
   path = pathlib.Path(folder, COPY)
-  part = path.with_name(f'{COPY}.part')
   try:
-    part.write_text(json.dumps(note, indent=2) + '\n')
-    part.replace(path)
+    workdir_lib.write_json(path, note)
   except OSError as error:
-    raise failed(pathlib.Path(folder), error) from error
+    raise failed(pathlib.Path(folder), error.__cause__ or error) from error
 
 
 def _read_note(folder: str) -> dict[str, Any] | None:
@@ -284,7 +282,7 @@ def _read_note(folder: str) -> dict[str, Any] | None:
   found = [pathlib.Path(folder, str(step), NOTE) for step in _steps(folder)]
   for path in (*found[-1:], pathlib.Path(folder, COPY)):
     if path.exists():
-      return json.loads(path.read_text())
+      return workdir_lib.read_json(path)
   return None
 
 

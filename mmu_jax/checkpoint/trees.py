@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 
 from mmu_jax import distributed
 from mmu_jax import tree as tree_lib
+from mmu_jax import workdir as workdir_lib
 from mmu_jax.checkpoint import digests
 from mmu_jax.checkpoint import steps as step_folders
 from mmu_jax.errors import UserError
@@ -218,7 +219,7 @@ def restore(folder: Folder, like: Tree, *, step: int | None = None) -> Restored:
   _check_tree(folder / str(step), like)
   return Restored(
     _read(folder / str(step), like),
-    json.loads((folder / str(step) / step_folders.NOTE).read_text()),
+    workdir_lib.read_json(folder / str(step) / step_folders.NOTE),
     step,
   )
 
@@ -342,7 +343,9 @@ class _Written:
         each.result(timeout)
       index = jax.process_index()
       if index == 0:
-        (self.folder / step_folders.NOTE).write_text(json.dumps(self.note))
+        workdir_lib.write_text(
+          self.folder / step_folders.NOTE, json.dumps(self.note)
+        )
       mine = f'{step_folders.PART}{index}'
       digests.write(
         self.folder,

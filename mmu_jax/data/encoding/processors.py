@@ -7,12 +7,12 @@ image takes before it is encoded.
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import re
 from typing import Any
 
+from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.encoding import patches
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
@@ -238,7 +238,7 @@ def _read(folder, name):
       f'a checkpoint needs {name}, and {folder} does not hold it. Copy it '
       'there from where the weights are from.'
     )
-  return json.loads(path.read_text(encoding='utf-8'))
+  return workdir_lib.read_json(path)
 
 
 @functools.cache

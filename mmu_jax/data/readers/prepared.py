@@ -8,7 +8,6 @@ like any other (``data=dict(name='tfds', path=...)``).
 
 from collections.abc import Iterable, Iterator, Mapping
 import io
-import json
 import os
 import pathlib
 import re
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mmu_jax import workdir as workdir_lib
 from mmu_jax.data import dataset as dataset_lib
 from mmu_jax.data import row as row_lib
 from mmu_jax.data.dataset import Dataset
@@ -226,7 +226,7 @@ def source(path: str | os.PathLike) -> str:
   """
   path = pathlib.Path(path)
   _check_prepared(path)
-  info = json.loads((path / INFO).read_text(encoding='utf-8'))
+  info = workdir_lib.read_json(path / INFO)
   return info['name'].removeprefix('mmu_')
 
 

@@ -50,10 +50,7 @@ def _read_json(path: Path) -> dict | list | None:
   """A JSON file, or None if there is none."""
   if not path.is_file():
     return None
-  try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except json.JSONDecodeError as error:
-    raise UserError(f'{path} must be JSON: {error}; write it again') from error
+  return workdir_lib.read_json(path)
 
 
 def _people(folder: Path) -> int | None:
@@ -210,5 +207,5 @@ def write_report(
     manifest=_flat(manifest or {}),
   )
   path = workdir / 'report.html'
-  path.write_text(page, encoding='utf-8')
+  workdir_lib.write_text(path, page)
   return path

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
+from mmu_jax import workdir as workdir_lib
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
 
@@ -169,12 +170,7 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
   Raises:
     ValueError: if it is none; names the file.
   """
-  try:
-    found = json.loads(file.read_text())
-  except ValueError as error:  # not JSON, or not text
-    raise UserError(
-      f'{file} is not JSON: {error}. Fetch or write it again.'
-    ) from error
+  found = workdir_lib.read_json(file)
   if not isinstance(found, dict):
     raise UserError(
       f'{file} must hold a JSON object, got {type(found).__name__}. Fetch '

@@ -14,6 +14,7 @@ import numpy as np
 
 from mmu_jax import distributed
 from mmu_jax import tree as tree_lib
+from mmu_jax import workdir as workdir_lib
 from mmu_jax.distributed import progress
 from mmu_jax.errors import DiskError
 from mmu_jax.errors import MissingError
@@ -284,4 +285,5 @@ def _state_dtype(folder: pathlib.Path, headers, dtype: str) -> None:
 
 def _write_json(file: pathlib.Path, content: dict[str, Any]) -> None:
   """Writes JSON as transformers does."""
-  file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n')
+  text = json.dumps(content, indent=2, ensure_ascii=False) + '\n'
+  workdir_lib.write_text(file, text)
