@@ -1,8 +1,9 @@
-"""What is wrong with an input: raised at once, or collected by a check."""
+"""Errors that a user can mend: raised at once, or collected by a check."""
 
 from typing import NamedTuple
 
 OK, WARN, FAIL = 'OK', 'WARN', 'FAIL'
+_COLOURS = {OK: 'green', WARN: 'yellow', FAIL: 'red'}
 
 
 class UserError(ValueError):
@@ -30,12 +31,27 @@ class Finding(NamedTuple):
 
   Attributes:
     state: 'OK', 'WARN' (a job runs, but not as it could) or 'FAIL'.
-    what: which check.
-    message: what was found.
-    fix: what to do; '' if it is fine.
+    what: name of the check, or of the thing that was checked.
+    message: sentence without a full stop.
+    fix: next step, a sentence; '' if there is none.
   """
 
   state: str
   what: str
   message: str
   fix: str = ''
+
+  def line(self) -> str:
+    """Returns the finding as a line with the markup of rich.
+
+    Example:
+      >>> Finding(WARN, 'disk', '3 GB [free]', 'Free some.').line()
+      '[yellow]WARN[/] disk: 3 GB \\\\[free]. Free some.'
+    """
+    from rich.markup import escape
+
+    text = self.message
+    if self.fix:
+      text = f'{text.rstrip(".")}. {self.fix}'
+    colour = _COLOURS[self.state]
+    return f'[{colour}]{self.state:4}[/] {escape(f"{self.what}: {text}")}'

@@ -68,10 +68,10 @@ def _doctor(args):
   from mmu_jax import doctor
 
   distributed.initialize(args.coordinator, args.num_processes, args.process_id)
-  report = doctor.check(args.config or None, args.workdir)
-  for part in doctor.tables(report) if distributed.is_first() else ():
+  found = doctor.examine(args.config or None, args.workdir)
+  for part in doctor.printed(found) if distributed.is_first() else ():
     rich.print(part)
-  return int(report.failed)
+  return int(found.failed)
 
 
 def _add_data(parser):

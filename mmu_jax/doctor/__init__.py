@@ -1,8 +1,7 @@
 """Looks over machines and files before a job: ``mmu doctor``."""
 
-from mmu_jax.doctor.check import check
-from mmu_jax.doctor.check import Report
-from mmu_jax.doctor.check import tables
-from mmu_jax.errors import Finding
+from mmu_jax.doctor.examination import Examination
+from mmu_jax.doctor.examination import examine
+from mmu_jax.doctor.examination import printed
 
-__all__ = ['Finding', 'Report', 'check', 'tables']
+__all__ = ['Examination', 'examine', 'printed']

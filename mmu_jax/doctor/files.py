@@ -1,4 +1,4 @@
-"""Whether every process sees the same files, and whether there is room."""
+"""Checks of files: the same for every process, and room on the disk."""
 
 from collections.abc import Mapping
 import contextlib
@@ -23,11 +23,11 @@ from mmu_jax.errors import WARN
 from mmu_jax.models import from_options
 from mmu_jax.models.hub import loading as checkpoints
 
-COPIES = 3  # train states on disk: two that are kept and one being written
-STATE_BYTES = 12  # of a parameter: itself and two moments of Adam, float32
-VOCABULARY = 32_000  # of a model whose tokenizer is not made yet
-MARKER = '.mmu_doctor'
-PATIENCE = 5.0  # seconds; network file systems show new files late
+_COPIES = 3  # train states on disk: two that are kept and one being written
+_STATE_BYTES = 12  # of a parameter: itself and two moments of Adam, float32
+_VOCABULARY = 32_000  # of a model whose tokenizer is not made yet
+_MARKER = '.mmu_doctor'
+_PATIENCE = 5.0  # seconds; network file systems show new files late
 
 
 def paths(config: Mapping[str, Any], name: str = 'config') -> dict[str, str]:
@@ -47,15 +47,15 @@ def paths(config: Mapping[str, Any], name: str = 'config') -> dict[str, str]:
   return found
 
 
-def missing(config: Mapping[str, Any]) -> list[Finding]:
+def missing_paths(config: Mapping[str, Any]) -> list[Finding]:
   """Looks whether the paths that a dataset needs are given.
 
   Args:
-    config: of the job.
+    config: config of the job.
 
   Example:
     >>> config = {'data': {'name': 'own', 'path': ''}, 'model': {'path': ''}}
-    >>> [finding.what for finding in missing(config)]
+    >>> [finding.what for finding in missing_paths(config)]
     ['config.data.path', 'config.model.path']
   """
   data, model = config.get('data', {}), config.get('model', {})
@@ -87,12 +87,12 @@ def missing(config: Mapping[str, Any]) -> list[Finding]:
   return found
 
 
-def read(field: str, path: str) -> Finding:
-  """Looks whether every process can read a path, and finds the same there.
+def look_at_path(field: str, path: str) -> Finding:
+  """Looks whether every process reads the same at a path.
 
   Args:
-    field: of the config.
-    path: a file or folder.
+    field: field of the config that has the path.
+    path: path of a file or folder.
   """
   everyone = distributed.gather(_look(pathlib.Path(path)))
   failed = [f'process {i}: {x[1]}' for i, x in enumerate(everyone) if not x[0]]
@@ -114,21 +114,21 @@ def read(field: str, path: str) -> Finding:
   return Finding(OK, what, f'{everyone[0][2]}, read by all processes')
 
 
-def write(workdir: str) -> Finding:
+def look_at_workdir(workdir: str) -> Finding:
   """Looks whether all processes write into one workdir.
 
   Each writes a file and all look for the files of the others; afterwards they
   are deleted, and the folder too if it was not there.
 
   Args:
-    workdir: of the job.
+    workdir: workdir of the job.
   """
   folder, what = pathlib.Path(workdir), f'workdir = {workdir}'
   try:
     missing, word = distributed.first(_open, str(folder))
   except OSError as error:
     return Finding(FAIL, what, f'process 0: {error}', _where(error))
-  mine = folder / f'{MARKER}.{word}.{jax.process_index()}'
+  mine = folder / f'{_MARKER}.{word}.{jax.process_index()}'
   try:
     mine.write_text(word)
     said = ''
@@ -161,19 +161,19 @@ def write(workdir: str) -> Finding:
   return Finding(OK, what, 'written by every process and seen by all')
 
 
-def room(workdir: str, config: Mapping[str, Any] | None) -> Finding:
-  """Compares the free disk with what checkpoints of the job take.
+def look_at_disk(workdir: str, config: Mapping[str, Any] | None) -> Finding:
+  """Compares the free disk with the size of the checkpoints of a job.
 
   Args:
-    workdir: of the job.
-    config: of the job; None says how much is free.
+    workdir: workdir of the job.
+    config: config of the job; None only says how much is free.
   """
   sized = config is not None and 'model' in config
   need = distributed.first(_need, config) if sized else 0
   free = distributed.first(_free, workdir)
   shown = f'{free / 1e9:.1f} GB free'
   if need:
-    shown += f', {need / 1e9:.1f} GB for {COPIES} train states'
+    shown += f', {need / 1e9:.1f} GB for {_COPIES} train states'
   what = 'disk of the workdir'
   if need > free:
     return Finding(FAIL, what, shown, 'Free some, or use another --workdir.')
@@ -217,10 +217,10 @@ def _open(folder) -> tuple[list[str], str]:
 
 def _see(folder, word) -> int:
   """How many files of the processes this one sees in the end."""
-  end = time.monotonic() + PATIENCE
+  end = time.monotonic() + _PATIENCE
   while True:
     try:
-      texts = [p.read_text() for p in folder.glob(f'{MARKER}.{word}.*')]
+      texts = [p.read_text() for p in folder.glob(f'{_MARKER}.{word}.*')]
     except OSError:  # counts as not seen
       texts = []
     if texts.count(word) >= jax.process_count() or time.monotonic() > end:
@@ -249,12 +249,12 @@ def _need(config) -> int:
   if path:
     built, _, _ = checkpoints.describe(path)
   else:
-    built = from_options(model.pop('name'), VOCABULARY, **model)
-  return COPIES * STATE_BYTES * tree_lib.count(built.abstract_params)
+    built = from_options(model.pop('name'), _VOCABULARY, **model)
+  return _COPIES * _STATE_BYTES * tree_lib.count(built.abstract_params)
 
 
 def _where(error) -> str:
-  """What to do about a workdir that cannot be made."""
+  """The next step for a workdir that cannot be made."""
   if isinstance(error, PermissionError):
     return 'Use a --workdir where you may write.'
   return 'Use another --workdir, or see to the disk.'

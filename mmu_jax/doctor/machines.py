@@ -1,10 +1,12 @@
-"""Devices, versions, and how fast processes talk to each other."""
+"""Checks of devices, versions, and the speed between processes."""
 
 from collections.abc import Sequence
+import ctypes
 import importlib.metadata
 import os
 import pathlib
 import platform
+import re
 import socket
 import statistics
 import time
@@ -19,13 +21,12 @@ import numpy as np
 from mmu_jax import __version__
 from mmu_jax import distributed
 from mmu_jax import sharding
-from mmu_jax.doctor import gpus
 from mmu_jax.errors import FAIL
 from mmu_jax.errors import Finding
 from mmu_jax.errors import OK
 from mmu_jax.errors import WARN
 
-PACKAGES = (
+_PACKAGES = (
   'jax',
   'jaxlib',
   'flax',
@@ -36,12 +37,15 @@ PACKAGES = (
   'numpy',
 )
 SIZES = (4 << 10, 1 << 20, 16 << 20)  # bytes on each device
-REPEATS = 5
-SLOW = 1.0  # GB/s between machines with accelerators
+_REPEATS = 5
+_SLOW = 1.0  # GB/s between machines with accelerators
+_SHARE = 0.9  # of a GPU's memory that JAX should have
+# A flag and, after a '=', its value; the last one counts.
+_EXACT = re.compile(r'--xla_gpu_deterministic_ops(?:=(\S*)|(?=\s|$))')
 
 
 class Speed(NamedTuple):
-  """A sum over all devices.
+  """Time of a sum over all devices.
 
   Attributes:
     size: bytes on each device.
@@ -55,7 +59,7 @@ class Speed(NamedTuple):
 
 
 def about() -> dict[str, Any]:
-  """Returns what there is to know of this process, as JSON."""
+  """Returns host, devices, versions and settings of this process, as JSON."""
   device = jax.local_devices()[0]
   memory = (device.memory_stats() or {}).get('bytes_limit', 0)
   return {
@@ -64,13 +68,13 @@ def about() -> dict[str, Any]:
     'kind': device.device_kind,
     'devices': jax.local_device_count(),
     'memory': memory,
-    'total': gpus.total(device) if device.platform == 'gpu' else 0,
-    'exact': gpus.is_exact(os.environ.get('XLA_FLAGS', '')),
+    'total': _gpu_bytes(device) if device.platform == 'gpu' else 0,
+    'exact': _is_exact(os.environ.get('XLA_FLAGS', '')),
     'nvidia': pathlib.Path('/dev/nvidia0').exists(),
     'python': platform.python_version(),
     'packages': {
       'mmu_jax': __version__,
-      **{name: _version(name) for name in PACKAGES},
+      **{name: _version(name) for name in _PACKAGES},
     },
     'untried': _untried(),
     'proxies': sorted(n for n in os.environ if n.lower().endswith('_proxy')),
@@ -81,7 +85,7 @@ def devices(everyone: Sequence[dict[str, Any]]) -> list[Finding]:
   """Looks at the devices of every process.
 
   Args:
-    everyone: ``about`` of each process.
+    everyone: result of ``about`` in each process.
   """
   found = [f'{x["devices"]} x {x["kind"]}' for x in everyone]
   total = sum(x['devices'] for x in everyone)
@@ -110,11 +114,46 @@ def devices(everyone: Sequence[dict[str, Any]]) -> list[Finding]:
   return [Finding(OK, 'devices', shown)]
 
 
+def gpu_settings(everyone: Sequence[dict[str, Any]]) -> list[Finding]:
+  """Looks at the settings of JAX for GPUs; other devices need none.
+
+  Args:
+    everyone: result of ``about`` in each process.
+  """
+  gpus = {i: x for i, x in enumerate(everyone) if x['platform'] == 'gpu'}
+  short = [i for i, x in gpus.items() if 0 < x['memory'] < _SHARE * x['total']]
+  found = []
+  if short:
+    x = gpus[short[0]]
+    found.append(
+      Finding(
+        WARN,
+        'memory',
+        f'JAX takes {x["memory"] / 2**30:.1f} GiB of '
+        f'{x["total"] / 2**30:.1f} GiB of a GPU in process {short[0]}',
+        'Set XLA_CLIENT_MEM_FRACTION=0.95, and see that nothing else runs '
+        'there.',
+      )
+    )
+  if not all(x['exact'] for x in gpus.values()):
+    found.append(
+      Finding(
+        WARN,
+        'resume',
+        'a job that was killed goes on, but not bit for '
+        'bit: the sums of a GPU come in any order',
+        'Add --xla_gpu_deterministic_ops=true to XLA_FLAGS for that; it '
+        'may be slower.',
+      )
+    )
+  return found
+
+
 def versions(everyone: Sequence[dict[str, Any]]) -> list[Finding]:
   """Looks at Python and packages; flax and jax were checked on import.
 
   Args:
-    everyone: ``about`` of each process.
+    everyone: result of ``about`` in each process.
   """
   here = everyone[0]
   differ = [
@@ -175,7 +214,7 @@ def mesh(spec: str) -> Finding:
   """Looks whether a mesh fits the devices.
 
   Args:
-    spec: as ``config.mesh`` has it.
+    spec: mesh as in ``config.mesh``.
 
   Example:
     >>> mesh('fsdp=3,tensor=-2').state
@@ -193,7 +232,7 @@ def sums(sizes: Sequence[int] = SIZES) -> tuple[list[Speed], Finding]:
   """Sums arrays over all devices of all processes, and takes the time.
 
   Args:
-    sizes: bytes on each device; multiples of 4.
+    sizes: sizes of the arrays on each device, bytes; multiples of 4.
   """
   number = jax.device_count()
   if number == 1:
@@ -220,7 +259,7 @@ def sums(sizes: Sequence[int] = SIZES) -> tuple[list[Speed], Finding]:
       'A device or a link is broken: leave machines out until it is right.',
     )
   fast = jax.devices()[0].platform != 'cpu' and jax.process_count() > 1
-  if fast and last.rate < SLOW:
+  if fast and last.rate < _SLOW:
     return speeds, Finding(
       WARN,
       'sum',
@@ -253,15 +292,37 @@ def _timed_sum(size):
   )
   total = float(add(x).addressable_data(0)[0, 0])  # compiles
   times = []
-  for _ in range(REPEATS):
+  for _ in range(_REPEATS):
     started = time.perf_counter()
     add(x).block_until_ready()
     times.append(time.perf_counter() - started)
   return statistics.median(times), total
 
 
+def _gpu_bytes(device):
+  """Memory of a GPU by NVIDIA's driver, in bytes; 0 if that does not say."""
+  try:
+    driver = ctypes.CDLL('libcuda.so.1')
+    size, handle = ctypes.c_size_t(), ctypes.c_int()
+    number = device.local_hardware_id or 0
+    wrong = (
+      driver.cuInit(0)
+      or driver.cuDeviceGet(ctypes.byref(handle), number)
+      or driver.cuDeviceTotalMem_v2(ctypes.byref(size), handle)
+    )
+  except (OSError, AttributeError):  # another driver
+    return 0
+  return 0 if wrong else size.value
+
+
+def _is_exact(flags):
+  """Whether XLA is told to take only kernels that repeat every bit."""
+  values = [x.group(1) for x in _EXACT.finditer(flags)]
+  return bool(values) and values[-1] in (None, 'true', 'True', '1')
+
+
 def _untried() -> list[str]:
-  """Installed versions that are outside of our requirements."""
+  """Installed packages whose versions are outside of our requirements."""
   from packaging import requirements  # comes with transformers
 
   try:

@@ -28,6 +28,26 @@ ASKED = dict(
   num_faces=8,
   num_shapes=8,
 )
+# A model of a few weights, as a config has it.
+MODEL = dict(
+  name='llava',
+  path='',
+  vision_config=dict(
+    hidden_size=8,
+    intermediate_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    image_size=8,
+    patch_size=4,
+  ),
+  text_config=dict(
+    hidden_size=8,
+    intermediate_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=2,
+  ),
+)
 TASKS = {'pictures': 'forget_vqa', 'text': 'forget_qa'}
 
 

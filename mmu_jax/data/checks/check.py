@@ -92,13 +92,8 @@ def tables(report: Report) -> list[Any]:
     state: sum(f.state == state for f in report.findings)
     for state in (FAIL, WARN, OK)
   }
-  colours = {FAIL: 'red', WARN: 'yellow', OK: 'dim'}
   called = {FAIL: 'error', WARN: 'warning', OK: 'note'}
-  lines = [
-    f'[{colours[f.state]}]{f.state:4}[/] {escape(f.what)}: '
-    + escape(f'{f.message}{" " + f.fix if f.fix else ""}')
-    for f in report.findings
-  ]
+  lines = [finding.line() for finding in report.findings]
   said = ', '.join(
     f'{n} {called[s]}{"s" * (n != 1)}' for s, n in counts.items()
   )
