@@ -111,7 +111,7 @@ def _train_begun(args):
   """The folder of the model in the workdir."""
   from mmu_jax.stages import job
 
-  return args.run if args.run in job.MODELS else f'unlearned/{args.run}'
+  return args.run if args.run in job.TRAINED else f'unlearned/{args.run}'
 
 
 def _saliency(args):

@@ -18,8 +18,8 @@ them; every folder in it says in a ``config.json`` what it was made from::
 from mmu_jax.stages.job import open_job
 from mmu_jax.stages.masking import saliency
 from mmu_jax.stages.pipeline import pipeline
+from mmu_jax.stages.reporting import report
 from mmu_jax.stages.scoring import evaluate
-from mmu_jax.stages.scoring import report
 from mmu_jax.stages.training import make
 from mmu_jax.stages.training import train
 from mmu_jax.stages.tuning import tune

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 
-from mmu_jax import checkpoint
 from mmu_jax import distributed
 from mmu_jax import gradients
 from mmu_jax import methods
@@ -20,19 +19,17 @@ from mmu_jax.data import datasets
 from mmu_jax.data.batches import batching
 from mmu_jax.data.encoding import processors
 from mmu_jax.distributed import progress
-from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.scoring import endpoint as chat
 from mmu_jax.models import from_options
 from mmu_jax.models import Model
 from mmu_jax.models.hub import loading as checkpoints
-from mmu_jax.training import loop
 from mmu_jax.typing import Params
 
 Config = ml_collections.ConfigDict
 Folder = str | pathlib.Path
 WORLD = ('seed', 'labels', 'data', 'model')  # what all of a workdir shares
-MODELS = ('base', 'vanilla', 'retrained')
+TRAINED = ('base', 'vanilla', 'retrained')  # before any run of the config
 MASKS = ('saliency', 'literal', 'topk', 'random')
 KEEP = ('importances', 'log_ratio')  # what is kept of a saliency
 OFFLOAD = ('reference',)  # what may wait in the memory of the host
@@ -234,7 +231,7 @@ def run_settings(config: Config, name: str) -> Config:
   """
   if name not in config.runs:
     raise UserError(
-      f'unknown run {name!r}; the config has {", ".join(MODELS)} and '
+      f'unknown run {name!r}; the config has {", ".join(TRAINED)} and '
       f'{", ".join(config.runs)}.'
     )
   run = config.runs[name]
@@ -261,45 +258,3 @@ def run_settings(config: Config, name: str) -> Config:
       f'{", ".join(config.unlearn.streams)}.'
     )
   return run
-
-
-def run_folder(job: Job, name: str) -> pathlib.Path:
-  """Returns the folder of a model."""
-  if name in MODELS:
-    return job.folder / name
-  return job.unlearned / 'unlearned' / name
-
-
-def final_folder(job: Job, name: str) -> pathlib.Path:
-  """Returns the folder of the parameters of a finished model.
-
-  Raises:
-    FileNotFoundError: if it is not there, or not finished.
-  """
-  folder = run_folder(job, name) / loop.FINAL
-  if checkpoint.latest_step(folder) is None:
-    raise MissingError(
-      f'the model {name!r} is needed, and {folder} does not hold it. Train '
-      f'it first: mmu train --run={name} (same --config and --workdir), or '
-      'mmu pipeline for everything.'
-    )
-  return folder
-
-
-def require(job: Job, name: str) -> None:
-  """Raises FileNotFoundError unless a model is finished; reads nothing."""
-  if name != 'base' or job.model.source is None:
-    final_folder(job, name)
-
-
-def final_params(job: Job, name: str) -> Params:
-  """Restores the parameters of a finished model; ``base`` of a checkpoint.
-
-  Raises:
-    FileNotFoundError: if it is not there, or not finished.
-  """
-  if name == 'base' and job.model.source is not None:
-    return checkpoints.load(job.model.source, mesh=job.mesh).params
-  require(job, name)
-  folder = run_folder(job, name) / loop.FINAL
-  return checkpoint.restore(folder, job.placed(job.model.abstract_params)).tree

@@ -24,13 +24,13 @@ from mmu_jax.errors import UserError
 from mmu_jax.saliency import codes
 from mmu_jax.saliency import FORGET
 from mmu_jax.stages.job import Config
-from mmu_jax.stages.job import final_params
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
 from mmu_jax.stages.job import MASKS
 from mmu_jax.stages.job import open_job
 from mmu_jax.stages.job import recipe
-from mmu_jax.stages.job import require
+from mmu_jax.stages.runs import final_params
+from mmu_jax.stages.runs import require
 from mmu_jax.stages.streams import make_stream
 from mmu_jax.stages.streams import Placed
 from mmu_jax.training import loop

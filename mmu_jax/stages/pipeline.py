@@ -7,10 +7,10 @@ from mmu_jax import distributed
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import describe
 from mmu_jax.stages.job import Folder
-from mmu_jax.stages.job import MODELS
+from mmu_jax.stages.job import TRAINED
 from mmu_jax.stages.masking import saliency
+from mmu_jax.stages.reporting import report
 from mmu_jax.stages.scoring import evaluate
-from mmu_jax.stages.scoring import report
 from mmu_jax.stages.training import make
 
 
@@ -27,7 +27,7 @@ def pipeline(config: Config, workdir: Folder) -> list[dict[str, Any]]:
   Returns:
     The rows of ``results.jsonl``.
   """
-  for run in MODELS:
+  for run in TRAINED:
     # The base model of a checkpoint is read when it is needed.
     if run != 'base' or not config.model.get('path'):
       job = make(config, workdir, run)

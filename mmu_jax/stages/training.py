@@ -18,15 +18,15 @@ from mmu_jax.distributed import progress
 from mmu_jax.evaluation.asking import decoding
 from mmu_jax.stages import masking
 from mmu_jax.stages.job import Config
-from mmu_jax.stages.job import final_params
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
-from mmu_jax.stages.job import MODELS
 from mmu_jax.stages.job import open_job
 from mmu_jax.stages.job import recipe
-from mmu_jax.stages.job import require
-from mmu_jax.stages.job import run_folder
 from mmu_jax.stages.job import run_settings
+from mmu_jax.stages.job import TRAINED
+from mmu_jax.stages.runs import final_params
+from mmu_jax.stages.runs import model_folder
+from mmu_jax.stages.runs import require
 from mmu_jax.stages.streams import make_stream
 from mmu_jax.training import loop
 from mmu_jax.training import optimizer
@@ -67,7 +67,7 @@ def train(config: Config, workdir: Folder, run: str = 'vanilla') -> Params:
 
 def make(config: Config, workdir: Folder, run: str) -> Job:
   """Trains one model unless it is finished, see ``train``; returns the job."""
-  settings = None if run in MODELS else run_settings(config, run)
+  settings = None if run in TRAINED else run_settings(config, run)
   job = open_job(config, workdir)
   with jax.set_mesh(job.mesh):
     if settings is None:
@@ -154,7 +154,7 @@ def _fit(
       ),
       job.placed(job.model.abstract_params),
       start,
-      run_folder(job, name),
+      model_folder(job, name),
       title=name,
       note={'family': job.model.family},
       save_every=save_every,
@@ -293,7 +293,7 @@ def _random(job: Job) -> Params:
 
 def _is_finished(job: Job, name: str, settings: dict[str, Any]) -> bool:
   """Claims the folder of a run; returns whether it holds the final model."""
-  folder = run_folder(job, name)
+  folder = model_folder(job, name)
   workdir_lib.claim(folder, settings)
   if checkpoint.latest_step(folder / loop.FINAL) is None:
     return False

@@ -10,10 +10,10 @@ from mmu_jax import workdir as workdir_lib
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.report import table
 from mmu_jax.stages.job import Config
-from mmu_jax.stages.job import final_params
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
 from mmu_jax.stages.job import open_job
+from mmu_jax.stages.runs import final_params
 from mmu_jax.stages.training import make_probe
 from mmu_jax.stages.training import unlearn
 

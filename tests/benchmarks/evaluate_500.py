@@ -32,6 +32,7 @@ from mmu_jax.data import row as row_lib
 from mmu_jax.data.batches import batching
 from mmu_jax.data.people import vocabulary
 from mmu_jax.data.people import world as people
+from mmu_jax.evaluation.asking import answers
 from mmu_jax.evaluation.asking import protocols
 from mmu_jax.evaluation.asking import tasks
 from mmu_jax.evaluation.scoring import scores
@@ -149,7 +150,7 @@ def _ours(pair, rows, processor, size, new_tokens):
     max_new_tokens=new_tokens,
     size=size,
   )
-  return [p['prediction'] for batch in found for p in batch]
+  return [p['text'] for batch in found for p in batch]
 
 
 def _theirs(pair, row, processor, new_tokens):
@@ -171,7 +172,9 @@ def _theirs(pair, row, processor, new_tokens):
   text = processor.tokenizer.decode(
     out[0, ids.shape[1] :], skip_special_tokens=True
   )
-  return scores.written(row, text.strip(), PLAIN)['prediction']
+  answer = answers.record(question, PLAIN, (row.question, text.strip()), ())
+  scores.score(answer)
+  return answer['text']
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mmu_jax import metrics
+from mmu_jax import workdir
 from mmu_jax.data.batches import batching
 from mmu_jax.data.row import Row
 from mmu_jax.evaluation.asking import decoding
@@ -22,6 +23,7 @@ from mmu_jax.evaluation.asking import tasks as tasks_lib
 from mmu_jax.evaluation.asking.protocols import official_clear
 from mmu_jax.evaluation.asking.protocols import official_mllmu_bench
 from mmu_jax.evaluation.asking.protocols import Question
+from mmu_jax.evaluation.scoring import scores
 from mmu_jax.models import llava
 
 RUNS = json.loads((folders.COMMON / 'eval_prompts.json').read_text())
@@ -120,7 +122,7 @@ def _assert_asked(questions, calls, prompt, processor):
 
 
 def _scripted(monkeypatch, questions, calls, protocol, encoder):
-  """Predictions of a model that says what the published one was made to."""
+  """Answers of a model that says what the published one was made to."""
   says = {q.row.key: c['scripted_output'] for q, c in zip(questions, calls)}
   waiting = []
 
@@ -190,8 +192,9 @@ WORDS = {
 MODALITY = {'forget_vqa': 'Image_Textual', 'forget_qa': 'Pure_Text'}
 
 
-def _mean(predictions, field):
-  return np.mean([p[field] for p in predictions])
+def _mean(answers, metric):
+  """The mean score; every answer must have it."""
+  return np.mean([scores.score(answer)[metric] for answer in answers])
 
 
 @pytest.mark.parametrize('task', MLLMU_TASKS)
@@ -214,7 +217,8 @@ def test_mllmu_bench_answers_earn_the_published_scores(
       assert value == pytest.approx(want[name], abs=1e-12)
   else:
     name, scale = ACCURACY[kind][task]
-    assert scale * _mean(found, 'correct') == pytest.approx(want[name])
+    metric = {'classification': 'accuracy', 'cloze': 'cloze'}[kind]
+    assert scale * _mean(found, metric) == pytest.approx(want[name])
 
 
 @FAMILIES
@@ -325,12 +329,12 @@ def test_clear_choices_earn_the_published_scores(
     monkeypatch, questions, run['calls'], CLEAR, encoders[family]
   )
   want = run['result']['VQA Accuracy']
-  assert _mean(found, 'correct') == pytest.approx(want)
+  assert _mean(found, 'accuracy') == pytest.approx(want)
 
 
 @FAMILIES
 def test_the_last_visual_answer_is_scored_for_every_question_in_text(
-  family, encoders, monkeypatch
+  family, encoders, monkeypatch, tmp_path
 ):
   """The published error; the answers that were not read are kept."""
   run = RUNS[f'CLEAR/{MODELS[family]}/generation']
@@ -346,17 +350,14 @@ def test_the_last_visual_answer_is_scored_for_every_question_in_text(
     for task, questions in asked.items()
   }
   assert CLEAR.answers_from('forget_qa') == 'forget_vqa'
-  stale = tasks_lib.reread(
-    asked['forget_qa'],
-    found['forget_qa'],
-    found['forget_vqa'][-1]['prediction'],
-    CLEAR,
-  )
+  for task, answers in found.items():
+    workdir.write_jsonl(tmp_path / f'{task}.jsonl', answers)
+  stale = scores.read_answers(tmp_path, 'forget_qa')
   for title, predictions in (('VQA', found['forget_vqa']), ('QA', stale)):
     for name, field in WORDS.items():
       want = run['result'][f'Average {name} ({title})']
       assert _mean(predictions, field) == pytest.approx(want)
-  assert {p['prediction'] for p in stale} == {'vqa-on-text-row-2'}
+  assert {p['text'] for p in stale} == {'vqa-on-text-row-2'}
   # What the model did say was right.
   assert [p['unread'] for p in stale] == [p['answer'] for p in stale]
   assert _mean(found['forget_qa'], 'rougeL') == 1

@@ -7,8 +7,8 @@ import pytest
 from mmu_jax import recipes
 from mmu_jax import stages
 from mmu_jax import workdir as workdir_lib
-from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import masking
+from mmu_jax.stages import runs
 from mmu_jax.stages import scoring
 from mmu_jax.stages import streams
 
@@ -94,7 +94,7 @@ def test_scores_of_a_model_of_other_settings_are_not_taken_over(
   config, tmp_path
 ):
   job = stages.open_job(config, tmp_path)
-  folder = job_lib.run_folder(job, 'vanilla')
+  folder = runs.model_folder(job, 'vanilla')
   workdir_lib.claim(folder, {'stage': {'rate': 1.0}})
   (folder / 'params' / '0').mkdir(parents=True)
   (folder / 'params' / 'note.json').write_text('{"rounds": 12}')
@@ -105,7 +105,7 @@ def test_scores_of_a_model_of_other_settings_are_not_taken_over(
     scores,
     {'evaluation': {'max_new_tokens': max_new_tokens}, 'model': made_from},
   )
-  (scores / 'results.jsonl').write_text('')
+  (scores / 'forget_qa.partial.jsonl').write_text('')
   with pytest.raises(ValueError, match='model.stage.rate: 0.5 there, 1.0'):
     scoring.evaluate(config, tmp_path, ['vanilla'])
 

@@ -16,7 +16,9 @@ from mmu_jax import recipes
 from mmu_jax import stages
 from mmu_jax.data.batches import batching
 from mmu_jax.evaluation.report import table
+from mmu_jax.metrics import exact_match
 from mmu_jax.stages import job as job_lib
+from mmu_jax.stages import runs as runs_lib
 from mmu_jax.training import loop
 
 ROOT = paths.ROOT
@@ -148,10 +150,11 @@ def test_every_answer_is_kept_and_its_row_was_asked(done):
     for task in TASKS:
       rows = _jsonl(folder / 'predictions' / run / f'{task}.jsonl')
       assert [r['key'] for r in rows] == [r.key for r in tasks[task]]
+    answers = _jsonl(folder / 'predictions' / run / 'forget_qa.jsonl')
     exact = [
-      r['correct']
-      for r in _jsonl(folder / 'predictions' / run / 'forget_qa.jsonl')
-      if r['task_kind'] == 'generation'
+      exact_match(a['text'], a['answer'])
+      for a in answers
+      if a['kind'] == 'generation'
     ]
     (result,) = [
       r
@@ -176,7 +179,7 @@ def test_report_and_plots_are_there(done):
 
 def test_finished_runs_keep_no_train_states(done):
   folder, _, _ = done
-  runs = [folder / n for n in job_lib.MODELS]
+  runs = [folder / n for n in job_lib.TRAINED]
   runs += [folder / 'unlearned' / n for n in RUNS]
   for run in runs:
     names = {p.name for p in run.iterdir()}
@@ -239,14 +242,14 @@ def test_controls_have_the_size_of_the_mask_and_other_places(copied):
 def test_a_strict_run_moves_no_bit_outside_the_mask(done):
   folder, _, _ = done
   job = _job(folder)
-  vanilla = job_lib.final_params(job, 'vanilla')
-  strict = job_lib.final_params(job, 'mmunlearner_strict')
+  vanilla = runs_lib.final_params(job, 'vanilla')
+  strict = runs_lib.final_params(job, 'mmunlearner_strict')
   mask = masks.unpack(_mask(folder, job), vanilla)
   assert toy.frozen_bits_kept(vanilla, strict, mask)
   moved = toy.vector(toy.moved(vanilla, strict))
   inside = toy.vector(mask)
   assert moved[inside > 0].mean() > 0.5
-  other = job_lib.final_params(job, 'ga')
+  other = runs_lib.final_params(job, 'ga')
   assert not toy.frozen_bits_kept(vanilla, other, mask)
 
 
@@ -317,11 +320,33 @@ def test_one_run_can_be_evaluated_alone_and_reported(copied, done):
   shutil.copytree(
     done[0] / 'predictions' / 'vanilla', copied / 'predictions' / 'vanilla'
   )
-  (copied / 'predictions' / 'vanilla' / 'results.jsonl').unlink()
   (copied / 'predictions' / 'vanilla' / 'forget_qa.jsonl').unlink()
   stages.report(_config(), copied)
   entries = json.loads((copied / 'gallery.json').read_text())
   assert all(set(entry['answers']) == {'ga'} for entry in entries)
+
+
+def test_a_model_that_another_stage_made_is_scored_and_shown(copied, done):
+  """Behind the runs of the config; nothing else is asked again."""
+  job, name = _job(copied), 'attacks/made_up/ga'
+  claim = dict(made_by='made_up', source='ga', settings={'scale': 2})
+  folder = runs_lib.claim_model(job, name, **claim)
+  assert not runs_lib.is_finished(folder)
+  params = runs_lib.final_params(job, 'ga')
+  weaker = jax.tree.map(lambda x: 0.5 * x, params)
+  checkpoint.save(folder / loop.FINAL, weaker, {'rounds': 9})
+  results = stages.evaluate(_config(), copied)
+  added = [row for row in results if row['run'] == name]
+  assert [row for row in results if row['run'] != name] == done[1]
+  assert {(row['task'], row['metric']) for row in added} == {
+    (row['task'], row['metric']) for row in done[1]
+  }
+  assert {row['step'] for row in added} == {9}
+  assert list(table.rows(results)) == [*MODELS, name]
+  page = stages.report(_config(), copied).read_text()
+  assert name in page
+  entries = json.loads((copied / 'gallery.json').read_text())
+  assert all(list(entry['answers']) == [*MODELS, name] for entry in entries)
 
 
 def test_a_run_of_other_settings_is_refused(copied):

@@ -1,6 +1,5 @@
 """Evaluation survives a kill, and each protocol reaches the results."""
 
-import json
 import shutil
 import types
 
@@ -17,8 +16,11 @@ from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.dataset import Task
 from mmu_jax.data.row import Row
 from mmu_jax.evaluation.asking import decoding
+from mmu_jax.evaluation.scoring import scores
 from mmu_jax.models import llava
 from mmu_jax.stages import job as job_lib
+from mmu_jax.stages import reporting
+from mmu_jax.stages import runs as runs_lib
 from mmu_jax.stages import scoring
 
 MODEL = types.SimpleNamespace(config=llava.LlavaConfig())
@@ -46,7 +48,7 @@ def _rows(task, people=3):
     rows.append(
       Row(
         f'{task}/{i}/said',
-        f'Say {i}',
+        f'Say {i} to {task}',
         f'He says {i}.',
         f'{i}',
         **more,
@@ -70,6 +72,7 @@ TASKS = by_name(
     reported=False,
   ),
 )
+REPORTED = [task.name for task in TASKS.values() if task.reported]
 
 
 def _config(**evaluation):
@@ -116,7 +119,7 @@ def model(monkeypatch):
     state['loaded'] += 1
     return run
 
-  monkeypatch.setattr(scoring, 'final_params', final_params)
+  monkeypatch.setattr(runs_lib, 'final_params', final_params)
   return state
 
 
@@ -146,7 +149,7 @@ def evaluate(model, encoder, monkeypatch):
     )
     monkeypatch.setattr(scoring, 'open_job', lambda config, workdir: job)
     for name in runs:
-      made = job_lib.run_folder(job, name)
+      made = runs_lib.model_folder(job, name)
       (made / 'params' / '0').mkdir(parents=True, exist_ok=True)
       (made / 'params' / '0' / '_DIGESTS').touch()
       workdir_lib.write_json(made / 'config.json', {'name': name})
@@ -183,35 +186,117 @@ def test_a_killed_evaluation_goes_on_where_it_was(evaluate, model, tmp_path):
   assert not list(killed.rglob('*.partial.jsonl'))
 
 
-def test_a_kill_behind_the_last_answer_leaves_no_partial(evaluate, tmp_path):
-  first = evaluate(tmp_path, ['vanilla'])
-  folder = tmp_path / 'predictions' / 'vanilla'
-  left = folder / 'forget_qa.partial.jsonl'
-  shutil.copyfile(folder / 'forget_qa.jsonl', left)
-  (folder / 'results.jsonl').unlink()
-  assert evaluate(tmp_path, ['vanilla']) == first
-  assert not left.exists()
-
-
-def test_what_is_scored_is_not_asked_again(evaluate, model, tmp_path):
+def test_what_is_answered_is_not_asked_again(evaluate, model, tmp_path):
+  """And no parameters are loaded to say what it is worth."""
   first = evaluate(tmp_path)
-  model['batches'] = 0
-  assert evaluate(tmp_path) == first and not model['batches']
+  model['batches'] = model['loaded'] = 0
+  (tmp_path / 'results.jsonl').unlink()
+  assert evaluate(tmp_path) == first
+  assert not model['batches'] and not model['loaded']
+  assert workdir_lib.read_jsonl(tmp_path / 'results.jsonl') == first
 
 
-def test_parameters_are_loaded_only_to_ask(evaluate, model, tmp_path):
-  first = evaluate(tmp_path, ['vanilla'])
-  (tmp_path / 'predictions' / 'vanilla' / 'results.jsonl').unlink()
-  model['loaded'] = 0
-  assert evaluate(tmp_path, ['vanilla']) == first and not model['loaded']
+def test_a_new_metric_costs_no_model_call(
+  evaluate, model, monkeypatch, tmp_path
+):
+  """One line of the table, and every model that was asked has the score."""
+  first = evaluate(tmp_path)
+  before = _predictions(tmp_path)
+  new = {'length': lambda answer: len(answer['text'])}
+  table = scores.METRICS | {'generation': scores.METRICS['generation'] | new}
+  monkeypatch.setattr(scores, 'METRICS', table)
+  model['batches'] = model['loaded'] = 0
+  results = evaluate(tmp_path)
+  assert not model['batches'] and not model['loaded']
+  added = [row for row in results if row['metric'] == 'length']
+  assert {(row['run'], row['task']) for row in added} == {
+    (run, task) for run in RUNS for task in REPORTED
+  }
+  assert [row for row in results if row not in added] == first
+  said = workdir_lib.read_jsonl(
+    tmp_path / 'predictions' / 'ga' / 'forget_qa.jsonl'
+  )
+  (row,) = [r for r in added if (r['run'], r['task']) == ('ga', 'forget_qa')]
+  assert row['value'] == pytest.approx(
+    np.mean([len(a['text']) for a in said]), rel=1e-5
+  )
+  assert workdir_lib.read_jsonl(tmp_path / 'results.jsonl') == results
+  assert _predictions(tmp_path) == before
+
+
+def test_answers_hold_no_scores(evaluate, tmp_path):
+  """Only what was asked, the text, and likelihoods by name."""
+  evaluate(tmp_path, ['vanilla'])
+  path = tmp_path / 'predictions' / 'vanilla' / 'retain_vqa.jsonl'
+  for row in workdir_lib.read_jsonl(path):
+    given = {'likelihoods', 'prompt', 'text'}
+    asked = {'key', 'kind', 'protocol', 'person', 'picture', 'question'}
+    assert set(row) == asked | given | {'answer', 'fact', 'options'}
+    assert row['prompt'].startswith('USER: <image>') and row['text']
+    names = [g['of'] for g in row['likelihoods']]
+    assert (
+      names
+      == {
+        'classification': ['option'] * 3,
+        'generation': ['answer', 'paraphrase', 'perturbed', 'perturbed'],
+      }[row['kind']]
+    )
+    assert all(g['tokens'] > 0 for g in row['likelihoods'])
 
 
 def test_scores_outlive_the_parameters(evaluate, tmp_path):
   """Those of a run, and of the retrained model that others are beside."""
   first = evaluate(tmp_path)
   for name in ('retrained', 'unlearned/ga'):
-    shutil.rmtree(tmp_path / name / 'params')
+    shutil.rmtree(tmp_path / name)
   assert evaluate(tmp_path, ['vanilla']) == first
+
+
+def test_only_complete_answers_are_scored(evaluate, model, tmp_path):
+  """A model that lacks one answer to one question is not shown, but asked."""
+  first = evaluate(tmp_path)
+  path = tmp_path / 'predictions' / 'ga' / 'retain_vqa.jsonl'
+  kept = workdir_lib.read_jsonl(path)
+  shutil.rmtree(tmp_path / 'unlearned' / 'ga' / 'params')
+  for left in (kept[:-1], kept[1:], []):
+    workdir_lib.write_jsonl(path, left)
+    found = evaluate(tmp_path, ['vanilla'])
+    assert {row['run'] for row in found} == {'vanilla', 'retrained'}
+  path.unlink()
+  found = evaluate(tmp_path, ['vanilla'])
+  assert {row['run'] for row in found} == {'vanilla', 'retrained'}
+  model['batches'] = 0
+  assert evaluate(tmp_path) == first  # the fixture makes its parameters again
+  assert model['batches'] == 4  # six questions, two at a time, kind by kind
+
+
+def test_every_model_and_task_is_scored_by_its_own_answers(evaluate, tmp_path):
+  """The text of every answer says who gave it; no two averages are alike."""
+  results = evaluate(tmp_path)
+  found = {
+    (r['run'], r['task']): r['value']
+    for r in results
+    if r['metric'] == 'probability'
+  }
+  assert len(found) == len(RUNS) * len(REPORTED)
+  for (run, task), value in found.items():
+    path = tmp_path / 'predictions' / run / f'{task}.jsonl'
+    given = [
+      answer['likelihoods'][0]
+      for answer in workdir_lib.read_jsonl(path)
+      if answer['kind'] == 'generation'
+    ]
+    want = np.mean([np.exp(-g['nll'] / g['tokens']) for g in given])
+    assert value == pytest.approx(want, rel=1e-5)
+  assert len(set(found.values())) == len(found)
+
+
+def test_answers_of_an_earlier_version_are_refused(evaluate, tmp_path):
+  evaluate(tmp_path)
+  path = tmp_path / 'predictions' / 'ga' / 'retain_vqa.jsonl'
+  workdir_lib.write_jsonl(path, [{'key': 'a', 'task_kind': 'generation'}])
+  with pytest.raises(ValueError, match='Delete the folder .*predictions/ga'):
+    evaluate(tmp_path)
 
 
 def test_the_batch_size_may_change(evaluate, model, tmp_path):
@@ -259,20 +344,14 @@ def test_a_report_shows_the_answers_of_its_scores(
   evaluate(tmp_path)
   evaluate(tmp_path, shots=1)
   read = {}
-  monkeypatch.setattr(
-    scoring.gallery, 'save', lambda *args, **kwargs: read.update(kwargs)
-  )
+  save = lambda folder, runs, *args, **kwargs: read.update(kwargs, runs=runs)
   write = lambda *args, **kwargs: read.update(page=kwargs['predictions'])
-  monkeypatch.setattr(scoring.report_lib, 'write_report', write)
-  scoring.report(_config(), tmp_path)
+  monkeypatch.setattr(reporting.gallery, 'save', save)
+  monkeypatch.setattr(reporting.page, 'write_report', write)
+  monkeypatch.setattr(reporting, 'open_job', scoring.open_job)
+  reporting.report(_config(), tmp_path)
   folder = tmp_path / 'predictions' / 'fixed-1shot'
-  assert read == {'predictions': folder, 'page': folder}
-
-
-def test_a_task_without_questions_has_no_last_answer():
-  said = [{'task_kind': 'generation', 'prediction': 'a'}]
-  found = {'forget_vqa': said, 'forget_qa': []}
-  assert not scoring._reread(found, [], 'forget_qa', 'forget_vqa', None)
+  assert read == {'predictions': folder, 'page': folder, 'runs': list(RUNS)}
 
 
 def test_every_score_has_n_and_an_interval(evaluate, tmp_path):
@@ -316,15 +395,7 @@ def test_every_score_has_n_and_an_interval(evaluate, tmp_path):
   assert metrics('ga', 'all') == {'model_utility'}
   # The retrained model is not compared with itself.
   assert 'js_divergence' not in metrics('retrained', 'retain_vqa')
-  assert 'validation_x_vqa' not in {r['task'] for r in results}
-  # Fields of the answer are kept beside its scores.
-  row = json.loads(
-    (tmp_path / 'predictions' / 'ga' / 'retain_vqa.jsonl')
-    .read_text()
-    .splitlines()[0]
-  )
-  assert row['prompt'].startswith('USER: <image>') and row['prediction']
-  assert row['parsed'] is None and len(row['option_nll']) == 3
+  assert 'chosen_by_vqa' not in {r['task'] for r in results}
 
 
 def test_only_the_official_protocol_reads_a_stale_answer(evaluate, tmp_path):
@@ -334,11 +405,11 @@ def test_only_the_official_protocol_reads_a_stale_answer(evaluate, tmp_path):
     evaluate(tmp_path / protocol, ['vanilla'], protocol=protocol)
     folder = tmp_path / protocol / 'predictions' / part / 'vanilla'
     said[protocol] = {
-      task: workdir_lib.read_jsonl(folder / f'{task}.jsonl')
+      task: scores.read_answers(folder, task)
       for task in ('forget_vqa', 'forget_qa')
     }
-  texts = lambda protocol, task, field='prediction': [
-    p[field] for p in said[protocol][task]
+  texts = lambda protocol, task, field='text': [
+    answer[field] for answer in said[protocol][task]
   ]
   assert len(set(texts('fixed', 'forget_qa'))) == 3
   assert len(texts('fixed', 'forget_vqa')) == 6
@@ -346,12 +417,10 @@ def test_only_the_official_protocol_reads_a_stale_answer(evaluate, tmp_path):
   assert len(texts('official', 'forget_vqa')) == 9
   last = texts('official', 'forget_vqa')[-1]
   assert set(texts('official', 'forget_qa')) == {last}
-  assert len(set(texts('official', 'forget_qa', 'unread'))) == 3
-  # From the files it is the same: what was not read is not lost.
-  before = _predictions(tmp_path / 'official')
-  (folder / 'results.jsonl').unlink()
-  evaluate(tmp_path / 'official', ['vanilla'], protocol='official')
-  assert _predictions(tmp_path / 'official') == before
+  # What was not read is not lost.
+  kept = workdir_lib.read_jsonl(folder / 'forget_qa.jsonl')
+  own = texts('official', 'forget_qa', 'unread')
+  assert [answer['text'] for answer in kept] == own and len(set(own)) == 3
 
 
 def test_shots_leave_their_people_out(evaluate, tmp_path):

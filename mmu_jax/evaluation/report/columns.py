@@ -59,7 +59,7 @@ class Layout(NamedTuple):
     forget: whether the people of the pictures are recognised.
     text: what is known in text about the same people.
     kept: the columns, with titles, that plots set against ``forget``.
-    judged: what single answers are right by: kind of row, field, least value.
+    judged: kind of row, metric and least value that make an answer right.
     judged_words: the same for a reader; '' where right is right.
   """
 
@@ -186,5 +186,5 @@ PEOPLE = Layout(
   ),
   text=Told('forget_qa', 'forget QA, text', 'questions in text about them'),
   kept=(('forget_qa', 'forget QA, text'), ('utility', 'utility U')),
-  judged=('generation', 'correct', 1),
+  judged=('generation', 'exact_match', 1),
 )

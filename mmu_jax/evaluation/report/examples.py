@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mmu_jax import workdir as workdir_lib
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.report import plots
 from mmu_jax.evaluation.report import table
 from mmu_jax.evaluation.report.columns import Layout
+from mmu_jax.evaluation.scoring import scores
 from mmu_jax.metrics import exact_match
 from mmu_jax.metrics import rouge
 
@@ -19,17 +19,16 @@ _SIDE = 240  # pixels of a picture, at most: a page of photographs stays small
 _GROUPS = ('forget', 'retain', 'real')
 
 
-def _predictions(folder: Path, run: str, task: str, judged) -> list[dict]:
-  """The answers of one kind of one run to one task, if they were kept."""
-  path = folder / run / f'{task}.jsonl'
-  rows = workdir_lib.read_jsonl(path) if path.is_file() else []
-  kind, field, least = judged
+def _judged(folder: Path, run: str, task: str, judged) -> list[dict]:
+  """The answers of one kind of one run to one task, right or wrong."""
+  kind, metric, least = judged
   # The same question may also have been asked with options.
-  return [
-    row | {'correct': row[field] >= least}
-    for row in rows
-    if row.get('task_kind', 'generation') == kind and field in row
+  rated = [
+    (answer, scores.METRICS[kind][metric](answer))
+    for answer in scores.read_answers(folder / run, task)
+    if answer['kind'] == kind
   ]
+  return [a | {'correct': x >= least} for a, x in rated if x is not None]
 
 
 def mistakes(predictions: Path, run: str, layout: Layout) -> list[dict]:
@@ -43,7 +42,7 @@ def mistakes(predictions: Path, run: str, layout: Layout) -> list[dict]:
   Returns:
     Sections with ``title``, ``rows`` (some of them), ``count`` and ``n``.
   """
-  read = lambda run, task: _predictions(predictions, run, task, layout.judged)
+  read = lambda run, task: _judged(predictions, run, task, layout.judged)
   sections, titles = [], _titles(layout)
   for task in plots.FORGET_TASKS:
     held = read(run, task)

@@ -10,6 +10,7 @@ import numpy as np
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.row import GENERATION
 from mmu_jax.data.row import Row
+from mmu_jax.evaluation.scoring import scores
 
 # task -> the group that the report shows it under, and how many people of it
 SHOWN = {
@@ -62,8 +63,8 @@ def save(
   """
   answers = {
     (run, task): {
-      row['key']: row['prediction']
-      for row in workdir_lib.read_jsonl(predictions / run / f'{task}.jsonl')
+      answer['key']: answer.get('text', '')
+      for answer in scores.read_answers(predictions / run, task)
     }
     for run in runs
     for task in _shown(tasks)

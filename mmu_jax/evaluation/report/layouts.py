@@ -319,7 +319,7 @@ MLLMU_BENCH = Layout(
     ('retain_vqa/accuracy', 'retain VQA, accuracy'),
     ('forget_qa/accuracy', 'forget QA, accuracy'),
   ),
-  judged=('cloze', 'correct', 1),
+  judged=('cloze', 'cloze', 1),
   judged_words='Cloze questions; an answer is right if it contains the words '
   'of the reference.',
 )

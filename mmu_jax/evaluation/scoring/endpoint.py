@@ -61,7 +61,7 @@ class Endpoint(NamedTuple):
   first_wait: float = 1.0
 
 
-def read(settings: Mapping[str, Any]) -> Endpoint | None:
+def make_endpoint(settings: Mapping[str, Any]) -> Endpoint | None:
   """Checks the settings of an endpoint; asks nothing.
 
   Args:

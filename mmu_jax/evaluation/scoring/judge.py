@@ -14,7 +14,7 @@ References:
 """
 
 import collections
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 import contextlib
 import hashlib
@@ -26,11 +26,13 @@ from typing import Any, NamedTuple
 
 from mmu_jax import metrics
 from mmu_jax import workdir as workdir_lib
+from mmu_jax.data.dataset import Task
 from mmu_jax.data.row import GENERATION
 from mmu_jax.distributed import progress
-from mmu_jax.evaluation.asking import tasks as tasks_lib
+from mmu_jax.evaluation.asking.answers import Answer
 from mmu_jax.evaluation.scoring import endpoint as chat
-from mmu_jax.evaluation.scoring.scores import Prediction
+from mmu_jax.evaluation.scoring.summarize import group_of
+from mmu_jax.evaluation.scoring.summarize import result
 
 LEAST, MOST = 1, 10
 MOST_FAILED = 10  # one after the other; then the others are not asked
@@ -108,15 +110,18 @@ def read_score(reply: str) -> float | None:
   return value if LEAST <= value <= MOST else None
 
 
-def prompt_of(prediction: Mapping[str, Any]) -> str:
-  """What the judge reads of one answer."""
-  fields = ('question', 'answer', 'prediction')
-  return PROMPT.format(**{name: prediction[name].strip() for name in fields})
+def prompt_of(answer: Answer) -> str:
+  """Returns the text that the judge reads of one answer."""
+  return PROMPT.format(
+    question=answer['question'].strip(),
+    answer=answer['answer'].strip(),
+    prediction=answer['text'].strip(),
+  )
 
 
 def judge(
   endpoint: chat.Endpoint,
-  predictions: Sequence[Mapping[str, Any]],
+  answers: Sequence[Answer],
   cache: pathlib.Path,
   title: str = 'judge',
 ) -> list[Verdict]:
@@ -124,7 +129,7 @@ def judge(
 
   Args:
     endpoint: who judges.
-    predictions: with ``question``, ``answer`` and ``prediction``.
+    answers: records of generated answers.
     cache: a file of replies by the hash of model and prompt; grows with every
       reply, so that a process that is killed loses what is under way.
     title: of the progress bar.
@@ -136,7 +141,7 @@ def judge(
     ValueError: if the endpoint refuses every question (``chat.Refused``).
     OSError: if the cache cannot be written: the disk is full, say.
   """
-  prompts = [prompt_of(prediction) for prediction in predictions]
+  prompts = [prompt_of(answer) for answer in answers]
   keys = {prompt: _hash(endpoint.model, prompt) for prompt in prompts}
   replies = {}
   if cache.exists():
@@ -206,34 +211,34 @@ def _in_parallel(endpoint, prompts) -> Iterator[tuple[str, futures.Future]]:
     pool.shutdown(cancel_futures=True)
 
 
-def summarize(
-  predictions: Sequence[Mapping[str, Any]],
+def average(
+  answers: Sequence[Answer],
   verdicts: Sequence[Verdict],
   *,
-  task: str,
+  task: Task,
   run: str,
   step: int,
 ) -> list[dict[str, Any]]:
   """Averages the verdicts of a task, with a 95 % interval over people.
 
   Args:
-    predictions: what was judged.
-    verdicts: one for each.
-    task: its name.
-    run: whose answers they are.
-    step: the round that the run had reached.
+    answers: records that were judged.
+    verdicts: one for each answer.
+    task: questions that were asked.
+    run: name of the model.
+    step: round that the model had reached.
 
   Returns:
     Rows of ``results.jsonl``: ``factuality``, its n the answers that have a
     score, and ``factuality_unscored``, the share of those without.
   """
-  groups = [p['person'] or p['image_key'] for p in predictions]
+  groups = [group_of(answer) for answer in answers]
   scored = [
     (verdict.score, group)
     for verdict, group in zip(verdicts, groups, strict=True)
     if verdict.score is not None
   ]
-  make = lambda metric, value, bounds, n: tasks_lib.result(
+  make = lambda metric, value, bounds, n: result(
     run, step, task, metric, value, bounds, n
   )
   results = []
@@ -255,42 +260,42 @@ def summarize(
 
 def factuality(
   endpoint: chat.Endpoint,
-  predictions: Mapping[str, Sequence[Prediction]],
+  answers: Sequence[tuple[Task, Sequence[Answer]]],
   folder: pathlib.Path,
   cache: pathlib.Path,
   *,
   run: str,
   step: int,
 ) -> list[dict[str, Any]]:
-  """Judges the generated answers of one run, and says what has no score.
+  """Judges the generated answers of one run, and says which have no score.
 
   Args:
     endpoint: who judges.
-    predictions: of every task; options and cloze questions are passed over.
+    answers: every task with its answers; only generated ones are judged.
     folder: gets ``<task>.judged.jsonl``: key, score, reply and reason.
     cache: see ``judge``.
-    run: whose answers they are.
-    step: the round that the run had reached.
+    run: name of the model.
+    step: round that the model had reached.
 
   Returns:
     Rows of ``results.jsonl``.
   """
-  asked = {
-    task: [p for p in found if p['task_kind'] == GENERATION]
-    for task, found in predictions.items()
-  }
-  flat = [p for found in asked.values() for p in found]
+  asked = [
+    (task, [a for a in found if a['kind'] == GENERATION])
+    for task, found in answers
+  ]
+  flat = [answer for _, found in asked for answer in found]
   verdicts = judge(endpoint, flat, cache, f'judge {run}')
   left, results = iter(verdicts), []
-  for task, found in asked.items():
+  for task, found in asked:
     given = [next(left) for _ in found]
     if not found:
       continue
     workdir_lib.write_jsonl(
-      folder / f'{task}.judged.jsonl',
-      ({'key': p['key'], **v._asdict()} for p, v in zip(found, given)),
+      folder / f'{task.name}.judged.jsonl',
+      ({'key': a['key'], **v._asdict()} for a, v in zip(found, given)),
     )
-    results += summarize(found, given, task=task, run=run, step=step)
+    results += average(found, given, task=task, run=run, step=step)
   _say_unscored(verdicts, run)
   return results
 

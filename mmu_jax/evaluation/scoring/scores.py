@@ -1,108 +1,190 @@
-"""What an answer earns: one row of ``predictions/<run>/<task>.jsonl``."""
+"""Scores of single answers, in one table by kind of question: ``METRICS``.
 
-from collections.abc import Sequence
-from typing import Any
+A metric is a function of an answer record (see ``asking.answers``); it returns
+None for a record that has no such score. Scores are computed whenever results
+are written, so a new metric is one line here and costs no model call.
+"""
+
+from collections.abc import Callable
+import functools
+import pathlib
 
 import numpy as np
 
 from mmu_jax import metrics
-from mmu_jax.data import row as row_lib
-from mmu_jax.data.row import Row
-from mmu_jax.evaluation.asking.protocols import Protocol
+from mmu_jax.data.row import CLASSIFICATION
+from mmu_jax.data.row import CLOZE
+from mmu_jax.data.row import GENERATION
+from mmu_jax.evaluation.asking import answers as answers_lib
+from mmu_jax.evaluation.asking.answers import Answer
+from mmu_jax.evaluation.asking.protocols import PROTOCOLS
 from mmu_jax.metrics.truth_ratio import forget_score
 from mmu_jax.metrics.truth_ratio import retain_score
 
-Prediction = dict[str, Any]
-Likelihood = tuple[float, int]  # nll in nats of an answer, and its tokens
+Metric = Callable[[Answer], float | None]
 
 
-def asked(row: Row) -> Prediction:
-  """What a prediction says of its row."""
-  return {
-    'key': row.key,
-    'task_kind': row.task,
-    'person': row.person,
-    'image_key': row.image_key,
-    'question': row.question,
-    'answer': row.answer,
-  }
+def read_answers(folder: pathlib.Path, task: str) -> list[Answer]:
+  """Reads the answers of one run to a task, as its protocol scores them.
 
-
-def written(row: Row, text: str, protocol: Protocol) -> Prediction:
-  """The scores of a generated answer.
+  They are the recorded ones, but for an error of a published evaluation: the
+  last text of another task can stand for all texts of this one
+  (``Protocol.answers_from``). Then ``unread`` is the text of the model.
 
   Args:
-    row: what was asked.
-    text: what the model said.
-    protocol: how a choice among options is read.
+    folder: answers of a run, one file for each task.
+    task: name of the task.
 
   Returns:
-    ``prediction``, the text; ``correct`` (0 or 1) by what the row is: the
-    letter of the right option, the fact within the answer, or the whole
-    answer; ``parsed`` what was read, for options; ROUGE and BLEU of a
-    generated answer; and, but for ``plain``, ``contains`` (the fact),
-    ``empty`` and ``gibberish``.
+    Answer records; none if the task was not asked.
   """
-  scored: Prediction = {'prediction': text}
-  if row.task == row_lib.CLASSIFICATION:
-    scored |= protocol.mark(row, text)
-    scored['accuracy'] = scored['correct']
-  elif row.task == row_lib.CLOZE:
-    scored['correct'] = int(metrics.contains(text, row.fact))
-  else:
-    scored['correct'] = int(metrics.exact_match(text, row.answer))
-    scored |= metrics.rouge(text, row.answer)
-    scored['bleu'] = metrics.bleu(text, row.answer)
-  if protocol.name == 'plain':
-    return scored
-  if row.task == row_lib.GENERATION and row.fact.strip():
-    scored['contains'] = int(metrics.contains(text, row.fact))
-  return scored | {
-    'empty': int(metrics.is_empty(text)),
-    'gibberish': int(metrics.is_gibberish(text)),
-  }
+  found = answers_lib.read(folder / f'{task}.jsonl')
+  if not found:
+    return []
+  source = PROTOCOLS[found[0]['protocol']].answers_from(task)
+  others = answers_lib.read(folder / f'{source}.jsonl') if source else []
+  written = [other for other in others if other['kind'] == GENERATION]
+  if not written:
+    return found
+  last = written[-1]['text']
+  return [answer | {'text': last, 'unread': answer['text']} for answer in found]
 
 
-def compared(
-  row: Row, found: Sequence[Likelihood], protocol: Protocol
-) -> Prediction:
-  """The scores of given answers, from how likely the model finds them.
+def score(answer: Answer) -> dict[str, float]:
+  """Returns every score that an answer has, by metric."""
+  found = {name: f(answer) for name, f in METRICS[answer['kind']].items()}
+  return {name: value for name, value in found.items() if value is not None}
 
-  Args:
-    row: what was asked.
-    found: of the options; or of the answer (of a cloze row, the fact), and,
-      where the row has wrong answers, its paraphrase and each of those.
-    protocol: ``plain`` takes the likeliest option for the answer.
 
-  Returns:
-    Of options: ``choice`` (0 or 1), whether the right one is the likeliest by
-    the whole nll, ``chosen``, which is, ``option_nll``, and ``probability``,
-    the share of the right one, per token. Of an answer: ``probability``, per
-    token, and ``truth_ratio``.
+def option_shares(answer: Answer) -> np.ndarray | None:
+  """Returns the model's distribution over the options; None without them.
+
+  The nll are taken to six decimals: beyond them float32 sums are noise.
   """
-  if row.task == row_lib.CLASSIFICATION:
-    return _chosen(row, found, protocol)
-  per_token = [nll / tokens for nll, tokens in found]
-  scored: Prediction = {'probability': metrics.answer_probability(*found[0])}
-  if len(found) > 1:
-    ratio = metrics.truth_ratio(per_token[1], per_token[2:])
-    scored['truth_ratio'] = ratio
-    scored['truth_ratio_forget'] = forget_score(ratio)
-    scored['truth_ratio_retain'] = retain_score(ratio)
-  return scored
+  nll = [round(option['nll'], 6) for option in _given(answer, 'option')]
+  return metrics.option_shares(nll) if nll else None
 
 
-def _chosen(row, found, protocol):
-  """Which option is the likeliest."""
-  nll, tokens = zip(*found)
-  chosen = row.options[int(np.argmin(nll))]
-  choice = int(metrics.exact_match(chosen, row.answer))
-  if protocol.name == 'plain':
-    return {'prediction': chosen, 'correct': choice, 'choice': choice}
-  right = row.options.index(row.answer)
-  return {
-    'choice': choice,
-    'chosen': chosen,
-    'option_nll': [round(float(x), 6) for x in nll],
-    'probability': float(metrics.option_shares(nll, tokens)[right]),
-  }
+def truth_ratio(answer: Answer) -> float | None:
+  """Returns how likely wrong answers are beside the paraphrased right one."""
+  per_token = lambda given: given['nll'] / given['tokens']
+  wrong = [per_token(given) for given in _given(answer, 'perturbed')]
+  if not wrong:
+    return None
+  (paraphrase,) = _given(answer, 'paraphrase')
+  return metrics.truth_ratio(per_token(paraphrase), wrong)
+
+
+def _given(answer: Answer, of: str) -> list[dict]:
+  """Likelihoods of the given answers of one name."""
+  return [g for g in answer.get('likelihoods', ()) if g['of'] == of]
+
+
+def _of_text(function: Callable[[Answer], float]) -> Metric:
+  """A metric of the generated text; None where nothing was generated."""
+  return lambda answer: function(answer) if 'text' in answer else None
+
+
+def _detail(metric: Metric) -> Metric:
+  """A metric that brief protocols leave out."""
+  brief = lambda answer: PROTOCOLS[answer['protocol']].brief
+  return lambda answer: None if brief(answer) else metric(answer)
+
+
+# Three metrics are read from one count of words.
+_rouge = functools.lru_cache(maxsize=1 << 14)(metrics.rouge)
+
+
+def _words(kind: str) -> Metric:
+  """A ROUGE score of the generated text."""
+  return _of_text(lambda a: _rouge(a['text'], a['answer'])[kind])
+
+
+def _contains(answer: Answer) -> float | None:
+  """Whether a generated answer contains the fact, if the row has one."""
+  if not answer['fact'].strip():
+    return None
+  return int(metrics.contains(answer['text'], answer['fact']))
+
+
+def _probability(answer: Answer) -> float | None:
+  """The probability of the given answer, per token."""
+  given = _given(answer, 'answer')
+  if not given:
+    return None
+  return metrics.answer_probability(given[0]['nll'], given[0]['tokens'])
+
+
+def _truth(function: Callable[[float], float]) -> Metric:
+  """A score of the truth ratio."""
+
+  def metric(answer):
+    ratio = truth_ratio(answer)
+    return None if ratio is None else function(ratio)
+
+  return metric
+
+
+def _choice(answer: Answer) -> float | None:
+  """Whether the likeliest option, by its whole nll, is the right one."""
+  options = _given(answer, 'option')
+  if not options:
+    return None
+  likeliest = options[int(np.argmin([given['nll'] for given in options]))]
+  return int(metrics.exact_match(likeliest['text'], answer['answer']))
+
+
+def _choice_probability(answer: Answer) -> float | None:
+  """The share of the right option, per token."""
+  options = _given(answer, 'option')
+  if not options:
+    return None
+  shares = metrics.option_shares(
+    [given['nll'] for given in options], [given['tokens'] for given in options]
+  )
+  right = [given['text'] for given in options].index(answer['answer'])
+  return float(shares[right])
+
+
+def _marked(name: str) -> Metric:
+  """A mark that the protocol gives a generated choice; None if it has none."""
+  mark = lambda a: PROTOCOLS[a['protocol']].mark(a).get(name)
+  return _of_text(mark)
+
+
+_exact_match = _of_text(
+  lambda a: int(metrics.exact_match(a['text'], a['answer']))
+)
+_empty = _detail(_of_text(lambda a: int(metrics.is_empty(a['text']))))
+_gibberish = _detail(_of_text(lambda a: int(metrics.is_gibberish(a['text']))))
+
+METRICS: dict[str, dict[str, Metric]] = {
+  GENERATION: {
+    'exact_match': _exact_match,
+    'rouge1': _words('rouge1'),
+    'rouge2': _words('rouge2'),
+    'rougeL': _words('rougeL'),
+    'bleu': _of_text(lambda a: metrics.bleu(a['text'], a['answer'])),
+    'contains': _detail(_of_text(_contains)),
+    'probability': _probability,
+    'truth_ratio_forget': _truth(forget_score),
+    'truth_ratio_retain': _truth(retain_score),
+    'empty': _empty,
+    'gibberish': _gibberish,
+  },
+  CLOZE: {
+    'cloze': _of_text(lambda a: int(metrics.contains(a['text'], a['fact']))),
+    'cloze_probability': _probability,
+    'cloze_empty': _empty,
+    'cloze_gibberish': _gibberish,
+  },
+  CLASSIFICATION: {
+    'choice': _choice,
+    'accuracy': _marked('accuracy'),
+    'accuracy_first_letter': _marked('accuracy_first_letter'),
+    'choice_probability': _detail(_choice_probability),
+    'unparsed': _marked('unparsed'),
+    'choice_empty': _empty,
+    'choice_gibberish': _gibberish,
+  },
+}

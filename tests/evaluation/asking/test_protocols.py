@@ -293,11 +293,10 @@ def test_a_model_answers_every_kind_of_question(family, shots, encoders):
     _nll(model, params, example, encoder)
     for example in FIXED.answers(choice, encoder)
   ]
-  np.testing.assert_allclose(
-    by_key[choice.row.key]['option_nll'], alone, rtol=1e-4
-  )
+  given = by_key[choice.row.key]['likelihoods']
+  np.testing.assert_allclose([g['nll'] for g in given], alone, rtol=1e-4)
   for p in found:
-    assert 0 < p['probability'] < 1 and 'prompt' in p
+    assert all(g['nll'] > 0 for g in p['likelihoods']) and 'prompt' in p
 
 
 @FAMILIES
@@ -361,7 +360,7 @@ def test_a_placeholder_without_a_picture_can_be_asked(family, encoders):
   row = TASKS['forget_qa'][3]
   blind, seen = Question(row, blind=True), Question(row)
   predict = lambda questions: [
-    p['prediction']
+    p['text']
     for batch in tasks_lib.predict(
       model,
       params,

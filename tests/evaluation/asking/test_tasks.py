@@ -1,4 +1,4 @@
-"""Every row is asked in its own way; every score says its n and interval."""
+"""Every row is asked in its own way, and only rows that are not done."""
 
 import types
 
@@ -34,7 +34,7 @@ class _Example:
   """An example of so many answer tokens, whose row the model sees."""
 
   def __init__(self, row, answer='', tokens=1):
-    self.row, self.answer = row, answer
+    self.row = row._replace(answer=answer)
     self.labelled = np.ones(tokens, bool)
 
 
@@ -111,84 +111,67 @@ def test_rows_are_asked_in_the_way_of_their_task(predict):
     protocol=_told(PLAIN),
   )
   assert asked == {'texts': [['b', 'c']], 'nll': [['a', 'd']]}
-  assert [p['correct'] for p in found] == [1, 1, 1, 0]
-  said = [ANSWER, ANSWER, 'It is a Parrot, I think.', OPTIONS[0]]
-  assert [p['prediction'] for p in found] == said
-  assert [p['task_kind'] for p in found] == [row.task for row in rows]
-
-
-def test_generation_is_scored_by_words_and_exactly(predict):
-  rows = [_row('same'), _row('near'), _row('other')]
-  found, _ = predict(
-    rows,
-    texts={
-      'same': ' maria lopez  keeps a parrot. ',
-      'near': 'Maria Lopez keeps a dog.',
-      'other': 'I do not know',
-    },
-    protocol=_told(PLAIN),
-  )
-  same, near, other = found
-  assert [p['correct'] for p in found] == [1, 0, 0]
-  assert same['rougeL'] == 1
-  assert near['rouge1'] == near['rougeL'] == pytest.approx(0.8)
-  assert near['rouge2'] == pytest.approx(0.75)
-  assert other['rougeL'] == 0 and 0 < near['bleu'] < 1
-
-
-def test_a_cloze_answer_needs_the_fact_alone(predict):
-  rows = [_row('yes', 'cloze'), _row('no', 'cloze')]
-  texts = {'yes': 'a PARROT', 'no': 'Maria Lopez'}
-  found, _ = predict(rows, texts=texts, protocol=_told(PLAIN))
-  assert [p['correct'] for p in found] == [1, 0]
-  assert 'rougeL' not in found[0]
+  said = [None, ANSWER, 'It is a Parrot, I think.', None]
+  assert [p.get('text') for p in found] == said
+  assert [p['kind'] for p in found] == [row.task for row in rows]
 
 
 def test_a_choice_is_generated_and_compared_by_the_fixed_protocol(predict):
-  """The letter, the published parser, and the likeliest option, apart."""
-  rows = [_choice('a'), _choice('b')]
-  found, asked = predict(
-    rows,
-    texts={'a': 'The answer is B', 'b': 'hm'},
-    nll={'a': [9.0, 8.0, 7.0], 'b': [10.0, 5.0, 10.0]},
+  (found,), asked = predict(
+    [_choice('a')],
+    texts={'a': 'The answer is B'},
+    nll={'a': [9.0, 8.0, 7.0]},
     protocol=_told(FIXED),
   )
-  assert asked == {'texts': [['a', 'b']], 'nll': [['a', 'b']]}
-  pick = lambda field: [p[field] for p in found]
-  assert pick('parsed') == ['B', None] and pick('unparsed') == [0, 1]
-  assert pick('correct') == pick('accuracy') == [1, 0]
-  assert pick('first_letter') == ['T', 'H']
-  assert pick('first_letter_correct') == [0, 0]
-  assert pick('choice') == [0, 1]
-  assert pick('chosen') == [OPTIONS[2], OPTIONS[1]]
-  assert pick('prompt') == ['<Q a?>', '<Q b?>']
-  # Five words an option: nll 2, 1, 2 a token.
-  want = np.exp(-1) / (np.exp(-1) + 2 * np.exp(-2))
-  assert found[1]['probability'] == pytest.approx(want)
+  assert asked == {'texts': [['a']], 'nll': [['a']]}
+  assert (found['text'], found['prompt']) == ('The answer is B', '<Q a?>')
+  assert found['likelihoods'] == [
+    {'of': 'option', 'text': text, 'nll': nll, 'tokens': 5}
+    for text, nll in zip(OPTIONS, (9.0, 8.0, 7.0))
+  ]
 
 
-def test_likelihoods_of_wrong_answers_make_a_truth_ratio(predict):
-  """Only where a row has them."""
-  rows = [_row('with'), _row('without')]
+def test_every_row_keeps_the_likelihoods_of_its_own_answers(predict):
+  """Rows without given answers stand between rows with some."""
+  rows = [_row('with'), _row('without'), _row('alone')]
   given = {
     'with': (ANSWER, 'A parrot lives there', 'a dog', 'a cat'),
-    'without': (ANSWER,),
+    'alone': (ANSWER,),
   }
-  nll = {'with': [5.0, 4.0, 6.0, 2.0], 'without': [10.0]}
-  found, _ = predict(
+  found, asked = predict(
     rows,
-    texts={'with': 'a parrot', 'without': ''},
-    nll=nll,
+    texts={row.key: f'to {row.key}' for row in rows},
+    nll={'with': [5.0, 4.0, 6.0, 2.0], 'alone': [10.0]},
     protocol=_told(FIXED, given),
   )
-  # Per token: the answer 1, the paraphrase 1, wrong ones 3 and 1.
-  assert found[0]['probability'] == pytest.approx(np.exp(-1))
-  assert found[0]['truth_ratio'] == pytest.approx(np.exp(1 - 2))
-  assert found[0]['truth_ratio_retain'] == pytest.approx(1 - np.exp(-1))
-  assert found[1]['probability'] == pytest.approx(np.exp(-2))
-  assert 'truth_ratio' not in found[1]
-  assert [p['empty'] for p in found] == [0, 1]
-  assert [p['contains'] for p in found] == [1, 0]
+  assert asked['nll'] == [['with', 'alone']]
+  told = lambda p: [(g['of'], g['nll'], g['tokens']) for g in p['likelihoods']]
+  assert told(found[0]) == [
+    ('answer', 5.0, 5),
+    ('paraphrase', 4.0, 4),
+    ('perturbed', 6.0, 2),
+    ('perturbed', 2.0, 2),
+  ]
+  assert told(found[2]) == [('answer', 10.0, 5)]
+  assert 'likelihoods' not in found[1]
+  assert [p['text'] for p in found] == [f'to {row.key}' for row in rows]
+
+
+def test_records_hold_no_score(predict):
+  found, _ = predict([_row('a')], texts={'a': ANSWER}, protocol=_told(PLAIN))
+  assert set(found[0]) == {
+    'key',
+    'kind',
+    'protocol',
+    'person',
+    'picture',
+    'question',
+    'answer',
+    'fact',
+    'options',
+    'text',
+    'prompt',
+  }
 
 
 def test_batches_that_are_done_are_left_out(predict):
@@ -201,111 +184,3 @@ def test_batches_that_are_done_are_left_out(predict):
   left, asked = predict(rows, done={'0', '1', '2', 'a'}, **ask)
   assert asked == {'texts': [['2', '3'], ['4']], 'nll': []}
   assert left == every[2:5]
-
-
-def test_one_text_can_be_scored_for_every_question():
-  rows = [_row('a'), _row('b')]
-  before = [
-    tasks.scores.asked(row) | {'prediction': f'said {row.key}', 'correct': 0}
-    for row in rows
-  ]
-  found = tasks.reread([*map(Question, rows)], before, ANSWER, FIXED)
-  assert [p['correct'] for p in found] == [1, 1]
-  assert [p['prediction'] for p in found] == [ANSWER, ANSWER]
-  assert [p['unread'] for p in found] == ['said a', 'said b']
-
-
-def _scored(correct, kind='cloze', people=None):
-  people = people or [f'p{i}' for i in range(len(correct))]
-  return [
-    {'task_kind': kind, 'person': person, 'image_key': None, 'correct': c}
-    for c, person in zip(correct, people, strict=True)
-  ]
-
-
-def test_results_state_value_n_and_interval():
-  rng = np.random.default_rng(0)
-  correct = rng.integers(0, 2, 40).tolist()
-  (result,) = tasks.summarize(
-    _scored(correct), task='forget_vqa', run='ga', step=60
-  )
-  assert result['value'] == pytest.approx(np.mean(correct), abs=1e-6)
-  assert result['low'] < result['value'] < result['high']
-  assert result['high'] - result['low'] == pytest.approx(
-    2 * 1.96 * np.std(correct) / np.sqrt(40), rel=0.2
-  )
-  del result['value'], result['low'], result['high']
-  assert result == {
-    'run': 'ga',
-    'step': 60,
-    'task': 'forget_vqa',
-    'split': 'forget',
-    'metric': 'cloze',
-    'n': 40,
-  }
-
-
-def test_answers_about_one_person_stand_and_fall_together():
-  """Eight answers each of five people say as much as five answers."""
-  correct = [int(i < 16) for i in range(40)]
-  apart = tasks.summarize(_scored(correct), task='t', run='r', step=0)[0]
-  people = [f'p{i // 8}' for i in range(40)]
-  together = tasks.summarize(
-    _scored(correct, people=people), task='t', run='r', step=0
-  )[0]
-  assert apart['value'] == together['value']
-  width = lambda result: result['high'] - result['low']
-  assert width(together) > 2 * width(apart)
-
-
-def test_pictures_group_what_has_no_person():
-  predictions = _scored([int(i < 16) for i in range(40)])
-  for i, p in enumerate(predictions):
-    p.update(person=None, image_key=f'face/{i // 8}')
-  grouped = tasks.summarize(predictions, task='t', run='r', step=0)[0]
-  for i, p in enumerate(predictions):
-    p['image_key'] = f'face/{i}'
-  apart = tasks.summarize(predictions, task='t', run='r', step=0)[0]
-  assert grouped['high'] - grouped['low'] > apart['high'] - apart['low']
-
-
-def test_each_kind_has_its_metrics():
-  generation = _scored([0, 1], 'generation')
-  for i, p in enumerate(generation):
-    p.update(rouge1=i / 2, rouge2=i / 4, rougeL=i / 8, bleu=i / 16)
-  chosen = _scored([1, 1, 0], 'classification')
-  for p in chosen:
-    p.update(choice=p['correct'])
-  results = tasks.summarize(
-    generation + chosen, task='validation_retain_qa', run='r', step=3
-  )
-  found = {r['metric']: (r['value'], r['n']) for r in results}
-  assert found == {
-    'exact_match': (0.5, 2),
-    'rouge1': (0.25, 2),
-    'rouge2': (0.125, 2),
-    'rougeL': (0.0625, 2),
-    'bleu': (0.03125, 2),
-    'choice': (0.666667, 3),
-  }
-  assert {r['split'] for r in results} == {'retain'}
-
-
-@pytest.mark.parametrize(
-  'task, metric, value',
-  [
-    ('forget_vqa', 'truth_ratio_forget', 0.5),
-    ('retain_vqa', 'truth_ratio_retain', 0.25),
-    ('real_faces', 'truth_ratio_retain', 0.25),
-  ],
-)
-def test_a_truth_ratio_is_scored_by_what_was_to_become_of_it(
-  task, metric, value
-):
-  """And n counts the rows that have one."""
-  predictions = _scored([0, 0, 1], 'generation')
-  for p in predictions[:2]:
-    p.update(truth_ratio_forget=0.5, truth_ratio_retain=0.25)
-  results = tasks.summarize(predictions, task=task, run='r', step=0)
-  found = {r['metric']: (r['value'], r['n']) for r in results}
-  assert found == {'exact_match': (0.333333, 3), metric: (value, 2)}

@@ -4,6 +4,7 @@ import io
 import json
 import re
 
+import answered
 import numpy as np
 import pytest
 from rich.console import Console
@@ -312,21 +313,10 @@ def test_mistakes_are_cloze_answers_or_sentences_far_from_the_reference(
   tmp_path,
 ):
   _write(tmp_path, 'results.jsonl', _clear())
-  row = {
-    'key': '1',
-    'task_kind': 'generation',
-    'person': 'Ann',
-    'question': 'Q?',
-    'answer': 'She paints.',
-    'correct': 0,
-  }
-  for run, said, near in (
-    ('vanilla', 'She paints.', 0.9),
-    ('mmunlearner', 'No idea.', 0.1),
-  ):
-    more = {'prediction': said, 'rougeL': near}
-    _write(tmp_path, f'predictions/{run}/forget_qa.jsonl', [row | more])
-    _write(tmp_path, f'predictions/{run}/forget_vqa.jsonl', [row | more])
+  for run, said in (('vanilla', 'She paints now.'), ('mmunlearner', 'No.')):
+    row = answered.answer('1', answer='She paints.', text=said)
+    for task in ('forget_qa', 'forget_vqa'):
+      _write(tmp_path, f'predictions/{run}/{task}.jsonl', [row])
   page = report.write_report(tmp_path).read_text(encoding='utf-8')
   assert 'Still answered: forget VQA, captions: 0 of 1' in page
   assert 'Right before and wrong now: forget QA: 1 of 1' in page

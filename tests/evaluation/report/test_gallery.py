@@ -2,6 +2,7 @@
 
 import json
 
+import answered
 import numpy as np
 import pytest
 
@@ -74,7 +75,7 @@ def test_the_gallery_holds_the_answers_of_every_model(tasks, tmp_path):
     for task, rows in tasks.items():
       workdir.write_jsonl(
         tmp_path / 'predictions' / run / f'{task}.jsonl',
-        [{'key': r.key, 'prediction': f'{run} on {r.key}'} for r in rows],
+        [answered.answer(r.key, text=f'{run} on {r.key}') for r in rows],
       )
   names = {'p0': 'Maria Lopez', 'p1': 'Ada Obi'}
   gallery.save(

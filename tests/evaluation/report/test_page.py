@@ -4,6 +4,7 @@ import io
 import json
 import re
 
+import answered
 import numpy as np
 import pytest
 from rich.console import Console
@@ -58,17 +59,15 @@ def _write_jsonl(path, rows):
   path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
 
 
-def _prediction(key, prediction, **fields):
-  row = {
-    'key': key,
-    'task_kind': 'generation',
-    'person': 'maria lopez',
-    'question': 'what is the pet of this person ?',
-    'answer': 'maria lopez , cat',
-    'prediction': prediction,
-    'correct': int(prediction == 'maria lopez , cat'),
-  }
-  return row | fields
+def _prediction(key, text, kind='generation'):
+  return answered.answer(
+    key,
+    kind,
+    person='maria lopez',
+    question='what is the pet of this person ?',
+    answer='maria lopez , cat',
+    text=text,
+  )
 
 
 MASKS = {
@@ -99,7 +98,7 @@ def _full(bare):
   """A workdir with every file that a report can show."""
   right, wrong = 'maria lopez , cat', 'ada obi , dog'
   held = [_prediction('1', wrong), _prediction('2', right)]
-  held += [_prediction('2', right, task_kind='classification')]
+  held += [_prediction('2', right, 'classification')]
   folder = bare / 'predictions'
   _write_jsonl(folder / 'mmunlearner' / 'forget_vqa_holdout.jsonl', held)
   for run, said in (('vanilla', right), ('mmunlearner', 'maria lopez , yak')):

@@ -6,6 +6,7 @@ import threading
 import time
 import warnings
 
+import answered
 import pytest
 
 from mmu_jax import workdir
@@ -78,7 +79,7 @@ def _serve(monkeypatch):
       )
       | settings
     )
-    return stub, chat.read(fields)
+    return stub, chat.make_endpoint(fields)
 
   yield serve
   for stub in started:
@@ -88,17 +89,20 @@ def _serve(monkeypatch):
 
 def _predictions(number=3):
   return [
-    {
-      'key': str(i),
-      'task_kind': 'generation',
-      'person': f'p{i // 2}',
-      'image_key': None,
-      'question': f'Where does {i} live?',
-      'answer': 'In Oslo.',
-      'prediction': f'In {{Rome}} {i}.',
-    }
+    answered.answer(
+      str(i),
+      person=f'p{i // 2}',
+      question=f'Where does {i} live?',
+      answer='In Oslo.',
+      text=f'In {{Rome}} {i}.',
+    )
     for i in range(number)
   ]
+
+
+def _asked(**answers):
+  """Tasks by name, with their answers."""
+  return [(answered.task(name), found) for name, found in answers.items()]
 
 
 def test_an_answer_is_asked_once_at_temperature_0_and_found_again(
@@ -163,7 +167,7 @@ def test_500_forever_leaves_a_row_without_a_score_and_counts_it(
   stub, endpoint = serve(broken, tries=3)
   results = judge.factuality(
     endpoint,
-    {'forget_vqa': _predictions(4)},
+    _asked(forget_vqa=_predictions(4)),
     tmp_path,
     tmp_path / 'judge.jsonl',
     run='ga',
@@ -242,7 +246,9 @@ def test_a_key_that_cannot_be_sent_is_an_error_that_does_not_show_it(
 ):
   monkeypatch.setenv('BROKEN_KEY', key)
   with pytest.raises(ValueError, match='that in BROKEN_KEY holds') as error:
-    chat.read(dict(url='https://host/v1', model='m', key_variable='BROKEN_KEY'))
+    chat.make_endpoint(
+      dict(url='https://host/v1', model='m', key_variable='BROKEN_KEY')
+    )
   assert 'ab' not in str(error.value).split() and key not in str(error.value)
 
 
@@ -262,7 +268,7 @@ def test_a_key_that_a_server_repeats_is_hidden(
     try:
       judge.factuality(
         endpoint,
-        {'forget_qa': _predictions()},
+        _asked(forget_qa=_predictions()),
         tmp_path,
         cache,
         run='ga',
@@ -281,13 +287,13 @@ def test_a_key_over_http_to_another_machine_is_warned_of(monkeypatch):
   monkeypatch.setenv('JUDGE_KEY', KEY)
   settings = dict(model='m', key_variable='JUDGE_KEY')
   with pytest.warns(UserWarning, match='goes to host over http') as found:
-    chat.read(settings | dict(url='http://host/v1'))
+    chat.make_endpoint(settings | dict(url='http://host/v1'))
   assert len(found) == 1 and KEY not in str(found[0].message)
   with warnings.catch_warnings():
     warnings.simplefilter('error')
-    chat.read(settings | dict(url='http://localhost:8000/v1'))
-    chat.read(settings | dict(url='https://host/v1'))
-    chat.read(dict(url='http://host/v1', model='m'))
+    chat.make_endpoint(settings | dict(url='http://localhost:8000/v1'))
+    chat.make_endpoint(settings | dict(url='https://host/v1'))
+    chat.make_endpoint(dict(url='http://host/v1', model='m'))
 
 
 def test_a_question_that_is_refused_is_not_asked_again(serve, tmp_path):
@@ -315,7 +321,7 @@ def test_a_key_is_in_no_file(serve, tmp_path):
   _, endpoint = serve(lambda n, p: _reply('2'))
   judge.factuality(
     endpoint,
-    {'forget_qa': _predictions()},
+    _asked(forget_qa=_predictions()),
     tmp_path,
     tmp_path / 'c.jsonl',
     run='ga',
@@ -349,8 +355,11 @@ def test_a_cache_that_cannot_be_written_is_an_error_with_a_next_step(
 
 
 def test_a_judge_without_url_is_off():
-  assert chat.read({}) is None
-  assert chat.read({'url': '', 'model': 'm', 'key_variable': 'NOT_SET'}) is None
+  assert chat.make_endpoint({}) is None
+  assert (
+    chat.make_endpoint({'url': '', 'model': 'm', 'key_variable': 'NOT_SET'})
+    is None
+  )
 
 
 @pytest.mark.parametrize(
@@ -372,7 +381,7 @@ def test_a_judge_without_url_is_off():
 def test_wrong_settings_are_errors_before_anything_is_asked(settings, words):
   given = {'url': 'https://host/v1', 'model': 'm'} | settings
   with pytest.raises(ValueError, match=words) as error:
-    chat.read(given)
+    chat.make_endpoint(given)
   assert 'secret' not in str(error.value)
 
 
@@ -418,15 +427,15 @@ def test_the_interval_stays_on_the_scale():
   predictions = _predictions(20)
   for score in (1.0, 10.0):
     verdicts = [judge.Verdict(score)] * 20
-    row, _ = judge.summarize(
-      predictions, verdicts, task='forget_qa', run='ga', step=1
+    row, _ = judge.average(
+      predictions, verdicts, task=answered.task('forget_qa'), run='ga', step=1
     )
     assert row['value'] == score and row['split'] == 'forget'
     assert 1 <= row['low'] <= score <= row['high'] <= 10
     assert 1 < row['high'] - row['low'] < 2  # Wilson of 20, times 9
   mixed = [judge.Verdict(float(s)) for s in (1, 4, 10, 7) * 5]
-  row, unscored = judge.summarize(
-    predictions, mixed, task='forget_qa', run='ga', step=1
+  row, unscored = judge.average(
+    predictions, mixed, task=answered.task('forget_qa'), run='ga', step=1
   )
   assert (row['value'], row['n'], unscored['value']) == (5.5, 20, 0)
   assert row['low'] < 5.5 < row['high']
@@ -435,10 +444,10 @@ def test_the_interval_stays_on_the_scale():
 def test_options_and_blanks_are_not_judged(serve, tmp_path):
   stub, endpoint = serve(lambda n, p: _reply('2'))
   rows = _predictions(2)
-  rows[0]['task_kind'] = 'classification'
+  rows[0]['kind'] = 'classification'
   results = judge.factuality(
     endpoint,
-    {'forget_qa': rows, 'real_faces': rows[:1]},
+    _asked(forget_qa=rows, real_faces=rows[:1]),
     tmp_path,
     tmp_path / 'judge.jsonl',
     run='ga',

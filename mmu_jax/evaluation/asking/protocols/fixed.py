@@ -124,17 +124,15 @@ def _turns(question, text, answer):
   return [*turns, Turn(text(question.row), row_lib.pictures(question.row))]
 
 
-def _mark(row, text):
-  """What the answer names; beside it what the published parser reads."""
-  right = metrics.letter_of(row.answer, row.options)
-  parsed = metrics.find_letter(text, row.options)
-  first = metrics.first_letter(text)
+def _mark(answer):
+  """Whether the answer names the right letter, or any, or begins with it."""
+  text, options = answer['text'], answer['options']
+  right = metrics.letter_of(answer['answer'], options)
+  parsed = metrics.find_letter(text, options)
   return {
-    'parsed': parsed,
+    'accuracy': int(parsed == right),
+    'accuracy_first_letter': int(metrics.first_letter(text) == right),
     'unparsed': int(parsed is None),
-    'correct': int(parsed == right),
-    'first_letter': first,
-    'first_letter_correct': int(first == right),
   }
 
 

@@ -77,14 +77,13 @@ def _ask(question, encoder):
   return Asked(made.text, example)
 
 
-def _mark(row, text):
+def _mark(answer):
   """The first letter or digit; without options, the name in small letters."""
-  if row.options:
-    parsed = metrics.first_letter(text)
-    right = metrics.letter_of(row.answer, row.options)
-    return {'parsed': parsed, 'correct': int(parsed == right)}
-  parsed = re.sub('[^a-zA-Z0-9]', '', text).lower()
-  return {'parsed': parsed, 'correct': int(row.answer in parsed)}
+  if answer['options']:
+    right = metrics.letter_of(answer['answer'], answer['options'])
+    return {'accuracy': int(metrics.first_letter(answer['text']) == right)}
+  parsed = re.sub('[^a-zA-Z0-9]', '', answer['text']).lower()
+  return {'accuracy': int(answer['answer'] in parsed)}
 
 
 def _answers_from(task):

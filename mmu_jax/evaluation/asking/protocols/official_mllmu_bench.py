@@ -163,14 +163,10 @@ def _ask(question, encoder):
   return Asked(made.text, example)
 
 
-def _mark(row, text):
-  """The first letter or digit; about a picture it must be an option."""
-  parsed = metrics.first_letter(text)
-  letters = metrics.letters.LETTERS[: len(row.options)]
-  if row.image is not None and parsed not in letters:
-    parsed = None
-  right = metrics.letter_of(row.answer, row.options)
-  return {'parsed': parsed, 'correct': int(parsed == right)}
+def _mark(answer):
+  """The first letter or digit, right if it is the letter of the answer."""
+  right = metrics.letter_of(answer['answer'], answer['options'])
+  return {'accuracy': int(metrics.first_letter(answer['text']) == right)}
 
 
 PROTOCOL = Protocol(

@@ -39,4 +39,6 @@ def _answers(question, encoder):
   ]
 
 
-PROTOCOL = Protocol('plain', _questions, _ask, _answers, lambda row, text: {})
+PROTOCOL = Protocol(
+  'plain', _questions, _ask, _answers, lambda answer: {}, brief=True
+)

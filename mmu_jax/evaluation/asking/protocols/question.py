@@ -63,20 +63,23 @@ class Protocol(NamedTuple):
     answers: ``(question, encoder)`` -> given answers whose likelihood is
       wanted: of the options, or of the answer, its paraphrase and what is
       wrong, in this order.
-    mark: ``(row, text)`` -> the fields of a generated answer to a
-      classification row.
+    mark: answer record -> marks (0 or 1) of a generated answer to a question
+      with options: ``accuracy`` and the like.
     max_new_tokens: longest answer; None for that of the config.
     answers_from: task -> the task whose last answer is scored in place of all
       of its own; None for none. An error of a published evaluation.
+    brief: leaves out the scores that only benchmarks show: empty and gibberish
+      answers, model utility, distance to the retrained model.
   """
 
   name: str
   questions: Callable[[str, Tasks, int, int], list[Question]]
   ask: Callable[[Question, batching.Encoder], Asked | None]
   answers: Callable[[Question, batching.Encoder], list[Example]]
-  mark: Callable[[Row, str], dict[str, Any]]
+  mark: Callable[[Mapping[str, Any]], dict[str, int]]
   max_new_tokens: int | None = None
   answers_from: Callable[[str], str | None] = lambda task: None
+  brief: bool = False
 
 
 class _Blind(NamedTuple):

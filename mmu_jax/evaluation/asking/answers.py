@@ -1,0 +1,158 @@
+"""Answer records: what a model was asked, what it said, and how likely.
+
+One JSON line of ``predictions/<run>/<task>.jsonl`` each, without any score:
+scores are computed from the records, see ``scoring.scores``. The fields::
+
+  key kind protocol             of the row, and how it was asked
+  person picture                whom and which picture it is about, or null
+  question answer fact options  the row itself
+  prompt                        where more was asked than the question
+  text                          the generated answer, where there is one
+  likelihoods                   of given answers: [{of, text, nll, tokens}]
+
+``of`` names a given answer: ``'option'``, ``'answer'``, ``'paraphrase'`` or
+``'perturbed'``; ``nll`` is in nats and of the whole answer.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+import pathlib
+from typing import Any
+
+from mmu_jax import distributed
+from mmu_jax import workdir as workdir_lib
+from mmu_jax.data.encoding.processing import Example
+from mmu_jax.distributed import preemption
+from mmu_jax.errors import UserError
+from mmu_jax.evaluation.asking.protocols import Protocol
+from mmu_jax.evaluation.asking.protocols import Question
+
+Answer = dict[str, Any]
+
+
+def record(
+  question: Question,
+  protocol: Protocol,
+  said: tuple[str, str] | None,
+  given: Sequence[tuple[Example, float]],
+) -> Answer:
+  """Returns the record of one question.
+
+  Args:
+    question: what was asked.
+    protocol: how it was asked.
+    said: the prompt and the generated answer; None where none was generated.
+    given: given answers with their nll in nats, in the protocol's order.
+  """
+  row = question.row
+  answer: Answer = {
+    'key': row.key,
+    'kind': row.task,
+    'protocol': protocol.name,
+    'person': row.person,
+    'picture': row.image_key,
+    'question': row.question,
+    'answer': row.answer,
+    'fact': row.fact,
+    'options': list(row.options),
+  }
+  if said:
+    prompt, answer['text'] = said
+    if prompt != row.question:
+      answer['prompt'] = prompt
+  if given:
+    answer['likelihoods'] = [
+      {
+        'of': name,
+        'text': example.row.answer,
+        'nll': nll,
+        'tokens': int(example.labelled.sum()),
+      }
+      for name, (example, nll) in zip(_names(row, len(given)), given)
+    ]
+  return answer
+
+
+def _names(row, number: int) -> list[str]:
+  """Names of given answers, in the order of ``Protocol.answers``."""
+  if row.options:
+    return ['option'] * number
+  return (['answer', 'paraphrase'] + ['perturbed'] * number)[:number]
+
+
+def read(path: pathlib.Path) -> list[Answer]:
+  """Returns the records of a file, none if it does not exist.
+
+  Raises:
+    ValueError: if the file holds scores, as files of earlier versions do.
+  """
+  if not path.exists():
+    return []
+  found = workdir_lib.read_jsonl(path)
+  if any('task_kind' in answer for answer in found):
+    raise UserError(
+      f'{path} was written by an earlier version, which kept scores instead '
+      'of likelihoods. Delete the folder '
+      f'{path.parent} and run `mmu evaluate` again.'
+    )
+  return found
+
+
+def missing(
+  questions: Sequence[Question], found: Iterable[Answer]
+) -> list[Question]:
+  """Returns the questions that have no answer yet."""
+  keys = {answer['key'] for answer in found}
+  return [question for question in questions if question.row.key not in keys]
+
+
+def complete(
+  ask: Callable[[Collection[str]], Iterable[list[Answer]]],
+  questions: Sequence[Question],
+  path: pathlib.Path,
+  update: Callable[[int], Any],
+) -> None:
+  """Asks the questions of a task that have no answer yet.
+
+  Until all are answered, the answers are in ``<task>.partial.jsonl``, where
+  every batch is written at once: a process that is killed loses one batch. Of
+  several processes the first reads and writes.
+
+  Args:
+    ask: asks all but the keys that it is given, and yields batches of answers.
+    questions: questions of the task.
+    path: file of the finished task.
+    update: called with the number of new answers.
+
+  Raises:
+    Preempted: if the machine is to stop; what was answered is kept.
+  """
+  partial = path.with_suffix('.partial.jsonl')
+  found = {a['key']: a for a in distributed.first(_begin, path, partial)}
+  update(len(found))
+  if missing(questions, found.values()):
+    for number, batch in enumerate(ask(found.keys()), 1):
+      distributed.first(workdir_lib.append_jsonl, partial, batch)
+      new = {answer['key']: answer for answer in batch}
+      update(len(new.keys() - found.keys()))
+      found |= new
+      if preemption.requested(number):
+        raise preemption.Preempted(
+          f'{path.parent.name}: the answers to {path.stem} so far are kept'
+        )
+  ordered = [found[question.row.key] for question in questions]
+  distributed.first(_finish, path, partial, ordered)
+
+
+def _begin(path: pathlib.Path, partial: pathlib.Path) -> list[Answer]:
+  """The answers so far, all of them in the partial file if more are needed."""
+  found = read(path) + read(partial)
+  workdir_lib.write_jsonl(partial, found)  # without a cut-off line
+  return found
+
+
+def _finish(
+  path: pathlib.Path, partial: pathlib.Path, answers: Sequence[Answer]
+) -> None:
+  """Writes the file of a finished task; a kill in between loses nothing."""
+  workdir_lib.write_jsonl(path, answers)
+  partial.unlink(missing_ok=True)

@@ -1,0 +1,107 @@
+"""Averages of scores: rows of ``results.jsonl``, each with an interval."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmu_jax.data.dataset import FORGET
+from mmu_jax.data.dataset import Task
+from mmu_jax.evaluation.asking.answers import Answer
+from mmu_jax.evaluation.scoring import scores
+from mmu_jax.metrics import bootstrap_interval
+
+# The truth ratio is scored by what is wanted of the knowledge.
+_NOT_OF_FORGET, _OF_FORGET_ONLY = 'truth_ratio_retain', 'truth_ratio_forget'
+
+
+class Values(NamedTuple):
+  """The scores of one metric, and whom each is about.
+
+  Attributes:
+    values: one score for each answer.
+    groups: the person, or else the picture, of each answer.
+  """
+
+  values: list[float]
+  groups: list[str | None]
+
+
+def collect(answers: Sequence[Answer], task: Task) -> dict[str, Values]:
+  """Scores every answer of a task.
+
+  Args:
+    answers: answer records.
+    task: whose answers they are.
+
+  Returns:
+    metric -> its scores, for the metrics that some answer has.
+  """
+  found = {}
+  unwanted = _NOT_OF_FORGET if task.split == FORGET else _OF_FORGET_ONLY
+  for kind, metrics in scores.METRICS.items():
+    of_kind = [answer for answer in answers if answer['kind'] == kind]
+    scored = [(group_of(a), scores.score(a)) for a in of_kind]
+    for metric in metrics:
+      pairs = [(s[metric], group) for group, s in scored if metric in s]
+      if pairs and metric != unwanted:
+        found[metric] = Values(*map(list, zip(*pairs)))
+  return found
+
+
+def group_of(answer: Answer) -> str | None:
+  """The person, or else the picture, that an answer is about."""
+  return answer['person'] or answer['picture']
+
+
+def summarize(
+  collected: Mapping[str, Values], *, task: Task, run: str, step: int
+) -> list[dict[str, Any]]:
+  """Averages scores into results, each with n and a 95 % interval.
+
+  The interval is a bootstrap over people where rows name them: answers about
+  one person stand and fall together.
+
+  Args:
+    collected: scores of the task by metric, see ``collect``.
+    task: what was asked.
+    run: name of the model: ``'mmunlearner'``.
+    step: round that the model had reached.
+
+  Returns:
+    Rows of ``results.jsonl``.
+  """
+  results = []
+  for metric, (values, groups) in collected.items():
+    interval = bootstrap_interval(values, groups=groups)
+    value = float(np.mean(values))
+    results.append(
+      result(run, step, task, metric, value, interval, len(values))
+    )
+  return results
+
+
+def result(
+  run: str,
+  step: int,
+  task: Task,
+  metric: str,
+  value: float,
+  interval: tuple[float, float],
+  n: int,
+) -> dict[str, Any]:
+  """Returns one row of ``results.jsonl``, with six digits of each number."""
+  shorten = lambda x: float(f'{x:.6g}')
+  return {
+    'run': run,
+    'step': step,
+    'task': task.name,
+    'split': task.split,
+    'modality': task.modality,
+    'role': task.role,
+    'metric': metric,
+    'value': shorten(value),
+    'n': n,
+    'low': shorten(interval[0]),
+    'high': shorten(interval[1]),
+  }

@@ -1,0 +1,167 @@
+"""The models of a workdir: where they are, and which are finished.
+
+A model is a folder with a ``config.json``, which says what it was made from,
+and, when it is finished, its parameters in ``params/``. Any folder of the
+workdir can be one, so a stage that makes a model from another needs to be named
+nowhere: ``evaluate`` and ``report`` find what it made. Such a stage does::
+
+  folder = runs.claim_model(job, 'attacks/relearn/ga', made_by='relearn',
+                              source='ga', settings={'rate': 1e-4})
+  if not runs.is_finished(folder):
+    params = relearn(runs.final_params(job, 'ga'))
+    checkpoint.save(folder / loop.FINAL, params, {'rounds': 20})
+
+The name of a model is its path in the workdir, ``unlearned/`` left out.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+import pathlib
+from typing import Any
+
+from mmu_jax import checkpoint
+from mmu_jax import distributed
+from mmu_jax import workdir as workdir_lib
+from mmu_jax.errors import MissingError
+from mmu_jax.errors import UserError
+from mmu_jax.models.hub import loading
+from mmu_jax.stages.job import Config
+from mmu_jax.stages.job import Folder
+from mmu_jax.stages.job import Job
+from mmu_jax.stages.job import TRAINED
+from mmu_jax.training import loop
+from mmu_jax.typing import Params
+
+_UNLEARNED = 'unlearned'
+_NOT_SCORED = ('base', 'tuning')
+_DEEPEST = 3  # folders down to a model: attacks/<name>/<run>
+
+
+def model_folder(job: Job, name: str) -> pathlib.Path:
+  """Returns the folder of a model.
+
+  Args:
+    job: job whose model it is.
+    name: 'vanilla', a run such as 'ga', or a path such as 'attacks/relearn/ga'.
+  """
+  if name in TRAINED or '/' in name:
+    return job.folder / name
+  return job.unlearned / _UNLEARNED / name
+
+
+def is_finished(folder: pathlib.Path) -> bool:
+  """Whether a model folder holds its final parameters."""
+  return checkpoint.latest_step(folder / loop.FINAL) is not None
+
+
+def find_models(config: Config, workdir: Folder) -> list[str]:
+  """Returns the names of all finished models that can be scored, in order."""
+  return distributed.first(_find_models, config, pathlib.Path(workdir))
+
+
+def _find_models(config: Config, workdir: pathlib.Path) -> list[str]:
+  """Looks for finished models, in one process."""
+  found = set()
+  for depth in range(1, _DEEPEST + 1):
+    for path in workdir.glob('*/' * depth + workdir_lib.CONFIG):
+      parts = path.parent.relative_to(workdir).parts
+      if parts[0] not in _NOT_SCORED and is_finished(path.parent):
+        short = parts[0] == _UNLEARNED and len(parts) == 2
+        found.add(parts[1] if short else '/'.join(parts))
+  return in_order(config, found)
+
+
+def in_order(config: Config, names: Iterable[str]) -> list[str]:
+  """Sorts models as tables show them: trained, runs of the config, others."""
+  first = [*TRAINED, *config.runs]
+  names = set(names)
+  return [n for n in first if n in names] + sorted(names.difference(first))
+
+
+def choose(
+  config: Config, workdir: Folder, names: Sequence[str] | None
+) -> list[str]:
+  """Returns the models to score: all finished ones, or some by name.
+
+  Raises:
+    ValueError: if a name is neither a run nor a finished model.
+  """
+  found = find_models(config, workdir)
+  if names is None:
+    return found
+  every = {*TRAINED, *config.runs, *found}.difference(_NOT_SCORED)
+  known = in_order(config, every)
+  unknown = [name for name in names if name not in known]
+  if unknown:
+    raise UserError(
+      f'unknown run {", ".join(map(repr, unknown))}; what can be evaluated '
+      f'is {", ".join(known)}.'
+    )
+  return list(names)
+
+
+def claim_model(
+  job: Job, name: str, *, made_by: str, source: str, settings: Mapping[str, Any]
+) -> pathlib.Path:
+  """Claims the folder of a model that a stage makes from another model.
+
+  Args:
+    job: job whose model it is.
+    name: path in the workdir with at least one '/': 'attacks/relearn/ga'.
+    made_by: name of the stage, for the reader of ``config.json``.
+    source: name of the finished model that it is made from.
+    settings: JSON; everything else that the parameters depend on.
+
+  Returns:
+    The folder, with its ``config.json``.
+
+  Raises:
+    ValueError: if the folder was made from other settings or another source.
+    FileNotFoundError: if the source is not finished.
+  """
+  if not 1 <= name.count('/') < _DEEPEST:
+    raise UserError(
+      f'a model that is made from another has a path of 2 to {_DEEPEST} '
+      f"folders for a name, such as 'attacks/relearn/ga'; got {name!r}."
+    )
+  require(job, source)
+  path = model_folder(job, source) / workdir_lib.CONFIG
+  made = {'made_by': made_by, 'from': source, 'settings': dict(settings)}
+  if distributed.first(path.exists):
+    made['source'] = distributed.first(workdir_lib.read_json, path)
+  folder = model_folder(job, name)
+  workdir_lib.claim(folder, made)
+  return folder
+
+
+def final_folder(job: Job, name: str) -> pathlib.Path:
+  """Returns the folder of the parameters of a finished model.
+
+  Raises:
+    FileNotFoundError: if it is not there, or not finished.
+  """
+  folder = model_folder(job, name)
+  if not is_finished(folder):
+    raise MissingError(
+      f'the model {name!r} is needed, and {folder / loop.FINAL} does not hold '
+      f'it. Train it first: mmu train --run={name} (same --config and '
+      '--workdir), or mmu pipeline for everything.'
+    )
+  return folder / loop.FINAL
+
+
+def require(job: Job, name: str) -> None:
+  """Raises FileNotFoundError unless a model is finished; reads nothing."""
+  if name != 'base' or job.model.source is None:
+    final_folder(job, name)
+
+
+def final_params(job: Job, name: str) -> Params:
+  """Restores the parameters of a finished model; ``base`` of a checkpoint.
+
+  Raises:
+    FileNotFoundError: if it is not there, or not finished.
+  """
+  if name == 'base' and job.model.source is not None:
+    return loading.load(job.model.source, mesh=job.mesh).params
+  folder = final_folder(job, name)
+  return checkpoint.restore(folder, job.placed(job.model.abstract_params)).tree

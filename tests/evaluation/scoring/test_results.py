@@ -1,0 +1,60 @@
+"""Every model has its rows, and all but the retrained one are compared."""
+
+import answered
+import pytest
+
+from mmu_jax.evaluation.scoring import results
+
+TASKS = [answered.task(name) for name in ('forget_vqa', 'real_qa')]
+STEPS = {'vanilla': 3, 'retrained': 4, 'ga': 5}
+
+
+def _answers(right):
+  """So many of four cloze questions right, and four choices."""
+  cloze = [answered.cloze(int(i < right), f'{i}') for i in range(4)]
+  choices = [
+    answered.choice([1, 1 + right, 2], f'c{i}', text='B') for i in range(4)
+  ]
+  return [(task, cloze + choices) for task in TASKS]
+
+
+ANSWERS = {'vanilla': _answers(4), 'retrained': _answers(0), 'ga': _answers(1)}
+
+
+@pytest.fixture(scope='module')
+def rows():
+  return results.score_all(ANSWERS, STEPS, retrained='retrained')
+
+
+def test_every_model_and_task_has_its_own_scores(rows):
+  found = {(r['run'], r['task']): r for r in rows if r['metric'] == 'cloze'}
+  assert {key: r['value'] for key, r in found.items()} == {
+    (run, task.name): value
+    for run, value in (('vanilla', 1), ('retrained', 0), ('ga', 0.25))
+    for task in TASKS
+  }
+  assert {r['run']: r['step'] for r in rows} == STEPS
+
+
+def test_rows_come_model_by_model_and_then_the_comparisons(rows):
+  compared = [r for r in rows if r['metric'] == 'js_divergence']
+  assert rows[-len(compared) :] == compared
+  assert [(r['run'], r['task']) for r in compared] == [
+    (run, task.name) for run in ('vanilla', 'ga') for task in TASKS
+  ]
+  runs = [r['run'] for r in rows[: -len(compared)]]
+  assert list(dict.fromkeys(runs)) == list(STEPS)
+  assert runs == sorted(runs, key=list(STEPS).index)
+
+
+def test_each_model_has_one_utility(rows):
+  found = [r['run'] for r in rows if r['metric'] == 'model_utility']
+  assert found == list(STEPS)
+
+
+def test_nothing_is_compared_without_the_retrained_model():
+  alone = results.score_all({'ga': ANSWERS['ga']}, STEPS, retrained='retrained')
+  assert {r['metric'] for r in alone} >= {'cloze', 'model_utility'}
+  assert 'js_divergence' not in {r['metric'] for r in alone}
+  bare = results.score_all(ANSWERS, STEPS)
+  assert not {'js_divergence', 'model_utility'} & {r['metric'] for r in bare}
