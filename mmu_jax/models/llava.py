@@ -16,6 +16,7 @@ from mmu_jax.models.clip_vit import ClipVisionConfig
 from mmu_jax.models.clip_vit import ClipVisionTower
 from mmu_jax.models.family import abstract_text
 from mmu_jax.models.family import Family
+from mmu_jax.models.hub.config_fields import clip
 from mmu_jax.models.hub.config_fields import decoder
 from mmu_jax.models.hub.config_fields import part
 from mmu_jax.models.hub.config_fields import require
@@ -189,9 +190,7 @@ def _read_config(
   """LLaVA-1.5: CLIP, a projector of two layers, Llama."""
   require(raw, 'multimodal_projector_bias', True, default=True)
   require(raw, 'tie_word_embeddings', False, default=False)
-  vision, text = (part(raw, 'vision_config'), part(raw, 'text_config'))
-  clip = 'clip_vision_model'
-  require(vision, 'model_type', clip, default=clip)
+  text = part(raw, 'text_config')
   require(text, 'model_type', 'llama', default='llama')
   require(text, 'tie_word_embeddings', False, default=False)
   if not isinstance(raw.get('vision_feature_layer', -2), int):
@@ -200,16 +199,7 @@ def _read_config(
       f'{raw["vision_feature_layer"]}.'
     )
   return LlavaConfig(
-    vision_config=ClipVisionConfig(
-      hidden_size=vision.get('hidden_size', 768),
-      intermediate_size=vision.get('intermediate_size', 3072),
-      num_hidden_layers=vision.get('num_hidden_layers', 12),
-      num_attention_heads=vision.get('num_attention_heads', 12),
-      image_size=vision.get('image_size', 224),
-      patch_size=vision.get('patch_size', 32),
-      layer_norm_eps=vision.get('layer_norm_eps', 1e-5),
-      hidden_act=vision.get('hidden_act', 'quick_gelu'),
-    ),
+    vision_config=clip(part(raw, 'vision_config')),
     text_config=decoder(text, _DEFAULTS),
     vision_feature_layer=raw.get('vision_feature_layer', -2),
     vision_feature_select_strategy=raw.get(

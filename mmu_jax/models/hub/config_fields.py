@@ -9,7 +9,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmu_jax.errors import UserError
+from mmu_jax.models.clip_vit import ClipVisionConfig
 from mmu_jax.models.llama import LlamaConfig
+
+
+def clip(vision: Mapping[str, Any]) -> ClipVisionConfig:
+  """Returns the sizes of a CLIP tower.
+
+  Args:
+    vision: fields of ``vision_config``.
+
+  Raises:
+    ValueError: if the tower is of another kind.
+  """
+  kind = 'clip_vision_model'
+  require(vision, 'model_type', kind, default=kind)
+  return ClipVisionConfig(
+    hidden_size=vision.get('hidden_size', 768),
+    intermediate_size=vision.get('intermediate_size', 3072),
+    num_hidden_layers=vision.get('num_hidden_layers', 12),
+    num_attention_heads=vision.get('num_attention_heads', 12),
+    image_size=vision.get('image_size', 224),
+    patch_size=vision.get('patch_size', 32),
+    layer_norm_eps=vision.get('layer_norm_eps', 1e-5),
+    hidden_act=vision.get('hidden_act', 'quick_gelu'),
+  )
 
 
 def decoder(
