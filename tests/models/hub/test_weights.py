@@ -6,10 +6,8 @@ import re
 import shutil
 
 import families
-from families import qwen2_vl
 from families import tensors
 import hub_folder
-import jax
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
@@ -20,6 +18,12 @@ from mmu_jax import tree as tree_lib
 from mmu_jax.models.hub import config as hub_config
 from mmu_jax.models.hub import weights
 
+# Families that tie their output layer: what a tied checkpoint leaves out.
+TIED = {
+  name: case.shapes(False).keys() - case.shapes(True).keys()
+  for name, case in families.CASES.items()
+  if case.shapes(False) != case.shapes(True)
+}
 WRITERS = ('hub', '4.52', '5')
 PUBLISHED = {  # folder -> tensors, parameters
   'llava_1_5_7b': (686, 7_063_427_072),
@@ -123,30 +127,36 @@ def test_parameters_do_not_depend_on_the_writer(family, writer, tmp_path):
 
 @pytest.mark.parametrize('copied', [False, True])
 @pytest.mark.parametrize('said', ['in the root', 'in text_config'])
+@pytest.mark.parametrize('family', TIED)
 def test_a_tied_embedding_is_read_once_and_written_as_it_was(
-  copied, said, tmp_path
+  family, copied, said, tmp_path
 ):
-  arrays = hub_folder.tensors('qwen2_vl', 2, 'bfloat16', tied=True)
+  arrays = hub_folder.tensors(family, 2, 'bfloat16', tied=True)
+  name = f'{families.CASES[family].decoder}.embed_tokens.weight'
+  (head,) = TIED[family]
   if copied:
-    arrays['lm_head.weight'] = arrays['model.embed_tokens.weight']
+    arrays[head] = arrays[name]
   tie = {'tie_word_embeddings': True}
   if said == 'in text_config':  # as transformers 4.52 and later do
-    text = dict(tensors.TEXT, rope_scaling=qwen2_vl.MROPE, **tie)
+    raw = hub_folder.config(family)
+    text = {'rope_scaling': raw.get('rope_scaling')} | tensors.TEXT | tie
     tie = {'tie_word_embeddings': False, 'text_config': text}
-  folder = hub_folder.write(tmp_path / 'hub', 'qwen2_vl', arrays, **tie)
+  folder = hub_folder.write(tmp_path / 'hub', family, arrays, **tie)
   model = models.load(folder)
   assert model.config.tie_word_embeddings
-  assert 'lm_head' not in model.params
+  leaf = name.replace('.', '/').replace('weight', 'embedding')
+  leaves = tree_lib.flatten(model.params)
+  assert not [found for found in leaves if 'lm_head' in found]
   models.save(model, model.params, tmp_path / 'same')
   assert hub_folder.content(tmp_path / 'same') == hub_folder.content(folder)
-  params = jax.tree.map(lambda x: x, model.params)  # new dicts
-  embedding = params['model']['embed_tokens']['embedding']
-  params['model']['embed_tokens']['embedding'] = embedding.at[7, 3].set(0.375)
+  params = tree_lib.map_with_name(
+    lambda found, x: x.at[7, 3].set(0.375) if found == leaf else x, model.params
+  )
   models.save(model, params, tmp_path / 'changed')
   saved = hub_folder.read(tmp_path / 'changed')
-  both = {'model.embed_tokens.weight', *(['lm_head.weight'] * copied)}
+  both = {name, *([head] * copied)}
   assert {k for k, x in saved.items() if (x != arrays[k]).any()} == both
-  assert {float(saved[name][7, 3]) for name in both} == {0.375}
+  assert {float(saved[tensor][7, 3]) for tensor in both} == {0.375}
 
 
 def test_ends_of_a_tied_embedding_that_differ_are_an_error(tmp_path):
