@@ -159,10 +159,10 @@ def test_the_core_needs_few_packages(path):
   assert packages <= allowed
 
 
-def test_orbax_has_one_door():
+def test_only_checkpoints_import_orbax():
   users = {
     _module(path)
     for path in FILES
     if any(name.startswith('orbax') for name in _imports(path))
   }
-  assert users == {'mmu_jax.checkpoint.trees'}
+  assert users == {'mmu_jax.checkpoint.orbax_handler'}

@@ -1,4 +1,4 @@
-"""Saves and restores pytrees with a note; the one door to Orbax."""
+"""Saves and restores pytrees with a note; nothing else imports Orbax."""
 
 from mmu_jax.checkpoint.trees import describe
 from mmu_jax.checkpoint.trees import latest_step

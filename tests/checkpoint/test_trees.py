@@ -4,7 +4,6 @@ import json
 import pathlib
 import shutil
 from typing import NamedTuple
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,6 @@ import pytest
 
 from mmu_jax import checkpoint
 from mmu_jax import sharding
-from mmu_jax.checkpoint import digests
 
 IO = pathlib.Path('/proc/self/io')
 
@@ -122,7 +120,7 @@ def test_a_save_that_is_killed_never_leaves_a_tree_without_its_note(
     raise KeyboardInterrupt
 
   for owner, name in (
-    (checkpoint.pathlib.Path, 'write_text'),
+    (pathlib.Path, 'write_text'),
     (checkpoint.Series, 'save'),
   ):
     with monkeypatch.context() as patch:
@@ -352,22 +350,6 @@ def test_a_leaf_that_is_not_there_is_refused(tmp_path, name, shape, said):
     checkpoint.restore_leaf(
       tmp_path, name, jax.ShapeDtypeStruct(shape, jnp.float32)
     )
-
-
-def test_a_checksum_is_that_of_zlib_whatever_the_block(tmp_path, monkeypatch):
-  data = np.random.default_rng().bytes(1000)
-  (tmp_path / 'in').mkdir()
-  (tmp_path / 'in' / 'x').write_bytes(data)
-  monkeypatch.setattr(digests, 'BLOCK', 300)
-  digests.write(tmp_path)
-  crcs = [zlib.crc32(data[i : i + 300]) for i in range(0, 1000, 300)]
-  assert json.loads((tmp_path / '_DIGESTS').read_text()) == {
-    'in/x': [1000, *crcs]
-  }
-  wrong, blocks = digests.blocks(tmp_path)
-  assert wrong == [] and not any(digests.changed(tmp_path, blocks))
-  (tmp_path / 'in' / 'x').write_bytes(data[:650] + b'!!' + data[652:])
-  assert list(digests.changed(tmp_path, blocks)) == [False, False, True, False]
 
 
 GROUP = """

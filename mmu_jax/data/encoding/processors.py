@@ -14,6 +14,7 @@ from typing import Any
 
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.encoding import patches
+from mmu_jax.distributed import progress
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
 
@@ -243,5 +244,5 @@ def _read(folder, name):
 
 @functools.cache
 def _say(text):
-  """Prints a line, once in a process."""
-  print(text, flush=True)
+  """Prints a line once."""
+  progress.say(text)

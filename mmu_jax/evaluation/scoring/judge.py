@@ -305,9 +305,8 @@ def _say_unscored(verdicts: Sequence[Verdict], run: str) -> None:
   reasons = collections.Counter(v.reason for v in verdicts if v.reason)
   if reasons:
     why = '; '.join(f'{n} x {text}' for text, n in reasons.most_common(3))
-    print(
+    progress.say(
       f'judge {run}: {reasons.total()} of {len(verdicts)} answers have no '
       f'score and are left out of n ({why}). `mmu evaluate` again asks for '
-      'those that have no reply.',
-      flush=True,
+      'those that have no reply.'
     )
