@@ -15,14 +15,14 @@ from mmu_jax.stages.training import make
 
 
 def pipeline(config: Config, workdir: Folder) -> list[dict[str, Any]]:
-  """Runs every stage of a config; what exists is not done again.
+  """Runs every stage of a config; finished parts are skipped.
 
   base -> vanilla and retrained -> importances and masks -> every run of the
   config -> evaluation -> report.
 
   Args:
     config: the whole config.
-    workdir: of the job, made if it is missing.
+    workdir: folder of the job, made if it is missing.
 
   Returns:
     The rows of ``results.jsonl``.

@@ -1,4 +1,4 @@
-"""Answer records: what a model was asked, what it said, and how likely.
+"""Answer records: a question, the model's answer, and likelihoods.
 
 One JSON line of ``predictions/<run>/<task>.jsonl`` each, without any score:
 scores are computed from the records, see ``scoring.scores``. The fields::
@@ -38,9 +38,9 @@ def record(
   """Returns the record of one question.
 
   Args:
-    question: what was asked.
-    protocol: how it was asked.
-    said: the prompt and the generated answer; None where none was generated.
+    question: question that was asked.
+    protocol: protocol that asked it.
+    said: prompt and generated answer; None where none was generated.
     given: given answers with their nll in nats, in the protocol's order.
   """
   row = question.row
@@ -124,7 +124,7 @@ def complete(
     update: called with the number of new answers.
 
   Raises:
-    Preempted: if the machine is to stop; what was answered is kept.
+    Preempted: if the machine is to stop; the answers so far are kept.
   """
   partial = path.with_suffix('.partial.jsonl')
   found = {a['key']: a for a in distributed.first(_begin, path, partial)}

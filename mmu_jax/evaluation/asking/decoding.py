@@ -1,4 +1,4 @@
-"""Greedy decoding, and scores of given answers: batches in, arrays out."""
+"""Greedy decoding, and likelihoods of given answers: batches in, arrays out."""
 
 from collections.abc import Iterator, Sequence
 import functools
@@ -34,11 +34,11 @@ def greedy(
   on together, and the loop ends when each has produced a stop token.
 
   Args:
-    params: of the model.
+    params: parameters of the model.
     batch: prompts ``[B, L]``, one document a row, padded on either side; their
       targets and weights are not read.
-    model: from ``models.build`` or ``models.load``.
-    max_new_tokens: T, at most so many tokens.
+    model: model from ``models.build`` or ``models.load``.
+    max_new_tokens: T, the most tokens of an answer.
     stop_ids: tokens that end an answer, at least one.
 
   Returns:
@@ -68,6 +68,11 @@ def greedy(
 )
 def _greedy(params, batch, *, prefill, extend, max_new_tokens, stop_ids):
   """The jitted part of ``greedy``."""
+  # 1. Read the prompts [B, L] once; the cache has room for T more tokens.
+  # 2. Slots of the cache: the prompt in 0..L-1, new token t in L + t. Positions
+  #    go on behind the last one of each row's prompt, wherever padding stands.
+  # 3. Feed each new token back until every row has stopped; a row that has
+  #    stopped, or is padding, repeats the stop token.
   real = batch['documents'] > 0  # [B, L]
   rows, length = real.shape
   last = jnp.max(jnp.where(real, jnp.arange(length), 0), axis=1)
@@ -121,10 +126,10 @@ def generate(
   """Returns the model's answer to every row's question, as text.
 
   Args:
-    model: from ``models.build``.
-    params: its parameters.
-    rows: the questions, with pictures and without.
-    encoder: encodes them.
+    model: model from ``models.build``.
+    params: parameters of the model.
+    rows: questions, with pictures and without.
+    encoder: encodes the questions.
     max_new_tokens: longest answer.
     size: B, questions a batch.
 
@@ -147,13 +152,13 @@ def texts(
   *,
   max_new_tokens: int,
 ) -> list[str]:
-  """Returns what the model says after every prompt of a batch.
+  """Returns the model's answer to every prompt of a batch.
 
   Args:
-    model: from ``models.build``.
-    params: its parameters.
+    model: model from ``models.build``.
+    params: parameters of the model.
     batch: B prompts, one a row.
-    processor: of the model.
+    processor: tokenizer and images of the model.
     max_new_tokens: longest answer.
 
   Returns:
@@ -182,8 +187,8 @@ def prompt_batches(
   """Yields batches of the prompts alone, one a row, of one static shape.
 
   Args:
-    rows: the questions, with pictures and without.
-    encoder: encodes them.
+    rows: questions, with pictures and without.
+    encoder: encodes the questions.
     size: B; the last batch is padded with empty rows.
     padding: ``'right'`` or ``'left'``, the side where short prompts are
       padded.
@@ -200,9 +205,9 @@ def answer_scores(
   """Scores the given answers of a batch without decoding.
 
   Args:
-    params: of the model.
+    params: parameters of the model.
     batch: rows with their answers, packed or plain.
-    forward: the model.
+    forward: forward pass of the model.
 
   Returns:
     Three arrays ``[B, L]``: the nll of every answer in nats; whether greedy
@@ -228,39 +233,6 @@ def exact_share(
     right += int(exact.sum())
     total += int(is_answer.sum())
   return right / total
-
-
-def option_nll(
-  model: Model,
-  params: Params,
-  rows: Sequence[Row],
-  encoder: batching.Encoder,
-  *,
-  size: int,
-) -> list[np.ndarray]:
-  """Returns the nll of every option of every row, in nats.
-
-  The options of a question are branches of one document, so the picture and
-  the question are read once for all of them.
-
-  Args:
-    model: from ``models.build``.
-    params: its parameters.
-    rows: classification rows, with pictures and without.
-    encoder: encodes them.
-    size: B, questions a batch.
-  """
-  sequences = []
-  for row in rows:
-    examples = [
-      encoder.example(row._replace(key=f'{row.key}#{i}', answer=option))
-      for i, option in enumerate(row.options)
-    ]
-    sequences.append([encoder.document(examples)])
-  found = []
-  for batch in batching.stack(sequences, encoder, size=size):
-    found += answer_nll(model, params, batch)
-  return found[: len(rows)]
 
 
 def answer_nll(model: Model, params: Params, batch: Batch) -> list[np.ndarray]:

@@ -76,7 +76,7 @@ def predict(
 
 
 def _check_length(model: Model, length: int) -> None:
-  """Raises where a model would see positions that it was not trained on."""
+  """Raises if a model would see positions that it was not trained on."""
   limit = model.config.text_config.max_position_embeddings
   if 0 < limit < length:
     raise UserError(
@@ -91,8 +91,8 @@ class _Stack:
   """Makes batches of one static shape; an entry is a list of examples.
 
   Attributes:
-    encoder: encodes them.
-    end: the position behind the last one of any entry; 0 if there are none.
+    encoder: encodes the examples.
+    end: position behind the longest entry; 0 if there are none.
   """
 
   def __init__(
@@ -139,7 +139,7 @@ def _prompts(question, protocol, encoder) -> list[Example]:
 
 
 def _texts(model, params, chunk, protocol, stack, *, max_new_tokens):
-  """Place in the chunk -> the prompt and the answer, of what is generated."""
+  """Place in the chunk -> prompt and generated answer."""
   asked = {
     i: x
     for i, q in enumerate(chunk)

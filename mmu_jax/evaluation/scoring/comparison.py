@@ -1,4 +1,4 @@
-"""Scores of a whole model: what it kept, how near it is to the retrained."""
+"""Scores of a whole model: its utility, and its distance to retraining."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,7 +33,7 @@ def utility(
 
   over the metrics ``KEPT`` of every task to keep. What is known in text of the
   forgotten people is to stay, so forget QA counts too. TOFU's utility is of
-  three metrics on three sets; this is the same mean of what the benchmark has.
+  three metrics on three sets; this is the same mean over the benchmark's tasks.
 
   The interval resamples people, by name and once for all tasks of a split. A
   score that is the same in every resampling (0 right of 20, or one person)
@@ -106,7 +106,7 @@ def against(
   Args:
     answers: answer records of a run.
     retrained: answers of the retrained model to the same rows.
-    task: what was asked.
+    task: questions that were asked.
     run: name of the model.
     step: round that the model had reached.
 

@@ -1,8 +1,8 @@
 """Asks a chat-completions endpoint, and asks again where that may help.
 
 The prompt is the caller's own wording. The key is read from the environment
-when a question is sent; what leaves ``ask`` has ``***`` in its place, and no
-error shows what stands where a key or its name should.
+when a question is sent. Replies and errors show ``***`` in its place, and no
+error shows a setting that may be a key by mistake.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ _HERE = ('localhost', '127.0.0.1', '::1')
 
 
 class Refused(UserError):
-  """No question can be answered: key, address or model are wrong."""
+  """No question can be answered: the key, address or model is wrong."""
 
 
 class Failed(Exception):
@@ -34,7 +34,7 @@ class Failed(Exception):
 
 
 class Stopped(Exception):
-  """Another question showed that there is no use in asking on."""
+  """Raised after another request showed that all others would fail too."""
 
 
 class Endpoint(NamedTuple):
@@ -42,10 +42,10 @@ class Endpoint(NamedTuple):
 
   Attributes:
     url: ``'https://host/v1'``, with or without ``/chat/completions``.
-    model: its name there.
+    model: name of the model there.
     key_variable: name of the environment variable that holds the key; '' for
       a server that wants none. The key itself is never kept or written.
-    tries: times that one question is asked at most, >= 1.
+    tries: most attempts at one question, >= 1.
     parallel: questions at a time, >= 1.
     timeout: seconds to wait for an answer.
     first_wait: seconds before the second try; every further wait is twice as
@@ -62,10 +62,10 @@ class Endpoint(NamedTuple):
 
 
 def make_endpoint(settings: Mapping[str, Any]) -> Endpoint | None:
-  """Checks the settings of an endpoint; asks nothing.
+  """Makes an endpoint from checked settings; asks nothing.
 
   Args:
-    settings: fields of ``Endpoint``; ``url`` is '' for none.
+    settings: fields of ``Endpoint``; an empty ``url`` means no endpoint.
 
   Returns:
     The endpoint, or None if there is no url.
@@ -119,14 +119,14 @@ def _check_url(url: str) -> None:
   if parts.username or parts.password or parts.query or parts.fragment:
     raise UserError(
       'the url of the judge holds no user, password or query, because it is '
-      f'written into files; that of the host {parts.hostname!r} does. Put '
+      f'written into files; the url of {parts.hostname!r} does. Put '
       'the key into an environment variable and its name into '
       'evaluation.judge.key_variable.'
     )
 
 
 def _warn_if_open(url: str) -> None:
-  """Warns if what is sent can be read on the way."""
+  """Warns if the key would go over the network unencrypted."""
   parts = urllib.parse.urlsplit(url)
   if parts.scheme == 'http' and parts.hostname not in _HERE:
     warnings.warn(
@@ -187,12 +187,12 @@ def ask(
   ``Retry-After``), ``tries`` times in all.
 
   Args:
-    endpoint: where.
-    prompt: the whole of what the user says.
+    endpoint: where to ask.
+    prompt: whole message of the user.
     stop: ends the waiting when it is set.
 
   Returns:
-    What the model said; the key in it is ``***``.
+    The model's reply; a key in it is replaced by ``***``.
 
   Raises:
     ValueError: if the key is gone from the environment.
@@ -268,15 +268,15 @@ def _raise_if_final(endpoint, error, reason: str) -> None:
     key = f', key from {endpoint.key_variable}' if endpoint.key_variable else ''
     raise Refused(
       f'the judge at {endpoint.url} refuses every question: {reason} (model '
-      f'{endpoint.model!r}{key}). Check url, model and key; what it has '
-      'answered so far is kept.'
+      f'{endpoint.model!r}{key}). Check url, model and key; its answers '
+      'so far are kept.'
     ) from None  # the server's own words may hold the key
   if error.code < 500 and error.code not in (408, 429):
     raise Failed(reason) from None
 
 
 def _reason(error: urllib.error.HTTPError, key: str) -> str:
-  """``'HTTP 429'``, with what the server says about it, without any key."""
+  """``'HTTP 429'``, with the server's own message, without any key."""
   try:
     said = json.loads(error.read(4000))['error']['message']
   except (

@@ -67,12 +67,12 @@ _NAMED = re.compile(
 
 
 class Verdict(NamedTuple):
-  """What a judge said of one answer.
+  """A judge's verdict on one answer.
 
   Attributes:
     score: from 1 to 10; None if there is none.
-    reply: the judge's words; '' if there are none.
-    reason: why there is no score; '' if there is one.
+    reply: words of the judge; '' if there are none.
+    reason: cause of a missing score; '' if there is a score.
   """
 
   score: float | None
@@ -81,15 +81,15 @@ class Verdict(NamedTuple):
 
 
 def read_score(reply: str) -> float | None:
-  """Finds the score in what a judge said.
+  """Finds the score in a judge's reply.
 
   Thoughts between ``<think>`` tags, and mentions of the scale ("/10", "out of
-  10", "7 of 10", "1 to 10"), are passed over. Of what is left the last number
+  10", "7 of 10", "1 to 10"), are passed over. Of the rest the last number
   that follows "score", "rating" or "factuality" counts; else the only number,
   if it is one. A score lies between 1 and 10; halves are taken.
 
   Args:
-    reply: the judge's words.
+    reply: words of the judge.
 
   Returns:
     The score; None where it would be a guess.
@@ -125,14 +125,14 @@ def judge(
   cache: pathlib.Path,
   title: str = 'judge',
 ) -> list[Verdict]:
-  """Has answers scored; what was asked before is not asked again.
+  """Has answers scored; answers that were judged before are not sent again.
 
   Args:
-    endpoint: who judges.
+    endpoint: judge to ask.
     answers: records of generated answers.
-    cache: a file of replies by the hash of model and prompt; grows with every
-      reply, so that a process that is killed loses what is under way.
-    title: of the progress bar.
+    cache: file of replies by the hash of model and prompt; grows with every
+      reply, so a process that is killed loses only the requests under way.
+    title: title of the progress bar.
 
   Returns:
     A verdict for each.
@@ -180,7 +180,7 @@ def _verdict(reply: str | None, reason: str) -> Verdict:
 
 
 def _ask(endpoint, prompts, title) -> Iterator[tuple[str, str, str]]:
-  """(prompt, reply, why there is none), as they come; may end early."""
+  """(prompt, reply, cause of a missing reply), as they come; may end early."""
   in_a_row = 0
   with (
     progress.track(None, title, total=len(prompts)) as bar,
@@ -199,7 +199,7 @@ def _ask(endpoint, prompts, title) -> Iterator[tuple[str, str, str]]:
 
 
 def _in_parallel(endpoint, prompts) -> Iterator[tuple[str, futures.Future]]:
-  """Every prompt with its answer, as they come; what is left is cancelled."""
+  """Yields prompts with their answers as they come; cancels the rest."""
   stop = threading.Event()
   pool = futures.ThreadPoolExecutor(endpoint.parallel)
   asked = {pool.submit(chat.ask, endpoint, p, stop): p for p in prompts}
@@ -270,7 +270,7 @@ def factuality(
   """Judges the generated answers of one run, and says which have no score.
 
   Args:
-    endpoint: who judges.
+    endpoint: judge to ask.
     answers: every task with its answers; only generated ones are judged.
     folder: gets ``<task>.judged.jsonl``: key, score, reply and reason.
     cache: see ``judge``.

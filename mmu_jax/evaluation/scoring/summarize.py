@@ -11,7 +11,7 @@ from mmu_jax.evaluation.asking.answers import Answer
 from mmu_jax.evaluation.scoring import scores
 from mmu_jax.metrics import bootstrap_interval
 
-# The truth ratio is scored by what is wanted of the knowledge.
+# The truth ratio is scored by whether the knowledge is to go or to stay.
 _NOT_OF_FORGET, _OF_FORGET_ONLY = 'truth_ratio_retain', 'truth_ratio_forget'
 
 
@@ -64,7 +64,7 @@ def summarize(
 
   Args:
     collected: scores of the task by metric, see ``collect``.
-    task: what was asked.
+    task: questions that were asked.
     run: name of the model: ``'mmunlearner'``.
     step: round that the model had reached.
 

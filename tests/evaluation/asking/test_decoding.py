@@ -151,8 +151,17 @@ def test_the_nll_of_options_is_that_of_plain_rows(
   kind, tasks, encoder, model, params
 ):
   rows = [r for r in tasks[TASKS[kind]] if r.options][:3]
-  got = decoding.option_nll(model, params, rows, encoder, size=2)
-  assert [len(x) for x in got] == [4, 4, 4]  # three rows, two a batch
+  given = [
+    [
+      encoder.example(row._replace(key=f'{row.key}#{i}', answer=option))
+      for i, option in enumerate(row.options)
+    ]
+    for row in rows
+  ]
+  documents = [[encoder.document(examples)] for examples in given]
+  (batch,) = batching.stack(documents, encoder, size=4)
+  got = decoding.answer_nll(model, params, batch)
+  assert [len(x) for x in got] == [4, 4, 4, 0]  # one row is padding
   for row, nll in zip(rows, got):
     want = [
       _plain_nll(

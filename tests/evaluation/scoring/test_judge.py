@@ -1,90 +1,15 @@
-"""A judge is asked as often as needed, never twice, and never told a key."""
+"""A judge is asked once about each answer, and scores within its scale."""
 
-import http.server
 import json
-import threading
 import time
-import warnings
 
 import answered
+from judging import KEY
+from judging import reply
 import pytest
 
 from mmu_jax import workdir
-from mmu_jax.evaluation.scoring import endpoint as chat
 from mmu_jax.evaluation.scoring import judge
-
-KEY = 'the-secret-of-this-test'
-
-
-def _reply(text):
-  return 200, json.dumps({'choices': [{'message': {'content': text}}]})
-
-
-class _Stub(http.server.ThreadingHTTPServer):
-  """Answers what the test says, and remembers what it was asked."""
-
-  daemon_threads = True
-
-  def __init__(self, answer):
-    super().__init__(('127.0.0.1', 0), _Handler)
-    self.answer, self.asked, self.lock = answer, [], threading.Lock()
-    self.under_way = self.most_at_once = 0
-
-  def handle_error(self, request, client_address):
-    """A client that stopped waiting is no error here."""
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-  def log_message(self, *args):
-    pass
-
-  def do_POST(self):
-    stub = self.server
-    body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
-    with stub.lock:
-      number = len(stub.asked)
-      stub.asked.append((self.path, self.headers['Authorization'], body))
-      stub.under_way += 1
-      stub.most_at_once = max(stub.most_at_once, stub.under_way)
-    status, text, *headers = stub.answer(number, body['messages'][0]['content'])
-    with stub.lock:
-      stub.under_way -= 1
-    self.send_response(status)
-    for name, value in headers:
-      self.send_header(name, value)
-    self.end_headers()
-    self.wfile.write(text.encode())
-
-
-@pytest.fixture(name='serve')
-def _serve(monkeypatch):
-  """Starts a stub; returns it and an endpoint that waits very little."""
-  monkeypatch.setenv('NO_PROXY', '127.0.0.1')
-  monkeypatch.setenv('JUDGE_KEY', KEY)
-  started = []
-
-  def serve(answer, **settings):
-    stub = _Stub(answer)
-    threading.Thread(
-      target=stub.serve_forever, args=(0.02,), daemon=True
-    ).start()
-    started.append(stub)
-    fields = (
-      dict(
-        url=f'http://127.0.0.1:{stub.server_port}/v1',
-        model='judge-1',
-        key_variable='JUDGE_KEY',
-        first_wait=0.01,
-        timeout=5.0,
-      )
-      | settings
-    )
-    return stub, chat.make_endpoint(fields)
-
-  yield serve
-  for stub in started:
-    stub.shutdown()
-    stub.server_close()
 
 
 def _predictions(number=3):
@@ -108,7 +33,7 @@ def _asked(**answers):
 def test_an_answer_is_asked_once_at_temperature_0_and_found_again(
   serve, tmp_path
 ):
-  stub, endpoint = serve(lambda n, prompt: _reply('7'))
+  stub, endpoint = serve(lambda n, prompt: reply('7'))
   cache = tmp_path / 'judge.jsonl'
   verdicts = judge.judge(endpoint, _predictions(), cache)
   assert [v.score for v in verdicts] == [7.0] * 3
@@ -124,7 +49,7 @@ def test_an_answer_is_asked_once_at_temperature_0_and_found_again(
 
 
 def test_equal_questions_are_asked_once(serve, tmp_path):
-  stub, endpoint = serve(lambda n, prompt: _reply('4'))
+  stub, endpoint = serve(lambda n, prompt: reply('4'))
   twice = _predictions(2) * 3
   verdicts = judge.judge(endpoint, twice, tmp_path / 'judge.jsonl')
   assert [v.score for v in verdicts] == [4.0] * 6
@@ -137,33 +62,10 @@ def test_the_judge_reads_question_reference_and_answer():
     assert text in prompt
 
 
-def test_a_crowded_server_is_asked_again_after_twice_the_wait(serve):
-  times = []
-
-  def answer(n, prompt):
-    times.append(time.monotonic())
-    return (429, '{}') if n < 2 else _reply('5')
-
-  stub, endpoint = serve(answer, first_wait=0.1)
-  assert chat.ask(endpoint, 'x') == '5'
-  assert len(stub.asked) == 3
-  assert times[1] - times[0] >= 0.1 and times[2] - times[1] >= 0.2
-
-
-def test_a_server_may_say_how_long_to_wait(serve):
-  late = lambda n, prompt: (
-    (429, '{}', ('Retry-After', '0.3')) if n == 0 else _reply('5')
-  )
-  _, endpoint = serve(late)
-  started = time.monotonic()
-  assert chat.ask(endpoint, 'x') == '5'
-  assert time.monotonic() - started >= 0.3
-
-
 def test_500_forever_leaves_a_row_without_a_score_and_counts_it(
   serve, tmp_path, capsys
 ):
-  broken = lambda n, p: (500, '{}') if 'Where does 1' in p else _reply('8')
+  broken = lambda n, p: (500, '{}') if 'Where does 1' in p else reply('8')
   stub, endpoint = serve(broken, tries=3)
   results = judge.factuality(
     endpoint,
@@ -195,37 +97,6 @@ def test_a_dead_server_is_given_up_after_ten_answers(serve, tmp_path):
   assert reasons.count('not asked after too many failures') == 30
 
 
-@pytest.mark.parametrize(
-  'body',
-  [
-    'no json',
-    '{"choices": []}',
-    '[]',
-    '{"choices": [{"message": {"content": null}}]}',
-  ],
-)
-def test_a_malformed_reply_is_asked_for_again(serve, body):
-  stub, endpoint = serve(lambda n, p: (200, body) if n == 0 else _reply('6'))
-  assert chat.ask(endpoint, 'x') == '6'
-  assert len(stub.asked) == 2
-
-
-def test_a_slow_server_is_not_waited_for(serve):
-  def answer(n, prompt):
-    time.sleep(1.5 if n == 0 else 0)
-    return _reply('9')
-
-  _, endpoint = serve(answer, timeout=0.2)
-  started = time.monotonic()
-  assert chat.ask(endpoint, 'x') == '9'
-  assert time.monotonic() - started < 1.5
-  _, slow = serve(
-    lambda n, p: (time.sleep(0.5), _reply('9'))[1], timeout=0.1, tries=2
-  )
-  with pytest.raises(chat.Failed, match='no answer in time, 2 times'):
-    chat.ask(slow, 'x')
-
-
 @pytest.mark.parametrize('status', [401, 403, 404, 302])
 def test_a_wrong_key_is_an_error_at_once_that_does_not_show_it(
   serve, tmp_path, status
@@ -240,18 +111,6 @@ def test_a_wrong_key_is_an_error_at_once_that_does_not_show_it(
   assert KEY not in str(error.value)
 
 
-@pytest.mark.parametrize('key', ['ab\ncd', 'ab cd', 'ab\x7fcd', 'ab\u20accd'])
-def test_a_key_that_cannot_be_sent_is_an_error_that_does_not_show_it(
-  monkeypatch, key
-):
-  monkeypatch.setenv('BROKEN_KEY', key)
-  with pytest.raises(ValueError, match='that in BROKEN_KEY holds') as error:
-    chat.make_endpoint(
-      dict(url='https://host/v1', model='m', key_variable='BROKEN_KEY')
-    )
-  assert 'ab' not in str(error.value).split() and key not in str(error.value)
-
-
 @pytest.mark.parametrize('status', [200, 400, 401, 500])
 def test_a_key_that_a_server_repeats_is_hidden(
   serve, tmp_path, monkeypatch, capsys, status
@@ -260,11 +119,11 @@ def test_a_key_that_a_server_repeats_is_hidden(
   monkeypatch.setenv('JUDGE_KEY', 'tiny.key')
   said = 'x' * 53 + ' tiny.key'
   error = json.dumps({'error': {'message': 'not tiny.key, is it'}})
-  replies = {200: [_reply('7 tiny.key'), (200, said)]}
+  replies = {200: [reply('7 tiny.key'), (200, said)]}
   replies = replies.get(status, [(status, error)])
-  for reply in replies:
-    _, endpoint = serve(lambda n, p: reply, tries=1)
-    cache = tmp_path / f'{replies.index(reply)}.jsonl'
+  for said_by in replies:
+    _, endpoint = serve(lambda n, p: said_by, tries=1)
+    cache = tmp_path / f'{replies.index(said_by)}.jsonl'
     try:
       judge.factuality(
         endpoint,
@@ -283,23 +142,10 @@ def test_a_key_that_a_server_repeats_is_hidden(
     assert 'tiny' not in ''.join(capsys.readouterr())
 
 
-def test_a_key_over_http_to_another_machine_is_warned_of(monkeypatch):
-  monkeypatch.setenv('JUDGE_KEY', KEY)
-  settings = dict(model='m', key_variable='JUDGE_KEY')
-  with pytest.warns(UserWarning, match='goes to host over http') as found:
-    chat.make_endpoint(settings | dict(url='http://host/v1'))
-  assert len(found) == 1 and KEY not in str(found[0].message)
-  with warnings.catch_warnings():
-    warnings.simplefilter('error')
-    chat.make_endpoint(settings | dict(url='http://localhost:8000/v1'))
-    chat.make_endpoint(settings | dict(url='https://host/v1'))
-    chat.make_endpoint(dict(url='http://host/v1', model='m'))
-
-
 def test_a_question_that_is_refused_is_not_asked_again(serve, tmp_path):
   refused = json.dumps({'error': {'message': 'filtered'}})
   stub, endpoint = serve(
-    lambda n, p: (400, refused) if 'does 0' in p else _reply('3')
+    lambda n, p: (400, refused) if 'does 0' in p else reply('3')
   )
   verdicts = judge.judge(endpoint, _predictions(), tmp_path / 'judge.jsonl')
   assert [v.score for v in verdicts] == [None, 3.0, 3.0]
@@ -310,7 +156,7 @@ def test_a_question_that_is_refused_is_not_asked_again(serve, tmp_path):
 def test_no_more_questions_are_under_way_than_allowed(serve, tmp_path):
   def answer(n, prompt):
     time.sleep(0.05)
-    return _reply('2')
+    return reply('2')
 
   stub, endpoint = serve(answer, parallel=3)
   judge.judge(endpoint, _predictions(12), tmp_path / 'judge.jsonl')
@@ -318,7 +164,7 @@ def test_no_more_questions_are_under_way_than_allowed(serve, tmp_path):
 
 
 def test_a_key_is_in_no_file(serve, tmp_path):
-  _, endpoint = serve(lambda n, p: _reply('2'))
+  _, endpoint = serve(lambda n, p: reply('2'))
   judge.factuality(
     endpoint,
     _asked(forget_qa=_predictions()),
@@ -332,7 +178,7 @@ def test_a_key_is_in_no_file(serve, tmp_path):
 
 
 def test_a_cut_off_line_of_the_cache_is_asked_for_again(serve, tmp_path):
-  stub, endpoint = serve(lambda n, p: _reply('2'))
+  stub, endpoint = serve(lambda n, p: reply('2'))
   cache = tmp_path / 'judge.jsonl'
   judge.judge(endpoint, _predictions(), cache)
   cache.write_text(cache.read_text()[:-20])
@@ -346,43 +192,12 @@ def test_a_cut_off_line_of_the_cache_is_asked_for_again(serve, tmp_path):
 def test_a_cache_that_cannot_be_written_is_an_error_with_a_next_step(
   serve, tmp_path
 ):
-  _, endpoint = serve(lambda n, p: _reply('2'))
+  _, endpoint = serve(lambda n, p: reply('2'))
   cache = tmp_path / 'judge.jsonl'
   cache.symlink_to(tmp_path / 'gone' / 'judge.jsonl')
   with pytest.raises(OSError, match='cannot be written.*Free space') as error:
     judge.judge(endpoint, _predictions(), cache)
   assert str(cache) in str(error.value)
-
-
-def test_a_judge_without_url_is_off():
-  assert chat.make_endpoint({}) is None
-  assert (
-    chat.make_endpoint({'url': '', 'model': 'm', 'key_variable': 'NOT_SET'})
-    is None
-  )
-
-
-@pytest.mark.parametrize(
-  'settings, words',
-  [
-    ({'url': 'host/v1'}, 'begins with http:// or https://'),
-    ({'url': 'https:///v1'}, "and a host, got 'https:///v1'"),
-    ({'url': 'https://me:secret@host/v1'}, 'holds no user'),
-    ({'url': 'https://host/v1?key=secret'}, 'holds no user'),
-    ({'model': ''}, 'judge.model'),
-    ({'key_variable': 'my_secret'}, 'key_variable names, which is not set'),
-    ({'key_variable': 'sk-secret'}, 'what it is set to is none'),
-    ({'tries': 0}, 'tries of the judge is at least 1, got 0'),
-    ({'parallel': 0}, 'parallel of the judge is at least 1'),
-    ({'timeout': 0}, 'above 0 seconds'),
-    ({'temperature': 1}, 'no setting temperature'),
-  ],
-)
-def test_wrong_settings_are_errors_before_anything_is_asked(settings, words):
-  given = {'url': 'https://host/v1', 'model': 'm'} | settings
-  with pytest.raises(ValueError, match=words) as error:
-    chat.make_endpoint(given)
-  assert 'secret' not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -442,7 +257,7 @@ def test_the_interval_stays_on_the_scale():
 
 
 def test_options_and_blanks_are_not_judged(serve, tmp_path):
-  stub, endpoint = serve(lambda n, p: _reply('2'))
+  stub, endpoint = serve(lambda n, p: reply('2'))
   rows = _predictions(2)
   rows[0]['kind'] = 'classification'
   results = judge.factuality(
@@ -455,9 +270,3 @@ def test_options_and_blanks_are_not_judged(serve, tmp_path):
   )
   assert len(stub.asked) == 1
   assert {(row['task'], row['n']) for row in results} == {('forget_qa', 1)}
-
-
-def test_nothing_listens_is_a_failure_in_words(serve):
-  _, endpoint = serve(lambda n, p: _reply('2'), tries=2)
-  with pytest.raises(chat.Failed, match='refused, 2 times'):
-    chat.ask(endpoint._replace(url='http://127.0.0.1:9/v1'), 'x')
