@@ -14,7 +14,7 @@ from mmu_jax.models import layers as layers_lib
 class ClipVisionConfig:
   """Sizes of the vision tower, with the names of ``config.json``.
 
-  The defaults are those of CLIP ViT-L/14 at 336 pixels.
+  The defaults are CLIP ViT-L/14 at 336 pixels.
   """
 
   hidden_size: int = 1024

@@ -31,7 +31,8 @@ class Family:
 
   Attributes:
     name: key in ``MODELS``; model names of configs and notes of checkpoints.
-    config: dataclass of its sizes, with ``text_config`` and ``vision_config``.
+    config: dataclass of its sizes, with ``text_config`` and ``vision_config``;
+      the defaults are its 7B model.
     module: the model; it has ``decoder``, ``embed``, ``image_features`` and
       ``logits``.
     components: component -> regex over leaf names.

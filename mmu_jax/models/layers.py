@@ -1,4 +1,4 @@
-"""What towers and decoders share: scanned layers, activations, choices."""
+"""Parts of towers and decoders: scanned layers, activations, choices."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -24,7 +24,7 @@ def stack(
 
   Args:
     make: builds one layer from its random stream.
-    num_layers: how many, >= 1.
+    num_layers: number of layers, >= 1.
     rngs: the random streams, split for the layers.
 
   Returns:
@@ -46,12 +46,12 @@ def scan(
   """Runs stacked layers one after the other, compiled once for any depth.
 
   Args:
-    layers: from ``stack``.
-    apply: ``apply(layer, x, extra) -> (x, extra)`` for one layer.
-    x: what flows through, for example ``[B, L, D]``.
+    layers: stacked layers, from ``stack``.
+    apply: function of one layer, ``apply(layer, x, extra) -> (x, extra)``.
+    x: input of the first layer, for example ``[B, L, D]``.
     per_layer: pytree with a leading layer axis, such as a KV cache.
-    num_layers: run only the first so many; None for all.
-    remat: a key of ``REMAT``: which activations the backward pass keeps.
+    num_layers: number of first layers to run; None for all.
+    remat: activations that the backward pass keeps, a key of ``REMAT``.
 
   Returns:
     The last x, and the extras of every layer, stacked.
@@ -87,9 +87,9 @@ def place(x: jax.Array, features: jax.Array, slots: jax.Array) -> jax.Array:
   """Puts image features where the tokens of a sequence stand for them.
 
   Args:
-    x: ``[B, L, D]`` embedded tokens.
-    features: ``[B, N, D]``, the image tokens of each row.
-    slots: ``[B, L]`` int, which of them stands here; -1 for text.
+    x: embedded tokens ``[B, L, D]``.
+    features: image tokens of each row, ``[B, N, D]``.
+    slots: index of the feature that stands here, ``[B, L]`` int; -1 for text.
 
   Returns:
     ``[B, L, D]``.

@@ -23,7 +23,7 @@ from mmu_jax.models import layers as layers_lib
 class LlamaConfig:
   """Sizes of the decoder, with the names of ``config.json``.
 
-  The defaults are those of Llama-2 7B with LLaVA-1.5's vocabulary.
+  The defaults are Llama-2 7B with LLaVA-1.5's vocabulary.
   """
 
   vocab_size: int = 32064

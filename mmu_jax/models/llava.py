@@ -47,14 +47,14 @@ class LlavaConfig:
   Attributes:
     vision_config: the tower.
     text_config: the decoder.
-    vision_feature_layer: which hidden state of the tower the projector reads,
-      as ``config.json`` counts them: -1 after the last layer, -2 before it.
+    vision_feature_layer: hidden state of the tower that the projector reads, as
+      ``config.json`` counts them: -1 after the last layer, -2 before it.
     vision_feature_select_strategy: ``'default'`` leaves the class token out,
       ``'full'`` keeps it.
-    projector_hidden_act: a key of ``layers.ACTIVATIONS``.
-    dtype: of the computation; parameters are float32 unless loaded otherwise.
-    attention: ``'xla'`` or ``'cudnn'``.
-    remat: a key of ``layers.REMAT``.
+    projector_hidden_act: activation, a key of ``layers.ACTIVATIONS``.
+    dtype: dtype of the computation; parameters are float32 by default.
+    attention: implementation, ``'xla'`` or ``'cudnn'``.
+    remat: kept activations, a key of ``layers.REMAT``.
   """
 
   vision_config: ClipVisionConfig = ClipVisionConfig()
@@ -104,7 +104,7 @@ class LlavaConfig:
 
 
 class Projector(nnx.Module):
-  """Two linear layers from the width of the tower to that of the decoder."""
+  """Two linear layers from the width of the tower to the decoder's."""
 
   def __init__(self, config: LlavaConfig, rngs: nnx.Rngs):
     vision, text = config.vision_config, config.text_config
@@ -149,8 +149,8 @@ class Llava(nnx.Module):
       attention=self.config.attention,
       remat=self.config.remat,
     )
-    # Said where they are, rows keep their order: between the tower and the
-    # projector the compiler's backward pass has swapped those of two devices.
+    # These constraints keep rows in order: without them, the compiler's
+    # backward pass swapped the rows of two devices at this point.
     x = sharding.split_rows(x[:, self.config.first_image_token :])
     return sharding.split_rows(self.multi_modal_projector(x))
 

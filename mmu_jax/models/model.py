@@ -24,11 +24,11 @@ MODELS = {f.name: f for f in (llava.FAMILY, qwen2_vl.FAMILY)}
 
 @dataclasses.dataclass(frozen=True, eq=False)  # equal if it is the same one
 class Model:
-  """What the rest of the library knows of a model.
+  """A model, as the rest of the library sees it.
 
   Attributes:
-    family: a key of ``MODELS``.
-    config: its sizes.
+    family: name of its family, a key of ``MODELS``.
+    config: sizes, and how to compute.
     init: ``init(key) -> params``, nested dicts of float32 arrays.
     forward: ``forward(params, batch) -> logits [B, L, V]``.
     image_features: ``image_features(params, batch) -> [B, tokens, D]``, the
@@ -41,9 +41,9 @@ class Model:
       are the slots it sees.
     components: component -> regex over leaf names.
     partition_rules: (regex over leaf names, PartitionSpec) for ``sharding``.
-    params: of a checkpoint, if the model was loaded from one.
+    params: parameters, if the model was loaded from a checkpoint.
     processor: tokenizer and image processor of that checkpoint, if it has any.
-    source: the folder of that checkpoint.
+    source: folder of that checkpoint.
   """
 
   family: str
@@ -70,7 +70,7 @@ def build(config: Any) -> Model:
   """Builds a model from its config; equal configs give the same object.
 
   Args:
-    config: a ``LlavaConfig`` or ``Qwen2VLConfig``.
+    config: config of a family, such as ``LlavaConfig``.
 
   Raises:
     TypeError: if it is the config of no known family.
@@ -163,10 +163,10 @@ def from_options(name: str, vocab_size: int, **options: Any) -> Model:
   """Builds a model from plain options, as a config file has them.
 
   Args:
-    name: a key of ``MODELS``.
-    vocab_size: V, of the tokenizer.
-    **options: fields of its config; ``vision_config`` and ``text_config`` are
-      dicts of theirs.
+    name: name of the family, a key of ``MODELS``.
+    vocab_size: size V of the tokenizer.
+    **options: fields of the family's config; ``vision_config`` and
+      ``text_config`` are dicts.
 
   Raises:
     ValueError: if the name or an option is unknown.

@@ -39,8 +39,8 @@ PARTITION_RULES = (
 class Qwen2VLVisionConfig:
   """Sizes of the vision tower, with the names of ``config.json``.
 
-  The defaults are those of Qwen2-VL 7B; ``hidden_size`` is what the merger
-  makes, the width of the decoder.
+  The defaults are Qwen2-VL 7B; ``hidden_size`` is the output width of the
+  merger, which equals the width of the decoder.
   """
 
   depth: int = 32
@@ -100,8 +100,8 @@ class Qwen2VLConfig:
     text_config: the decoder.
     tie_word_embeddings: whether the token embedding is the output layer too,
       as in the 2B model.
-    dtype: of the computation; parameters are float32 unless loaded otherwise.
-    attention: ``'xla'`` or ``'cudnn'``.
+    dtype: dtype of the computation; parameters are float32 by default.
+    attention: implementation, ``'xla'`` or ``'cudnn'``.
     remat: a key of ``layers.REMAT``.
   """
 

@@ -13,7 +13,6 @@ import toy
 from mmu_jax import losses
 from mmu_jax import models
 from mmu_jax import tree as tree_lib
-from mmu_jax.models import llama
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 NUM_PATCHES = toy.IMAGE_TOKENS
@@ -188,41 +187,6 @@ def test_a_layer_that_the_tower_has_not_is_refused(layer):
     _variant(vision_feature_layer=layer, vision={'num_hidden_layers': 3})
 
 
-def test_patches_must_cover_the_image():
-  with pytest.raises(ValueError, match='multiple of patch_size'):
-    _variant(vision={'image_size': 25})
-
-
-def test_rotary_is_a_complex_rotation_in_float64():
-  rng = np.random.default_rng(14)
-  positions = np.concatenate([np.arange(40), rng.integers(40, 4096, 24)])
-  positions = positions.reshape(2, 32)
-  x = rng.normal(size=(2, 32, 3, 16)).astype(np.float32)
-  cos, sin = llama.rotary(jnp.asarray(positions), 16, 10000.0)
-  got = llama.rotate(jnp.asarray(x), cos, sin)
-  frequencies = 10000.0 ** (-np.arange(8) / 8)  # [head_dim / 2]
-  angles = positions[..., None, None] * frequencies  # [B, L, 1, head_dim / 2]
-  turned = (x[..., :8] + 1j * x[..., 8:]) * np.exp(1j * angles)
-  want = np.concatenate([turned.real, turned.imag], axis=-1)
-  # An angle in float32 is off by 2^-23 of itself.
-  allowed = 2.0**-22 * (1 + positions[..., None, None]) * np.abs(x).max()
-  assert np.all(np.abs(got - want) <= 2 * allowed)
-
-
-def test_scores_depend_on_distance_alone():
-  rng = np.random.default_rng(15)
-  q, k = jnp.asarray(rng.normal(size=(2, 1, 1, 1, 16)), jnp.float32)
-
-  def score(i, j):
-    turn = lambda x, p: llama.rotate(
-      x, *llama.rotary(jnp.array([[p]]), 16, 10000.0)
-    )
-    return float(jnp.vdot(turn(q, i), turn(k, j)))
-
-  assert score(9, 2) == pytest.approx(score(19, 12), abs=1e-5)
-  assert abs(score(9, 2) - score(9, 3)) > 1e-2
-
-
 @pytest.mark.parametrize('remat', ['none', 'full'])
 def test_the_program_does_not_grow_with_depth(remat):
   sizes = []
@@ -235,39 +199,6 @@ def test_the_program_does_not_grow_with_depth(remat):
     lowered = _gradient(model).lower(_shapes(model), toy.batch(16))
     sizes.append(len(lowered.as_text()))
   assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
-
-
-def test_equal_configs_give_one_model():
-  text = dict(hidden_size=16, num_attention_heads=2, num_key_value_heads=2)
-  options = dict(text_config=text)
-  first = models.from_options('llava', 40, **options)
-  assert models.from_options('llava', 40, **options) is first
-  assert models.from_options('llava', 41, **options) is not first
-  assert first.config.text_config.vocab_size == 40
-  assert first.config.text_config.hidden_size == 16
-  assert first.config.vision_config == models.LlavaConfig().vision_config
-
-
-@pytest.mark.parametrize(
-  'name, options, message',
-  [
-    ('lava', {}, "unknown model 'lava'; known: llava"),
-    ('llava', {'depth': 3}, "model has no option 'depth'; known: vision_"),
-    (
-      'llava',
-      {'vision_config': {'width': 3}},
-      "model.vision_config has no option 'width'; known: hidden_size",
-    ),
-    (
-      'llava',
-      {'text_config': {'width': 3, 'depth': 2}},
-      "model.text_config has no option 'depth', 'width'",
-    ),
-  ],
-)
-def test_an_unknown_model_or_option_is_a_clear_error(name, options, message):
-  with pytest.raises(ValueError, match=message):
-    models.from_options(name, 40, **options)
 
 
 def test_every_parameter_has_one_component():

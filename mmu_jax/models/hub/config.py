@@ -19,13 +19,13 @@ def read(
   """Returns the model config of a checkpoint folder.
 
   Args:
-    path: the folder; its ``config.json`` is read.
-    options: how to compute: ``dtype``, ``attention``, ``remat``.
+    path: folder with a ``config.json``.
+    options: ways to compute: ``dtype``, ``attention``, ``remat``.
 
   Raises:
     FileNotFoundError: if there is no ``config.json``.
     ValueError: if the architecture or one of its choices is not supported;
-      names the file, the field and what is.
+      names the file, the field and the supported values.
   """
   file = pathlib.Path(path) / FILE
   if not file.exists():
@@ -44,8 +44,7 @@ def family_of(raw: Mapping[str, Any]) -> Family:
   """Returns the family of a config.
 
   Args:
-    raw: fields of ``config.json``; those of its model_type and its decoder's
-      decide.
+    raw: fields of ``config.json``; model_type and the decoder's decide.
 
   Raises:
     ValueError: if no family has this model_type.

@@ -35,13 +35,13 @@ def convert(
   reads many tensors at a time. Where the devices are CPUs it holds them twice.
 
   Args:
-    source: a Hugging Face folder, or an Orbax folder of parameters (as
+    source: Hugging Face folder, or an Orbax folder of parameters (as
       ``convert`` or a training run writes it: ``unlearned/<run>/params``).
-    target: a new folder.
+    target: new folder.
     like: for the way back, the Hugging Face folder that the model came from;
       None if ``source`` was made by ``convert``, which remembers it.
-    dtype: of the result; None keeps that of the source, and on the way back
-      that of ``like``.
+    dtype: dtype of the result; None keeps the dtype of the source, or of
+      ``like`` on the way back.
 
   Returns:
     A sentence that says what was written.

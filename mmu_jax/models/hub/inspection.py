@@ -1,4 +1,4 @@
-"""What a checkpoint folder holds, from its headers alone."""
+"""Contents of a checkpoint folder, from its headers alone."""
 
 from collections.abc import Iterable
 import pathlib
@@ -24,7 +24,7 @@ Folder = str | pathlib.Path
 
 
 class Contents(NamedTuple):
-  """What a folder of parameters holds.
+  """Contents of a folder of parameters.
 
   Attributes:
     path: the folder.
@@ -43,7 +43,7 @@ class Contents(NamedTuple):
 
 
 def inspect(path: Folder) -> Contents:
-  """Returns what a Hugging Face or Orbax folder holds; reads no weight.
+  """Returns the contents of a Hugging Face or Orbax folder; reads no weight.
 
   Raises:
     FileNotFoundError: if it is neither.
@@ -80,10 +80,10 @@ def inspect(path: Folder) -> Contents:
 
 
 def tables(contents: Contents) -> list[Any]:
-  """Returns what ``mmu inspect`` prints: rich tables and lines.
+  """Returns the output of ``mmu inspect``: rich tables and lines.
 
   Args:
-    contents: from ``inspect``.
+    contents: contents of a folder, from ``inspect``.
   """
   from rich import box
   from rich import table

@@ -40,23 +40,23 @@ def load(
   attention: str = 'xla',
   remat: str = 'none',
 ) -> Model:
-  """Loads a LLaVA-1.5 or Qwen2-VL checkpoint in the Hugging Face format.
+  """Loads a checkpoint of any family in the Hugging Face format.
 
   Every device gets its part of each tensor straight from the file: besides the
   arrays themselves, the host holds about two tensors at a time.
 
   Args:
-    path: a folder with ``config.json`` and safetensors, one file or shards
+    path: folder with ``config.json`` and safetensors, one file or shards
       with their index, in the names of the hub or of any transformers since.
-    dtype: of the parameters; None keeps that of the files, the widest where
-      layers differ. Training needs float32: bfloat16 loses most small updates
-      to rounding.
-    mesh: where the parameters go; None for the first device.
-    rules: partition rules; None for those of the model.
-    compute_dtype: of the computation; None for that of the parameters, or
+    dtype: dtype of the parameters; None keeps the dtype of the files, the
+      widest where layers differ. Training needs float32: bfloat16 loses most
+      small updates to rounding.
+    mesh: devices of the parameters; None for the first device.
+    rules: partition rules; None for the model's.
+    compute_dtype: dtype of the computation; None for the parameters' dtype, or
       float32 where these keep the dtype of the files.
-    attention: ``'xla'`` or ``'cudnn'``.
-    remat: which activations the backward pass keeps: 'none' (all), 'dots' or
+    attention: implementation, ``'xla'`` or ``'cudnn'``.
+    remat: activations that the backward pass keeps: 'none' (all), 'dots' or
       'full' (layer inputs alone).
 
   Returns:
@@ -182,7 +182,7 @@ def _check_tensors(
   names: Mapping[str, str],
   found: Mapping[str, files_lib.Tensor],
 ) -> None:
-  """Raises where shapes or dtypes are not those of the config."""
+  """Raises where a shape does not fit the config, or a dtype is unknown."""
   wrong = []
   for hub, name in names.items():
     tensor, want = found[name], places[hub].shape
@@ -215,7 +215,7 @@ def check_dtype(dtype: str | None) -> None:
 def _check_copies(
   table: weights.Table, names: Mapping[str, str], read: Read, path: pathlib.Path
 ) -> None:
-  """Raises where a tensor is not what it is said to be a copy of."""
+  """Raises where a tensor differs from the one that it should copy."""
   places = {place.leaf: hub for hub, place in table.places.items()}
   for hub, place in table.copies.items():
     blocks = _blocks(place, 0, place.shape[0]) if hub in names else []

@@ -42,21 +42,21 @@ def save(
 ) -> pathlib.Path:
   """Writes parameters as a checkpoint that transformers loads.
 
-  The files, their names, dtypes and order are those of the checkpoint that the
-  model came from; tokenizer, processor and config files are copied. It is
-  written beside its final place and renamed when it is whole.
+  Files, names, dtypes and order follow the checkpoint that the model came from;
+  tokenizer, processor and config files are copied. The folder is written under
+  another name and renamed when it is whole.
 
   One tensor at a time, one layer of a stack, is brought to the host. In a job
   of several processes all of them call this; the first one writes, and the
   others hold no more than that tensor.
 
   Args:
-    model: the model.
-    params: what to write; float arrays of any dtype, sharded or not.
-    path: the new folder; must not exist.
-    like: the folder of the source checkpoint; None for ``model.source``.
-    dtype: of the files, 'float32', 'float16' or 'bfloat16'; None for that of
-      each tensor in ``like``.
+    model: model of the parameters.
+    params: parameters to write; float arrays of any dtype, sharded or not.
+    path: new folder; must not exist.
+    like: folder of the source checkpoint; None for ``model.source``.
+    dtype: dtype of the files, 'float32', 'float16' or 'bfloat16'; None keeps
+      each tensor's dtype in ``like``.
 
   Returns:
     The path.
@@ -64,7 +64,7 @@ def save(
   Raises:
     OSError: if ``path`` exists.
     FileNotFoundError: if ``like`` is gone.
-    ValueError: if the dtype is unknown, the parameters are not those of the
+    ValueError: if the dtype is unknown, the parameters do not fit the
       model, ``like`` is a checkpoint of another one, or a value does not fit
       into the dtype.
     OSError: if the disk is full; nothing is left behind.
@@ -267,7 +267,7 @@ def _with_dtype(header, places, dtype: str) -> dict[str, Any]:
 
 
 def _state_dtype(folder: pathlib.Path, headers, dtype: str) -> None:
-  """Says in the config and the index of a folder what its files now hold."""
+  """Writes the new dtype into the config and the index of a folder."""
   config = files_lib.read_json(folder / hub_config.FILE)
   fields = ('torch_dtype', 'dtype')  # the new name is that of transformers 5
   for part in (config, *config.values()):

@@ -2,7 +2,7 @@
 
 Our leaves are named like the tensors of the checkpoints on the hub, with these
 differences: layers are stacked (``layers.3.x`` is entry 3 of ``layers/x``), a
-``weight`` is called ``kernel``, ``scale`` or ``embedding`` after what it is,
+``weight`` is called ``kernel``, ``scale`` or ``embedding`` after its use,
 and a kernel is transposed, ``[in, out]``. So the table of a model is computed
 from its parameters, and covers each of them once.
 """
@@ -80,7 +80,7 @@ def table(model: Model) -> Table:
 
 
 def to_leaf(tensor: np.ndarray, place: Place) -> np.ndarray:
-  """From the layout of the file to that of the parameter."""
+  """Brings a tensor from the layout of files to ours."""
   if not place.transposed:
     return tensor
   return tensor.reshape(tensor.shape[0], -1).T

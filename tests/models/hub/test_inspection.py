@@ -1,0 +1,85 @@
+"""What a folder holds, from its headers and its note."""
+
+import json
+import shutil
+
+import hub_folder
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from mmu_jax import __main__ as command_line
+from mmu_jax import checkpoint
+from mmu_jax import models
+from mmu_jax.models.hub import convert
+from mmu_jax.models.hub import inspection
+
+
+@pytest.fixture(params=hub_folder.FAMILIES)
+def folder(request, tmp_path):
+  arrays = hub_folder.tensors(request.param, 3, 'bfloat16')
+  return hub_folder.write(tmp_path / 'hf', request.param, arrays)
+
+
+def test_inspect_counts_every_parameter_once(folder, tmp_path, capsys):
+  contents = inspection.inspect(folder)
+  tensors = load_file(folder / 'model.safetensors')
+  count = sum(x.size for x in tensors.values())
+  shapes = contents.leaves.values()
+  assert sum(int(np.prod(x.shape)) for x in shapes) == count
+  assert {x.dtype.name for x in shapes} == {'bfloat16'}
+  convert.convert(folder, tmp_path / 'orbax')
+  capsys.readouterr()
+  for path in (folder, tmp_path / 'orbax'):
+    assert command_line.main(['inspect', str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert f'{count:,}' in shown
+    for component in ('vision', 'projector', 'language'):
+      assert component in shown
+    found = inspection.inspect(path).leaves
+    assert {k: (v.shape, v.dtype) for k, v in found.items()} == {
+      k: (v.shape, v.dtype) for k, v in contents.leaves.items()
+    }
+
+
+def test_the_note_of_parameters_names_their_family(folder, tmp_path):
+  """Leaves alone would fit all families with the same parts."""
+  convert.convert(folder, tmp_path / 'orbax')
+  family = inspection.inspect(folder).family
+  assert inspection.inspect(tmp_path / 'orbax').family == family
+  tree = {'visual': {'merger': {'w': np.ones(3)}}, 'model': {'w': np.ones(2)}}
+  checkpoint.save(tmp_path / 'old', tree, {})
+  said = inspection.inspect(tmp_path / 'old').family
+  assert said.startswith('qwen2_vl (by the names of its leaves; ')
+  checkpoint.save(tmp_path / 'new', tree, {'family': 'qwen2_vl'})
+  assert inspection.inspect(tmp_path / 'new').family == 'qwen2_vl'
+
+
+def test_what_is_no_checkpoint_is_refused(folder, tmp_path, capsys):
+  inspect = lambda path: command_line.main(['inspect', str(path)])
+  (tmp_path / 'empty').mkdir()
+  assert inspect(tmp_path / 'empty') == 1
+  assert 'holds neither config.json' in capsys.readouterr().err
+  (tmp_path / 'empty' / 'config.json').write_text('{"stage": {}}')
+  assert inspect(tmp_path / 'empty') == 1
+  assert 'parameters of a run are in its folder params/' in (
+    capsys.readouterr().err
+  )
+  checkpoint.save(tmp_path / 'other', {'w': np.ones(3)}, {})
+  assert inspect(tmp_path / 'other') == 1
+  known = ', '.join(models.MODELS)
+  assert f"of no known model ({known}); the first is 'w'" in (
+    capsys.readouterr().err
+  )
+  full = ['convert', f'--from={folder}', f'--to={tmp_path / "other"}']
+  assert command_line.main(full) == 1
+  assert 'is written to a new folder' in capsys.readouterr().err
+  shutil.rmtree(tmp_path / 'other')
+  config = json.loads((folder / 'config.json').read_text())
+  config['model_type'] = 'mllama'
+  (folder / 'config.json').write_text(json.dumps(config))
+  assert command_line.main(full) == 1
+  assert "'mllama' is not supported; supported are llava, " in (
+    capsys.readouterr().err
+  )
+  assert not (tmp_path / 'other').exists()
