@@ -40,7 +40,6 @@ def _plan(args):
 
   made = planning.plan(
     args.config,
-    model=args.config.model.get('path', ''),
     hbm=args.hbm,
     chip=args.chip,
     length=args.length,

@@ -1,11 +1,11 @@
-"""What a job needs, before it is launched: no weights, no devices.
+"""Plans what a job needs of each device: no weights, no devices.
 
-``plan(config, mesh='fsdp=8') -> Plan`` are the numbers; ``tables(plan)`` are
-what ``mmu plan`` prints.
+``plan(config) -> Plan`` gives the numbers, ``tables(plan)`` what ``mmu plan``
+prints.
 """
 
-from mmu_jax.planning.planner import Plan
-from mmu_jax.planning.planner import plan
-from mmu_jax.planning.report import tables
+from mmu_jax.planning.fits import Plan
+from mmu_jax.planning.fits import plan
+from mmu_jax.planning.tables import tables
 
 __all__ = ['Plan', 'plan', 'tables']

@@ -1,41 +1,41 @@
-"""What a backward pass keeps of the forward pass, from its trace.
+"""Activations that a backward pass keeps, read from a trace of it.
 
-JAX says it itself: the residuals of ``jax.vjp`` are the leaves of a tree, and
-``jax.eval_shape`` gives their shapes without computing anything. So what each
-remat policy keeps is read, not modelled. The batch is traced with a number of
-rows that no other axis has, which tells values that grow with the rows.
+The residuals of ``jax.vjp`` are the leaves of a tree, and ``jax.eval_shape``
+gives their shapes without computing anything: so nothing is assumed of layers
+or remat policies. The trace has a number of rows and a length that no other
+axis has. They tell which values grow with the batch, and one trace serves
+batches of every size.
 """
 
 from collections.abc import Mapping
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mmu_jax import models
 from mmu_jax import tree as tree_lib
-from mmu_jax.planning import shapes
-from mmu_jax.planning.shapes import Rows
+from mmu_jax.models import MODELS
 from mmu_jax.typing import LossFn
 
-ROWS = 1009  # a prime number that is the size of no other axis
+ROWS, LENGTH = 1009, 10007  # prime numbers
 
 
 class Value(NamedTuple):
   """An array that lives until the backward pass has used it.
 
   Attributes:
-    shape: for one row if ``by_row``, without the axis of the rows.
+    shape: its sizes, of one row if ``by_row``.
     itemsize: bytes of an entry.
     half: whether it is a 16-bit float.
-    by_row: whether there is one for every row.
-    kind: 'logits' of the vocabulary's size, 'layers' of a stack of layers,
-      'weights' for a copy of parameters in another dtype, or 'rest'.
-    layers: the leading axis of a stack, else 1.
-    leaf: the parameter that it is a copy of.
+    by_row: whether every row of the batch has one.
+    kind: 'logits' for what is as wide as the vocabulary, 'layers' for a stack
+      of layers, 'weights' for parameters in another dtype, or 'rest'.
+    layers: depth of the stack, else 1.
+    leaf: name of the parameter that it copies.
   """
 
   shape: tuple[int, ...]
@@ -48,102 +48,103 @@ class Value(NamedTuple):
 
   @property
   def size(self) -> int:
-    """Entries."""
-    return int(np.prod(self.shape))
+    """Entries, of one row if ``by_row``."""
+    return math.prod(self.shape)
 
 
-@functools.lru_cache(maxsize=256)
 def kept(
   config: Any, loss: LossFn, length: int, room: int, remat: str
 ) -> tuple[Value, ...]:
-  """Returns what the backward pass of a loss needs of the forward pass.
+  """Returns the values that the gradient of a loss needs from its forward pass.
 
   Args:
-    config: of the model.
-    loss: of a turn.
+    config: config of the model.
+    loss: loss of a turn.
     length: L, tokens of a row.
-    room: pictures or patches of a row.
-    remat: a key of ``layers.REMAT``.
+    room: places for pictures in a row.
+    remat: key of ``layers.REMAT``.
 
   Returns:
     The values; parameters themselves are not among them.
   """
-  config = dataclasses.replace(config, remat=remat)
+  # cuDNN is traced on its own devices alone; it keeps no scores.
   fused = config.attention != 'xla'
-  if fused:  # cuDNN is traced on its devices alone; it keeps no scores
-    config = dataclasses.replace(config, attention='xla')
+  config = dataclasses.replace(config, attention='xla', remat=remat)
+  model = models.build(config)
+  params = tree_lib.flatten(model.abstract_params)
+  by_shape = {x.shape: name for name, x in params.items()}
+  depths = MODELS[model.family].widths(config)['layers']
+  vocab = config.text_config.vocab_size
+  found = (
+    _value(x, length, depths, vocab, by_shape)
+    for x in _residuals(config, loss, room)
+  )
+  return tuple(v for v in found if v and not (fused and _is_score(v)))
+
+
+@functools.lru_cache(maxsize=64)
+def _residuals(
+  config: Any, loss: LossFn, room: int
+) -> tuple[jax.ShapeDtypeStruct, ...]:
+  """Shapes of the residuals for ROWS rows of LENGTH tokens."""
   model = models.build(config)
   params = model.abstract_params
-  batch = shapes.batch(model, Rows(ROWS, length, room))
+  make = MODELS[model.family].abstract_batch
 
   def residuals(params, ref_params, batch):
     f = lambda p: loss(model.forward, p, ref_params, batch)
     return jax.vjp(f, params)[1]
 
-  found = jax.eval_shape(residuals, params, params, batch)
-  by_shape = {x.shape: n for n, x in tree_lib.flatten(params).items()}
-  values = [_value(x, config, by_shape) for x in jax.tree.leaves(found)]
-  squares = {(length, length), (config_patches(config, room),) * 2}
+  batch = make(config, ROWS, LENGTH, room)
   return tuple(
-    v
-    for v in values
-    if v is not None and not (fused and _is_square(v, squares))
+    jax.tree.leaves(jax.eval_shape(residuals, params, params, batch))
   )
-
-
-def config_patches(config: Any, room: int) -> int:
-  """Patches that see each other in the vision tower."""
-  if isinstance(config, models.LlavaConfig):
-    return config.vision_config.num_patches + 1
-  return room
-
-
-def _is_square(value: Value, squares: set[tuple[int, int]]) -> bool:
-  """Whether a value has an entry for each pair of tokens."""
-  sizes = [n for n in value.shape[value.layers > 1 :] if n > 1]
-  return any(sizes.count(n) >= 2 for n, _ in squares)
 
 
 def _value(
-  x: jax.ShapeDtypeStruct, config: Any, by_shape: Mapping[tuple, str]
+  x: jax.ShapeDtypeStruct,
+  length: int,
+  depths: tuple[int, ...],
+  vocab: int,
+  by_shape: Mapping[tuple[int, ...], str],
 ) -> Value | None:
-  """Says what a residual is; None for a parameter itself."""
-  half = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize == 2
-  axis = next((i for i, n in enumerate(x.shape) if n % ROWS == 0 and n), None)
-  if axis is not None:
-    rest = x.shape[axis] // ROWS
-    shape = (*x.shape[:axis], rest, *x.shape[axis + 1 :])
-    layers = shape[0] if axis > 0 and shape[0] in _depths(config) else 1
-    kind = 'layers' if layers > 1 else 'rest'
-    if shape[-1] == config.text_config.vocab_size:
-      kind = 'logits'
-    return Value(shape, x.dtype.itemsize, half, True, kind, layers)
-  if x.shape in by_shape and x.dtype == jnp.float32:
-    return None
-  leaf = by_shape.get(x.shape) or _sliced(x.shape, by_shape)
-  kind = 'weights' if leaf else 'rest'
-  return Value(x.shape, x.dtype.itemsize, half, False, kind, 1, leaf or '')
+  """A residual of the wanted length; None for a parameter itself."""
+  # Plan: a parameter, or a copy of one, has its shape and no rows. Else put
+  # the wanted length where LENGTH stands, take ROWS out, and see what is left.
+  size, half = x.dtype.itemsize, x.dtype in (jnp.bfloat16, jnp.float16)
+  row_axis = next((i for i, n in enumerate(x.shape) if n and not n % ROWS), -1)
+  if row_axis < 0:
+    leaf = by_shape.get(x.shape) or _sliced(x.shape, by_shape)
+    if leaf and x.shape in by_shape and x.dtype == jnp.float32:
+      return None
+    shape = tuple(_of_length(n, length) for n in x.shape)
+    return Value(
+      shape, size, half, False, 'weights' if leaf else 'rest', 1, leaf
+    )
+  rows = (n // ROWS if i == row_axis else n for i, n in enumerate(x.shape))
+  shape = tuple(_of_length(n, length) for n in rows)
+  stacked = row_axis > 0 and 1 < shape[0] and shape[0] in depths
+  kind = 'layers' if stacked else 'rest'
+  kind = 'logits' if shape[-1] == vocab else kind
+  return Value(shape, size, half, True, kind, shape[0] if stacked else 1)
 
 
-def _sliced(shape: tuple[int, ...], by_shape: Mapping[tuple, str]) -> str:
-  """The parameter whose first layers have this shape."""
-  found = (
-    name
-    for whole, name in by_shape.items()
-    if len(shape) > 1
+def _of_length(n: int, length: int) -> int:
+  """An axis for rows of the wanted length."""
+  return n // LENGTH * length if n and not n % LENGTH else n
+
+
+def _sliced(shape: tuple[int, ...], by_shape) -> str:
+  """The parameter whose first layers have this shape, or ''."""
+  fits = lambda whole: (
+    1 < len(shape) == len(whole)
     and whole[1:] == shape[1:]
-    and len(whole) == len(shape)
     and whole[0] > shape[0]
   )
-  return next(found, '')
+  return next((name for whole, name in by_shape.items() if fits(whole)), '')
 
 
-def _depths(config: Any) -> set[int]:
-  """How many layers the stacks of a model run."""
-  vision = config.vision_config
-  seen = (
-    config.num_vision_layers
-    if isinstance(config, models.LlavaConfig)
-    else vision.depth
-  )
-  return {seen, config.text_config.num_hidden_layers} - {1}
+def _is_score(value: Value) -> bool:
+  """Whether a value has an entry for each pair of tokens, in every head."""
+  sizes = value.shape[value.layers > 1 :]
+  return value.by_row and len(sizes) > 2 and sizes[-2] == sizes[-1] > 1

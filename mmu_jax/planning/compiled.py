@@ -1,12 +1,12 @@
-"""What XLA says of the memory of a real step, compiled from shapes alone.
+"""XLA's account of the memory of real steps, compiled from shapes alone.
 
-As a program, ``python -m mmu_jax.planning.compiled``, it does what ``check``
-asks of another process.
+As a program, ``python -m mmu_jax.planning.compiled``, it compiles the steps
+that ``check`` asks another process for.
 """
 
-from collections.abc import Mapping
 import json
 import os
+import pickle
 import subprocess
 import sys
 from typing import Any, NamedTuple
@@ -16,232 +16,145 @@ import jax.numpy as jnp
 import ml_collections
 
 from mmu_jax import gradients
-from mmu_jax import masks
 from mmu_jax import sharding
 from mmu_jax.errors import UserError
 from mmu_jax.methods import answer_weight
 from mmu_jax.methods import descend
-from mmu_jax.methods import Turn
 from mmu_jax.models import Model
-from mmu_jax.planning import inputs as inputs_lib
-from mmu_jax.planning import layout
-from mmu_jax.planning import memory as memory_lib
+from mmu_jax.models import MODELS
+from mmu_jax.planning import memory
 from mmu_jax.planning import programs
-from mmu_jax.planning import shapes
-from mmu_jax.planning.shapes import Rows
-from mmu_jax.training import optimizer
-from mmu_jax.training import step
+from mmu_jax.training import step as step_lib
 
 
-class Memory(NamedTuple):
-  """XLA's account of a program, bytes on one device."""
+class Checked(NamedTuple):
+  """An estimate beside XLA's numbers, bytes on one simulated device.
 
+  Attributes:
+    name: stage and step.
+    arguments: estimate of the arguments.
+    peak: estimate of the peak.
+    xla_arguments: arguments, as XLA says.
+    xla_peak: arguments + outputs - aliased + temporaries, as XLA says.
+  """
+
+  name: str
   arguments: int
-  outputs: int
-  aliased: int
-  temporaries: int
-
-  @property
-  def peak(self) -> int:
-    """What must fit: donated arguments become outputs in their place."""
-    return self.arguments + self.outputs - self.aliased + self.temporaries
+  peak: int
+  xla_arguments: int
+  xla_peak: int
 
 
-def turn(
-  model: Model,
-  turn: Turn,
-  rows: Rows,
-  mesh: jax.sharding.Mesh,
-  options: Mapping[str, Any],
-  micro_batches: int = 1,
-) -> jax.stages.Compiled:
-  """Compiles one turn; nothing is allocated but the program.
-
-  Args:
-    model: what is trained.
-    turn: of a method.
-    rows: of the whole batch.
-    mesh: of this machine's devices, simulated or not.
-    options: of ``optimizer.build``.
-    micro_batches: parts that are computed one after the other.
-  """
-  rules, params = model.partition_rules, model.abstract_params
-  tx = optimizer.build(**options)
-  state = step.TrainState(params, jax.eval_shape(tx.init, params))
-  mask = jax.eval_shape(
-    lambda p: masks.pack(jax.tree.map(lambda x: x > 0, p)), params
-  )
-  here = lambda tree: sharding.placed(tree, rules, mesh)
-  with jax.set_mesh(mesh):
-    return step.take_turn.lower(
-      here(state),
-      _batch(model, rows, mesh, micro_batches),
-      jnp.float32(1e-5),
-      here(mask) if turn.masked else None,
-      here(params) if turn.needs_reference else None,
-      _batch(model, rows, mesh, micro_batches) if turn.project else None,
-      jnp.float32(1.0),
-      forward=model.forward,
-      turn=turn,
-      tx=tx,
-      rules=rules,
-      micro_batches=micro_batches,
-    ).compile()
-
-
-def importance(
-  model: Model, rows: Rows, mesh: jax.sharding.Mesh, micro_batches: int = 1
-) -> jax.stages.Compiled:
-  """Compiles one batch of an importance.
-
-  Args:
-    model: what it is measured at.
-    rows: of the whole batch.
-    mesh: of this machine's devices.
-    micro_batches: parts that are computed one after the other.
-  """
-  rules = model.partition_rules
-  loss = lambda params, batch: descend(model.forward, params, None, batch)
-  params = sharding.placed(model.abstract_params, rules, mesh)
-  with jax.set_mesh(mesh):
-    return gradients.add_batch.lower(  # what `importance` runs for a batch
-      loss,
-      gradients.abstract_sums(model.abstract_params, rules, mesh),
-      params,
-      _batch(model, rows, mesh, micro_batches),
-      rules=rules,
-      parts=micro_batches,
-      measure=answer_weight,
-    ).compile()
-
-
-def memory(compiled: jax.stages.Compiled) -> Memory:
-  """Returns XLA's account of a program."""
-  found = compiled.memory_analysis()
-  return Memory(
-    found.argument_size_in_bytes,
-    found.output_size_in_bytes,
-    found.alias_size_in_bytes,
-    found.temp_size_in_bytes,
-  )
-
-
-def _batch(model, rows, mesh, micro_batches=1):
-  """An abstract batch on a mesh, with rows of padding where it needs them."""
-  total = sharding.row_count(rows.rows, mesh, micro_batches)
-  where = sharding.batch_sharding(mesh)
-  return jax.tree.map(
-    lambda x: x.update(sharding=where),
-    shapes.batch(model, rows._replace(rows=total)),
-  )
-
-
-def check(
-  config: Any, *, model: str = '', mesh: str, devices: int, length: int = 0
-) -> list['Checked']:
-  """Compiles the steps of a config in a process of its own.
+def check(config: Any, length: int = 0) -> list[Checked]:
+  """Compiles the training steps of a config in a process of its own.
 
   The number of simulated devices must be known before JAX looks for any, so
   this process cannot do it.
 
   Args:
     config: the whole config.
-    model: as of ``plan``.
-    mesh: with its sizes.
-    devices: of the mesh.
-    length: as of ``plan``.
+    length: tokens of every row; 0 for the data's.
 
   Raises:
-    ValueError: if it fails, with the last line of what it says.
+    ValueError: if it fails, with the last line of its messages.
   """
-  given = dict(config=config.to_dict(), model=model, mesh=mesh, length=length)
+  devices = programs.read_machine(config)[0].mesh.size
   flag = f'--xla_force_host_platform_device_count={devices}'
   ran = subprocess.run(
     [sys.executable, '-m', __spec__.name],
-    input=json.dumps(given),
+    input=pickle.dumps((config.to_dict(), length)),
     env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flag},
     capture_output=True,
-    text=True,
     check=False,
   )
   if ran.returncode:
-    last = (ran.stderr.strip().splitlines() or ['no message'])[-1]
+    last = (ran.stderr.decode().strip().splitlines() or ['no message'])[-1]
     raise UserError(
       f'compiling for {devices} simulated devices failed: {last}. Try a '
       'smaller mesh, or leave --compile out.'
     )
-  rows = json.loads(ran.stdout.splitlines()[-1])
-  return [
-    Checked(name, step, *numbers, Memory(*found))
-    for name, step, *numbers, found in rows
-  ]
+  return [Checked(*row) for row in json.loads(ran.stdout.splitlines()[-1])]
 
 
-class Checked(NamedTuple):
-  """An estimate beside what XLA says, bytes on one simulated device.
-
-  The estimate is for XLA's compiler for CPUs, which computes bfloat16 in
-  float32 and sums whole gradients before it cuts them.
-
-  Attributes:
-    name: of the stage or run.
-    step: its split.
-    arguments: as estimated.
-    temporaries: as estimated.
-    memory: what XLA says.
-  """
-
-  name: str
-  step: str
-  arguments: int
-  temporaries: int
-  memory: Memory
-
-  @property
-  def error(self) -> float:
-    """Of the estimated peak, as a share of XLA's."""
-    return (self.arguments + self.temporaries) / self.memory.peak - 1
-
-
-def checked(config: Any, model: str, mesh: str, length: int) -> list[Checked]:
-  """Compiles the steps of a config on the devices of this process.
+def compare(
+  program: memory.Program, model: Model, machine: memory.Machine
+) -> Checked:
+  """Compiles a program with a gradient and puts the estimate beside it.
 
   Args:
-    config: the whole config.
-    model: as of ``plan``.
-    mesh: for the devices of this process.
-    length: as of ``plan``.
+    program: a turn, or a batch of an importance.
+    model: model that it trains, or measures.
+    machine: mesh with as many devices as this process simulates.
   """
-  found = inputs_lib.read(config, model, length)
-  here = sharding.make_mesh(mesh)
-  micro = config.micro_batches
-  setting = memory_lib.Setting(
-    layout.parse(mesh), micro, compiler=memory_lib.CPU
+  alone = program._replace(mask=False, reference=False)
+  need = memory.need(alone, model, machine._replace(simulated=True))
+  mesh = sharding.make_mesh(memory.mesh_line(machine.mesh))
+  lower = _lower_turn if program.turn else _lower_importance
+  with jax.set_mesh(mesh):
+    xla = lower(program, model, mesh, machine.micro_batches).compile()
+  found = xla.memory_analysis()
+  held = found.argument_size_in_bytes
+  made = found.output_size_in_bytes - found.alias_size_in_bytes
+  name = f'{program.stage} {program.step}'
+  estimated = need.arguments, need.arguments + sum(need.largest.values())
+  return Checked(name, *estimated, held, held + made + found.temp_size_in_bytes)
+
+
+def _lower_turn(program, model, mesh, parts: int) -> jax.stages.Lowered:
+  """One turn, lowered from shapes."""
+  turn, tx = program.turn, program.tx
+  rules, params = model.partition_rules, model.abstract_params
+  here = lambda tree: sharding.placed(tree, rules, mesh)
+  batch = _batch(program, model, mesh, parts)
+  return step_lib.take_turn.lower(
+    step_lib.abstract_state(params, tx, rules, mesh),
+    batch,
+    jnp.float32(1e-5),
+    here(memory.shapes(memory.packed_mask, model)) if turn.masked else None,
+    here(params) if turn.needs_reference else None,
+    batch if turn.project else None,
+    jnp.float32(1.0),
+    forward=model.forward,
+    turn=turn,
+    tx=tx,
+    rules=rules,
+    micro_batches=parts,
   )
-  rows, seen = [], set()
-  for p in programs.of_config(config, found):
-    key = p.turn, p.rows, str(p.options), p.stage == 'importance'
-    if key in seen or not (p.turn or p.stage == 'importance'):
-      continue
-    seen.add(key)
-    p = p._replace(mask=False, reference=False, others=0)
-    if p.turn:
-      made = turn(found.model, p.turn, p.rows, here, p.options, micro)
-    else:
-      made = importance(found.model, p.rows, here, micro)
-    need = programs.need(p, found.model, setting)
-    rows.append(
-      Checked(p.stage, p.step, need.arguments, need.temporaries, memory(made))
-    )
-  return rows
 
 
-def main() -> None:
-  """Reads what to compile as JSON, and writes what XLA says as JSON."""
-  given = json.loads(sys.stdin.read())
-  config = ml_collections.ConfigDict(given.pop('config'))
-  print(json.dumps(checked(config, **given)))
+def _lower_importance(program, model, mesh, parts: int) -> jax.stages.Lowered:
+  """A batch of an importance, lowered from shapes."""
+  rules, params = model.partition_rules, model.abstract_params
+  return gradients.add_batch.lower(
+    lambda params, batch: descend(model.forward, params, None, batch),
+    gradients.abstract_sums(params, rules, mesh),
+    sharding.placed(params, rules, mesh),
+    _batch(program, model, mesh, parts),
+    rules=rules,
+    parts=parts,
+    measure=answer_weight,
+  )
+
+
+def _batch(program, model, mesh, parts: int) -> Any:
+  """The program's batch on a mesh, with its rows of padding."""
+  count, length, room = program.rows
+  total = sharding.row_count(count, mesh, parts)
+  made = MODELS[model.family].abstract_batch(model.config, total, length, room)
+  where = sharding.batch_sharding(mesh)
+  return jax.tree.map(lambda x: x.update(sharding=where), made)
+
+
+def _compare_all(plain: dict[str, Any], length: int) -> list[Checked]:
+  """Compares each different training step of a config."""
+  config = ml_collections.ConfigDict(plain)
+  machine, _ = programs.read_machine(config)
+  model, jobs, _ = programs.read_programs(config, length)
+  plain_turn = lambda t: t and t._replace(split='', every=1)
+  same = lambda p: (p.rows, plain_turn(p.turn), p.tx)
+  different = {same(p): p for p in reversed(jobs) if p.has_gradient}
+  return [compare(p, model, machine) for p in reversed(different.values())]
 
 
 if __name__ == '__main__':
-  main()
+  print(json.dumps(_compare_all(*pickle.load(sys.stdin.buffer))))

@@ -1,25 +1,26 @@
-"""The memory of one program on one device, term by term.
+"""Memory that one program needs on one device, item by item.
 
-A program holds its arguments (parameters, moments, mask, reference, batch) and
-temporaries. What is donated comes out in its own place, so the peak is
-arguments + temporaries. Arguments are exact. Temporaries are the largest of
-the phases of a step:
+A program holds arguments (parameters, moments, mask, reference, batch) and
+temporaries. Donated arguments come out in their own place, so the peak is
+arguments + temporaries. Arguments are exact. Temporaries are those of the
+largest phase:
 
-  head       what backward keeps, the logits and their gradient, the output
-             layer and its whole gradient
-  layers     what backward keeps, all gradients, and one layer at work: its
-             gathered weights, what is computed again, gradients in flight
-  optimizer  the gradients, and the updates made of them
-
-The kept values are those of JAX itself (see ``activations``).
+  head       activations kept for backward, logits and their gradient, the
+             output layer and its whole gradient
+  layers     activations kept for backward, all gradients, and one layer at
+             work: its gathered weights, values computed again, gradients in
+             flight
+  optimizer  gradients, and the updates made of them
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import AbstractMesh
+import numpy as np
 
 from mmu_jax import masks
 from mmu_jax import sharding
@@ -27,339 +28,417 @@ from mmu_jax import tree as tree_lib
 from mmu_jax.methods import descend
 from mmu_jax.methods import Turn
 from mmu_jax.models import Model
+from mmu_jax.models import MODELS
 from mmu_jax.planning import activations
-from mmu_jax.planning import layout
-from mmu_jax.planning import shapes
-from mmu_jax.planning.shapes import Rows
-from mmu_jax.training import optimizer
-from mmu_jax.typing import LossFn
+
+UNREAD = 'parameters that see'  # held, and no argument of rows in text
 
 
-class Compiler(NamedTuple):
-  """What XLA does differently on some devices.
+class Rows(NamedTuple):
+  """Rows of a batch: how many in all, tokens of each, room for pictures."""
+
+  count: int
+  length: int
+  room: int
+
+
+class Program(NamedTuple):
+  """One program of a job.
 
   Attributes:
-    widens: it computes with float32 where the model says bfloat16.
-    reduces_whole: the sum of whole gradients over devices is made whole on
-      each of them, and then cut, instead of being scattered at once.
+    stage: 'base', 'vanilla', 'retrained', 'importance', 'mask', 'evaluate', or
+      the name of a run.
+    step: split, set of rows, or way of asking.
+    rows: rows of the whole batch; 0 for a mask.
+    turn: turn of a method, for training.
+    tx: optimizer, for training.
+    mask: whether the run holds a mask, though this turn may not use it.
+    reference: whether the run holds a reference, as with the mask.
+    count: importances that a mask is made of, or new tokens of an answer.
   """
 
-  widens: bool = False
-  reduces_whole: bool = False
+  stage: str
+  step: str
+  rows: Rows
+  turn: Turn | None = None
+  tx: Any = None
+  mask: bool = False
+  reference: bool = False
+  count: int = 0
+
+  @property
+  def has_gradient(self) -> bool:
+    """Whether it takes a gradient, and so is cut into micro-batches."""
+    return self.turn is not None or self.stage == 'importance'
 
 
-ACCELERATOR = Compiler()
-CPU = Compiler(widens=True, reduces_whole=True)
-
-
-class Setting(NamedTuple):
-  """Where and how a program runs.
+class Machine(NamedTuple):
+  """Devices, and how a program uses them.
 
   Attributes:
-    mesh: of ``layout.mesh``.
+    mesh: mesh whose devices need not exist.
     micro_batches: parts of a batch, one after the other.
-    offload: what waits on the host: ('reference',) or ().
-    compiler: of the devices.
+    offload: trees that wait on the host, ('reference',) or ().
+    simulated: whether XLA compiles for CPUs, where it computes with float32
+      instead of bfloat16, and sums whole gradients before it cuts them.
   """
 
   mesh: AbstractMesh
   micro_batches: int = 1
   offload: tuple[str, ...] = ()
-  compiler: Compiler = ACCELERATOR
+  simulated: bool = False
 
 
 class Need(NamedTuple):
-  """What a program needs on one device, in bytes.
+  """Bytes that a program needs on one device.
 
   Attributes:
     held: item -> bytes that stay: arguments, and what else the stage keeps.
     phases: phase -> item -> bytes of temporaries.
-    unused: what of ``held`` is no argument of the program itself.
   """
 
   held: Mapping[str, int]
   phases: Mapping[str, Mapping[str, int]]
-  unused: tuple[str, ...] = ()
 
   @property
   def arguments(self) -> int:
-    """Bytes of the program's arguments."""
-    return sum(n for k, n in self.held.items() if k not in self.unused)
+    """Bytes of the arguments of a run that holds nothing else."""
+    return sum(n for name, n in self.held.items() if name != UNREAD)
 
   @property
-  def phase(self) -> str:
-    """The phase that needs most."""
-    return max(self.phases, key=lambda name: sum(self.phases[name].values()))
-
-  @property
-  def temporaries(self) -> int:
-    """Bytes of temporaries in that phase."""
-    return sum(self.phases[self.phase].values())
+  def largest(self) -> Mapping[str, int]:
+    """Temporaries of the phase that needs most."""
+    return max(self.phases.values(), key=lambda items: sum(items.values()))
 
   @property
   def peak(self) -> int:
     """Bytes in all."""
-    return sum(self.held.values()) + self.temporaries
+    return sum(self.held.values()) + sum(self.largest.values())
 
 
-def of_turn(
-  model: Model,
-  turn: Turn,
-  rows: Rows,
-  setting: Setting,
-  options: Mapping[str, Any],
-  *,
-  mask: bool = False,
-  reference: bool = False,
-) -> Need:
-  """Returns what one turn needs.
+class Leaf(NamedTuple):
+  """A parameter on a mesh: entries in all, of one device, and at work there."""
+
+  size: int
+  local: int
+  gathered: int  # one layer, whole but for the axis tensor
+  tensor: int  # parts over this axis
+  stack: str
+  is_matrix: bool  # no norm and no bias
+
+
+@functools.lru_cache(maxsize=256)
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> AbstractMesh:
+  """Returns a mesh of devices that need not exist.
+
+  Example:
+    >>> make_mesh(data=2, fsdp=512).size
+    1024
+  """
+  return AbstractMesh((data, fsdp, tensor), sharding.AXES)
+
+
+def mesh_line(mesh: AbstractMesh) -> str:
+  """Returns a mesh as a config has it.
+
+  Example:
+    >>> mesh_line(make_mesh(fsdp=8))
+    'fsdp=8'
+  """
+  sizes = [f'{name}={n}' for name, n in mesh.shape.items() if n > 1]
+  return ','.join(sizes) or 'data=1'
+
+
+@functools.lru_cache(maxsize=512)
+def leaves(model: Model, mesh: AbstractMesh) -> Mapping[str, Leaf]:
+  """Returns the parameters of a model on a mesh, by name."""
+  found = tree_lib.flatten(model.abstract_params).items()
+  return {name: _leaf(name, x.shape, model, mesh) for name, x in found}
+
+
+def _leaf(name, shape, model, mesh) -> Leaf:
+  """A leaf of the parameters, or of a tree with their names."""
+  spec = sharding.spec_of(name, shape, model.partition_rules, mesh)
+  split = {part: mesh.shape[part] for part in jax.tree.leaves(tuple(spec))}
+  words, tensor = name.split('/'), split.get('tensor', 1)
+  at = [i for i, word in enumerate(words) if word in tree_lib.STACKS]
+  stack = '/'.join(words[: at[0] + 1]) if at else ''
+  size, layers = math.prod(shape), shape[0] if stack else 1
+  return Leaf(
+    size,
+    size // math.prod(split.values()),
+    size // (layers * tensor),
+    tensor,
+    stack,
+    len(shape) - bool(stack) > 1,
+  )
+
+
+def tree_bytes(tree: Any, model: Model, mesh: AbstractMesh) -> int:
+  """Returns bytes on one device of a tree with the names of the parameters.
 
   Args:
-    model: what is trained; its config has dtype and remat.
-    turn: of a method.
-    rows: of the whole batch.
-    setting: mesh and levers.
-    options: of ``optimizer.build``.
-    mask: whether the run holds a mask, though this turn may not use it.
-    reference: whether the run holds a reference, as with the mask.
+    tree: arrays or shapes: parameters, an optimizer state, a packed mask.
+    model: its partition rules say where leaves go.
+    mesh: mesh of all devices.
   """
-  on = setting.mesh
-  params = model.abstract_params
-  tx = optimizer.build(**options)
-  moments = jax.eval_shape(tx.init, params)
-  own = lambda tree: layout.tree_bytes(tree, model, on)
-  held = {'parameters': own(params), 'moments': own(moments)}
-  unused = []
-  if turn.masked or mask:
-    held['mask'] = own(_packed(params))
-    unused += [] if turn.masked else ['mask']
-  waits = 'reference' in setting.offload
-  if (turn.needs_reference or reference) and not waits:
-    held['reference'] = own(params)
-    unused += [] if turn.needs_reference else ['reference']
-  held['batch'] = batch_bytes(model, rows, setting) * (2 if turn.project else 1)
-  grads = held['parameters']
-  phases = of_gradient(model, turn.loss, rows, setting)
-  if turn.project:  # nothing makes one backward pass wait for the other
-    other = of_gradient(model, descend, rows, setting)
+  return sum(
+    _leaf(name, x.shape, model, mesh).local * x.dtype.itemsize
+    for name, x in tree_lib.flatten(tree).items()
+  )
+
+
+@functools.lru_cache(maxsize=4096)
+def need(program: Program, model: Model, machine: Machine) -> Need:
+  """Returns the memory that a program needs on one device.
+
+  Args:
+    program: program of a job.
+    model: model with its dtype and remat policy.
+    machine: devices and levers.
+  """
+  if program.turn is not None:
+    return _turn(program, model, machine)
+  if program.stage == 'importance':
+    return _importance(program, model, machine)
+  if program.stage == 'mask':
+    return _mask(program, model, machine)
+  return _answers(program, model, machine)
+
+
+def _turn(program, model, machine) -> Need:
+  """One turn of training."""
+  turn = program.turn
+  own = lambda tree: tree_bytes(tree, model, machine.mesh)
+  grads = own(model.abstract_params)
+  held = {'parameters': grads, 'moments': own(shapes(program.tx.init, model))}
+  if turn.masked or program.mask:
+    held['mask'] = own(shapes(packed_mask, model))
+  waits = 'reference' in machine.offload
+  if (turn.needs_reference or program.reference) and not waits:
+    held['reference'] = grads
+  batches = 2 if turn.project else 1
+  held['batch'] = batches * batch_bytes(model, program.rows, machine)
+  phases = _gradient(model, turn.loss, program.rows, machine)
+  if turn.project:  # neither of the two backward passes waits for the other
+    other = _gradient(model, descend, program.rows, machine)
     for name, items in phases.items():
       items['activations'] += other[name]['activations']
-      items['gradients'] = items.get('gradients', 0) + grads
+      items['gradients'] += grads
   if turn.needs_reference and waits:
     phases['head']['reference'] = grads
-  trees = 3 if turn.project else 2
-  phases['optimizer'] = {'gradients': trees * grads}
-  return Need(held, phases, tuple(unused))
+  phases['optimizer'] = {'gradients': (batches + 1) * grads}
+  return Need(held, phases)
 
 
-def of_importance(model: Model, rows: Rows, setting: Setting) -> Need:
-  """Returns what a batch of an importance needs.
-
-  Args:
-    model: what it is measured at.
-    rows: of the whole batch.
-    setting: mesh and levers.
-  """
-  own = layout.tree_bytes(model.abstract_params, model, setting.mesh)
-  unread = _unread(model, rows, setting)
+def _importance(program, model, machine) -> Need:
+  """A batch of an importance, whose sums are float32."""
+  own = tree_bytes(model.abstract_params, model, machine.mesh)
+  unread = _unread(model, program.rows, machine)
+  sums = sum(leaf.local for leaf in leaves(model, machine.mesh).values()) * 4
   held = {
     'parameters': own - unread,
-    'parameters that see': unread,
-    'importances': 4 * own // _itemsize(model.abstract_params),
-    'batch': batch_bytes(model, rows, setting),
+    UNREAD: unread,
+    'importances': sums,
+    'batch': batch_bytes(model, program.rows, machine),
   }
-  phases = of_gradient(model, descend, rows, setting)
-  return Need(held, phases, ('parameters that see',))
+  return Need(held, _gradient(model, descend, program.rows, machine))
 
 
-def of_gradient(
-  model: Model, loss: LossFn, rows: Rows, setting: Setting
-) -> dict[str, dict[str, int]]:
-  """Returns the phases of a loss's gradient: head and layers.
+def _mask(program, model, machine) -> Need:
+  """Making a mask from importances that are read leaf by leaf."""
+  sizes = [leaf.local for leaf in leaves(model, machine.mesh).values()]
+  made = {
+    'ties and mask': 2 * sum(sizes),  # bool
+    # Its importances, the same normalised, and their ratio.
+    'one leaf at work': 4 * max(sizes) * (2 * program.count + 1),
+  }
+  return Need({}, {'mask': made})
 
-  Args:
-    model: of which parameters the gradient is taken.
-    loss: of a turn.
-    rows: of the whole batch.
-    setting: mesh and levers.
-  """
-  count = local_rows(rows, setting)
-  trace = lambda remat: activations.kept(
-    model.config, loss, rows.length, rows.room, remat
+
+def _answers(program, model, machine) -> Need:
+  """Decoding prompts with a cache, or scoring given answers."""
+  machine = machine._replace(micro_batches=1)
+  rows, text = program.rows, model.config.text_config
+  count, width = local_rows(rows, machine), itemsize(model, machine)
+  held = {
+    'parameters': tree_bytes(model.abstract_params, model, machine.mesh),
+    'batch': batch_bytes(model, rows, machine),
+  }
+  every = activations.kept(
+    model.config, descend, rows.length, rows.room, 'none'
   )
-  kept = trace(model.config.remat)
-  sizes = lambda values: sum(
-    kept_bytes(v, count, model, setting) for v in values
+  largest = max(sum(_by_layer(every, count, model, machine), []), default=0)
+  # Two values of a layer without a gradient, its input and its output.
+  hidden = count * rows.length * text.hidden_size * width
+  layer, tables = _layer_weights(model, machine), _word_tables(model, machine)
+  work = {'activations': 2 * (largest + hidden), 'weights at work': layer}
+  if not program.count:
+    work['logits'] = _logits_bytes(model, rows, count, machine)
+    work['weights at work'] = max(layer, *tables)
+    return Need(held, {'score': work})
+  tensor = machine.mesh.shape['tensor']
+  heads = text.num_key_value_heads
+  heads //= 1 if heads % tensor else tensor
+  slots = count * (rows.length + program.count)
+  entries = 2 * text.num_hidden_layers * slots * heads * text.head_dim
+  # A scan over layers reads one cache and writes another.
+  own = np.dtype(model.config.dtype).itemsize
+  work['cache'] = entries * (own + width)
+  # In the loop over new tokens nothing else is large but the tables of words.
+  loop = {'activations': 0, 'weights at work': layer + sum(tables)}
+  return Need(held, {'prompts': work, 'new tokens': work | loop})
+
+
+def _gradient(model, loss, rows, machine) -> dict[str, dict[str, int]]:
+  """Phases of a loss's gradient."""
+  # Plan: what backward keeps, logits apart; gradients and, of micro-batches,
+  # their sums; weights at work; then the two phases, and on CPUs a third.
+  count = local_rows(rows, machine)
+  kept, every = (
+    activations.kept(model.config, loss, rows.length, rows.room, remat)
+    for remat in (model.config.remat, 'none')
   )
-  activation = sizes(v for v in kept if v.kind != 'logits')
-  logits = [v for v in kept if v.kind == 'logits']
-  grads = layout.tree_bytes(model.abstract_params, model, setting.mesh)
-  grads -= _unread(model, rows, setting)
-  sums = grads if setting.micro_batches > 1 else 0
-  head = output_layer(model, setting)
-  in_flight = _in_flight(kept, trace('none'), count, model, setting)
-  shared = sharding.row_parts(setting.mesh) > 1
-  stays = head if setting.compiler.reduces_whole and shared else 0
+  of = lambda values: sum(
+    _value_bytes(v, count, model, machine) for v in values
+  )
+  activation = of(v for v in kept if v.kind != 'logits')
+  logits = of(v for v in kept if v.kind == 'logits')
+  grads = tree_bytes(model.abstract_params, model, machine.mesh)
+  grads -= _unread(model, rows, machine)
+  sums = grads if machine.micro_batches > 1 else 0
+  # Values of a layer that are computed again, and gradients in flight of the
+  # two largest that stay; those of values computed again take their place.
+  flying = [
+    max(sum(again) - sum(stay), 0) + 2 * max(stay, default=0)
+    for again, stay in zip(
+      _by_layer(every, count, model, machine),
+      _by_layer(kept, count, model, machine),
+    )
+  ]
+  head, layer = (
+    max(_word_tables(model, machine)),
+    _layer_weights(model, machine),
+  )
+  stays = machine.simulated and sharding.row_parts(machine.mesh) > 1
   phases = {
     'head': {
       'activations': activation,
-      'logits': sizes(logits) + logits_bytes(model, rows, count, setting),
+      'logits': logits + _logits_bytes(model, rows, count, machine),
       'weights at work': 2 * head,  # and its whole gradient
+      'gradients': sums,
     },
     'layers': {
-      'activations': activation + in_flight,
-      'gradients': grads,
-      'weights at work': layer_weights(model, setting) + stays,
+      'activations': activation + max(flying, default=0),
+      'weights at work': layer + stays * head,
+      'gradients': grads + sums,
     },
   }
   if stays:
-    phases['sum of the output layer'] = {
+    phases['sum of the output layer'] = phases['layers'] | {
       'activations': activation,
-      'gradients': grads,
       'weights at work': 2 * head,
     }
-  for items in phases.values():
-    items['gradients'] = items.get('gradients', 0) + sums
   return phases
 
 
-def layer_weights(model: Model, setting: Setting) -> int:
-  """Bytes of one layer's weights as they are multiplied with, and of the
-  largest whole gradient of them before devices share it."""
+def _by_layer(values, count, model, machine) -> list[list[int]]:
+  """Bytes of one layer's values, for each depth of a stack."""
+  return [
+    [
+      _value_bytes(v, count, model, machine) // depth
+      for v in values
+      if v.kind == 'layers' and v.layers == depth
+    ]
+    for depth in sorted(set(_widths(model)['layers']))
+  ]
+
+
+def _value_bytes(value, count, model, machine) -> int:
+  """Bytes of a kept value on one device that computes so many rows."""
+  width = 4 if value.half and machine.simulated else value.itemsize
+  size = value.size * width
+  if value.kind == 'weights':
+    leaf = leaves(model, machine.mesh)[value.leaf]
+    return size // (leaf.size // leaf.local)
+  if not value.by_row:
+    return size
+  parts, sizes = machine.mesh.shape['tensor'], _widths(model)
+  axes = {value.shape[-1]} & set(sizes['split'])
+  axes |= set(value.shape[1:-1]) & set(sizes['heads'])
+  return size * count // (parts if any(n % parts == 0 for n in axes) else 1)
+
+
+def _layer_weights(model, machine) -> int:
+  """One layer's weights at work, and the largest whole gradient of them."""
   stacks: dict[str, list[int]] = {}
-  for leaf in layout.leaves(model, setting.mesh).values():
+  for leaf in leaves(model, machine.mesh).values():
     if leaf.stack and leaf.is_matrix:
       stacks.setdefault(leaf.stack, []).append(leaf.gathered)
-  width = compute_itemsize(model, setting.compiler)
-  return max(width * (sum(sizes) + max(sizes)) for sizes in stacks.values())
+  largest = max(sum(sizes) + max(sizes) for sizes in stacks.values())
+  return largest * itemsize(model, machine)
 
 
-def output_layer(model: Model, setting: Setting) -> int:
-  """Bytes of the output layer, gathered, in the dtype of computation."""
-  found = layout.leaves(model, setting.mesh)
-  name = next((n for n in found if n.endswith('lm_head/kernel')), None)
-  if name is None:  # tied to the embedding
-    name = next(n for n in found if n.endswith('embed_tokens/embedding'))
-  return found[name].gathered * compute_itemsize(model, setting.compiler)
-
-
-def compute_itemsize(model: Model, compiler: Compiler) -> int:
-  """Bytes of a number in the model's computation."""
-  size = jnp.dtype(model.config.dtype).itemsize
-  return 4 if compiler.widens else size
-
-
-def _in_flight(kept, every, count, model, setting) -> int:
-  """What one layer computes again in backward, and gradients in flight.
-
-  Computed again is what no policy would keep alone: the values of 'none' less
-  those that are kept. The gradients in flight are those of the two largest
-  values that stay; those of what is computed again take its place.
-  """
-  size = lambda v: kept_bytes(v, count, model, setting) // v.layers
-  layers = {v.layers for v in every if v.kind == 'layers'} or {1}
-  most = 0
-  for depth in layers:
-    of = lambda values: [
-      size(v) for v in values if v.kind == 'layers' and v.layers == depth
-    ]
-    again = max(sum(of(every)) - sum(of(kept)), 0)
-    most = max(most, again + 2 * max(of(kept), default=0))
-  return most
-
-
-def logits_bytes(model: Model, rows: Rows, count: int, setting: Setting) -> int:
-  """Returns bytes of logits and their gradient, in the computation's dtype.
-
-  Args:
-    model: for the vocabulary.
-    rows: how long each is.
-    count: rows that a device computes at a time.
-    setting: the mesh.
-  """
-  width = compute_itemsize(model, setting.compiler)
+def _word_tables(model, machine) -> list[int]:
+  """Bytes at work of the embedding and the output layer; one if tied."""
   vocab = model.config.text_config.vocab_size
-  parts = setting.mesh.shape['tensor']
-  parts = parts if vocab % parts == 0 else 1
-  size = count * rows.length * vocab // parts
-  # In float32 the kept values have the logits themselves.
+  shapes = tree_lib.flatten(model.abstract_params)
+  return [
+    leaf.gathered * itemsize(model, machine)
+    for name, leaf in leaves(model, machine.mesh).items()
+    if vocab in shapes[name].shape and leaf.is_matrix and not leaf.stack
+  ]
+
+
+def _logits_bytes(model, rows, count, machine) -> int:
+  """Bytes of logits and their gradient, in the dtype of the computation."""
+  width, vocab = itemsize(model, machine), model.config.text_config.vocab_size
+  parts = machine.mesh.shape['tensor']
+  size = count * rows.length * vocab // (1 if vocab % parts else parts)
+  # In float32 the logits themselves are among the kept values.
   return size * width * (1 if width == 4 else 2)
 
 
-def kept_bytes(
-  value: activations.Value, count: int, model: Model, setting: Setting
-) -> int:
-  """Returns bytes of a kept value on one device.
-
-  Args:
-    value: of ``activations.kept``.
-    count: rows that a device computes at a time.
-    model: whose value it is.
-    setting: the mesh.
-  """
-  width = value.itemsize
-  if value.half and setting.compiler.widens:
-    width = 4
-  if value.kind == 'weights':
-    leaf = layout.leaves(model, setting.mesh)[value.leaf]
-    return value.size * width // (leaf.fsdp * leaf.tensor)
-  size = value.size * width * (count if value.by_row else 1)
-  return size // _tensor_parts(value, model, setting)
+def local_rows(rows: Rows, machine: Machine) -> int:
+  """Returns the rows, padding included, that a device computes at a time."""
+  total = sharding.row_count(rows.count, machine.mesh, machine.micro_batches)
+  return total // (sharding.row_parts(machine.mesh) * machine.micro_batches)
 
 
-def _tensor_parts(value, model, setting) -> int:
-  """How tensor parallelism splits a value: its heads, or its hidden layer."""
-  parts = setting.mesh.shape['tensor']
-  if parts == 1 or not value.by_row:
-    return 1
-  text, vision = model.config.text_config, model.config.vision_config
-  hidden = {text.intermediate_size, text.vocab_size}
-  heads = {text.num_attention_heads, text.num_key_value_heads}
-  if hasattr(vision, 'intermediate_size'):
-    hidden.add(vision.intermediate_size)
-    heads.add(vision.num_attention_heads)
-  else:
-    hidden.add(int(vision.embed_dim * vision.mlp_ratio))
-    heads.add(vision.num_heads)
-  if value.shape[-1] in hidden and value.shape[-1] % parts == 0:
-    return parts
-  split = [n for n in value.shape[1:-1] if n in heads and n % parts == 0]
-  return parts if split else 1
-
-
-def local_rows(rows: Rows, setting: Setting) -> int:
-  """Returns the rows that a device computes at a time, of padding too."""
-  parts, micro = sharding.row_parts(setting.mesh), setting.micro_batches
-  total = sharding.row_count(rows.rows, setting.mesh, micro)
-  return total // (parts * micro)
-
-
-def batch_bytes(model: Model, rows: Rows, setting: Setting) -> int:
+def batch_bytes(model: Model, rows: Rows, machine: Machine) -> int:
   """Returns bytes of a batch on one device, with its rows of padding."""
-  total = sharding.row_count(rows.rows, setting.mesh, setting.micro_batches)
-  made = shapes.batch(model, rows._replace(rows=total))
-  return layout.batch_bytes(made, setting.mesh)
+  count = local_rows(rows, machine) * machine.micro_batches
+  make = MODELS[model.family].abstract_batch
+  made = make(model.config, count, rows.length, rows.room)
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(made))
 
 
-def _packed(params):
-  """The shapes of a packed mask."""
-  return jax.eval_shape(
-    lambda p: masks.pack(jax.tree.map(lambda x: x > 0, p)), params
-  )
+@functools.lru_cache(maxsize=64)
+def shapes(make: Callable[[Any], Any], model: Model) -> Any:
+  """Returns the shapes of a tree that is made of a model's parameters."""
+  return jax.eval_shape(make, model.abstract_params)
 
 
-def _unread(model, rows, setting) -> int:
+def packed_mask(params: Any) -> Any:
+  """Returns a packed mask of where parameters are above 0."""
+  return masks.pack(jax.tree.map(lambda x: x > 0, params))
+
+
+def itemsize(model: Model, machine: Machine) -> int:
+  """Returns bytes of a number in the model's computation."""
+  return 4 if machine.simulated else np.dtype(model.config.dtype).itemsize
+
+
+def _widths(model) -> Mapping[str, Any]:
+  """Sizes by which the family knows an activation."""
+  return MODELS[model.family].widths(model.config)
+
+
+def _unread(model, rows, machine) -> int:
   """Bytes of the parameters that rows without pictures do not read."""
-  if rows.room:
-    return 0
   unread = {
     name: x
     for name, x in tree_lib.flatten(model.abstract_params).items()
     if tree_lib.component_of(name, model.components) != 'language'
   }
-  return layout.tree_bytes(unread, model, setting.mesh)
-
-
-def _itemsize(params) -> int:
-  """Bytes of a parameter."""
-  return jnp.dtype(jax.tree.leaves(params)[0].dtype).itemsize
+  return 0 if rows.room else tree_bytes(unread, model, machine.mesh)

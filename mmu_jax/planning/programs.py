@@ -1,138 +1,269 @@
-"""The programs of a job: what runs on the devices in each of its stages."""
+"""Programs of a job: what its stages run on the devices, as shapes.
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+Turns, optimizers, splits and questions are those of the stages. Of a dataset
+only the rows that look longest are encoded. Without data the length of a row is
+guessed from its questions.
+"""
 
-from mmu_jax import methods
-from mmu_jax.methods import Turn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+from mmu_jax import models
+from mmu_jax import sharding
+from mmu_jax.data.batches import batching
+from mmu_jax.data.encoding.patches import bucket
+from mmu_jax.data.row import Row
+from mmu_jax.errors import UserError
 from mmu_jax.models import Model
-from mmu_jax.planning import inference
+from mmu_jax.models import MODELS
+from mmu_jax.models.hub import config as hub_config
+from mmu_jax.models.llama import LlamaConfig
+from mmu_jax.models.qwen2_vl import QWEN2_7B
+from mmu_jax.models.qwen2_vl import Qwen2VLVisionConfig
 from mmu_jax.planning import memory
-from mmu_jax.planning.inputs import Inputs
-from mmu_jax.planning.memory import Need
-from mmu_jax.planning.memory import Setting
-from mmu_jax.planning.shapes import Rows
+from mmu_jax.planning.memory import Program
+from mmu_jax.planning.memory import Rows
+from mmu_jax.stages import job as job_lib
+from mmu_jax.stages import masking
+from mmu_jax.stages import scoring
+from mmu_jax.stages import streams
+from mmu_jax.stages import training
+
+# Sizes as config.json of each has them.
+QWEN2_2B = dict(
+  vocab_size=151936,
+  hidden_size=1536,
+  intermediate_size=8960,
+  num_attention_heads=12,
+  num_key_value_heads=2,
+)
+PUBLISHED = {
+  'llava-1.5-7b': models.LlavaConfig(),
+  'llava-1.5-13b': models.LlavaConfig(
+    text_config=LlamaConfig(32064, 5120, 13824, 40, 40, 40)
+  ),
+  'qwen2-vl-2b': models.Qwen2VLConfig(
+    Qwen2VLVisionConfig(hidden_size=1536),
+    dataclasses.replace(QWEN2_7B, **QWEN2_2B),
+    tie_word_embeddings=True,
+  ),
+  'qwen2-vl-7b': models.Qwen2VLConfig(),
+}
+TEXT = 64  # tokens of a question and its answer, where no data says it
+TEXT_SPLITS = {'qa', 'facts'}  # kinds of splits without pictures
+LONGEST = 4  # pictures, texts or questions that are encoded
+Parts = Iterable[Mapping[str, Any]]
 
 
-class Program(NamedTuple):
-  """One program.
-
-  Attributes:
-    stage: 'base', 'vanilla', 'retrained', 'importance', 'mask', 'evaluate', or
-      the name of a run.
-    step: which step of it: a split, a task.
-    rows: of the whole batch.
-    turn: for a step of training, else None.
-    options: of its optimizer.
-    mask: whether the run holds a mask.
-    reference: whether it holds a reference model.
-    others: importances that a mask is made of, or new tokens of an answer.
-  """
-
-  stage: str
-  step: str
-  rows: Rows
-  turn: Turn | None = None
-  options: Mapping[str, Any] = {}
-  mask: bool = False
-  reference: bool = False
-  others: int = 0
-
-  @property
-  def trains(self) -> bool:
-    """Whether it takes a gradient, and so is split into micro-batches."""
-    return self.turn is not None or self.stage == 'importance'
+def read_machine(config: Any) -> tuple[memory.Machine, list[str]]:
+  """Returns the devices of a config, and notes; an open size of a mesh is 1."""
+  job_lib.check_hardware(config)
+  sizes, notes = sharding.axis_sizes(config.mesh), []
+  if -1 in sizes.values():
+    sizes = {axis: max(n, 1) for axis, n in sizes.items()}
+    notes = [f'one device for {config.mesh}; give --config.mesh=fsdp=8 or so']
+  mesh = memory.make_mesh(**sizes)
+  levers = config.micro_batches, tuple(config.offload)
+  return memory.Machine(mesh, *levers), notes
 
 
-def of_config(config: Any, inputs: Inputs) -> list[Program]:
-  """Returns the programs of a config, in the order of its stages.
+def read_programs(
+  config: Any, length: int = 0
+) -> tuple[Model, list[Program], str]:
+  """Returns the model of a config, its programs in order, and a note.
 
   Args:
-    config: the whole config.
-    inputs: its model and batches.
+    config: the whole config; ``model.path`` may be a key of ``PUBLISHED``.
+    length: tokens of every row; 0 for the data's.
 
   Raises:
-    ValueError: if a run has an unknown method.
+    ValueError: if a run or model is unknown, or sizes are missing.
   """
-  found = []
-  for stage in ('base', 'vanilla'):
-    if stage == 'base' and inputs.model.config.text_config.hidden_size > 1024:
-      continue  # a checkpoint is the base
-    spec = config[stage]
-    rows = inputs.rows(spec.stream)
-    found.append(_trained(stage, methods.finetune()[0], rows, spec))
-  if 'retrained' in config:  # as vanilla, of fewer people
-    found.append(found[-1]._replace(stage='retrained'))
-  sets = [('forget', config.saliency.forget), *config.saliency.preserve.items()]
-  for name, parts in sets:
-    found.append(Program('importance', name, inputs.rows(parts)))
+  model, job, note = _open(config)
+  image = _image_tokens(model)
+  if length and length <= image:
+    raise UserError(
+      f'--length is at least {image + 1} tokens, for a picture and one more; '
+      f'got {length}. Leave it out for the lengths of the data.'
+    )
+  if length or job is None:
+    note = f'rows have {length} tokens, as given' if length else note
+    shape = functools.partial(_guess, model, length)
+    asked = _guess_asked(model, config.evaluation, length)
+  else:
+    counts = _counts(job)
+    shape = functools.partial(_measure, job, counts)
+    asked = _measure_asked(job, counts)
+  found = _trained(config, model, shape)
+  sets = {masking.FORGET: config.saliency.forget, **config.saliency.preserve}
+  found += [Program('importance', k, shape(parts)) for k, parts in sets.items()]
   compared = 1 + max(map(len, config.saliency.protects.values()))
-  found.append(Program('mask', '', Rows(0, 0, 0), others=compared))
-  for name, run in config.runs.items():
-    found += _unlearning(name, run, config.unlearn, inputs)
+  found.append(Program('mask', '', Rows(0, 0, 0), count=compared))
+  found += _unlearned(config, model, shape)
   tokens = config.evaluation.max_new_tokens
-  prompts = inputs.prompts
-  longer = prompts._replace(length=-(-(prompts.length + tokens) // 8) * 8)
-  found.append(Program('evaluate', 'decode', prompts, others=tokens))
-  found.append(Program('evaluate', 'score', longer))
+  found.append(Program('evaluate', 'decode', asked[0], count=tokens))
+  return model, [*found, Program('evaluate', 'score', asked[1])], note
+
+
+def _trained(config, model, shape: Callable[..., Rows]) -> list[Program]:
+  """Programs of base, vanilla and retrained."""
+  specs = {} if config.model.path else {'base': (config.base, ())}
+  specs['vanilla'] = config.vanilla, ()
+  if 'retrained' in config:
+    specs['retrained'] = config.vanilla, tuple(config.retrained.without)
+  found = []
+  for name, (spec, without) in specs.items():
+    rows = shape(spec.stream, without)
+    plan = training.training_plan(spec, forward=model.forward, stream=rows)
+    found += _turns(name, plan)
   return found
 
 
-def need(program: Program, model: Model, setting: Setting) -> Need:
-  """Returns what a program needs on one device.
-
-  Args:
-    program: of ``of_config``.
-    model: with its dtype and remat policy.
-    setting: mesh and levers.
-  """
-  if program.turn is not None:
-    return memory.of_turn(
-      model,
-      program.turn,
-      program.rows,
-      setting,
-      program.options,
-      mask=program.mask,
-      reference=program.reference,
+def _unlearned(config, model, shape: Callable[..., Rows]) -> list[Program]:
+  """Programs of the runs."""
+  found, spec = [], config.unlearn
+  rows = {name: shape(parts) for name, parts in spec.streams.items()}
+  for name in config.runs:
+    run = job_lib.run_settings(config, name)
+    drawn = {'forget': rows['forget'], 'retain': rows[run.retain]}
+    plan = training.unlearning_plan(
+      spec, run, forward=model.forward, streams=drawn
     )
-  if program.stage == 'importance':
-    return memory.of_importance(model, program.rows, setting)
-  if program.stage == 'mask':
-    return inference.of_mask(model, program.others, setting)
-  return inference.of_answers(model, program.rows, setting, program.others)
+    found += _turns(name, plan, bool(run.mask))
+  return found
 
 
-def _trained(stage, turn, rows, spec) -> Program:
-  """A step of base or vanilla."""
-  return Program(stage, turn.split, rows, turn, _options(spec.optimizer))
-
-
-def _unlearning(name, run, config, inputs) -> list[Program]:
-  """The turns of a run."""
-  turns = methods.make(run.method, **run.options)
-  reference = any(turn.needs_reference for turn in turns)
-  streams = {
-    'forget': config.streams.forget,
-    'retain': config.streams[run.retain],
-  }
+def _turns(name: str, plan: Any, mask: bool = False) -> list[Program]:
+  """A program for each turn of a training plan whose streams are ``Rows``."""
+  reference = any(turn.needs_reference for turn in plan.turns)
+  rows = plan.streams
   return [
-    Program(
-      name,
-      turn.split,
-      inputs.rows(streams[turn.split]),
-      turn,
-      _options(config.optimizer),
-      bool(run.mask),
-      reference,
-    )
-    for turn in turns
+    Program(name, t.split, rows[t.split], t, plan.tx, mask, reference)
+    for t in plan.turns
   ]
 
 
-def _options(optimizer) -> dict[str, Any]:
-  """The options of an optimizer, hashable."""
-  return {
-    k: tuple(v) if isinstance(v, list) else v
-    for k, v in optimizer.to_dict().items()
-  }
+def _open(config: Any) -> tuple[Model, job_lib.Job | None, str]:
+  """The model, a job to read rows with if there is data, and a note."""
+  path = config.model.path
+  ways = {k: config.model[k] for k in ('dtype', 'attention', 'remat')}
+  guess = f'rows are guessed: image tokens, and {TEXT} for each question'
+  if path in PUBLISHED:
+    sizes = dataclasses.replace(PUBLISHED[path], **ways)
+    return models.build(sizes), None, f'no data is read; {guess}'
+  if path and not (pathlib.Path(path) / hub_config.FILE).exists():
+    raise UserError(
+      f'config.model.path is one of {", ".join(PUBLISHED)}, or a folder with '
+      f'{hub_config.FILE}; got {path!r}.'
+    )
+  if not path and config.data.get('path', None) == '':
+    raise UserError(
+      'config.data.path is empty: give --config.data.path=..., or '
+      '--config.model.path=llava-1.5-7b to plan without data.'
+    )
+  try:
+    data, encoder, scorer, model = job_lib.load_world(config)
+  except (OSError, ValueError) as error:
+    if not path:
+      raise
+    model = models.build(hub_config.read(path, ways))
+    return model, None, f'no data ({str(error).splitlines()[0][:90]}); {guess}'
+  here = pathlib.Path()  # nothing is read from a workdir, or written to it
+  loaded = config, here, data, encoder, scorer, model, config.groups, '', here
+  return model, job_lib.Job(*loaded, None), 'rows are as long as the data says'
+
+
+def _measure(job, counts, parts: Parts, without: Sequence[str] = ()) -> Rows:
+  """The rows that a stream draws; one of them is made."""
+  drawn = [
+    part._replace(rows=_longest(part, counts))
+    for part in streams.draw_from(job, parts, without)
+  ]
+  first = lambda rows: range(1)
+  stream = batching.Stream(drawn, job.encoder, seed=0, share=first)
+  room = stream(0)['pixel_values'].shape[1]
+  return Rows(stream.num_rows, stream.length, room)
+
+
+def _longest(part: batching.Part, counts: Mapping[str, int]) -> list[Row]:
+  """Rows of the pictures, or texts, that look longest, and of the largest."""
+  groups: dict[str, list[Row]] = {}
+  for row in part.rows:
+    groups.setdefault(row.image_key or row.key, []).append(row)
+  tokens = lambda row: counts[row.question] + counts[row.answer]
+  total = lambda rows: sum(sorted(map(tokens, rows))[-part.questions :])
+  found = sorted(groups.values(), key=total)[-max(LONGEST, part.questions) :]
+  if part.rows and part.rows[0].image is not None:
+    area = lambda rows: rows[0].image.shape[0] * rows[0].image.shape[1]
+    found.append(max(groups.values(), key=area))
+  return [row for group in found for row in group]
+
+
+def _measure_asked(job, counts: Mapping[str, int]) -> list[Rows]:
+  """Prompts that are decoded, and given answers that are scored."""
+  protocol, tasks = scoring.asked(job)
+  prompt = lambda q: sum(counts[row.question] for row in (q.row, *q.shots))
+  given = lambda q: prompt(q) + sum(counts[text] for text in _answers(q.row))
+  found = [Rows(job.config.evaluation.batch_size, 0, 0)] * 2
+  for questions in tasks.values():
+    for size in (prompt, given):
+      for question in sorted(questions, key=size)[-LONGEST:]:
+        made = protocol.ask(question, job.scorer)
+        answers = protocol.answers(question, job.scorer)
+        for i, examples in enumerate(([made.example] if made else [], answers)):
+          if examples:
+            document, pictures = job.scorer.document(examples)
+            longest = max(found[i].length, bucket(len(document['tokens'])))
+            room = max(found[i].room, job.scorer.room(pictures))
+            found[i] = found[i]._replace(length=longest, room=room)
+  return found
+
+
+def _answers(row: Row) -> list[str]:
+  """The texts that may be scored as answers of a row."""
+  return [row.answer, *row.options, *row.perturbed, row.paraphrase]
+
+
+def _counts(job) -> dict[str, int]:
+  """Number of tokens of every question and answer."""
+  train, tasks = job.data.train.values(), job.data.tasks.values()
+  rows = [row for found in train for row in found]
+  rows += [row for task in tasks for row in task.rows]
+  texts = list({text for r in rows for text in (r.question, *_answers(r))})
+  made = job.scorer.processor.tokenizer(texts, add_special_tokens=False)
+  return dict(zip(texts, map(len, made['input_ids'])))
+
+
+def _guess(model, length: int, parts: Parts, without=()) -> Rows:
+  """The rows that a stream draws, where no data says it."""
+  del without
+  count = longest = room = 0
+  for part in parts:
+    kinds = {split.replace(':', '/').split('/')[0] for split in part['splits']}
+    seen = not kinds <= TEXT_SPLITS
+    tokens = seen * _image_tokens(model) + TEXT * part['questions']
+    longest, room = max(longest, tokens), max(room, seen * _picture(model))
+    count += part['size']
+  return Rows(count, length or -(-longest // 8) * 8, room)
+
+
+def _guess_asked(model, ask: Any, length: int) -> list[Rows]:
+  """Prompts and scored answers, where no data says it."""
+  part = dict(splits=['vqa'], size=ask.batch_size, questions=1)
+  one, asked = _guess(model, length, [part]), ask.get('shots', 0) + 1
+  prompts = Rows(one.count, one.length * asked, one.room * asked)
+  longer = -(-(prompts.length + ask.max_new_tokens) // 8) * 8
+  return [prompts, prompts._replace(length=longer)]
+
+
+def _picture(model) -> int:
+  """Room of one ordinary picture."""
+  return MODELS[model.family].widths(model.config)['picture']
+
+
+def _image_tokens(model) -> int:
+  """Tokens of one ordinary picture."""
+  return MODELS[model.family].image_tokens(model.config, _picture(model))

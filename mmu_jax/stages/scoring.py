@@ -128,6 +128,11 @@ def _questions(job: Job) -> dict[str, list[Question]]:
   }
 
 
+def asked(job: Job) -> tuple[Protocol, dict[str, list[Question]]]:
+  """Returns the protocol of a job, and its questions by task."""
+  return _protocol(job), _questions(job)
+
+
 def _ask(job: Job, run: str) -> None:
   """Asks one model every question that it has not answered."""
   folder = _folder(job) / run

@@ -1,0 +1,69 @@
+"""Activations are the residuals that JAX keeps."""
+
+import functools
+import math
+
+import jax
+import numpy as np
+import plans
+import pytest
+
+from mmu_jax import methods
+from mmu_jax import models
+from mmu_jax.planning import activations
+
+
+def _bytes(values, count=1):
+  return sum(v.size * v.itemsize * (count if v.by_row else 1) for v in values)
+
+
+@pytest.mark.parametrize('room', [0, 1])
+def test_kept_values_are_the_residuals_of_jax_at_any_rows_and_length(room):
+  model = plans.model()
+  rng = np.random.default_rng()
+  count, length = int(rng.integers(2, 6)), int(rng.integers(20, 40))
+  make = models.MODELS['llava'].abstract_batch
+  loss = functools.partial(methods.descend, model.forward)
+
+  def residuals(params, batch):
+    return jax.vjp(lambda p: loss(p, None, batch), params)[1]
+
+  own = {x.shape for x in jax.tree.leaves(model.abstract_params)}
+  batch = make(model.config, count, length, room)
+  found = jax.eval_shape(residuals, model.abstract_params, batch)
+  want = sum(
+    math.prod(x.shape) * x.dtype.itemsize
+    for x in jax.tree.leaves(found)
+    if x.shape not in own
+  )
+  kept = activations.kept(model.config, methods.descend, length, room, 'none')
+  assert _bytes(kept, count) == pytest.approx(want, rel=0.01)
+
+
+def test_stronger_policies_keep_less():
+  sizes = [
+    _bytes(activations.kept(plans.PEOPLE, methods.descend, 104, 1, remat))
+    for remat in ('none', 'dots', 'full')
+  ]
+  assert sizes[0] > 2 * sizes[1] > 4 * sizes[2]
+
+
+def test_full_remat_keeps_the_inputs_of_layers():
+  kept = activations.kept(plans.LLAVA_7B, methods.descend, 768, 1, 'full')
+  layers = {v.shape: v.itemsize for v in kept if v.kind == 'layers'}
+  assert layers[32, 1, 768, 4096] == 2  # bytes; the decoder
+  assert layers[23, 1, 577, 1024] == 2  # the tower, less its last layer
+
+
+def test_fused_attention_keeps_no_scores():
+  xla, cudnn = (
+    {
+      v.shape
+      for v in activations.kept(
+        plans.model(attention=attention).config, methods.descend, 104, 1, 'none'
+      )
+    }
+    for attention in ('xla', 'cudnn')
+  )
+  scores = xla - cudnn
+  assert scores and {s[-2:] for s in scores} == {(104, 104), (17, 17)}

@@ -1,0 +1,201 @@
+"""Estimates of memory agree with XLA, and with arithmetic on sizes."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import plans
+import pytest
+
+from mmu_jax import models
+from mmu_jax import sharding
+from mmu_jax import tree as tree_lib
+from mmu_jax.models import llava
+from mmu_jax.planning import compiled
+from mmu_jax.planning import memory
+
+ADAMW = dict(name='adamw', weight_decay=0.05, b2=0.98)
+WITHIN = 0.1
+slow = lambda *case: pytest.param(*case, marks=pytest.mark.slow)
+
+
+def _agrees(program, model, machine):
+  found = compiled.compare(program, model, machine)
+  assert found.arguments == pytest.approx(found.xla_arguments, rel=1e-3)
+  assert found.peak == pytest.approx(found.xla_peak, rel=WITHIN)
+
+
+@pytest.mark.parametrize(
+  'mesh, method, index, count, options',
+  [
+    ('data=1', 'finetune', 0, 32, ADAMW),
+    ('fsdp=8', 'kl_min', 1, 12, None),
+    slow('fsdp=8', 'finetune', 0, 32, ADAMW),
+    slow('data=1', 'kl_min', 1, 12, None),
+    slow('data=1', 'mmunlearner', 0, 6, None),
+    slow('fsdp=8', 'mmunlearner', 0, 6, None),
+    slow('fsdp=8', 'npo', 0, 6, None),
+    slow('data=1', 'mmunlearner_projected', 0, 6, None),
+    slow('fsdp=4,tensor=2', 'finetune', 0, 32, None),
+  ],
+)
+def test_a_turn_needs_what_xla_says(mesh, method, index, count, options):
+  program = plans.turn(method, index, count, options=options)
+  _agrees(program, plans.model(), plans.machine(mesh))
+
+
+@pytest.mark.parametrize('remat', [slow('dots'), 'full'])
+def test_the_estimate_follows_the_remat_policy(remat):
+  model = plans.model(remat=remat)
+  _agrees(plans.turn('finetune', count=32), model, plans.machine())
+
+
+@pytest.mark.slow
+def test_micro_batches_need_what_xla_says():
+  program, model = plans.turn('finetune', count=32), plans.model()
+  _agrees(program, model, plans.machine('data=1', 4))
+
+
+@pytest.mark.parametrize('mesh', [slow('data=1'), 'fsdp=8'])
+def test_an_importance_needs_what_xla_says(mesh):
+  _agrees(plans.importance(), plans.model(), plans.machine(mesh))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('family, room', [('llava', 1), ('qwen2_vl', 1024)])
+def test_a_7b_turn_on_eight_devices_needs_what_xla_says(family, room):
+  config = models.MODELS[family].config(dtype='bfloat16', remat='full')
+  program = plans.turn('mmunlearner', 0, 8, 768, room)
+  _agrees(program, plans.model(config), plans.machine('fsdp=8'))
+
+
+def test_a_device_holds_the_bytes_of_placed_arrays():
+  model = plans.model()
+  mesh = sharding.make_mesh('data=2,fsdp=2,tensor=2')
+  rules = model.partition_rules
+  places = sharding.shardings(model.abstract_params, rules, mesh)
+  params = jax.jit(model.init, out_shardings=places)(
+    jax.random.key(np.random.default_rng().integers(1000))
+  )
+  device = jax.devices()[0]
+  here = sum(
+    shard.data.nbytes
+    for leaf in jax.tree.leaves(params)
+    for shard in leaf.addressable_shards
+    if shard.device == device
+  )
+  on = memory.make_mesh(2, 2, 2)
+  assert memory.tree_bytes(model.abstract_params, model, on) == here
+
+
+def test_adam_holds_two_moments_and_a_mask_is_bits():
+  model = plans.model()
+  held = memory.need(plans.turn('mmunlearner'), model, plans.machine()).held
+  assert held['parameters'] == 4 * tree_lib.count(model.abstract_params)
+  assert held['moments'] == pytest.approx(2 * held['parameters'], rel=1e-3)
+  assert held['mask'] == pytest.approx(held['parameters'] / 32, rel=0.01)
+
+
+def test_a_run_holds_mask_and_reference_in_turns_that_read_neither():
+  bare, model, machine = plans.turn('finetune'), plans.model(), plans.machine()
+  peak = lambda p: memory.need(p, model, machine).peak
+  held = memory.need(bare, model, machine).held['parameters']
+  assert peak(bare._replace(reference=True)) - peak(bare) == held
+  masked = peak(bare._replace(mask=True)) - peak(bare)
+  assert masked == pytest.approx(held / 32, rel=0.01)
+
+
+def test_a_reference_on_the_host_comes_back_for_the_turn_that_reads_it():
+  model = plans.model()
+  forget, retain = (plans.turn('kl_min', i, reference=True) for i in (0, 1))
+  there, waits = plans.machine(), plans.machine(offload=('reference',))
+  needs = [memory.need(forget, model, m) for m in (there, waits)]
+  assert needs[0].peak - needs[1].peak == needs[0].held['parameters']
+  assert 'reference' not in needs[1].held
+  read = memory.need(retain, model, waits)
+  assert read.phases['head']['reference'] == needs[0].held['parameters']
+
+
+@pytest.mark.parametrize('spec', ['data=8', 'fsdp=8', 'data=2,fsdp=4'])
+def test_rows_are_divided_by_data_and_fsdp_and_padded(spec):
+  machine, model = plans.machine(spec), plans.model()
+  assert memory.local_rows(memory.Rows(12, 104, 1), machine) == 2
+  few, many = (
+    memory.need(plans.turn('finetune', count=n), model, machine)
+    for n in (8, 64)
+  )
+  assert many.held['batch'] == 8 * few.held['batch']
+  assert many.phases['head']['logits'] == 8 * few.phases['head']['logits']
+  whole = memory.need(plans.turn('finetune'), model, plans.machine())
+  assert whole.held['batch'] == 8 * few.held['batch']
+
+
+def test_logits_and_their_gradient_are_counted_in_the_head():
+  need = memory.need(plans.turn('finetune'), plans.model(), plans.machine())
+  one = 8 * 104 * 370 * 4  # rows, tokens, words, float32
+  assert 2 * one <= need.phases['head']['logits'] <= 5 * one
+
+
+def test_micro_batches_trade_activations_for_one_tree_of_sums():
+  program, model = plans.turn('finetune', count=32), plans.model()
+  one, eight = (
+    memory.need(program, model, plans.machine('data=1', n)).phases['layers']
+    for n in (1, 8)
+  )
+  # Some values do not grow with the rows.
+  want = pytest.approx(one['activations'] / 8, rel=0.05)
+  assert eight['activations'] == want
+  assert eight['gradients'] == 2 * one['gradients']
+
+
+def test_rows_in_text_need_no_gradient_of_the_parameters_that_see():
+  model, machine = plans.model(), plans.machine()
+  seen, read = (
+    memory.need(plans.importance(room=room), model, machine) for room in (1, 0)
+  )
+  unread = read.held[memory.UNREAD]
+  grads = [need.phases['layers']['gradients'] for need in (seen, read)]
+  assert grads[0] - grads[1] == unread > 0
+  assert read.arguments == sum(read.held.values()) - unread
+
+
+def test_a_mask_is_made_with_a_bool_for_each_tie_and_each_weight():
+  model = plans.model()
+  program = memory.Program('mask', '', memory.Rows(0, 0, 0), count=3)
+  found = memory.need(program, model, plans.machine()).largest
+  assert found['ties and mask'] == 2 * tree_lib.count(model.abstract_params)
+
+
+def test_a_cache_holds_keys_and_values_of_every_slot_twice():
+  program = memory.Program('evaluate', '', memory.Rows(4, 100, 1), count=28)
+  found = memory.need(program, plans.model(), plans.machine())
+  entries = 2 * 4 * 4 * (100 + 28) * 128  # layers, rows, slots, width
+  assert found.phases['new tokens']['cache'] == 2 * 4 * entries
+
+
+def test_a_thousand_devices_share_a_model_that_none_of_them_has():
+  model = plans.model(plans.LLAVA_7B)
+  whole, part = (
+    memory.tree_bytes(model.abstract_params, model, memory.make_mesh(fsdp=n))
+    for n in (1, 1024)
+  )
+  assert whole / 1024 <= part < 1.3 * whole / 1024  # norms are whole
+
+
+def test_a_new_family_needs_what_its_twin_needs(monkeypatch):
+  @dataclasses.dataclass(frozen=True)
+  class ThirdConfig(llava.LlavaConfig):
+    """Sizes of a LLaVA under another name."""
+
+  third = dataclasses.replace(llava.FAMILY, name='third', config=ThirdConfig)
+  monkeypatch.setitem(models.MODELS, 'third', third)
+  sizes = plans.PEOPLE
+  made = models.build(
+    ThirdConfig(sizes.vision_config, sizes.text_config, vision_feature_layer=-1)
+  )
+  assert made.family == 'third'
+  answers = memory.Program('evaluate', '', memory.Rows(4, 100, 1), count=28)
+  for program in (plans.turn('npo'), plans.importance(), answers):
+    for machine in (plans.machine(), plans.machine('fsdp=4,tensor=2')):
+      want = memory.need(program, plans.model(), machine)
+      assert memory.need(program, made, machine) == want

@@ -1,0 +1,87 @@
+"""Programs of a config: stages, rows, and what is refused."""
+
+import plans
+import pytest
+
+from mmu_jax import recipes
+from mmu_jax.data.batches import batching
+from mmu_jax.planning import memory
+from mmu_jax.planning import programs
+from mmu_jax.stages import job as job_lib
+from mmu_jax.stages import streams
+
+
+def _read(config, length=0):
+  _, jobs, note = programs.read_programs(config, length)
+  return {(p.stage, p.step): p for p in jobs}, note
+
+
+def test_a_published_model_is_planned_without_data():
+  jobs, note = _read(plans.config())
+  assert note.startswith('no data is read')
+  assert {stage for stage, _ in jobs} == {
+    'vanilla',
+    'retrained',
+    'importance',
+    'mask',
+    'kl_min',
+    'mmunlearner',
+    'evaluate',
+  }
+  # A picture of 576 tokens and 19 questions of 64.
+  assert jobs['vanilla', 'train'].rows == memory.Rows(4, 576 + 19 * 64, 1)
+  assert jobs['importance', 'text'].rows.room == 0
+  assert jobs['kl_min', 'forget'].reference
+  assert jobs['mmunlearner', 'retain'].mask
+
+
+def test_rows_are_those_of_the_streams_of_a_job():
+  config = recipes.load('people:fast')
+  jobs, _ = _read(config)
+  data, encoder, scorer, model = job_lib.load_world(config)
+  shared = config, None, data, encoder, scorer, model
+  job = job_lib.Job(*shared, config.groups, '', None, None)
+  for name, parts in (
+    (('base', 'train'), config.base.stream),
+    (('vanilla', 'train'), config.vanilla.stream),
+    (('mmunlearner', 'retain'), config.unlearn.streams.retain),
+    (('importance', 'text'), config.saliency.preserve.text),
+  ):
+    stream = batching.Stream(streams.draw_from(job, parts), encoder, seed=0)
+    room = stream(0)['pixel_values'].shape[1]
+    want = memory.Rows(stream.num_rows, stream.length, room)
+    assert jobs[name].rows == want, name
+
+
+def test_shots_lengthen_the_prompts_of_the_evaluation():
+  config = plans.config()
+  alone = _read(config)[0]['evaluate', 'decode'].rows
+  config.evaluation.shots = 2
+  made = _read(config)[0]['evaluate', 'decode'].rows
+  assert (made.length, made.room) == (3 * alone.length, 3 * alone.room)
+
+
+@pytest.mark.parametrize(
+  'values, length, message',
+  [
+    (dict(micro_batches=0), 0, 'at least 1'),
+    (dict(offload=('moments',)), 0, 'reference'),
+    (dict(mesh='rows=2'), 0, 'written like data=2,fsdp=4'),
+    ({}, -5, 'at least 577 tokens'),
+    ({}, 576, 'at least 577 tokens'),
+    ({'model.path': 'llava-2'}, 0, 'llava-1.5-7b'),
+    ({'model.path': ''}, 0, 'config.data.path is empty: give'),
+  ],
+)
+def test_an_option_out_of_range_is_refused(values, length, message):
+  config = plans.config()
+  config.update_from_flattened_dict(values)
+  with pytest.raises(ValueError, match=message):
+    programs.read_machine(config)
+    programs.read_programs(config, length)
+
+
+def test_an_open_mesh_is_planned_for_one_device_with_a_note():
+  machine, notes = programs.read_machine(plans.config(mesh='fsdp=-1,tensor=2'))
+  assert dict(machine.mesh.shape) == {'data': 1, 'fsdp': 1, 'tensor': 2}
+  assert 'fsdp=-1' in notes[0]
