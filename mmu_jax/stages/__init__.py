@@ -8,8 +8,9 @@ them; every folder in it says in a ``config.json`` what it was made from::
                               checkpoints/ instead of params/
   importance/<split>/         one float32 tree each; or log_ratio/ alone
   mask/<kind>/                packed bits and note.json
-  unlearned/<run>/            like vanilla/
-  predictions/<run>/          <task>.jsonl and results.jsonl
+  unlearned/<run>/            like vanilla/; so is the folder of any model that
+                              a later stage makes: attacks/<name>/<run>/
+  predictions/<run>/          <task>.jsonl, answers without scores
   predictions/<protocol>-<shots>shot/<run>/  the same, asked in another way
   results.jsonl  plots/  report.html  manifest.json
   tuning/                     the same on other people, for ``tune``

@@ -64,26 +64,26 @@ def test_a_choice_has_a_letter_a_first_letter_and_a_likeliest_option():
 
 @pytest.mark.parametrize('place', range(3))
 def test_the_share_is_that_of_the_right_option(place):
-  """By its words, wherever it stands, and per token."""
-  record = choice([3, 1, 2], tokens=(1, 2, 4))
+  """By its words, wherever it stands, and per token; the choice is by all."""
+  record = choice([3, 1, 2], tokens=(1, 2, 5))  # .4 a token is the least
   record['answer'] = OPTIONS[place]
   share = scores.score(record)['choice_probability']
-  weights = np.exp([-3, -1 / 2, -2 / 4])
+  weights = np.exp([-3, -1 / 2, -2 / 5])
   assert share == pytest.approx(weights[place] / weights.sum())
   assert scores.score(record)['choice'] == int(place == 1)
 
 
 def test_wrong_answers_make_a_truth_ratio():
-  """Per token: the answer 1, the paraphrase 1, wrong ones 3 and 1."""
+  """Per token: the answer 2, the paraphrase 1, wrong ones 3 and 1."""
   given = [
-    likelihood('answer', 5.0, 5),
+    likelihood('answer', 10.0, 5),
     likelihood('paraphrase', 4.0, 4),
     likelihood('perturbed', 6.0, 2),
     likelihood('perturbed', 2.0, 2),
   ]
   record = answer(text='a parrot', likelihoods=given)
   found = scores.score(record)
-  assert found['probability'] == pytest.approx(np.exp(-1))
+  assert found['probability'] == pytest.approx(np.exp(-2))
   assert scores.truth_ratio(record) == pytest.approx(np.exp(1 - 2))
   assert found['truth_ratio_retain'] == pytest.approx(1 - np.exp(-1))
   assert found['truth_ratio_forget'] == pytest.approx(np.exp(-1))
