@@ -43,6 +43,7 @@ class Family:
       writer to the names on the hub.
     convolutions: ``convolutions(config) -> {end of a leaf name: shape}``, the
       trailing shape in the files of kernels that are matrices here.
+    image_processor: class in transformers, for folders that state none.
     image_cut: ``image_cut(config) -> {fact: number}``, equal to ``cut`` of the
       images of a fitting processor.
     image_tokens: ``image_tokens(config, room)``, image tokens of a row.
@@ -67,6 +68,7 @@ class Family:
   read_config: Callable[[Mapping[str, Any], dict[str, Any]], Any]
   renames: tuple[tuple[str, str], ...]
   convolutions: Callable[[Any], dict[str, tuple[int, ...]]]
+  image_processor: str
   image_cut: Callable[[Any], dict[str, int]]
   image_tokens: Callable[[Any, int], int]
   abstract_batch: Callable[[Any, int, int, int], Batch]

@@ -270,6 +270,7 @@ FAMILY = Family(
     (r'^vision_tower\.(?!vision_model\.)', 'vision_tower.vision_model.'),
   ),
   convolutions=_convolutions,
+  image_processor='CLIPImageProcessor',
   image_cut=_image_cut,
   image_tokens=_image_tokens,
   abstract_batch=_abstract_batch,

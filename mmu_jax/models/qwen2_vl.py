@@ -436,6 +436,7 @@ FAMILY = Family(
     (r'^model\.language_model\.', 'model.'),
   ),
   convolutions=_convolutions,
+  image_processor='Qwen2VLImageProcessor',
   image_cut=_image_cut,
   image_tokens=_image_tokens,
   abstract_batch=_abstract_batch,

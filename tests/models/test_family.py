@@ -7,6 +7,7 @@ import pytest
 
 from mmu_jax import models
 from mmu_jax import tree as tree_lib
+from mmu_jax.data.encoding import processors
 
 VOCAB, ROWS, LENGTH = 48, 2, 40
 FAMILIES = pytest.mark.parametrize('name', models.MODELS)
@@ -33,6 +34,11 @@ def test_abstract_batches_go_through_the_model(name):
       )
       tokens = family.image_tokens(model.config, room)
       assert features.shape[:2] == (ROWS, tokens)
+
+
+def test_every_family_names_a_known_image_processor():
+  kinds = [f.image_processor for f in models.MODELS.values()]
+  assert kinds == list(processors.IMAGES)
 
 
 @FAMILIES

@@ -1,8 +1,8 @@
 """The processor of a checkpoint: its tokenizer, chat template and images.
 
-``transformers`` has processors of its own; ours exist because those of
-Qwen2-VL need PyTorch, and because a batch wants to know how many tokens an
-image takes before it is encoded.
+``transformers`` has processors of its own; ours exist because the ones
+of Qwen2-VL need PyTorch, and because packing needs the number of tokens of an
+image before the image is encoded.
 """
 
 import dataclasses
@@ -23,11 +23,12 @@ TOKENIZER_FILES = ('tokenizer.json', 'vocab.json', 'tokenizer.model')
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Processor:
-  """What turns questions and pictures into the input of one model.
+  """Turns questions and pictures into the input of one model.
 
   Attributes:
     tokenizer: a fast ``transformers`` tokenizer with a chat template.
-    images: encodes pictures, counts their tokens, and gives positions.
+    images: encoder of pictures, which also counts their tokens and gives
+      positions.
     image_token: the placeholder that the template writes for a picture.
     stop_ids: tokens that end an answer, at least one.
   """
@@ -68,14 +69,14 @@ def load(
       tokenizer_config.json names, for models that were trained with it. A
       folder without tokenizer.json (Qwen2-VL: vocab.json and merges.txt) has
       this class in either case.
-    min_pixels: Qwen2-VL: the smallest area of a picture; None for that of the
-      checkpoint.
-    max_pixels: Qwen2-VL: the largest; it bounds the tokens of a picture
+    min_pixels: smallest area of a picture, for Qwen2-VL; None for the
+      checkpoint's.
+    max_pixels: largest area, for Qwen2-VL; it bounds the tokens of a picture
       (784 pixels each).
 
   Returns:
-    A ``Processor``; its ``stop_ids`` are those of generation_config.json, or
-    else the end token of the tokenizer.
+    A ``Processor``; its ``stop_ids`` come from generation_config.json, or
+    else from the tokenizer.
 
   Raises:
     FileNotFoundError: if a file is missing.
@@ -86,8 +87,8 @@ def load(
   folder = pathlib.Path(path)
   config = _read(folder, 'config.json')
   options = _image_config(folder)
-  kind = str(options.pop('image_processor_type', None))
-  make = IMAGES.get(re.sub('(Fast|Pil)$', '', kind))
+  kind = _image_kind(config, options)
+  make = IMAGES.get(kind)
   if make is None:
     raise UserError(
       f'the image processor {kind} is not known; known: {", ".join(IMAGES)}. '
@@ -141,8 +142,21 @@ IMAGES = {
 }
 
 
+def _image_kind(config, options):
+  """Pops the processor's class from its options; else asks the family."""
+  from mmu_jax.models.hub import config as hub_config  # it imports this module
+
+  fields = ('image_processor_type', 'feature_extractor_type')
+  stated = [options.pop(field, None) for field in fields]
+  kind = next(filter(None, stated), None)
+  if kind is None:
+    return hub_config.family_of(config).image_processor
+  kind = re.sub('(Fast|Pil)$', '', kind)
+  return kind.replace('FeatureExtractor', 'ImageProcessor')  # the older name
+
+
 def _image_config(folder):
-  """The options of the image processor, and its name."""
+  """Options of the image processor, and perhaps its class."""
   if (folder / 'preprocessor_config.json').exists():
     options = _read(folder, 'preprocessor_config.json')
   else:
@@ -179,7 +193,7 @@ def _tokenizer(folder, raw):
 
 
 def _chat_template(folder, tokenizer):
-  """The template of the folder's own file, or that of the tokenizer."""
+  """The template of the folder's own file, or else the tokenizer's."""
   if (folder / 'chat_template.jinja').exists():
     return (folder / 'chat_template.jinja').read_text(encoding='utf-8')
   if (folder / 'chat_template.json').exists():
@@ -216,7 +230,7 @@ def _image_token(folder, config, tokenizer):
 
 
 def _stop_ids(folder, tokenizer):
-  """The end tokens of generation_config.json, or that of the tokenizer."""
+  """The end tokens of generation_config.json, or else the tokenizer's."""
   stop = None
   if (folder / 'generation_config.json').exists():
     stop = _read(folder, 'generation_config.json').get('eos_token_id')

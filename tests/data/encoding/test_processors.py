@@ -136,8 +136,8 @@ def test_a_config_that_lacks_something_is_a_clear_error(
     processors.load(llava)
 
 
-@pytest.mark.parametrize('kind', ['MllamaImageProcessor', None])
-def test_an_unknown_image_processor_is_a_clear_error(kind, llava):
+def test_an_unknown_image_processor_is_a_clear_error(llava):
+  kind = 'MllamaImageProcessor'
   _edit(llava, 'preprocessor_config.json', image_processor_type=kind)
   message = f'processor {kind} is not known; known: CLIPImageProcessor, '
   with pytest.raises(ValueError, match=message):
@@ -149,6 +149,40 @@ def test_all_classes_of_an_image_processor_are_one(end, llava):
   kind = f'CLIPImageProcessor{end}'
   _edit(llava, 'preprocessor_config.json', image_processor_type=kind)
   assert processors.load(llava).images.cut == {'tokens of an image': 9}
+
+
+@pytest.mark.parametrize(
+  'stated',
+  [
+    {},
+    {'feature_extractor_type': 'CLIPFeatureExtractor'},
+    {'feature_extractor_type': 'CLIPImageProcessorFast'},
+  ],
+)
+def test_old_folders_need_not_state_the_image_processor(stated, llava):
+  want = processors.load(llava).images.processor.to_dict()
+  fields = {'image_processor_type': None, 'feature_extractor_type': None}
+  _edit(llava, 'preprocessor_config.json', **fields | stated)
+  assert processors.load(llava).images.processor.to_dict() == want
+
+
+def test_a_folder_that_states_nothing_has_the_processor_of_its_family(qwen):
+  want = processors.load(qwen).images
+  _edit(qwen, 'preprocessor_config.json', image_processor_type=None)
+  found = processors.load(qwen).images
+  assert type(found) is type(want) and found.cut == want.cut
+
+
+def test_the_stated_image_processor_comes_before_the_family(qwen):
+  assert processors.load(qwen).images.cut['merge_size'] == 2
+  _edit(qwen, 'config.json', vision_config={'patch_size': 4})
+  _edit(
+    qwen,
+    'preprocessor_config.json',
+    image_processor_type='CLIPImageProcessor',
+    feature_extractor_type='Qwen2VLImageProcessor',
+  )
+  assert 'tokens of an image' in processors.load(qwen).images.cut
 
 
 def test_an_image_token_that_is_cut_up_is_a_clear_error(llava):
