@@ -351,8 +351,11 @@ def _sequence(rows, weight, encoder) -> Documents:
 def _longest(part, groups, encoder) -> int:
   """The tokens of the longest sequence that a part can draw."""
   if part.rows[0].image is None:
-    lengths = sorted(len(encoder.example(row).tokens) for row in part.rows)
-    return sum(lengths[-part.questions :])
+    lengths = [len(encoder.example(row).tokens) for row in part.rows]
+    # Fewer rows than questions come again, at most in two more epochs.
+    again = part.questions // len(lengths) + 2
+    often = again if part.questions > len(lengths) else 1
+    return sum(sorted(lengths * often)[-part.questions :])
   longest = 0
   for group in groups:
     # The longest questions share at least what all of the group share.

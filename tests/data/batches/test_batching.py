@@ -222,6 +222,16 @@ def test_an_epoch_of_texts_visits_every_row_once(world, encoder):
     assert sorted(visited) == sorted(row.key for row in rows)
 
 
+@pytest.mark.parametrize('number', [1, 3])
+def test_fewer_texts_than_a_sequence_holds_come_again(world, encoder, number):
+  part = batching.Part(world['qa/retain'][:number], 1, 4)
+  stream = batching.Stream([part], encoder, seed=0)
+  for step in range(2 * number):
+    batch = stream(step)
+    assert len(_answers(batch, 0)) == 4
+    assert batch['tokens'].shape[1] == stream.length
+
+
 def test_keys_name_the_rows_of_the_batch(world, encoder):
   stream = _stream(world, encoder)
   by_key = {row.key: row for rows in world.values() for row in rows}
