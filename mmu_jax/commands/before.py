@@ -31,9 +31,10 @@ def _add_plan(parser):
 
 def _plan(args):
   """Prints the needs of a job; touches no accelerator."""
-  import os
+  import jax
 
-  os.environ['JAX_PLATFORMS'] = 'cpu'
+  # No environment variable: a config of its own may have imported JAX.
+  jax.config.update('jax_platforms', 'cpu')
   from rich.console import Console
 
   from mmu_jax import planning

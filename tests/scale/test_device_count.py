@@ -48,10 +48,10 @@ def _command(layout, workdir):
 
 
 def _local(processes, devices):
-  """The launcher, as the README calls it."""
+  """The launcher, as docs/many_devices.md calls it."""
   (line,) = (
     line
-    for line in (ROOT / 'README.md').read_text().splitlines()
+    for line in (ROOT / 'docs' / 'many_devices.md').read_text().splitlines()
     if 'launch/local.py' in line
   )
   python, path, *flags = line.split()
