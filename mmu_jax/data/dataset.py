@@ -21,7 +21,8 @@ class Task(NamedTuple):
     split: whom it is about: ``'forget'``, ``'retain'`` or ``'real'``.
     modality: ``'vqa'`` (about pictures) or ``'qa'`` (in text).
     role: ``'forget'`` if the score is to go down, ``'keep'`` if it is to stay.
-    holdout: asks about pictures, or in words, that no model was trained on.
+    holdout: the second task of its split and modality, about pictures, or in
+      words, that no model was trained on.
     reported: False for a task that only chooses settings (validation).
     headline: one of the few tasks that stand for the rest: they are probed
       during training, averaged into U and shown in the gallery, and
@@ -61,6 +62,27 @@ class Dataset(NamedTuple):
   layout: str = 'mllmu_bench'
   protocol: str = 'fixed'
   official: str = ''
+
+
+def sibling(
+  task: Task, tasks: Mapping[str, Task], **other: str | bool
+) -> Task | None:
+  """Returns the task about the same people that differs in some fields.
+
+  Args:
+    task: the task to begin with.
+    tasks: tasks by name.
+    **other: ``modality`` or ``holdout`` of the wanted task.
+
+  Example:
+    >>> tasks = by_name(Task('a', [], 'forget', 'vqa', 'forget'),
+    ...                 Task('b', [], 'forget', 'qa', 'keep'))
+    >>> sibling(tasks['a'], tasks, modality='qa').name
+    'b'
+  """
+  meaning = lambda task: (task.split, task.modality, task.holdout)
+  wanted = meaning(task._replace(**other))
+  return next((t for t in tasks.values() if meaning(t) == wanted), None)
 
 
 def by_name(*tasks: Task) -> dict[str, Task]:

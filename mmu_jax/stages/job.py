@@ -46,7 +46,8 @@ class Job(NamedTuple):
     scorer: the same, with the answers labelled alone, for what is scored.
     model: as pure functions.
     groups: role ('forget', 'retain', 'everybody') -> groups of people.
-    prefix: of the tasks that may be looked at: '' or 'validation_'.
+    validation: settings are chosen: only tasks that are not reported may be
+      looked at.
     unlearned: holds ``importance/``, ``mask/`` and ``unlearned/``.
     mesh: of all devices, for ``jax.set_mesh``.
   """
@@ -58,7 +59,7 @@ class Job(NamedTuple):
   scorer: batching.Encoder
   model: Model
   groups: Mapping[str, Sequence[str]]
-  prefix: str
+  validation: bool
   unlearned: pathlib.Path
   mesh: jax.sharding.Mesh
 
@@ -101,8 +102,8 @@ def open_job(
   shared = config, folder, data, encoder, scorer, model
   if validation:
     groups = config.validation_groups
-    return Job(*shared, groups, 'validation_', folder / 'tuning', mesh)
-  return Job(*shared, config.groups, '', folder, mesh)
+    return Job(*shared, groups, True, folder / 'tuning', mesh)
+  return Job(*shared, config.groups, False, folder, mesh)
 
 
 def check_hardware(config: Config) -> None:

@@ -33,10 +33,7 @@ def _report(job: Job) -> str:
   """Writes the report; returns its path."""
   results = page.read_results(job.folder)
   row = results[0]
-  folder = scoring.answers_folder(
-    job, row.get('protocol', ''), row.get('shots', 0)
-  )
+  folder = scoring.answers_folder(job, row['protocol'], row['shots'])
   runs = list(dict.fromkeys(row['run'] for row in results))
-  tasks = {name: task.rows for name, task in job.data.tasks.items()}
-  gallery.save(job.folder, runs, tasks, job.data.names, predictions=folder)
+  gallery.save(job.folder, runs, job.data, predictions=folder)
   return str(page.write_report(job.folder, predictions=folder))

@@ -28,7 +28,7 @@ from mmu_jax.evaluation.asking import protocols
 from mmu_jax.evaluation.asking import tasks as tasks_lib
 from mmu_jax.evaluation.asking.protocols import Protocol
 from mmu_jax.evaluation.asking.protocols import Question
-from mmu_jax.evaluation.report.table import RETRAINED
+from mmu_jax.evaluation.report.scored import RETRAINED
 from mmu_jax.evaluation.scoring import endpoint as chat
 from mmu_jax.evaluation.scoring import judge as judge_lib
 from mmu_jax.evaluation.scoring import scores
@@ -76,7 +76,7 @@ def evaluate(
 def answers_folder(job: Job, protocol: str, shots: int) -> pathlib.Path:
   """Returns the folder of all answers that were asked for in one way."""
   folder = job.folder / 'predictions'
-  name, usual = (_find(job, p).name for p in (protocol, ''))
+  name, usual = (protocols.find(p, job.data).name for p in (protocol, ''))
   if name == usual and not shots:
     return folder
   return folder / f'{name}-{shots}shot'
@@ -87,16 +87,10 @@ def _folder(job: Job) -> pathlib.Path:
   return answers_folder(job, _protocol(job).name, _shots(job))
 
 
-def _find(job: Job, name: str) -> Protocol:
-  """The protocol of a name; a prepared dataset is known by its folder."""
-  data = job.config.data
-  return protocols.find(name, data.name, data.get('path', ''))
-
-
 def _protocol(job: Job) -> Protocol:
   """The protocol of a config, checked against its other settings."""
   spec = job.config.evaluation
-  protocol = _find(job, spec.get('protocol', ''))
+  protocol = protocols.find(spec.get('protocol', ''), job.data)
   if protocol.max_new_tokens not in (None, spec.max_new_tokens):
     raise UserError(
       f'the protocol {protocol.name!r} generates '
@@ -115,16 +109,16 @@ def _shots(job: Job) -> int:
 def _reported(job: Job) -> dict[str, Task]:
   """The reported tasks; those whose answers others are scored by come first."""
   tasks = {name: t for name, t in job.data.tasks.items() if t.reported}
-  source = _protocol(job).answers_from
-  return {n: tasks[n] for n in sorted(tasks, key=lambda n: source(n) in tasks)}
+  source = lambda name: _protocol(job).answers_from(tasks[name], tasks)
+  return {n: tasks[n] for n in sorted(tasks, key=lambda n: bool(source(n)))}
 
 
 def _questions(job: Job) -> dict[str, list[Question]]:
   """The questions of every reported task."""
-  tasks = {name: task.rows for name, task in _reported(job).items()}
-  make = _protocol(job).questions
+  tasks, make = _reported(job), _protocol(job).questions
   return {
-    task: make(task, tasks, _shots(job), job.config.seed) for task in tasks
+    name: make(task, tasks, _shots(job), job.config.seed)
+    for name, task in tasks.items()
   }
 
 
@@ -215,9 +209,10 @@ def _answered(job: Job) -> list[str]:
 def _collect(job: Job, judge: chat.Endpoint | None) -> list[dict[str, Any]]:
   """Scores all answers and writes ``results.jsonl``."""
   folder, protocol = _folder(job), _protocol(job)
-  runs, tasks = _answered(job), _reported(job).values()
+  runs, tasks = _answered(job), _reported(job)
   read = lambda run: [
-    (task, scores.read_answers(folder / run, task.name)) for task in tasks
+    (task, scores.read_answers(folder / run, task, tasks))
+    for task in tasks.values()
   ]
   answers = {run: read(run) for run in runs}
   note = lambda run: workdir_lib.read_json(folder / run / _NOTE)
@@ -239,8 +234,7 @@ def _collect(job: Job, judge: chat.Endpoint | None) -> list[dict[str, Any]]:
       run=run,
       step=steps[run],
     )
-  if not protocol.brief:
-    asked_by = {'protocol': protocol.name, 'shots': _shots(job)}
-    rows = [row | asked_by for row in rows]
+  asked = {'protocol': protocol.name, 'shots': _shots(job)}
+  rows = [row | asked | {'layout': job.data.layout} for row in rows]
   workdir_lib.write_jsonl(job.folder / RESULTS, rows)
   return rows

@@ -36,15 +36,6 @@ from mmu_jax.typing import Forward
 from mmu_jax.typing import Mask
 from mmu_jax.typing import Params
 
-# What the probe during unlearning looks at, without the job's prefix.
-PROBED = (
-  'forget_vqa_holdout',
-  'forget_qa',
-  'retain_vqa',
-  'retain_qa',
-  'real_vqa',
-)
-
 
 def train(config: Config, workdir: Folder, run: str = 'vanilla') -> Params:
   """Trains one model, goes on where it was stopped, or finds it finished.
@@ -228,26 +219,23 @@ def make_probe(job: Job, num_rows: int) -> Callable[[Params], dict[str, float]]:
   likeliest, so one forward pass per batch is enough.
 
   Args:
-    job: the job, whose mesh is set; its prefix chooses reported or validation
-      tasks.
-    num_rows: at most so many questions a task, spread evenly.
+    job: the job, whose mesh is set.
+    num_rows: largest number of questions of a task, spread evenly.
+
+  Returns:
+    Function from parameters to the exact match of each headline task: of the
+    reported ones, or of those that settings are chosen by.
   """
-  batches = {}
-  size = job.config.evaluation.batch_size
-  probed, tasks = PROBED, {n: t.rows for n, t in job.data.tasks.items()}
-  if job.prefix + 'forget_vqa_holdout' not in job.data.tasks:
-    probed = ('forget_vqa', *probed[1:])
-  for task in probed:
-    rows = [
-      row for row in tasks.get(job.prefix + task, ()) if row.task == GENERATION
-    ]
-    if not rows:  # not every dataset has every task
+  batches, size = {}, job.config.evaluation.batch_size
+  for task in job.data.tasks.values():
+    rows = [row for row in task.rows if row.task == GENERATION]
+    if not task.headline or task.reported == job.validation or not rows:
       continue
     spread = rows[:: -(-len(rows) // num_rows)]
     made = batching.row_batches(
       spread, job.scorer, size=size, share=sharding.share
     )
-    batches[task] = [sharding.place_shared(batch, size) for batch in made]
+    batches[task.name] = [sharding.place_shared(b, size) for b in made]
 
   def probe(params):
     return {

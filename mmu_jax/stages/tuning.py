@@ -7,8 +7,9 @@ import numpy as np
 
 from mmu_jax import distributed
 from mmu_jax import workdir as workdir_lib
+from mmu_jax.data.dataset import FORGET
+from mmu_jax.data.dataset import KEEP
 from mmu_jax.errors import UserError
-from mmu_jax.evaluation.report import table
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
@@ -21,19 +22,20 @@ from mmu_jax.stages.training import unlearn
 def tune(config: Config, workdir: Folder) -> list[dict[str, Any]]:
   """Tries the learning rates of ``config.tune`` for every run.
 
-  The rule is one for all methods. Six people of the validation split are
+  The rule is the same for all methods. The people of the validation split are
   forgotten instead, with the budget of ``config.unlearn``, and the forget rate
   with the highest S is best:
 
-      S = ((1 - forget VQA) + U) / 2
+      S = ((1 - forgotten) + U) / 2
 
-  where forget VQA is on new pictures of these people, and U is the mean of
-  their QA, and the VQA, QA and real-world VQA of validation people and
-  pictures. No reported person is forgotten, and no reported item is looked at.
+  where ``forgotten`` is the exact match of the headline tasks to forget (new
+  pictures of these people) and U the mean of the headline tasks to keep (their
+  QA, and the VQA, QA and real-world VQA of validation people and pictures).
+  Only tasks that are not reported are looked at.
 
   Args:
     config: the whole config.
-    workdir: of the job; must hold ``vanilla``; gets ``tuning/``.
+    workdir: folder of the job; must hold ``vanilla``; gets ``tuning/``.
 
   Returns:
     The rows of ``tuning/tuning.jsonl``, one for each run and rate.
@@ -65,8 +67,13 @@ def _try_all(job: Job) -> list[dict[str, Any]]:
       name = f'{run}-{rate:g}'
       unlearn(job, name, Config({**spec.to_dict(), 'rate': rate}), probe=False)
       scores = probe(final_params(job, name))
-      utility = float(np.mean([scores[t] for t in table.UTILITY_TASKS]))
-      score = (1 - scores['forget_vqa_holdout'] + utility) / 2
+      by_role = lambda role: [
+        value
+        for name, value in scores.items()
+        if job.data.tasks[name].role == role
+      ]
+      utility = float(np.mean(by_role(KEEP)))
+      score = (1 - float(np.mean(by_role(FORGET))) + utility) / 2
       rows.append(
         {
           'seed': config.seed,

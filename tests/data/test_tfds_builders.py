@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import json
 import pathlib
+import shutil
 import sys
 
 import benchmark_folders
@@ -20,7 +22,6 @@ from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.encoding.images import LazyImage
 from mmu_jax.data.readers import prepared
 from mmu_jax.data.row import Row
-from mmu_jax.evaluation.asking import protocols
 
 SMALL = dict(
   num_people=6,
@@ -100,19 +101,15 @@ def test_people_come_back_equal_and_in_order(people):
   _assert_same_data(found, wanted)
 
 
-def test_a_prepared_folder_is_asked_as_the_dataset_it_was_made_from(
-  people, tmp_path
-):
-  find = lambda name: protocols.find(name, 'tfds', people.data_path).name
-  assert prepared.source(people.data_path) == 'people'
-  assert (find(''), find('fixed')) == ('plain', 'fixed')
-  with pytest.raises(ValueError, match="no protocol 'official_people'"):
-    find('official')
-  (tmp_path / 'dataset_info.json').write_text('{"name": "mmu_clear"}')
-  assert protocols.find('', 'tfds', tmp_path).name == 'fixed'
-  assert protocols.find('official', 'tfds', tmp_path).name == 'official_clear'
-  with pytest.raises(FileNotFoundError, match='has no dataset_info.json'):
-    protocols.find('', 'tfds', tmp_path / 'none')
+def test_a_prepared_folder_of_an_earlier_version_is_refused(people, tmp_path):
+  old = tmp_path / '1.0.0'
+  shutil.copytree(people.data_path, old)
+  path = old / 'metadata.json'
+  noted = json.loads(path.read_text())
+  del noted['tasks']
+  path.write_text(json.dumps(noted))
+  with pytest.raises(ValueError, match='Prepare the dataset again'):
+    prepared.make_tfds(0, path=old)
 
 
 @pytest.mark.parametrize('variant', ['', 'fast'])

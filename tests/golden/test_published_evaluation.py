@@ -12,6 +12,7 @@ import types
 import folders
 import numpy as np
 import pytest
+from results import make_tasks
 
 from mmu_jax import metrics
 from mmu_jax import workdir
@@ -31,8 +32,8 @@ METRICS = json.loads((folders.COMMON / 'metrics.json').read_text())
 MODELS = {'llava': 'llava-1.5', 'qwen2_vl': 'qwen2-vl'}
 FAMILIES = pytest.mark.parametrize('family', MODELS)
 KINDS = ('classification', 'cloze', 'generation')
-MLLMU = protocols.find('official', 'mllmu_bench')
-CLEAR = protocols.find('official', 'clear')
+MLLMU = protocols.PROTOCOLS['official_mllmu_bench']
+CLEAR = protocols.PROTOCOLS['official_clear']
 
 
 @pytest.fixture(scope='module')
@@ -85,21 +86,23 @@ def _mllmu_rows(modality):
   return rows
 
 
-MLLMU_TASKS = {'forget_vqa': _mllmu_rows('IT'), 'forget_qa': _mllmu_rows('PT')}
+MLLMU_TASKS = make_tasks(
+  {'forget_vqa': _mllmu_rows('IT'), 'forget_qa': _mllmu_rows('PT')}
+)
 
 
 @functools.cache
 def _seed():
   """A seed that draws person 2, as the published run did."""
   for seed in range(50):
-    asked = MLLMU.questions('forget_vqa', MLLMU_TASKS, 1, seed)
+    asked = MLLMU.questions(MLLMU_TASKS['forget_vqa'], MLLMU_TASKS, 1, seed)
     if {q.row.person for q in asked if q.row.task == 'cloze'} == {'0', '1'}:
       return seed
   raise AssertionError('no seed draws person 2')
 
 
 def _mllmu_questions(task, kind, shots):
-  asked = MLLMU.questions(task, MLLMU_TASKS, shots, _seed())
+  asked = MLLMU.questions(MLLMU_TASKS[task], MLLMU_TASKS, shots, _seed())
   return [q for q in asked if q.row.task == kind]
 
 
@@ -226,7 +229,7 @@ def test_tokens_are_those_of_the_prompt_alone(family, encoders):
   """Also behind a trailing space, and of a placeholder without a picture."""
   processor = encoders[family].processor
   per_image = processor.images.num_tokens(processor.images.grid(30, 30))
-  for task, rows in MLLMU_TASKS.items():
+  for task, (_, rows, *_) in MLLMU_TASKS.items():
     for row in rows:
       question = Question(row)
       asked = MLLMU.ask(question, encoders[family])
@@ -304,8 +307,8 @@ CLEAR_TASKS = {
 
 
 def _clear_questions(part):
-  tasks = CLEAR_TASKS[part]
-  return {task: CLEAR.questions(task, tasks, 0, 0) for task in tasks}
+  tasks = make_tasks(CLEAR_TASKS[part])
+  return {n: CLEAR.questions(tasks[n], tasks, 0, 0) for n in tasks}
 
 
 @FAMILIES
@@ -349,10 +352,11 @@ def test_the_last_visual_answer_is_scored_for_every_question_in_text(
     )
     for task, questions in asked.items()
   }
-  assert CLEAR.answers_from('forget_qa') == 'forget_vqa'
+  tasks = make_tasks(CLEAR_TASKS['generation'])
+  assert CLEAR.answers_from(tasks['forget_qa'], tasks) == tasks['forget_vqa']
   for task, answers in found.items():
     workdir.write_jsonl(tmp_path / f'{task}.jsonl', answers)
-  stale = scores.read_answers(tmp_path, 'forget_qa')
+  stale = scores.read_answers(tmp_path, tasks['forget_qa'], tasks)
   for title, predictions in (('VQA', found['forget_vqa']), ('QA', stale)):
     for name, field in WORDS.items():
       want = run['result'][f'Average {name} ({title})']

@@ -219,7 +219,7 @@ def job(folder, saliency=None):
     scorer=None,
     model=model(),
     groups=made.groups,
-    prefix='',
+    validation=False,
     unlearned=folder,
     mesh=sharding.make_mesh(''),
   )

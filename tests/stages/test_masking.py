@@ -57,7 +57,7 @@ def _job(folder: pathlib.Path, **choices):
   groups = ml_collections.ConfigDict()
   none = (None, None, None)
   config = _config(**choices)
-  return job_lib.Job(config, folder, *none, model, groups, '', folder, mesh)
+  return job_lib.Job(config, folder, *none, model, groups, False, folder, mesh)
 
 
 def _importances():

@@ -15,7 +15,7 @@ from mmu_jax import masks
 from mmu_jax import recipes
 from mmu_jax import stages
 from mmu_jax.data.batches import batching
-from mmu_jax.evaluation.report import table
+from mmu_jax.evaluation.report import scored
 from mmu_jax.metrics import exact_match
 from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import runs as runs_lib
@@ -140,7 +140,7 @@ def test_every_task_and_metric_has_a_value_n_and_interval(done):
     assert result['n'] >= 2
     assert result['step'] == (3 if result['run'] in RUNS else 5)
   assert _jsonl(folder / 'results.jsonl') == results
-  assert set(table.rows(results)) == set(MODELS)
+  assert set(scored.rows(results)) == set(MODELS)
 
 
 def test_every_answer_is_kept_and_its_row_was_asked(done):
@@ -342,7 +342,7 @@ def test_a_model_that_another_stage_made_is_scored_and_shown(copied, done):
     (row['task'], row['metric']) for row in done[1]
   }
   assert {row['step'] for row in added} == {9}
-  assert list(table.rows(results)) == [*MODELS, name]
+  assert list(scored.rows(results)) == [*MODELS, name]
   page = stages.report(_config(), copied).read_text()
   assert name in page
   entries = json.loads((copied / 'gallery.json').read_text())
@@ -387,9 +387,10 @@ def test_tuning_looks_at_no_reported_person_or_item(copied, monkeypatch):
     (run, 1e-3) for run in RUNS
   ]
   for row in rows:
-    kept = np.mean([row[task] for task in table.UTILITY_TASKS])
+    names = ('forget_qa', 'retain_vqa', 'retain_qa', 'real_vqa')
+    kept = np.mean([row[f'validation_{name}'] for name in names])
     assert row['U'] == pytest.approx(kept, abs=1e-4)
-    want = (1 - row['forget_vqa_holdout'] + kept) / 2
+    want = (1 - row['validation_forget_vqa_holdout'] + kept) / 2
     assert row['S'] == pytest.approx(want, abs=1e-4)
   assert _jsonl(copied / 'tuning' / 'tuning.jsonl') == rows
   assert not (copied / 'unlearned').exists()  # nothing reported was touched

@@ -134,7 +134,7 @@ def evaluate(model, encoder, monkeypatch):
 
   def run(folder, runs=RUNS, **evaluation):
     config = _config(**evaluation)
-    data = Dataset({}, TASKS, {}, None)
+    data = Dataset({}, TASKS, {}, layout='clear', official='official_clear')
     job = job_lib.Job(
       config,
       folder,
@@ -143,7 +143,7 @@ def evaluate(model, encoder, monkeypatch):
       encoder,
       MODEL,
       {},
-      '',
+      False,
       folder,
       sharding.make_mesh('data=1'),
     )
@@ -405,7 +405,7 @@ def test_only_the_official_protocol_reads_a_stale_answer(evaluate, tmp_path):
     evaluate(tmp_path / protocol, ['vanilla'], protocol=protocol)
     folder = tmp_path / protocol / 'predictions' / part / 'vanilla'
     said[protocol] = {
-      task: scores.read_answers(folder, task)
+      task: scores.read_answers(folder, TASKS[task], TASKS)
       for task in ('forget_vqa', 'forget_qa')
     }
   texts = lambda protocol, task, field='text': [

@@ -92,21 +92,21 @@ _PEOPLE_TASKS = {
   'validation_retain_vqa': (VALIDATION_RETAIN, 'validation', 2),
   'validation_retain_qa': (VALIDATION_RETAIN, 'text', None),
 }
-# Task: split, modality, new pictures, reported, one that stands for the rest.
+# Task: split, modality, held out, reported, one that stands for the rest.
 _MEANINGS = {
   'forget_vqa': ('forget', 'vqa', False, True, False),
   'forget_vqa_holdout': ('forget', 'vqa', True, True, True),
   'forget_qa': ('forget', 'qa', False, True, True),
-  'retain_vqa': ('retain', 'vqa', True, True, True),
+  'retain_vqa': ('retain', 'vqa', False, True, True),
   'retain_qa': ('retain', 'qa', False, True, True),
-  'real_vqa': ('real', 'vqa', True, True, True),
+  'real_vqa': ('real', 'vqa', False, True, True),
   'real_qa': ('real', 'qa', False, True, False),
   'validation_forget_vqa': ('forget', 'vqa', False, False, False),
   'validation_forget_vqa_holdout': ('forget', 'vqa', True, False, True),
   'validation_forget_qa': ('forget', 'qa', False, False, True),
-  'validation_retain_vqa': ('retain', 'vqa', True, False, True),
+  'validation_retain_vqa': ('retain', 'vqa', False, False, True),
   'validation_retain_qa': ('retain', 'qa', False, False, True),
-  'validation_real_vqa': ('real', 'vqa', True, False, True),
+  'validation_real_vqa': ('real', 'vqa', False, False, True),
 }
 _Shown = dict[tuple[str, str], list[Picture | None]]  # person key, kind
 

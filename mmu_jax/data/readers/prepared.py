@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from mmu_jax import workdir as workdir_lib
 from mmu_jax.data import dataset as dataset_lib
 from mmu_jax.data import row as row_lib
 from mmu_jax.data.dataset import Dataset
@@ -213,21 +212,6 @@ def noted(data: Dataset) -> dict[str, Any]:
     'notes': list(data.notes),
     'shown': {name: getattr(data, name) for name in SHOWN},
   }
-
-
-def source(path: str | os.PathLike) -> str:
-  """Returns the name of the dataset that a prepared folder was made from.
-
-  Args:
-    path: the folder of one version: ``<data_dir>/mmu_clear/forget10/1.0.0``.
-
-  Raises:
-    FileNotFoundError: if the folder holds no prepared dataset.
-  """
-  path = pathlib.Path(path)
-  _check_prepared(path)
-  info = workdir_lib.read_json(path / INFO)
-  return info['name'].removeprefix('mmu_')
 
 
 def _check_prepared(path):

@@ -1,67 +1,80 @@
 """Single questions and answers, as a report shows them."""
 
 import base64
+from collections.abc import Mapping
 import io
 from pathlib import Path
 
 import numpy as np
 
+from mmu_jax.data.dataset import FORGET
+from mmu_jax.data.dataset import KEEP
+from mmu_jax.data.dataset import REAL
+from mmu_jax.data.dataset import RETAIN
+from mmu_jax.data.dataset import Task
 from mmu_jax.errors import UserError
-from mmu_jax.evaluation.report import plots
-from mmu_jax.evaluation.report import table
-from mmu_jax.evaluation.report.columns import Layout
+from mmu_jax.evaluation.report import scored
+from mmu_jax.evaluation.report.layouts.columns import Layout
 from mmu_jax.evaluation.scoring import scores
 from mmu_jax.metrics import exact_match
 from mmu_jax.metrics import rouge
 
 _EXAMPLES = 6  # mistakes shown of each kind
 _SIDE = 240  # pixels of a picture, at most: a page of photographs stays small
-_GROUPS = ('forget', 'retain', 'real')
+_GROUPS = (FORGET, RETAIN, REAL)
 
 
-def _judged(folder: Path, run: str, task: str, judged) -> list[dict]:
+def _judged(folder: Path, task: Task, tasks, judged) -> list[dict]:
   """The answers of one kind of one run to one task, right or wrong."""
   kind, metric, least = judged
   # The same question may also have been asked with options.
   rated = [
     (answer, scores.METRICS[kind][metric](answer))
-    for answer in scores.read_answers(folder / run, task)
+    for answer in scores.read_answers(folder, task, tasks)
     if answer['kind'] == kind
   ]
   return [a | {'correct': x >= least} for a, x in rated if x is not None]
 
 
-def mistakes(predictions: Path, run: str, layout: Layout) -> list[dict]:
+def mistakes(
+  predictions: Path, run: str, layout: Layout, tasks: Mapping[str, Task]
+) -> list[dict]:
   """What is still recognised, and what was lost against the vanilla model.
 
   Args:
     predictions: the folder with the answers, ``<run>/<task>.jsonl``.
-    run: whose mistakes.
-    layout: says what makes an answer right.
+    run: name of the run whose mistakes are shown.
+    layout: says when an answer is right.
+    tasks: every scored task by name.
 
   Returns:
     Sections with ``title``, ``rows`` (some of them), ``count`` and ``n``.
   """
-  read = lambda run, task: _judged(predictions, run, task, layout.judged)
-  sections, titles = [], _titles(layout)
-  for task in plots.FORGET_TASKS:
+  read = lambda run, task: _judged(
+    predictions / run, task, tasks, layout.judged
+  )
+  sections = []
+  to_go = [task for task in tasks.values() if task.role == FORGET]
+  for task in sorted(to_go, key=lambda task: not task.headline):
     held = read(run, task)
     if held:
       left = [row for row in held if row['correct']]
-      title = f'Still answered: {titles.get(task, task)}'
-      if task == 'forget_vqa_holdout':
+      title = f'Still answered: {_title(task, layout)}'
+      if task.holdout:
         title = 'Still answered about new pictures of the forgotten people'
       sections.append({'title': title, 'rows': left, 'n': len(held)})
       break
-  for task in table.UTILITY_TASKS:
-    before = {row['key'] for row in read(table.VANILLA, task) if row['correct']}
+  for task in scored.headlines(tasks, KEEP):
+    before = {
+      row['key'] for row in read(scored.VANILLA, task) if row['correct']
+    }
     lost = [
       row
       for row in read(run, task)
       if row['key'] in before and not row['correct']
     ]
     if before:
-      title = f'Right before and wrong now: {titles.get(task, task)}'
+      title = f'Right before and wrong now: {_title(task, layout)}'
       sections.append({'title': title, 'rows': lost, 'n': len(before)})
   for section in sections:
     section['count'] = len(section['rows'])
@@ -69,12 +82,12 @@ def mistakes(predictions: Path, run: str, layout: Layout) -> list[dict]:
   return sections
 
 
-def _titles(layout) -> dict[str, str]:
-  """What each task is called where single answers are shown."""
-  every = [c for block in layout.blocks for c in block.columns if c.task]
-  first = {c.task: c.title for c in reversed(every)}
-  _, field, _ = layout.judged
-  return first | {c.task: c.title for c in every if c.metric == field}
+def _title(task: Task, layout: Layout) -> str:
+  """The title of a task where single answers are shown."""
+  about = lambda c: c.about and c.about.find({task.name: task})
+  shown = [c for b in layout.blocks for c in b.columns if about(c)]
+  judged = [c for c in shown if c.metric == layout.judged[1]]
+  return (judged or shown)[0].title if shown else task.name
 
 
 def _png(picture: np.ndarray) -> str:
@@ -98,10 +111,10 @@ def cards(
   """Cards of questions with the answers before, after and retrained.
 
   Args:
-    workdir: has the pictures.
-    entries: of ``gallery.json``, if there is one.
-    run: the model after unlearning.
-    whole: answers are right as a whole or wrong; else they are near or far.
+    workdir: folder with the pictures.
+    entries: entries of ``gallery.json``, if there is one.
+    run: name of the model after unlearning.
+    whole: whether answers are right as a whole or wrong, not near or far.
 
   Returns:
     Cards, those about the people to forget first; None if there are none.
@@ -134,13 +147,12 @@ def _marks(entry: dict, run: str | None, whole: bool) -> list[dict]:
   Where whole answers are compared they are right or wrong; a sentence of a
   benchmark is near its reference or far from it, and ROUGE-L says how near.
   """
-  # A forgotten face should not be recognised; everything else should.
-  wanted = not (entry['group'] == 'forget' and entry.get('image'))
+  wanted = entry['role'] != FORGET  # everything else should be right
   marks = []
   for label, name in (
-    ('before', table.VANILLA),
+    ('before', scored.VANILLA),
     ('after', run),
-    ('retrained', table.RETRAINED),
+    ('retrained', scored.RETRAINED),
   ):
     if name not in entry['answers']:
       continue

@@ -8,82 +8,76 @@ from typing import Any
 import numpy as np
 
 from mmu_jax import workdir as workdir_lib
+from mmu_jax.data.dataset import Dataset
+from mmu_jax.data.dataset import FORGET
+from mmu_jax.data.dataset import Task
 from mmu_jax.data.row import GENERATION
 from mmu_jax.data.row import Row
 from mmu_jax.evaluation.scoring import scores
 
-# task -> the group that the report shows it under, and how many people of it
-SHOWN = {
-  'forget_vqa_holdout': ('forget', 3),
-  'forget_vqa': ('forget', 3),
-  'forget_qa': ('forget', 3),
-  'retain_vqa': ('retain', 2),
-  'real_vqa': ('real', 2),
-}
+_PEOPLE = {FORGET: 3}  # split -> people of it in each task; of others two
 
 
-def pick(tasks: Mapping[str, Sequence[Row]]) -> list[tuple[str, str, Row]]:
-  """Picks the questions to show: another fact for each person.
+def pick(tasks: Mapping[str, Task]) -> list[tuple[Task, Row]]:
+  """Picks questions of the headline tasks: another fact for each person.
 
-  The choice looks at no answer: the first people of a task in their order.
+  The choice looks at no answer: it takes the first people of a task.
 
-  Returns:
-    (task, group, row) of each.
+  Args:
+    tasks: tasks by name.
   """
   picked = []
-  for task, (group, number) in _shown(tasks).items():
-    rows = [r for r in tasks.get(task, ()) if r.task == GENERATION]
-    by_subject = {
-      subject: list(found)
-      for subject, found in itertools.groupby(
+  for task in _shown(tasks):
+    rows = [row for row in task.rows if row.task == GENERATION]
+    by_subject = [
+      list(found)
+      for _, found in itertools.groupby(
         rows, key=lambda r: r.person or r.image_key
       )
-    }
-    for i, found in enumerate(list(by_subject.values())[:number]):
-      picked.append((task, group, found[i % len(found)]))
+    ]
+    for i, found in enumerate(by_subject[: _PEOPLE.get(task.split, 2)]):
+      picked.append((task, found[i % len(found)]))
   return picked
 
 
 def save(
   folder: pathlib.Path,
   runs: Sequence[str],
-  tasks: Mapping[str, Sequence[Row]],
-  names: Mapping[str, str],
+  data: Dataset,
   *,
   predictions: pathlib.Path,
 ) -> None:
   """Writes ``gallery.json`` and ``gallery.npz`` from the predictions.
 
   Args:
-    folder: the workdir.
-    runs: models to show.
-    tasks: rows by task.
-    names: person -> the name to show.
-    predictions: the folder with the answers, ``<run>/<task>.jsonl``.
+    folder: folder of the job.
+    runs: names of the models to show.
+    data: the dataset that they were asked about.
+    predictions: folder with the answers, ``<run>/<task>.jsonl``.
   """
   answers = {
-    (run, task): {
+    (run, task.name): {
       answer['key']: answer.get('text', '')
-      for answer in scores.read_answers(predictions / run, task)
+      for answer in scores.read_answers(predictions / run, task, data.tasks)
     }
     for run in runs
-    for task in _shown(tasks)
+    for task in _shown(data.tasks)
   }
-  # Those whose questions stand before the others are not asked themselves.
+  # Rows that stand before the others as shots are not asked themselves.
+  answered = lambda task, row: all(row.key in answers[r, task] for r in runs)
   asked = {
-    task: [
-      r for r in tasks[task] if all(r.key in answers[run, task] for run in runs)
-    ]
-    for task in _shown(tasks)
+    t.name: t._replace(rows=[row for row in t.rows if answered(t.name, row)])
+    for t in _shown(data.tasks)
   }
   entries, images = [], {}
-  for task, group, row in pick(asked):
+  for task, row in pick(asked):
     entry: dict[str, Any] = {
-      'person': names.get(row.person, ''),
-      'group': group,
+      'person': data.names.get(row.person, ''),
+      'group': task.split,
+      'role': task.role,
       'question': row.question,
       'answer': row.answer,
-      'answers': {run: answers[run, task][row.key] for run in runs},
+      'answers': {run: answers[run, task.name][row.key] for run in runs},
     }
     if row.image is not None:
       entry['image'] = f'img_{len(images)}'
@@ -93,9 +87,6 @@ def save(
   workdir_lib.write_json(folder / 'gallery.json', entries)
 
 
-def _shown(tasks: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
-  """The tasks of ``SHOWN`` that there are, new pictures before trained ones."""
-  shown = {task: SHOWN[task] for task in SHOWN if task in tasks}
-  if 'forget_vqa_holdout' in shown:
-    shown.pop('forget_vqa', None)
-  return shown
+def _shown(tasks: Mapping[str, Task]) -> list[Task]:
+  """The tasks that stand for the rest."""
+  return [t for t in tasks.values() if t.headline and t.reported]

@@ -1,20 +1,26 @@
 """A finished workdir as one HTML page that explains itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import json
 import math
 from pathlib import Path
 
 from mmu_jax import workdir as workdir_lib
+from mmu_jax.data.dataset import FORGET
+from mmu_jax.data.dataset import Task
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
-from mmu_jax.evaluation.asking import protocols
-from mmu_jax.evaluation.report import columns
 from mmu_jax.evaluation.report import examples
-from mmu_jax.evaluation.report import layouts
 from mmu_jax.evaluation.report import plots
+from mmu_jax.evaluation.report import scored
 from mmu_jax.evaluation.report import summary
 from mmu_jax.evaluation.report import table
+from mmu_jax.evaluation.report.layouts import find_layout
+
+_FIELDS = (
+  *('run', 'task', 'split', 'modality', 'role', 'holdout', 'headline'),
+  *('metric', 'layout', 'protocol', 'shots'),
+)
 
 
 def read_results(workdir: str | Path) -> list[dict]:
@@ -22,8 +28,8 @@ def read_results(workdir: str | Path) -> list[dict]:
 
   Raises:
     FileNotFoundError: if nothing has been evaluated.
-    ValueError: if there is no score, or one without run, task, metric or a
-      finite value.
+    ValueError: if there is no score, one without a finite value, or one that
+      lacks a field, as scores of earlier versions do.
   """
   path = Path(workdir) / 'results.jsonl'
   if not path.is_file():
@@ -33,13 +39,15 @@ def read_results(workdir: str | Path) -> list[dict]:
     )
   results = workdir_lib.read_jsonl(path)
   for row in results:
-    value = row.get('value')
-    if not {'run', 'task', 'metric'} <= set(row) or not (
+    value, missing = row.get('value'), [f for f in _FIELDS if f not in row]
+    if missing or not (
       isinstance(value, (int, float)) and math.isfinite(value)
     ):
+      lacks = f'{", ".join(missing)} missing in' if missing else 'got'
       raise UserError(
-        f'{path}: a score needs run, task, metric and a finite value; got '
-        f'{row}: run `mmu evaluate` again'
+        f'{path}: a score has a finite value and says how it was asked and '
+        f'what its task means; {lacks} {row}. Scores of an earlier version '
+        'do not: run `mmu evaluate` again.'
       )
   if not results:
     raise UserError(f'{path} holds no score: run `mmu evaluate` again')
@@ -53,10 +61,11 @@ def _read_json(path: Path) -> dict | list | None:
   return workdir_lib.read_json(path)
 
 
-def _people(folder: Path) -> int | None:
+def _people(folder: Path, tasks: Mapping[str, Task]) -> int | None:
   """How many people the forget questions are about, from their answers."""
-  for task in ('forget_vqa_holdout', 'forget_vqa', 'forget_qa'):
-    for path in sorted(folder.glob(f'*/{task}.jsonl')):
+  asked = [task for task in tasks.values() if task.split == FORGET]
+  for task in sorted(asked, key=lambda task: not task.headline):
+    for path in sorted(folder.glob(f'*/{task.name}.jsonl')):
       rows = workdir_lib.read_jsonl(path)
       people = {row.get('person') for row in rows} - {None}
       if people:
@@ -67,7 +76,8 @@ def _people(folder: Path) -> int | None:
 def _draw(workdir: Path, results, histories: dict, masks: dict) -> dict:
   """Writes the plots to ``plots/`` and returns them as data URIs."""
   figures = {'bars': plots.bars(results), 'tradeoff': plots.tradeoff(results)}
-  if any(_is_probed(rows) for rows in histories.values()):
+  forget = scored.headlines(scored.tasks_of(results), FORGET)
+  if any(_is_probed(rows, forget) for rows in histories.values()):
     figures['trajectory'] = plots.trajectory(histories, results)
   if masks:
     figures['density'] = plots.density(masks)
@@ -81,9 +91,9 @@ def _draw(workdir: Path, results, histories: dict, masks: dict) -> dict:
   return shown
 
 
-def _is_probed(rows: Sequence[dict]) -> bool:
-  """Whether the probes of a run looked at what was to be forgotten."""
-  return any(set(plots.FORGET_TASKS) & set(row['probe']) for row in rows)
+def _is_probed(rows: Sequence[dict], tasks: Sequence[Task]) -> bool:
+  """Whether the probes of a run looked at one of some tasks."""
+  return any(task.name in row['probe'] for row in rows for task in tasks)
 
 
 def _histories(workdir: Path, runs: Sequence[str]) -> dict[str, list[dict]]:
@@ -115,19 +125,6 @@ def _flat(tree, path: str = '') -> list[tuple[str, str]]:
   return [row for k, v in tree.items() for row in _flat(v, f'{join}{k}')]
 
 
-def _asked(results: Sequence[dict], config: dict | None) -> str:
-  """How the questions were put: as the scores say, or else the config."""
-  said = table.asked_by(results)
-  if said or not config or 'evaluation' not in config:
-    return said
-  spec, data = config['evaluation'], config['data']
-  # A report can be made where the data are not.
-  path = data.get('path', '')
-  path = path if Path(path).exists() else ''
-  name = protocols.find(spec.get('protocol', ''), data['name'], path).name
-  return table.asked_by([{'protocol': name, 'shots': spec.get('shots', 0)}])
-
-
 def _explained(blocks) -> list[tuple[str, str]]:
   """What blocks and columns are, each said once."""
   titles = {block.title: block.meaning for block in blocks if block.meaning}
@@ -151,9 +148,9 @@ def write_report(
   files are missing are left out, with a sentence that says how to make them.
 
   Args:
-    workdir: with at least ``results.jsonl``.
-    main: the run that the summary and the gallery are about.
-    predictions: the folder with the answers that the scores are of; None for
+    workdir: folder with at least ``results.jsonl``.
+    main: name of the run that the summary and the gallery are about.
+    predictions: folder with the answers that were scored; None for
       ``predictions/``.
 
   Returns:
@@ -168,9 +165,9 @@ def write_report(
   workdir = Path(workdir)
   predictions = predictions or workdir / 'predictions'
   results = read_results(workdir)
-  rows, found = table.rows(results), table.scores(results)
-  layout, blocks = layouts.layout_of(results), table.shown_blocks(results)
-  people = layout is columns.PEOPLE
+  rows, found = scored.rows(results), scored.scores(results)
+  layout, blocks = find_layout(results), scored.shown_blocks(results)
+  tasks = scored.tasks_of(results)
   run = summary.main_run(list(rows), main)
   histories, masks = _histories(workdir, list(rows)), _masks(workdir)
   config = _read_json(workdir / 'config.json')
@@ -184,14 +181,14 @@ def write_report(
   )
   page = environment.get_template('report.html').render(
     name=workdir.resolve().name,
-    sentences=summary.headline(results, _people(predictions), main),
+    sentences=summary.headline(results, _people(predictions, tasks), main),
     blocks=blocks,
     explained=_explained(blocks),
     layout=layout,
-    people=people,
+    people=layout.exact,
     rows=rows,
     main=run,
-    asked=_asked(results, config),
+    asked=table.asked_by(results),
     number=table.number,
     interval=table.interval,
     items={c.key: table.items(rows, c.key) for b in blocks for c in b.columns},
@@ -199,10 +196,12 @@ def write_report(
     tasks=dict.fromkeys(key for run in found.values() for key in run),
     plots=_draw(workdir, results, histories, masks),
     gallery=examples.cards(
-      workdir, _read_json(workdir / 'gallery.json'), run, people
+      workdir, _read_json(workdir / 'gallery.json'), run, layout.exact
     ),
     masks=masks,
-    mistakes=examples.mistakes(predictions, run, layout) if run else [],
+    mistakes=(
+      examples.mistakes(predictions, run, layout, tasks) if run else []
+    ),
     config=_flat(config or {}),
     manifest=_flat(manifest or {}),
   )

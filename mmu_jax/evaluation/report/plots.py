@@ -6,10 +6,16 @@ close. A run keeps its colour and its marker in every plot.
 
 from collections.abc import Sequence
 
-from mmu_jax.evaluation.report import columns
+from mmu_jax.data.dataset import FORGET
+from mmu_jax.data.dataset import KEEP
+from mmu_jax.data.dataset import QA
+from mmu_jax.data.dataset import Task
+from mmu_jax.data.dataset import VQA
 from mmu_jax.evaluation.report import labels
-from mmu_jax.evaluation.report import layouts
+from mmu_jax.evaluation.report import scored
 from mmu_jax.evaluation.report import table
+from mmu_jax.evaluation.report.layouts import find_layout
+from mmu_jax.evaluation.report.layouts.columns import Column
 
 # Okabe & Ito's palette first, then Tol's muted one: told apart by readers
 # with any of the common colour vision deficiencies; the marker differs too.
@@ -33,9 +39,8 @@ _MASK_RUNS = {
   'topk': 'mmunlearner_topk',
   'random': 'mmunlearner_random',
 }
-# What a probe looks at: the forget questions, and on the y axes what is kept.
-FORGET_TASKS = ('forget_vqa_holdout', 'forget_vqa')
-_PROBED = (('retain_vqa', 'retain VQA'), ('forget_qa', 'forget QA (text)'))
+# What probes are plotted against: split and modality of what is kept.
+_KEPT = (('retain', VQA, 'retain VQA'), (FORGET, QA, 'forget QA (text)'))
 
 
 def styles(runs: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -97,7 +102,7 @@ def _point(ax, x, y, run: str, style: tuple[str, str]):
   colour, marker = style
   for path in _spans(x, y):
     ax.plot(*zip(*path), color=colour, lw=1, alpha=0.45, zorder=1)
-  size = 13 if run == table.RETRAINED else 7
+  size = 13 if run == scored.RETRAINED else 7
   ax.plot(
     x.value,
     y.value,
@@ -136,7 +141,7 @@ def tradeoff(results: Sequence[dict]):
   Returns:
     A ``matplotlib.figure.Figure``.
   """
-  shown, layout = table.rows(results), layouts.layout_of(results)
+  shown, layout = scored.rows(results), find_layout(results)
   style = styles(list(shown))
   figure, axes = _axes(1, 2, (12, 5))
   forget = layout.forget
@@ -151,7 +156,7 @@ def tradeoff(results: Sequence[dict]):
       _point(ax, x, y, run, style[run])
     points = {run: (x.value, y.value) for run, (x, y) in pairs.items()}
     spans = [path for x, y in pairs.values() for path in _spans(x, y)]
-    if points and layout is not columns.PEOPLE:
+    if points and not layout.exact:
       _zoom(ax, spans, points)
     labels.place(ax, points, {run: style[run][0] for run in points}, spans)
   return figure
@@ -169,24 +174,28 @@ def trajectory(histories: dict[str, list[dict]], results: Sequence[dict]):
     A ``matplotlib.figure.Figure``: forget VQA (on held-out images, where there
     are some) against retain VQA (left) and forget QA (right).
   """
-  found = table.scores(results)
+  found, tasks = scored.scores(results), scored.tasks_of(results)
   style = styles(list(dict.fromkeys([*found, *histories])))
   figure, axes = _axes(1, 2, (12, 5))
-  forget = _forget_task(histories)
-  title = 'forget VQA, held-out images'
-  if forget != FORGET_TASKS[0]:
-    title = 'forget VQA'
-  for ax, (task, kept) in zip(axes[0], _PROBED):
+  forget = next(iter(scored.headlines(tasks, FORGET)), None)
+  title = 'forget VQA'
+  if forget and forget.holdout:
+    title = 'forget VQA, held-out images'
+  for ax, (split, modality, kept) in zip(axes[0], _KEPT):
     _wanted(ax, title, kept)
+    task = _kept_task(tasks, split, modality)
+    if not forget or not task:
+      continue
     fixed = {}
-    for run in (table.VANILLA, table.RETRAINED):
-      values = table.exact_matches(found.get(run, {}))
-      if {forget, task} <= set(values):
-        fixed[run] = (values[forget], values[task])
+    for run in (scored.VANILLA, scored.RETRAINED):
+      ends = [(name, 'exact_match') for name in (forget.name, task.name)]
+      mine = found.get(run, {})
+      if set(ends) <= set(mine):
+        fixed[run] = tuple(mine[key].value for key in ends)
     paths = {
       run: path
       for run, rows in histories.items()
-      if (path := _probes(rows, forget, task))
+      if (path := _probes(rows, forget.name, task.name))
     }
     for run, path in paths.items():
       _way(ax, path, style[run])
@@ -197,24 +206,22 @@ def trajectory(histories: dict[str, list[dict]], results: Sequence[dict]):
         marker=style[run][1],
         ls='',
         zorder=4,
-        ms=13 if run == table.RETRAINED else 7,
+        ms=13 if run == scored.RETRAINED else 7,
         clip_on=False,
         mec='white',
       )
     ends = {run: path[-1] for run, path in paths.items()} | fixed
-    if ends and layouts.layout_of(results) is not columns.PEOPLE:
+    if ends and not find_layout(results).exact:
       _zoom(ax, list(paths.values()), ends)
     colours = {run: style[run][0] for run in ends}
     labels.place(ax, ends, colours, list(paths.values()))
   return figure
 
 
-def _forget_task(histories) -> str:
-  """The task of the probes that says whether something is forgotten."""
-  probed = {
-    t for rows in histories.values() for r in rows for t in r.get('probe', ())
-  }
-  return next((t for t in FORGET_TASKS if t in probed), FORGET_TASKS[0])
+def _kept_task(tasks, split: str, modality: str) -> Task | None:
+  """The headline task to keep of a split, if there is one."""
+  kept = scored.headlines(tasks, KEEP)
+  return next((t for t in kept if t[2:4] == (split, modality)), None)
 
 
 def _probes(rows, forget: str, task: str) -> list[tuple[float, float]]:
@@ -258,45 +265,45 @@ def bars(results: Sequence[dict]):
   Returns:
     A ``matplotlib.figure.Figure``.
   """
-  found, layout = table.scores(results), layouts.layout_of(results)
+  shown, layout = scored.rows(results), find_layout(results)
   blocks = [
     block
-    for block in table.shown_blocks(results)
+    for block in scored.shown_blocks(results)
     if {c.metric for c in block.columns} & set(layout.compared)
   ]
-  panels = {b.title: [c for c in b.columns if c.task] for b in blocks}
-  rows = [-(-len(shown) // _ACROSS) for shown in panels.values()]
-  height = 1.2 + 0.26 * len(found)
+  panels = {b.title: [c for c in b.columns if c.about] for b in blocks}
+  rows = [-(-len(panel) // _ACROSS) for panel in panels.values()]
+  height = 1.2 + 0.26 * len(shown)
   figure = _figure((12, max(sum(rows), 1) * height))
   if not panels:
     return figure
   parts = figure.subfigures(len(rows), 1, height_ratios=rows, squeeze=False)
-  for part, n, (title, shown) in zip(parts.flat, rows, panels.items()):
+  for part, n, (title, panel) in zip(parts.flat, rows, panels.items()):
     if title:
       part.suptitle(title, fontsize=11, fontweight='bold', x=0.01, ha='left')
     axes = _grid(part, n, _ACROSS, sharey=True)
-    for ax in axes.flat[len(shown) :]:
+    for ax in axes.flat[len(panel) :]:
       ax.set_axis_off()
-    for ax, column in zip(axes.flat, shown):
-      _panel(ax, column, found, _chance(column, layout))
+    for ax, column in zip(axes.flat, panel):
+      _panel(ax, column, shown, _chance(column, layout))
     axes[0, 0].invert_yaxis()
   return figure
 
 
-def _chance(column: columns.Column, layout) -> float:
+def _chance(column: Column, layout) -> float:
   """The share that guessing gives, where a line shows it; or 0."""
   if column.metric == 'choice':
     return 0.25
   return layout.forget.chance if column.metric == 'accuracy' else 0
 
 
-def _panel(ax, column: columns.Column, found: dict, chance: float):
+def _panel(ax, column: Column, shown: dict, chance: float):
   """One score of every run."""
-  key, style = (column.task, column.metric), styles(list(found))
-  for row, (run, scores) in enumerate(found.items()):
-    if key in scores:
-      _bar(ax, row, scores[key], style[run][0])
-  gold = found.get(table.RETRAINED, {}).get(key)
+  key, style = column.key, styles(list(shown))
+  for row, (run, cells) in enumerate(shown.items()):
+    if key in cells:
+      _bar(ax, row, cells[key], style[run][0])
+  gold = shown.get(scored.RETRAINED, {}).get(key)
   if gold:
     ax.axvline(gold.value, color='black', lw=1, ls=':', zorder=2)
   title = column.title
@@ -306,7 +313,7 @@ def _panel(ax, column: columns.Column, found: dict, chance: float):
   ax.set_title(f'{title} {column.wanted}', fontsize=9, loc='left')
   ax.set(xlim=(0, 1.22), xticks=(0, 0.5, 1))
   ax.grid(axis='y', visible=False)
-  ax.set_yticks(range(len(found)), list(found), fontsize=8.5)
+  ax.set_yticks(range(len(shown)), list(shown), fontsize=8.5)
 
 
 def _bar(ax, row: int, score, colour: str):

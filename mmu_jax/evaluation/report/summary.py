@@ -2,30 +2,31 @@
 
 from collections.abc import Sequence
 
-from mmu_jax.evaluation.report import layouts
-from mmu_jax.evaluation.report import table
-from mmu_jax.evaluation.report.columns import Layout
-from mmu_jax.evaluation.report.columns import Told
+from mmu_jax.evaluation.report import scored
+from mmu_jax.evaluation.report.layouts import find_layout
+from mmu_jax.evaluation.report.layouts.columns import Layout
+from mmu_jax.evaluation.report.layouts.columns import Told
+from mmu_jax.evaluation.report.table import number
 
 MAIN = 'mmunlearner'
 CHANCE = 0.25  # of the four-option questions
 
 
-def _percent(score: table.Score | None) -> str:
+def _percent(score: scored.Score | None) -> str:
   """A share as whole per cent."""
   return 'not measured' if score is None else f'{100 * score.value:.0f}%'
 
 
-def _figure(score: table.Score | None, told: Told) -> str:
+def _figure(score: scored.Score | None, told: Told) -> str:
   """A share as whole per cent, another score as it is."""
   if score is None or told.right:
     return _percent(score)
-  return table.number(score.value)
+  return number(score.value)
 
 
 def main_run(runs: Sequence[str], main: str) -> str | None:
   """The method that the report is about: ``main``, or else the first one."""
-  methods = [r for r in runs if r not in (table.VANILLA, table.RETRAINED)]
+  methods = [r for r in runs if r not in (scored.VANILLA, scored.RETRAINED)]
   return main if main in methods else next(iter(methods), None)
 
 
@@ -76,7 +77,7 @@ def headline(
   Returns:
     Sentences; the first says what was asked, the second what happened.
   """
-  rows, layout = table.rows(results), layouts.layout_of(results)
+  rows, layout = scored.rows(results), find_layout(results)
   who = (
     f'{people} {"person" if people == 1 else "people"}'
     if people
@@ -94,12 +95,12 @@ def headline(
       'about forgetting yet: run `mmu train` and `mmu evaluate`.'
     ]
   cells = rows[run]
-  vanilla = rows.get(table.VANILLA, {})
-  gold = rows.get(table.RETRAINED, {})
+  vanilla = rows.get(scored.VANILLA, {})
+  gold = rows.get(scored.RETRAINED, {})
   said.append(_what_happened(run, cells, vanilla, gold, layout))
   if 'utility' in cells:
     against = [
-      f'{table.number(other["utility"].value)} {name}'
+      f'{number(other["utility"].value)} {name}'
       for other, name in (
         (vanilla, 'before'),
         (gold, 'for the retrained model'),
@@ -108,7 +109,7 @@ def headline(
     ]
     said.append(
       f'Everything that was to be kept, as one number (U): '
-      f'{table.number(cells["utility"].value)}'
+      f'{number(cells["utility"].value)}'
       + (f', against {" and ".join(against)}.' if against else '.')
     )
   said += _doubt(cells, vanilla, layout)
@@ -170,7 +171,7 @@ def _doubt(cells, vanilla, layout: Layout) -> list[str]:
   ]
 
 
-def _overlap(a: table.Score | None, b: table.Score | None) -> bool:
+def _overlap(a: scored.Score | None, b: scored.Score | None) -> bool:
   """Whether the intervals of two values that differ share a point."""
   if not a or not b or None in (a.low, a.high, b.low, b.high):
     return False
@@ -211,7 +212,7 @@ def _rank(rows: dict, run: str) -> list[str]:
   far = {
     name: round(cells['distance'].value, 2)
     for name, cells in rows.items()
-    if 'distance' in cells and name not in (table.VANILLA, table.RETRAINED)
+    if 'distance' in cells and name not in (scored.VANILLA, scored.RETRAINED)
   }
   if run not in far or len(far) < 2:
     return []
@@ -220,9 +221,9 @@ def _rank(rows: dict, run: str) -> list[str]:
   text = (
     f'Of the {len(far)} methods, {_listed(nearest)} '
     f'{"is" if len(nearest) == 1 else "are"} nearest to the retrained model '
-    f'(distance {table.number(least)})'
+    f'(distance {number(least)})'
   )
   if run in nearest:
     return [text + '.']
   place = 1 + sum(value < far[run] for value in far.values())
-  return [text + f'; {run} is number {place} ({table.number(far[run])}).']
+  return [text + f'; {run} is number {place} ({number(far[run])}).']

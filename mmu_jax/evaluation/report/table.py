@@ -1,150 +1,26 @@
-"""One row per model: the scores, what follows from them, and two printers.
+"""Tables of results, for the terminal and in Markdown."""
 
-A *result* is one line of ``results.jsonl``: a dict with ``run``, ``task``,
-``metric``, ``value`` and, where known, ``n``, ``low``, ``high``, ``protocol``
-and ``shots``. What is shown of them is a layout: see ``columns``.
-"""
-
-from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
 from mmu_jax.errors import UserError
-from mmu_jax.evaluation.report import layouts
-from mmu_jax.evaluation.report.columns import Block
-from mmu_jax.evaluation.report.columns import Column
+from mmu_jax.evaluation.report import scored
+from mmu_jax.evaluation.report.layouts import find_layout
+from mmu_jax.evaluation.report.layouts.columns import Block
+from mmu_jax.evaluation.report.layouts.columns import Column
+from mmu_jax.evaluation.report.scored import Score
 
-VANILLA, RETRAINED = 'vanilla', 'retrained'
-UTILITY_TASKS = ('forget_qa', 'retain_vqa', 'retain_qa', 'real_vqa')
-P_VALUE = 'forget_quality'  # differs by orders of magnitude
-OUT_OF_TEN = 'factuality'
-
-
-class Score(NamedTuple):
-  """A value, its interval and its number of items, where known."""
-
-  value: float
-  low: float | None = None
-  high: float | None = None
-  n: int | None = None
-
-
-def scores(results: Sequence[dict]) -> dict[str, dict[tuple, Score]]:
-  """Results as ``{run: {(task, metric): Score}}``, runs as they appeared.
-
-  A score that occurs again (a later step, a repeated evaluation) replaces
-  the earlier one: the file is a log, and its end is what holds.
-
-  Example:
-    >>> line = {'run': 'ga', 'task': 'forget_qa', 'metric': 'exact_match'}
-    >>> found = scores([line | {'value': 0.5}, line | {'value': 0.25}])
-    >>> found['ga']['forget_qa', 'exact_match'].value
-    0.25
-  """
-  found = {}
-  for row in results:
-    score = Score(row['value'], row.get('low'), row.get('high'), row.get('n'))
-    found.setdefault(row['run'], {})[row['task'], row['metric']] = score
-  return found
-
-
-def exact_matches(run: dict[tuple, Score]) -> dict[str, float]:
-  """The exact match of every task of one run, validation left out."""
-  return {task: v for (task, _), v in _reported(run, ('exact_match',)).items()}
-
-
-def _reported(run, metrics: Collection[str]) -> dict[tuple, float]:
-  """The values of some metrics in every task, validation left out."""
-  return {
-    (task, metric): score.value
-    for (task, metric), score in run.items()
-    # Settings were chosen on these: they are no part of what is reported.
-    if metric in metrics and not task.startswith('validation_')
-  }
-
-
-def utility(run: dict[tuple, Score]) -> float | None:
-  """U: mean exact match of what is to be kept; None if a task is missing.
-
-  Forget VQA is not in it (that is to go), nor real-world QA, which hardly
-  any method changes.
-  """
-  values = exact_matches(run)
-  if not set(UTILITY_TASKS) <= set(values):
-    return None
-  return sum(values[task] for task in UTILITY_TASKS) / len(UTILITY_TASKS)
-
-
-def distance(
-  run: dict[tuple, Score],
-  retrained: dict[tuple, Score] | None,
-  metrics: Collection[str] = ('exact_match',),
-) -> float | None:
-  """Mean absolute difference to the retrained model, in [0, 1].
-
-  It counts too much forgotten and too much kept alike. None without a
-  retrained model, or if the two were not asked the same tasks: a mean over
-  some of them could not be compared with the other rows.
-
-  Args:
-    run: scores of a run.
-    retrained: those of the retrained model.
-    metrics: what is compared, in every task that has it.
-  """
-  if not retrained:
-    return None
-  values, gold = _reported(run, metrics), _reported(retrained, metrics)
-  if not gold or set(values) != set(gold):
-    return None
-  return sum(abs(values[key] - gold[key]) for key in gold) / len(gold)
-
-
-def rows(results: Sequence[dict]) -> dict[str, dict[str, Score]]:
-  """What the table shows: ``{run: {column key: Score}}``, gaps left out."""
-  layout, found = layouts.layout_of(results), scores(results)
-  columns = [c for block in layout.blocks for c in block.columns]
-  table = {}
-  for name, run in found.items():
-    derived = {
-      'utility': utility(run),
-      'distance': distance(run, found.get(RETRAINED), layout.compared),
-    }
-    cells = {c.key: run.get((c.task, c.metric)) for c in columns if c.task}
-    cells |= {
-      c.key: Score(derived[c.key])
-      for c in columns
-      if not c.task and derived[c.key] is not None
-    }
-    table[name] = {key: cell for key, cell in cells.items() if cell}
-  return table
-
-
-def shown_blocks(results: Sequence[dict]) -> list[Block]:
-  """The blocks of the layout, without the columns that no run has."""
-  return _with_data(results, [rows(results)])
-
-
-def _with_data(results, tables) -> list[Block]:
-  """The blocks of a layout, without the columns that no table has."""
-  held = {key for table in tables for cells in table.values() for key in cells}
-  blocks = [
-    block._replace(columns=tuple(c for c in block.columns if c.key in held))
-    for block in layouts.layout_of(results).blocks
-  ]
-  return [block for block in blocks if block.columns]
+_P_VALUE = 'forget_quality'  # differs by orders of magnitude
+_OUT_OF_TEN = 'factuality'
 
 
 def asked_by(results: Iterable[dict]) -> str:
-  """How the questions were put; '' where no score says it.
+  """How the questions were put.
 
   Example:
     >>> asked_by([{'protocol': 'fixed', 'shots': 0}])
     'protocol fixed, zero-shot'
   """
-  found = dict.fromkeys(
-    (row['protocol'], row.get('shots', 0))
-    for row in results
-    if 'protocol' in row
-  )
+  found = dict.fromkeys((row['protocol'], row['shots']) for row in results)
   several = lambda n: f'shots of {n} {"person" if n == 1 else "people"}'
   return ' and '.join(
     f'protocol {name}, {several(shots) if shots else "zero-shot"}'
@@ -161,9 +37,9 @@ def number(value: float, metric: str = '') -> str:
     >>> number(3e-12), number(3e-12, 'forget_quality')
     ('.00', '3e-12')
   """
-  if metric == P_VALUE and 0 < value < 0.005:
+  if metric == _P_VALUE and 0 < value < 0.005:
     return f'{value:.0e}'
-  if metric == OUT_OF_TEN:
+  if metric == _OUT_OF_TEN:
     return f'{value:.1f}'
   text = f'{round(value, 2) + 0.0:.2f}'  # + 0.0: no minus in front of zero
   return text.replace('0.', '.', 1) if abs(round(value, 2)) < 1 else text
@@ -177,9 +53,9 @@ def interval(score: Score, separator: str = ', ', metric: str = '') -> str:
   return f'[{low}{separator}{high}]'
 
 
-def items(table: dict[str, dict[str, Score]], key: str) -> str:
+def items(shown: dict[str, dict[str, Score]], key: str) -> str:
   """The number of items of a column: '144', '120-144', '' if not known."""
-  known = {run[key].n for run in table.values() if key in run} - {None}
+  known = {run[key].n for run in shown.values() if key in run} - {None}
   if not known:
     return ''
   low, high = min(known), max(known)
@@ -203,8 +79,8 @@ def results_table(results: Sequence[dict], intervals: bool = True):
   """
   from rich.console import Group
 
-  table, blocks = rows(results), shown_blocks(results)
-  views = [_view(block, table, intervals) for block in blocks]
+  shown, blocks = scored.rows(results), scored.shown_blocks(results)
+  views = [_view(block, shown, intervals) for block in blocks]
   if views:
     views[-1].caption = _caption(results, intervals)
     views[-1].caption_justify = 'left'
@@ -213,14 +89,14 @@ def results_table(results: Sequence[dict], intervals: bool = True):
 
 def _caption(results, intervals) -> str:
   """What the numbers are, below the last table."""
-  layout = layouts.layout_of(results)
+  layout = find_layout(results)
   below = 'below it the 95 % interval' if intervals else ''
   what = ', '.join(filter(None, (layout.note or 'value', below)))
   asked = asked_by(results)
   return '; '.join(filter(None, (asked, what, layout.derived)))
 
 
-def _view(block: Block, table, intervals: bool):
+def _view(block: Block, shown, intervals: bool):
   """One block for the terminal."""
   from rich import box
   from rich.table import Table
@@ -236,13 +112,13 @@ def _view(block: Block, table, intervals: bool):
   )
   view.add_column('run', no_wrap=True, vertical='top')
   for column in block.columns:
-    n = items(table, column.key)
+    n = items(shown, column.key)
     # One word a line: the numbers set the width of a column, not its title.
     words = f'{column.short} {column.wanted}'.replace(' ', '\n')
     if n and intervals:
       words += f'\nn={n}'
     view.add_column(words, justify='right', overflow='fold')
-  for run, cells in table.items():
+  for run, cells in shown.items():
     name = run.replace('_', '\n_', 1) if intervals and len(run) > 12 else run
     view.add_row(
       name, *(_cell(cells.get(c.key), c, intervals) for c in block.columns)
@@ -292,12 +168,6 @@ def markdown_table(
 
   Raises:
     ValueError: if there are not as many lists as seeds.
-
-  Example:
-    >>> line = {'run': 'ga', 'task': 'forget_qa', 'metric': 'exact_match'}
-    >>> text = markdown_table([line | {'value': 0.5, 'low': 0.4, 'high': 0.6}])
-    >>> '| ga | .50 [.40, .60] |' in text
-    True
   """
   if seeds is not None and len(results) != len(seeds):
     raise UserError(
@@ -305,10 +175,10 @@ def markdown_table(
       f'{len(results)} lists for {len(seeds)} seeds'
     )
   lists = results if seeds is not None else [results]
-  tables = [rows(r) for r in lists]
+  tables = [scored.rows(r) for r in lists]
   everything = [row for r in lists for row in r]
   lines = []
-  for block in _with_data(everything, tables):
+  for block in scored.with_data(everything, tables):
     lines += [f'**{block.title}**', ''] if block.title else []
     lines += [*_markdown_block(block, tables, seeds), '']
   spread = (
@@ -316,7 +186,7 @@ def markdown_table(
     if seeds is None
     else (f'(lowest–highest) over seeds {", ".join(map(str, seeds))}')
   )
-  layout = layouts.layout_of(everything)
+  layout = find_layout(everything)
   said = '; '.join(filter(None, (asked_by(everything), layout.note, spread)))
   derived = layout.derived[:1].upper() + layout.derived[1:]
   return '\n'.join([*lines, f'{said[:1].upper()}{said[1:]}. {derived}.'])

@@ -5,13 +5,14 @@ None for a record that has no such score. Scores are computed whenever results
 are written, so a new metric is one line here and costs no model call.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
 import pathlib
 
 import numpy as np
 
 from mmu_jax import metrics
+from mmu_jax.data.dataset import Task
 from mmu_jax.data.row import CLASSIFICATION
 from mmu_jax.data.row import CLOZE
 from mmu_jax.data.row import GENERATION
@@ -24,7 +25,9 @@ from mmu_jax.metrics.truth_ratio import retain_score
 Metric = Callable[[Answer], float | None]
 
 
-def read_answers(folder: pathlib.Path, task: str) -> list[Answer]:
+def read_answers(
+  folder: pathlib.Path, task: Task, tasks: Mapping[str, Task]
+) -> list[Answer]:
   """Reads the answers of one run to a task, as its protocol scores them.
 
   They are the recorded ones, but for an error of a published evaluation: the
@@ -33,16 +36,18 @@ def read_answers(folder: pathlib.Path, task: str) -> list[Answer]:
 
   Args:
     folder: answers of a run, one file for each task.
-    task: name of the task.
+    task: task whose answers are read; its rows are not needed.
+    tasks: every task by name.
 
   Returns:
     Answer records; none if the task was not asked.
   """
-  found = answers_lib.read(folder / f'{task}.jsonl')
+  read = lambda task: answers_lib.read(folder / f'{task.name}.jsonl')
+  found = read(task)
   if not found:
     return []
-  source = PROTOCOLS[found[0]['protocol']].answers_from(task)
-  others = answers_lib.read(folder / f'{source}.jsonl') if source else []
+  source = PROTOCOLS[found[0]['protocol']].answers_from(task, tasks)
+  others = read(source) if source else []
   written = [other for other in others if other['kind'] == GENERATION]
   if not written:
     return found

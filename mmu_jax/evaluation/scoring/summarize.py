@@ -99,6 +99,8 @@ def result(
     'split': task.split,
     'modality': task.modality,
     'role': task.role,
+    'holdout': task.holdout,
+    'headline': task.headline,
     'metric': metric,
     'value': shorten(value),
     'n': n,

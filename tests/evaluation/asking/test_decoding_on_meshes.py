@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from results import make_task
 from small_worlds import NEW_TOKENS
 from small_worlds import TASKS
 
@@ -31,8 +32,9 @@ def _ask(model, params, tasks, encoder):
   found = []
   for task in TASKS.values():
     rows = tasks[task][:7]
-    protocol = protocols.find('', 'people', '')
-    questions = protocol.questions(task, {task: rows}, 0, 0)
+    asked = make_task(task, rows)
+    protocol = protocols.PROTOCOLS['plain']
+    questions = protocol.questions(asked, {task: asked}, 0, 0)
     for batch in tasks_lib.predict(
       model,
       params,

@@ -4,9 +4,11 @@ import folders
 import jax
 import numpy as np
 import pytest
+from results import make_tasks
 
 from mmu_jax import models
 from mmu_jax.data.batches import batching
+from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.encoding import processing
 from mmu_jax.data.row import Row
 from mmu_jax.evaluation.asking import decoding
@@ -95,25 +97,27 @@ def _rows(pictures=True, people=4):
   return rows
 
 
-TASKS = {'forget_vqa': _rows(), 'forget_qa': _rows(False)}
+ROWS = {'forget_vqa': _rows(), 'forget_qa': _rows(False)}
+TASKS = make_tasks(ROWS)
 
 
-def test_a_protocol_is_found_by_name_and_dataset():
-  found = lambda *names: protocols.find(*names).name
-  assert found('', 'people') == 'plain'
-  assert found('', 'clear') == found('', 'mllmu_bench') == 'fixed'
-  assert found('', 'own') == found('fixed', 'people') == 'fixed'
-  assert found('official', 'clear') == 'official_clear'
-  assert found('official_clear', 'own') == 'official_clear'
-  for name, dataset in (('official', 'own'), ('exact', 'clear')):
+def test_a_protocol_is_found_by_name_or_by_the_dataset():
+  people = Dataset({}, {}, {}, protocol='plain')
+  clear = Dataset({}, {}, {}, official='official_clear')
+  found = lambda name, data: protocols.find(name, data).name
+  assert found('', people) == 'plain'
+  assert found('', clear) == found('fixed', people) == 'fixed'
+  assert found('official', clear) == 'official_clear'
+  assert found('official_clear', people) == 'official_clear'
+  for name, data in (('official', people), ('exact', clear)):
     with pytest.raises(ValueError, match='there is no protocol'):
-      protocols.find(name, dataset)
+      protocols.find(name, data)
 
 
 @FAMILIES
 def test_the_plain_protocol_asks_the_row_as_it_was_trained_on(family, encoders):
   encoder = encoders[family]
-  choice, _, _, said = TASKS['forget_vqa'][:4]
+  choice, _, _, said = ROWS['forget_vqa'][:4]
   asked = PLAIN.ask(Question(said), encoder)
   prompt = processing.prompt_of(encoder.example(said))
   np.testing.assert_array_equal(asked.example.tokens, prompt.tokens)
@@ -139,7 +143,7 @@ def test_the_fixed_protocol_uses_the_chat_template_for_text_and_pictures(
   kind, task, family, encoders
 ):
   """One instruction, one [Blank] a gap, a placeholder for each picture."""
-  row = next(r for r in TASKS[task] if r.task == kind)
+  row = next(r for r in ROWS[task] if r.task == kind)
   processor = encoders[family].processor
   asked = FIXED.ask(Question(row), encoders[family])
   plain = processing.encode(row._replace(question=TEXT[kind]), processor)
@@ -152,7 +156,7 @@ def test_the_fixed_protocol_uses_the_chat_template_for_text_and_pictures(
 
 @FAMILIES
 def test_shots_are_a_conversation_with_one_picture_a_person(family, encoders):
-  asked = FIXED.questions('forget_vqa', TASKS, 2, 0)
+  asked = FIXED.questions(TASKS['forget_vqa'], TASKS, 2, 0)
   shot_people = {shot.person for q in asked for shot in q.shots}
   assert len(shot_people) == 2 and len(asked) == 2 * 4
   assert not shot_people & {q.row.person for q in asked}
@@ -173,7 +177,9 @@ def test_shots_are_a_conversation_with_one_picture_a_person(family, encoders):
 
 def test_one_seed_draws_the_same_people_for_pictures_and_text():
   drawn = lambda task, seed: {
-    s.person for q in FIXED.questions(task, TASKS, 1, seed) for s in q.shots
+    s.person
+    for q in FIXED.questions(TASKS[task], TASKS, 1, seed)
+    for s in q.shots
   }
   assert [drawn('forget_vqa', s) for s in range(9)] == [
     drawn('forget_qa', s) for s in range(9)
@@ -184,7 +190,7 @@ def test_one_seed_draws_the_same_people_for_pictures_and_text():
 @pytest.mark.parametrize('shots', [4, 7, -1])
 def test_somebody_must_be_left_to_ask(shots):
   with pytest.raises(ValueError, match='more people than shots'):
-    FIXED.questions('forget_vqa', TASKS, shots, 0)
+    FIXED.questions(TASKS['forget_vqa'], TASKS, shots, 0)
 
 
 @pytest.mark.parametrize(
@@ -192,20 +198,21 @@ def test_somebody_must_be_left_to_ask(shots):
 )
 def test_shots_that_a_protocol_does_not_have_are_refused(protocol, shots):
   with pytest.raises(ValueError, match=f'got shots={shots}'):
-    protocol.questions('forget_vqa', TASKS, shots, 0)
+    protocol.questions(TASKS['forget_vqa'], TASKS, shots, 0)
 
 
 def test_published_shots_depend_on_task_and_kind():
   """None for generation, none for choices about real people."""
-  tasks = TASKS | {
+  rows = ROWS | {
     'real_qa': _rows(False),
     'forget_vqa_holdout': [
       row._replace(key=f'new {row.key}', image_key=f'new {row.image_key}')
-      for row in TASKS['forget_vqa']
+      for row in ROWS['forget_vqa']
       if row.task == 'classification'
     ],
   }
-  ask = lambda task: MLLMU.questions(task, tasks, 1, 0)
+  tasks = make_tasks(rows)
+  ask = lambda task: MLLMU.questions(tasks[task], tasks, 1, 0)
   count = lambda task: {
     kind: {len(q.shots) for q in ask(task) if q.row.task == kind}
     for kind in ('classification', 'cloze', 'generation')
@@ -229,7 +236,7 @@ def test_published_shots_depend_on_task_and_kind():
   'protocol', [FIXED, MLLMU, CLEAR], ids=lambda p: p.name
 )
 def test_a_placeholder_in_a_question_is_refused(protocol, encoders):
-  row = TASKS['forget_vqa'][3]._replace(question='What is <image>?')
+  row = ROWS['forget_vqa'][3]._replace(question='What is <image>?')
   with pytest.raises(ValueError, match="must not contain '<image>'"):
     protocol.ask(Question(row), encoders['llava'])
 
@@ -237,7 +244,7 @@ def test_a_placeholder_in_a_question_is_refused(protocol, encoders):
 @FAMILIES
 def test_given_answers_are_labelled_and_share_their_prompt(family, encoders):
   """The answer, its paraphrase, what is wrong; without an instruction."""
-  row = TASKS['forget_vqa'][3]._replace(
+  row = ROWS['forget_vqa'][3]._replace(
     paraphrase='It is a chef 0.', perturbed=('A cat.', 'A painter.')
   )
   processor = encoders[family].processor
@@ -272,7 +279,7 @@ def test_a_model_answers_every_kind_of_question(family, shots, encoders):
   encoder = encoders[family]
   model = _model(family, encoder)
   params = model.init(jax.random.key(0))
-  questions = FIXED.questions('forget_vqa', TASKS, shots, 0)
+  questions = FIXED.questions(TASKS['forget_vqa'], TASKS, shots, 0)
   found = [
     p
     for batch in tasks_lib.predict(
@@ -305,7 +312,9 @@ def test_a_prompt_that_the_model_cannot_hold_is_refused(
 ):
   """With its answer, and before anything is compiled; shots are longest."""
   encoder = encoders[family]
-  zero, one = (FIXED.questions('forget_vqa', TASKS, n, 0) for n in (0, 1))
+  zero, one = (
+    FIXED.questions(TASKS['forget_vqa'], TASKS, n, 0) for n in (0, 1)
+  )
   first = lambda questions: [q for q in questions if q.row.options][:1]
   end = lambda question: int(
     FIXED.ask(question, encoder).example.positions.max() + 1
@@ -357,7 +366,7 @@ def test_a_placeholder_without_a_picture_can_be_asked(family, encoders):
   encoder = encoders[family]
   model = _model(family, encoder)
   params = model.init(jax.random.key(0))
-  row = TASKS['forget_qa'][3]
+  row = ROWS['forget_qa'][3]
   blind, seen = Question(row, blind=True), Question(row)
   predict = lambda questions: [
     p['text']
@@ -380,8 +389,8 @@ def test_a_placeholder_without_a_picture_can_be_asked(family, encoders):
 
 
 def test_groups_are_people_or_pictures_or_rows():
-  person, picture = TASKS['forget_vqa'][0], TASKS['forget_vqa'][5]
+  person, picture = ROWS['forget_vqa'][0], ROWS['forget_vqa'][5]
   assert question_lib.group_of(person) == 'p0'
   assert question_lib.group_of(picture._replace(person=None)) == 'face 1'
-  bare = TASKS['forget_qa'][2]._replace(person=None)
+  bare = ROWS['forget_qa'][2]._replace(person=None)
   assert question_lib.group_of(bare) == '0/c'

@@ -1,5 +1,6 @@
 """MLLMU-Bench and CLEAR are shown as their papers lay them out."""
 
+import functools
 import io
 import json
 import re
@@ -7,11 +8,13 @@ import re
 import answered
 import numpy as np
 import pytest
+from results import result
 from rich.console import Console
 
 from mmu_jax.evaluation.report import layouts
 from mmu_jax.evaluation.report import page as report
 from mmu_jax.evaluation.report import plots
+from mmu_jax.evaluation.report import scored
 from mmu_jax.evaluation.report import summary
 from mmu_jax.evaluation.report import table
 
@@ -28,20 +31,8 @@ RUNS = ('vanilla', 'retrained', 'mmunlearner')
 SIZES = {'accuracy': 125, 'rougeL': 100, 'cloze': 50}
 
 
-def _row(run, task, metric, value, n=100, margin=0.04):
-  return {
-    'run': run,
-    'step': 9,
-    'task': task,
-    'split': task.split('_')[0],
-    'metric': metric,
-    'value': value,
-    'n': n,
-    'low': value - margin,
-    'high': value + margin,
-    'protocol': 'fixed',
-    'shots': 0,
-  }
+def _row(run, task, metric, value, n=100, margin=0.04, layout='mllmu_bench'):
+  return result(run, task, metric, value, n=n, margin=margin, layout=layout)
 
 
 def _mllmu():
@@ -53,18 +44,24 @@ def _mllmu():
   ] + [_row(run, 'all', 'model_utility', 0.4, 15) for run in RUNS]
 
 
+_clear_row = functools.partial(_row, layout='clear')
+
+
 def _clear():
   found = []
   for i, run in enumerate(RUNS):
     for task in ('forget_vqa', 'retain_vqa', 'real_faces', 'real_world'):
       value = (0.7, 0.4, 0.36)[i] if task == 'forget_vqa' else 0.68
-      found += [_row(run, task, m, value, 188) for m in ('accuracy', 'choice')]
+      found += [
+        _clear_row(run, task, m, value, 188) for m in ('accuracy', 'choice')
+      ]
     for task in ('forget_vqa', 'forget_qa', 'retain_vqa', 'retain_qa'):
-      found.append(_row(run, task, 'rougeL', 0.4, 200))
-    found.append(_row(run, 'forget_vqa', 'truth_ratio_forget', 0.6, 188))
-    found.append(_row(run, 'all', 'model_utility', 0.45, 7))
+      found.append(_clear_row(run, task, 'rougeL', 0.4, 200))
+    ratio = _clear_row(run, 'forget_vqa', 'truth_ratio_forget', 0.6, 188)
+    found.append(ratio)
+    found.append(_clear_row(run, 'all', 'model_utility', 0.45, 7))
   return found + [
-    _row(run, 'forget_vqa', 'forget_quality', p, 188, 0)
+    _clear_row(run, 'forget_vqa', 'forget_quality', p, 188, 0)
     for run, p in (('vanilla', 3.2e-12), ('mmunlearner', 0.21))
   ]
 
@@ -78,11 +75,14 @@ def _printed(results, width):
   return console.export_text()
 
 
-def test_the_layout_follows_from_the_scores():
-  people = [_row('ga', 'forget_qa', m, 1) for m in ('exact_match', 'cloze')]
-  assert layouts.layout_of(people) is layouts.PEOPLE
-  assert layouts.layout_of(_mllmu()) is layouts.MLLMU_BENCH
-  assert layouts.layout_of(_clear()) is layouts.CLEAR
+def test_the_layout_is_the_one_that_the_scores_name():
+  people = [result('ga', 'forget_qa', m, 1) for m in ('exact_match', 'cloze')]
+  assert layouts.find_layout(people) is layouts.PEOPLE
+  assert layouts.find_layout(_mllmu()) is layouts.MLLMU_BENCH
+  assert layouts.find_layout(_clear()) is layouts.CLEAR
+  for wrong in ([], [{'task': 'forget_qa'}], people + _clear()):
+    with pytest.raises(ValueError, match='run `mmu evaluate` again'):
+      layouts.find_layout(wrong)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_layout_speaks_of_its_own_columns(layout):
 
 
 def test_mllmu_bench_has_a_table_for_each_measure():
-  blocks = table.shown_blocks(_mllmu())
+  blocks = scored.shown_blocks(_mllmu())
   assert [block.title for block in blocks] == [
     'classification, accuracy',
     'generation, ROUGE-L',
@@ -118,8 +118,10 @@ def test_mllmu_bench_has_a_table_for_each_measure():
 
 
 def test_clear_has_names_captions_text_and_the_real_world_in_one_table():
-  first, *others = table.shown_blocks(_clear())
-  assert [(c.task, c.metric) for c in first.columns] == [
+  first, *others = scored.shown_blocks(_clear())
+  tasks = scored.tasks_of(_clear())
+  shown = [(c.about.find(tasks).name, c.metric) for c in first.columns]
+  assert shown == [
     ('forget_vqa', 'accuracy'),
     ('forget_vqa', 'rougeL'),
     ('forget_qa', 'rougeL'),
@@ -140,11 +142,11 @@ def test_clear_has_names_captions_text_and_the_real_world_in_one_table():
 
 
 def test_the_distance_is_the_mean_over_accuracy_rouge_and_cloze():
-  cells = table.rows(_mllmu())['mmunlearner']
+  cells = scored.rows(_mllmu())['mmunlearner']
   # .02 + .02 + .03 + .01 + .06 + .01 + .01 over seven tasks, the same thrice.
   assert cells['distance'].value == pytest.approx(0.16 / 7)
   assert cells['utility'] == pytest.approx((0.4, 0.36, 0.44, 15))
-  clear = table.rows(_clear())['mmunlearner']
+  clear = scored.rows(_clear())['mmunlearner']
   assert clear['distance'].value == pytest.approx(0.04 / 8)
 
 
@@ -171,8 +173,11 @@ def test_a_small_p_value_keeps_its_power():
 
 
 def test_factuality_has_its_own_table_and_one_decimal():
-  judged = [_row(run, 'forget_qa', 'factuality', 7.26) for run in RUNS]
   for results in (_mllmu(), _clear()):
+    judged = [
+      _row(r, 'forget_qa', 'factuality', 7.26, layout=results[0]['layout'])
+      for r in RUNS
+    ]
     text = table.markdown_table(results + judged)
     assert '**generation, factuality by a judge (1 to 10)**' in text
     assert '| vanilla | 7.3 [7.2, 7.3] |' in text
@@ -200,7 +205,7 @@ def test_markdown_has_a_table_for_each_block_and_says_the_protocol():
 )
 def test_protocol_and_shots_are_said_as_the_scores_have_them(asked, words):
   rows = [{'protocol': name, 'shots': shots} for name, shots in asked]
-  assert table.asked_by([{}, *rows]) == words
+  assert table.asked_by(rows) == words
 
 
 def test_the_summary_says_shares_scores_and_doubt():
@@ -261,7 +266,7 @@ def test_a_report_shows_every_block_and_how_it_was_asked(tmp_path, name):
   results = BENCHMARKS[name]()
   _write(tmp_path, 'results.jsonl', results)
   page = report.write_report(tmp_path).read_text(encoding='utf-8')
-  for block in table.shown_blocks(results):
+  for block in scored.shown_blocks(results):
     assert f'<h3>{block.title[0].upper()}{block.title[1:]}</h3>' in page
   assert 'Asked by protocol fixed, zero-shot' in page
   assert 'mmu train</code> makes it' in page
@@ -269,26 +274,12 @@ def test_a_report_shows_every_block_and_how_it_was_asked(tmp_path, name):
   assert len(re.findall('data:image/png', page)) == 2
 
 
-@pytest.mark.parametrize(
-  'spec, words',
-  [
-    ({}, 'protocol fixed, zero-shot'),
-    ({'protocol': 'official', 'shots': 1}, 'This is the published'),
-  ],
-)
-def test_without_a_word_in_the_scores_the_config_says_the_protocol(
-  tmp_path, spec, words
-):
-  rows = [
-    {k: v for k, v in row.items() if k not in ('protocol', 'shots')}
-    for row in _mllmu()
-  ]
-  _write(tmp_path, 'results.jsonl', rows)
-  config = {'data': {'name': 'mllmu_bench'}, 'evaluation': spec}
-  (tmp_path / 'config.json').write_text(json.dumps(config))
-  page = report.write_report(tmp_path).read_text(encoding='utf-8')
-  assert words in page
-  assert ('This is the published' in page) == ('protocol' in spec)
+def test_scores_of_an_earlier_version_are_refused(tmp_path):
+  for field in ('split', 'role', 'headline', 'layout', 'protocol'):
+    old = [{k: v for k, v in r.items() if k != field} for r in _mllmu()]
+    _write(tmp_path, 'results.jsonl', old)
+    with pytest.raises(ValueError, match=f'{field} missing .*mmu evaluate'):
+      report.write_report(tmp_path)
 
 
 def test_cards_of_sentences_tell_how_near_they_are(tmp_path):
@@ -299,6 +290,7 @@ def test_cards_of_sentences_tell_how_near_they_are(tmp_path):
     'image': 'img_0',
     'person': 'Ann Lee',
     'group': 'forget',
+    'role': 'forget',
     'question': 'Where?',
     'answer': 'She lives in Oslo.',
     'answers': {'vanilla': 'She lives in Oslo.', 'mmunlearner': 'In Rome.'},

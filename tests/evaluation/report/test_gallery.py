@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from mmu_jax import workdir
+from mmu_jax.data.dataset import by_name
+from mmu_jax.data.dataset import Dataset
+from mmu_jax.data.dataset import Task
 from mmu_jax.data.row import Row
 from mmu_jax.evaluation.report import gallery
 
@@ -35,61 +38,66 @@ def _rows(task, people, *, pictures, facts=('pet', 'city', 'food')):
   return rows
 
 
+def _task(name, rows, split, modality, role, **more):
+  return Task(name, rows, split, modality, role, headline=True, **more)
+
+
 @pytest.fixture
 def tasks():
   people = [f'p{i}' for i in range(5)]
-  return {
-    'forget_vqa_holdout': _rows('held', people, pictures=True),
-    'forget_qa': _rows('qa', people, pictures=False),
-    'retain_vqa': _rows('retain', people[3:], pictures=True),
-    'forget_vqa': _rows('train', people, pictures=True),  # not shown
-  }
+  held = _rows('held', people, pictures=True)
+  text = _rows('qa', people, pictures=False)
+  kept = _rows('retain', people[3:], pictures=True)
+  return by_name(
+    _task('new', held, 'forget', 'vqa', 'forget', holdout=True),
+    _task('text', text, 'forget', 'qa', 'keep'),
+    _task('kept', kept, 'retain', 'vqa', 'keep'),
+    Task('trained', held, 'forget', 'vqa', 'forget'),  # no headline
+    _task('chosen', held, 'forget', 'vqa', 'forget', reported=False),
+  )
 
 
-def test_the_first_people_are_shown_each_with_another_fact(tasks):
+def test_the_first_people_of_headlines_are_shown_each_with_another_fact(tasks):
   picked = gallery.pick(tasks)
-  shown = [(task, group, row.person, row.fact) for task, group, row in picked]
+  shown = [(task.name, row.person, row.fact) for task, row in picked]
   assert shown == [
-    ('forget_vqa_holdout', 'forget', 'p0', 'pet'),
-    ('forget_vqa_holdout', 'forget', 'p1', 'city'),
-    ('forget_vqa_holdout', 'forget', 'p2', 'food'),
-    ('forget_qa', 'forget', 'p0', 'pet'),
-    ('forget_qa', 'forget', 'p1', 'city'),
-    ('forget_qa', 'forget', 'p2', 'food'),
-    ('retain_vqa', 'retain', 'p3', 'pet'),
-    ('retain_vqa', 'retain', 'p4', 'city'),
+    ('new', 'p0', 'pet'),
+    ('new', 'p1', 'city'),
+    ('new', 'p2', 'food'),
+    ('text', 'p0', 'pet'),
+    ('text', 'p1', 'city'),
+    ('text', 'p2', 'food'),
+    ('kept', 'p3', 'pet'),
+    ('kept', 'p4', 'city'),
   ]
-  assert {row.task for _, _, row in picked} == {'generation'}
+  assert {row.task for _, row in picked} == {'generation'}
 
 
-def test_a_person_with_one_question_is_shown_with_it(tasks):
-  few = {
-    'forget_qa': _rows('qa', ['a', 'b', 'c'], pictures=False, facts=['pet'])
-  }
-  facts = [row.fact for _, _, row in gallery.pick(few)]
-  assert facts == ['pet', 'pet', 'pet']
+def test_a_person_with_one_question_is_shown_with_it():
+  rows = _rows('qa', ['a', 'b', 'c'], pictures=False, facts=['pet'])
+  few = by_name(_task('text', rows, 'forget', 'qa', 'keep'))
+  assert [row.fact for _, row in gallery.pick(few)] == ['pet', 'pet', 'pet']
 
 
 def test_the_gallery_holds_the_answers_of_every_model(tasks, tmp_path):
   for run in ('vanilla', 'ga'):
-    for task, rows in tasks.items():
+    for task in tasks.values():
       workdir.write_jsonl(
-        tmp_path / 'predictions' / run / f'{task}.jsonl',
-        [answered.answer(r.key, text=f'{run} on {r.key}') for r in rows],
+        tmp_path / 'predictions' / run / f'{task.name}.jsonl',
+        [answered.answer(r.key, text=f'{run} on {r.key}') for r in task.rows],
       )
   names = {'p0': 'Maria Lopez', 'p1': 'Ada Obi'}
   gallery.save(
     tmp_path,
     ['vanilla', 'ga'],
-    tasks,
-    names,
+    Dataset({}, tasks, names),
     predictions=tmp_path / 'predictions',
   )
   entries = json.loads((tmp_path / 'gallery.json').read_text())
   images = np.load(tmp_path / 'gallery.npz')
   picked = gallery.pick(tasks)
-  for entry, (_, group, row) in zip(entries, picked, strict=True):
-    assert entry['group'] == group
+  for entry, (task, row) in zip(entries, picked, strict=True):
+    assert (entry['group'], entry['role']) == (task.split, task.role)
     assert entry['person'] == names.get(row.person, '')
     assert (entry['question'], entry['answer']) == (row.question, row.answer)
     assert entry['answers'] == {

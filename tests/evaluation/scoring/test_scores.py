@@ -8,6 +8,7 @@ from answered import likelihood
 from answered import OPTIONS
 import numpy as np
 import pytest
+from results import make_tasks
 
 from mmu_jax import workdir
 from mmu_jax.evaluation.scoring import scores
@@ -116,6 +117,8 @@ def test_every_metric_is_of_one_kind_and_says_none_where_it_has_no_score():
 
 def test_a_published_error_is_made_when_answers_are_read(tmp_path):
   """The last text about pictures stands for all texts; the file keeps all."""
+  tasks = make_tasks({'forget_vqa': [], 'forget_qa': [], 'real_qa': []})
+  read = lambda name: scores.read_answers(tmp_path, tasks[name], tasks)
   said = [
     answer(key, protocol='official_clear', text=text)
     for key, text in (('a', 'no'), ('b', ANSWER))
@@ -124,11 +127,11 @@ def test_a_published_error_is_made_when_answers_are_read(tmp_path):
   workdir.write_jsonl(tmp_path / 'forget_vqa.jsonl', [*said, chosen])
   in_text = [a | {'text': f'said {a["key"]}'} for a in said]
   workdir.write_jsonl(tmp_path / 'forget_qa.jsonl', in_text)
-  found = scores.read_answers(tmp_path, 'forget_qa')
+  found = read('forget_qa')
   assert [a['text'] for a in found] == [ANSWER, ANSWER]
   assert [a['unread'] for a in found] == ['said a', 'said b']
-  assert scores.read_answers(tmp_path, 'forget_vqa') == [*said, chosen]
+  assert read('forget_vqa') == [*said, chosen]
   assert workdir.read_jsonl(tmp_path / 'forget_qa.jsonl') == in_text
   (tmp_path / 'forget_vqa.jsonl').unlink()
-  assert scores.read_answers(tmp_path, 'forget_qa') == in_text
-  assert scores.read_answers(tmp_path, 'real_qa') == []
+  assert read('forget_qa') == in_text
+  assert read('real_qa') == []

@@ -43,6 +43,8 @@ def test_results_state_value_n_and_interval():
     'split': 'forget',
     'modality': 'vqa',
     'role': 'forget',
+    'holdout': False,
+    'headline': False,
     'metric': 'cloze',
     'n': 40,
   }

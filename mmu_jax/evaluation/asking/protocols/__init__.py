@@ -11,9 +11,7 @@ protocol, by name.
   does, its errors included, for numbers to be compared with published ones.
 """
 
-import os
-
-from mmu_jax.data.readers import prepared
+from mmu_jax.data.dataset import Dataset
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.asking.protocols import fixed
 from mmu_jax.evaluation.asking.protocols import official_clear
@@ -28,42 +26,32 @@ PROTOCOLS = {
   for module in (plain, fixed, official_mllmu_bench, official_clear)
 }
 OFFICIAL = 'official'
-PREPARED = 'tfds'
-_DEFAULTS = {'people': 'plain'}  # dataset -> protocol; of the others, 'fixed'
 
 __all__ = ('Asked', 'PROTOCOLS', 'Protocol', 'Question', 'find')
 
 
-def find(name: str, dataset: str, path: str | os.PathLike = '') -> Protocol:
+def find(name: str, data: Dataset) -> Protocol:
   """Returns the protocol of a name.
 
   Args:
-    name: a key of ``PROTOCOLS``; ``'official'`` for that of the dataset; ''
-      for the default of the dataset: ``'plain'`` for the synthetic people,
-      else ``'fixed'``.
-    dataset: its name: ``'clear'``; a prepared folder (``'tfds'``) counts as
-      the dataset that it was made from.
-    path: of the data; '' for a dataset of this name in general.
+    name: a key of ``PROTOCOLS``; '' for the default of the dataset;
+      ``'official'`` for its published one.
+    data: the dataset that is asked about.
 
   Raises:
-    FileNotFoundError: if the path is that of no prepared folder, and the
-      protocol depends on it.
     ValueError: if there is no such protocol, or none was published for the
       dataset.
 
   Example:
-    >>> find('', 'people').name, find('official', 'clear').name
-    ('plain', 'official_clear')
+    >>> data = Dataset({}, {}, {}, official='official_clear')
+    >>> find('', data).name, find('official', data).name
+    ('fixed', 'official_clear')
   """
-  if name in ('', OFFICIAL) and dataset == PREPARED and path:
-    dataset = prepared.source(path)
-  if not name:
-    name = _DEFAULTS.get(dataset, 'fixed')
-  if name == OFFICIAL:
-    name = f'{OFFICIAL}_{dataset}'
-  if name not in PROTOCOLS:
+  chosen = {'': data.protocol, OFFICIAL: data.official}.get(name, name)
+  if chosen not in PROTOCOLS:
     raise UserError(
-      f'there is no protocol {name!r}; known: {", ".join(PROTOCOLS)}, and '
-      "'official' for datasets with a published evaluation."
+      f'there is no protocol {name!r} for this dataset; known: '
+      f'{", ".join(PROTOCOLS)}, and {OFFICIAL!r} for datasets with a published '
+      'evaluation.'
     )
-  return PROTOCOLS[name]
+  return PROTOCOLS[chosen]

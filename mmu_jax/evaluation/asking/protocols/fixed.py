@@ -25,10 +25,9 @@ def _questions(task, tasks, shots, seed):
 
   The shots of a row are the questions of its kind about those people.
   """
-  rows = tasks[task]
-  people = question_lib.draw_shots(
-    rows, shots, seed, question_lib.split_of(task)
-  )
+  del tasks
+  rows = task.rows
+  people = question_lib.draw_shots(rows, shots, seed, task.split)
   solved = [row for row in rows if question_lib.group_of(row) in people]
   return [
     Question(row, tuple(shot for shot in solved if shot.task == row.task))

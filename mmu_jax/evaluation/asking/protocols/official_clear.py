@@ -15,7 +15,10 @@ And the options of a question stand in the order that our seed gives.
 import re
 
 from mmu_jax import metrics
+from mmu_jax.data import dataset as dataset_lib
 from mmu_jax.data import row as row_lib
+from mmu_jax.data.dataset import QA
+from mmu_jax.data.dataset import VQA
 from mmu_jax.data.row import Row
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.asking.protocols import question as question_lib
@@ -26,7 +29,6 @@ from mmu_jax.evaluation.asking.protocols.question import Question
 from mmu_jax.evaluation.asking.protocols.question import Turn
 
 MAX_NEW_TOKENS = 50
-_VQA, _QA = '_vqa', '_qa'
 
 
 def _questions(task, tasks, shots, seed):
@@ -41,13 +43,13 @@ def _questions(task, tasks, shots, seed):
       f'the published evaluation of CLEAR has no shots, got shots={shots}. '
       "Set it to 0, or use protocol='fixed'."
     )
-  found = [Question(row) for row in tasks[task]]
-  if not task.endswith(_VQA):
+  found = [Question(row) for row in task.rows]
+  if task.modality != VQA:
     return found
-  in_text = tasks.get(task.removesuffix(_VQA) + _QA, ())
+  in_text = dataset_lib.sibling(task, tasks, modality=QA)
   return found + [
     Question(row._replace(key=f'{row.key}@vqa'), blind=True)
-    for row in in_text
+    for row in (in_text.rows if in_text else ())
     if row.task == row_lib.GENERATION
   ]
 
@@ -86,11 +88,11 @@ def _mark(answer):
   return {'accuracy': int(answer['answer'] in parsed)}
 
 
-def _answers_from(task):
+def _answers_from(task, tasks):
   """Answers in text are read from the visual task of the same people."""
-  if not task.endswith(_QA):
+  if task.modality != QA:
     return None
-  return task.removesuffix(_QA) + _VQA
+  return dataset_lib.sibling(task, tasks, modality=VQA)
 
 
 PROTOCOL = Protocol(

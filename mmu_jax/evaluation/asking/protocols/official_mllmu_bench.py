@@ -8,7 +8,9 @@ the shots was drawn without a seed, and is drawn by the seed here.
 """
 
 from mmu_jax import metrics
+from mmu_jax.data import dataset as dataset_lib
 from mmu_jax.data import row as row_lib
+from mmu_jax.data.dataset import VQA
 from mmu_jax.data.encoding import patches
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.asking.protocols import question as question_lib
@@ -24,8 +26,6 @@ REPLACE = (
 )
 SENTENCE = 'Answer the question based on your trained knowledge in one sentence'
 MAX_NEW_TOKENS = 50
-# Shots of these tasks come from another: the pictures of the full set.
-_SHOTS_OF = {'forget_vqa_holdout': 'forget_vqa'}
 
 
 def _questions(task, tasks, shots, seed):
@@ -40,13 +40,15 @@ def _questions(task, tasks, shots, seed):
       f"person or of one as shots, got shots={shots}. Use protocol='fixed' "
       'for more.'
     )
-  rows = tasks[task]
+  rows, split = task.rows, task.split
   asked = [row for row in rows if row.task != row_lib.GENERATION]
-  split = question_lib.split_of(task)
   people = question_lib.draw_shots(asked, shots, seed, split) if shots else ()
+  source = task
+  if task.modality == VQA:  # shots about new pictures have those of training
+    source = dataset_lib.sibling(task, tasks, holdout=False)
   solved = [
     row
-    for row in tasks.get(_SHOTS_OF.get(task, task), ())
+    for row in (source.rows if source else ())
     if question_lib.group_of(row) in people
   ]
   return [

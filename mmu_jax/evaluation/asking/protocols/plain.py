@@ -10,13 +10,13 @@ from mmu_jax.evaluation.asking.protocols.question import Question
 
 def _questions(task, tasks, shots, seed):
   """Every row; no shots."""
-  del seed
+  del tasks, seed
   if shots:
     raise UserError(
       f"the protocol 'plain' asks without shots, got shots={shots}. Set it "
       "to 0, or use protocol='fixed'."
     )
-  return [Question(row) for row in tasks[task]]
+  return [Question(row) for row in task.rows]
 
 
 def _ask(question, encoder):

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from mmu_jax.data import row as row_lib
 from mmu_jax.data.batches import batching
+from mmu_jax.data.dataset import Task
 from mmu_jax.data.encoding import processing
 from mmu_jax.data.encoding.processing import Example
 from mmu_jax.data.encoding.processors import Processor
@@ -13,7 +14,7 @@ from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.errors import UserError
 
-Tasks = Mapping[str, Sequence[Row]]
+Tasks = Mapping[str, Task]
 
 
 class Question(NamedTuple):
@@ -57,7 +58,8 @@ class Protocol(NamedTuple):
 
   Attributes:
     name: by which scores are told apart.
-    questions: ``(task, tasks, shots, seed)`` -> the questions of a task.
+    questions: ``(task, tasks, shots, seed)`` -> the questions of a task, one
+      of these tasks.
     ask: ``(question, encoder)`` -> the prompt that is continued; None where
       nothing is generated.
     answers: ``(question, encoder)`` -> given answers whose likelihood is
@@ -66,19 +68,20 @@ class Protocol(NamedTuple):
     mark: answer record -> marks (0 or 1) of a generated answer to a question
       with options: ``accuracy`` and the like.
     max_new_tokens: longest answer; None for that of the config.
-    answers_from: task -> the task whose last answer is scored in place of all
-      of its own; None for none. An error of a published evaluation.
+    answers_from: ``(task, tasks)`` -> the task whose last answer is scored in
+      place of all answers of this one, if there is any: an error of a
+      published evaluation.
     brief: leaves out the scores that only benchmarks show: empty and gibberish
       answers, model utility, distance to the retrained model.
   """
 
   name: str
-  questions: Callable[[str, Tasks, int, int], list[Question]]
+  questions: Callable[[Task, Tasks, int, int], list[Question]]
   ask: Callable[[Question, batching.Encoder], Asked | None]
   answers: Callable[[Question, batching.Encoder], list[Example]]
   mark: Callable[[Mapping[str, Any]], dict[str, int]]
   max_new_tokens: int | None = None
-  answers_from: Callable[[str], str | None] = lambda task: None
+  answers_from: Callable[[Task, Tasks], Task | None] = lambda task, tasks: None
   brief: bool = False
 
 
@@ -206,8 +209,3 @@ def draw_shots(rows: Sequence[Row], number: int, seed: int, name: str):
     )
   rng = named_rng(seed, name)
   return {groups[i] for i in rng.choice(len(groups), number, replace=False)}
-
-
-def split_of(task: str) -> str:
-  """The split that a task is about: ``'forget'``, ``'retain'``, ``'real'``."""
-  return task.removeprefix('validation_').split('_')[0]

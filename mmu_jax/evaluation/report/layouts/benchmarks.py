@@ -1,32 +1,36 @@
 """The tables of MLLMU-Bench and CLEAR, as their papers lay them out."""
 
-from collections.abc import Sequence
+from mmu_jax.evaluation.report.layouts.columns import About
+from mmu_jax.evaluation.report.layouts.columns import ALL
+from mmu_jax.evaluation.report.layouts.columns import Block
+from mmu_jax.evaluation.report.layouts.columns import Column
+from mmu_jax.evaluation.report.layouts.columns import DISTANCE
+from mmu_jax.evaluation.report.layouts.columns import DOWN
+from mmu_jax.evaluation.report.layouts.columns import FORGET_QA
+from mmu_jax.evaluation.report.layouts.columns import FORGET_VQA
+from mmu_jax.evaluation.report.layouts.columns import FORGET_VQA_HOLDOUT
+from mmu_jax.evaluation.report.layouts.columns import Layout
+from mmu_jax.evaluation.report.layouts.columns import RETAIN_QA
+from mmu_jax.evaluation.report.layouts.columns import RETAIN_VQA
+from mmu_jax.evaluation.report.layouts.columns import Told
+from mmu_jax.evaluation.report.layouts.columns import UP
 
-from mmu_jax.evaluation.report.columns import Block
-from mmu_jax.evaluation.report.columns import Column
-from mmu_jax.evaluation.report.columns import DISTANCE
-from mmu_jax.evaluation.report.columns import DOWN
-from mmu_jax.evaluation.report.columns import Layout
-from mmu_jax.evaluation.report.columns import PEOPLE
-from mmu_jax.evaluation.report.columns import Told
-from mmu_jax.evaluation.report.columns import UP
-
-# Who is asked about: task with {} for vqa or qa, title, and what it means.
+# Whom a column is about: (split, holdout), title, and what it means.
 _WHO = (
   (
-    'forget_{}',
+    ('forget', False),
     'forget',
     'the forgotten people, training pictures',
     'the forgotten people',
   ),
   (
-    'forget_{}_holdout',
+    ('forget', True),
     'test',
     'the forgotten people, pictures and words that no model was trained on',
     'the forgotten people, in other words',
   ),
-  ('retain_{}', 'retain', 'people to keep', 'people to keep'),
-  ('real_{}', 'real', 'celebrities', 'celebrities'),
+  (('retain', False), 'retain', 'people to keep', 'people to keep'),
+  (('real', False), 'real', 'celebrities', 'celebrities'),
 )
 
 
@@ -34,17 +38,16 @@ def _mllmu_columns(metric: str) -> tuple[Column, ...]:
   """One metric by whom is asked about, first in pictures, then in text."""
   columns = []
   for kind, title in (('vqa', 'VQA'), ('qa', 'QA')):
-    for task, name, seen, told in _WHO:
-      task = task.format(kind)
-      to_go = kind == 'vqa' and task.startswith('forget')
+    for (split, holdout), name, seen, told in _WHO:
+      to_go = (split, kind) == ('forget', 'vqa')
       columns.append(
         Column(
-          f'{task}/{metric}',
+          f'{name} {title}/{metric}',
           f'{name} {title}',
           f'{name} {title}',
           DOWN if to_go else UP,
           f'Pictures: {seen}.' if kind == 'vqa' else f'Text: {told}.',
-          task,
+          About(split, kind, holdout),
           metric,
         )
       )
@@ -54,10 +57,10 @@ def _mllmu_columns(metric: str) -> tuple[Column, ...]:
 def _clear_columns(names: str, written: str) -> tuple[Column, ...]:
   """Names by one metric and sentences by another; '' leaves one out."""
   columns = [
-    Column(f'{task}/{metric}', title, short, wanted, meaning, task, metric)
-    for task, metric, title, short, wanted, meaning in (
+    Column(f'{title}/{metric}', title, short, wanted, meaning, about, metric)
+    for about, metric, title, short, wanted, meaning in (
       (
-        'forget_vqa',
+        FORGET_VQA,
         names,
         'forget VQA, names',
         'forget VQA names',
@@ -65,7 +68,7 @@ def _clear_columns(names: str, written: str) -> tuple[Column, ...]:
         'The name of a forgotten person in a picture, among wrong ones.',
       ),
       (
-        'forget_vqa',
+        FORGET_VQA,
         written,
         'forget VQA, captions',
         'forget VQA capt.',
@@ -75,7 +78,7 @@ def _clear_columns(names: str, written: str) -> tuple[Column, ...]:
         'it is not to go to 0: see the retrained model.',
       ),
       (
-        'forget_qa',
+        FORGET_QA,
         written,
         'forget QA',
         'forget QA',
@@ -84,7 +87,7 @@ def _clear_columns(names: str, written: str) -> tuple[Column, ...]:
         'knowledge is to stay.',
       ),
       (
-        'retain_vqa',
+        RETAIN_VQA,
         names,
         'retain VQA, names',
         'retain VQA names',
@@ -92,7 +95,7 @@ def _clear_columns(names: str, written: str) -> tuple[Column, ...]:
         'The name of somebody to keep, among wrong ones.',
       ),
       (
-        'retain_vqa',
+        RETAIN_VQA,
         written,
         'retain VQA, captions',
         'retain VQA capt.',
@@ -100,7 +103,7 @@ def _clear_columns(names: str, written: str) -> tuple[Column, ...]:
         'Captions for pictures of people to keep.',
       ),
       (
-        'retain_qa',
+        RETAIN_QA,
         written,
         'retain QA',
         'retain QA',
@@ -108,7 +111,7 @@ def _clear_columns(names: str, written: str) -> tuple[Column, ...]:
         "TOFU's questions in text about people to keep.",
       ),
       (
-        'real_faces',
+        About('real', 'vqa', name='real_faces'),
         names,
         'real faces',
         'real faces',
@@ -116,7 +119,7 @@ def _clear_columns(names: str, written: str) -> tuple[Column, ...]:
         'The name of a celebrity in a picture, among wrong ones.',
       ),
       (
-        'real_world',
+        About('real', 'vqa', name='real_world'),
         names,
         'real world',
         'real world',
@@ -129,7 +132,7 @@ def _clear_columns(names: str, written: str) -> tuple[Column, ...]:
   return tuple(columns)
 
 
-def _traces(forget: str, key: str, title: str, short: str) -> Block:
+def _traces(forget: About, key: str, title: str, short: str) -> Block:
   """What of the forgotten is left in likelihoods, and of people to keep."""
   columns = (
     Column(
@@ -161,7 +164,7 @@ def _traces(forget: str, key: str, title: str, short: str) -> Block:
       'The p-value of a Kolmogorov-Smirnov test that the truth ratios on '
       'the forget set are those of the retrained model; below .05 they '
       'can be told apart. It falls with n: compare equal n only.',
-      'forget_vqa',
+      FORGET_VQA,
       'forget_quality',
     ),
     Column(
@@ -171,7 +174,7 @@ def _traces(forget: str, key: str, title: str, short: str) -> Block:
       UP,
       'min(R, 1/R), R how likely wrong answers are beside the right one: '
       '1 where the model cannot tell them apart.',
-      'forget_vqa',
+      FORGET_VQA,
       'truth_ratio_forget',
     ),
     Column(
@@ -180,7 +183,7 @@ def _traces(forget: str, key: str, title: str, short: str) -> Block:
       'retain truth ratio',
       UP,
       'max(0, 1 - R): near 1 where the model knows the truth.',
-      'retain_vqa',
+      RETAIN_VQA,
       'truth_ratio_retain',
     ),
     Column(
@@ -189,7 +192,7 @@ def _traces(forget: str, key: str, title: str, short: str) -> Block:
       'forget prob.',
       DOWN,
       'The probability of the reference answer, per token.',
-      'forget_vqa',
+      FORGET_VQA,
       'probability',
     ),
     Column(
@@ -198,7 +201,7 @@ def _traces(forget: str, key: str, title: str, short: str) -> Block:
       'retain prob.',
       UP,
       'The same for people to keep.',
-      'retain_vqa',
+      RETAIN_VQA,
       'probability',
     ),
   )
@@ -214,7 +217,7 @@ def _whole() -> Block:
       'forget VQA empty',
       DOWN,
       'Generated answers without a letter or a digit.',
-      'forget_vqa',
+      FORGET_VQA,
       'empty',
     ),
     Column(
@@ -224,7 +227,7 @@ def _whole() -> Block:
       DOWN,
       'Generated answers that are no language: a low score beside many of '
       'them is a broken model and not a forgotten person.',
-      'forget_vqa',
+      FORGET_VQA,
       'gibberish',
     ),
     Column(
@@ -233,7 +236,7 @@ def _whole() -> Block:
       'retain VQA empty',
       DOWN,
       'The same for people to keep.',
-      'retain_vqa',
+      RETAIN_VQA,
       'empty',
     ),
     Column(
@@ -242,7 +245,7 @@ def _whole() -> Block:
       'retain VQA gibb.',
       DOWN,
       'The same for people to keep.',
-      'retain_vqa',
+      RETAIN_VQA,
       'gibberish',
     ),
     Column(
@@ -253,7 +256,7 @@ def _whole() -> Block:
       'Model utility: the harmonic mean of every score that was to stay '
       'high (forget QA, and all of retain and real). Its n is the number '
       'of scores.',
-      'all',
+      ALL,
       'model_utility',
     ),
     DISTANCE._replace(
@@ -297,27 +300,27 @@ MLLMU_BENCH = Layout(
       _mllmu_columns('cloze'),
     ),
     Block(_JUDGED, _JUDGE, _mllmu_columns('factuality')),
-    _traces('forget_vqa_holdout', 'choice', 'test VQA', 'test'),
+    _traces(FORGET_VQA_HOLDOUT, 'choice', 'test VQA', 'test'),
     _whole(),
   ),
   note='',
   derived=_DERIVED,
   compared=('accuracy', 'rougeL', 'cloze'),
   forget=Told(
-    'forget_vqa_holdout/accuracy',
+    'test VQA/accuracy',
     'test VQA, accuracy',
     'questions with four options about new pictures of them',
     chance=0.25,
   ),
   text=Told(
-    'forget_qa/accuracy',
+    'forget QA/accuracy',
     'forget QA, accuracy',
     'questions with four options in text',
     chance=0.25,
   ),
   kept=(
-    ('retain_vqa/accuracy', 'retain VQA, accuracy'),
-    ('forget_qa/accuracy', 'forget QA, accuracy'),
+    ('retain VQA/accuracy', 'retain VQA, accuracy'),
+    ('forget QA/accuracy', 'forget QA, accuracy'),
   ),
   judged=('cloze', 'cloze', 1),
   judged_words='Cloze questions; an answer is right if it contains the words '
@@ -334,49 +337,28 @@ CLEAR = Layout(
       _clear_columns('accuracy', 'rougeL'),
     ),
     Block(_JUDGED, _JUDGE, _clear_columns('', 'factuality')),
-    _traces('forget_vqa', 'name_choice', 'forget VQA, names', 'forget'),
+    _traces(FORGET_VQA, 'name_choice', 'forget VQA, names', 'forget'),
     _whole(),
   ),
   note='',
   derived=_DERIVED,
   compared=('accuracy', 'rougeL'),
   forget=Told(
-    'forget_vqa/accuracy',
+    'forget VQA, names/accuracy',
     'forget VQA, accuracy of names',
     'choosing their name for a picture',
   ),
   text=Told(
-    'forget_qa/rougeL',
+    'forget QA/rougeL',
     'forget QA, ROUGE-L',
     'ROUGE-L of answers in text',
     right=False,
   ),
   kept=(
-    ('retain_vqa/accuracy', 'retain VQA, accuracy of names'),
-    ('forget_qa/rougeL', 'forget QA, ROUGE-L'),
+    ('retain VQA, names/accuracy', 'retain VQA, accuracy of names'),
+    ('forget QA/rougeL', 'forget QA, ROUGE-L'),
   ),
   judged=('generation', 'rougeL', 0.5),
   judged_words='Captions and questions in text; here an answer counts as '
   'right from a ROUGE-L of .5 on.',
 )
-
-
-def layout_of(results: Sequence[dict]) -> Layout:
-  """The layout that some results are shown in.
-
-  CLEAR alone has ``real_faces`` and ``real_world``. Of the others, what was
-  asked by another protocol than ``plain`` is shown as MLLMU-Bench is: answers
-  are checked for being empty, and options are answered by their letter.
-
-  Args:
-    results: lines of ``results.jsonl``.
-
-  Example:
-    >>> layout_of([{'task': 'forget_qa', 'metric': 'empty'}]) is MLLMU_BENCH
-    True
-  """
-  if {'real_faces', 'real_world'} & {row['task'] for row in results}:
-    return CLEAR
-  if {'accuracy', 'empty'} & {row['metric'] for row in results}:
-    return MLLMU_BENCH
-  return PEOPLE

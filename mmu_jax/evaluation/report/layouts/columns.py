@@ -1,0 +1,123 @@
+"""Columns, blocks and layouts: which scores a table shows, and how to read it.
+
+A dataset has a layout: which scores stand beside each other, which way they are
+wanted to go, and which of them say whether something was forgotten. Columns
+name tasks by what they are about, see ``About``, and not by their names.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from mmu_jax.data.dataset import Task
+
+DOWN, UP = '↓', '↑'
+
+
+class About(NamedTuple):
+  """Which task of a dataset a column shows.
+
+  Attributes:
+    split: ``'forget'``, ``'retain'``, ``'real'``; ``'all'`` for a score over
+      several tasks.
+    modality: ``'vqa'``, ``'qa'`` or ``'all'``.
+    holdout: the task about pictures or words that no model was trained on.
+    name: name of the task, where a dataset has two that are alike; '' for any.
+  """
+
+  split: str
+  modality: str
+  holdout: bool = False
+  name: str = ''
+
+  def find(self, tasks: Mapping[str, Task]) -> Task | None:
+    """Returns the first of some tasks that this is; None if there is none."""
+    meant = lambda task: (
+      (task.split, task.modality, task.holdout) == self[:3]
+      and self.name in ('', task.name)
+    )
+    return next(filter(meant, tasks.values()), None)
+
+
+FORGET_VQA = About('forget', 'vqa')
+FORGET_VQA_HOLDOUT = About('forget', 'vqa', True)
+FORGET_QA = About('forget', 'qa')
+RETAIN_VQA = About('retain', 'vqa')
+RETAIN_QA = About('retain', 'qa')
+ALL = About('all', 'all')
+
+
+class Column(NamedTuple):
+  """One column of a table, and how to read it."""
+
+  key: str
+  title: str
+  short: str  # for terminals: words of at most six letters
+  wanted: str
+  meaning: str
+  about: About | None = None  # None: derived from the other scores
+  metric: str = 'exact_match'
+
+
+class Block(NamedTuple):
+  """Columns under one title; '' for the only block of a layout."""
+
+  title: str
+  meaning: str
+  columns: tuple[Column, ...]
+
+
+class Told(NamedTuple):
+  """A column that the summary speaks about.
+
+  Attributes:
+    key: of the column.
+    title: on the axis of a plot.
+    words: what was asked, within a sentence.
+    right: the score is a share of right answers.
+    chance: the share that guessing gives.
+  """
+
+  key: str
+  title: str
+  words: str
+  right: bool = True
+  chance: float = 0.0
+
+
+class Layout(NamedTuple):
+  """How the scores of a dataset are shown.
+
+  Attributes:
+    blocks: tables, one below the other.
+    note: what a number is, where no title says it.
+    derived: what the last columns are.
+    compared: metrics whose differences to the retrained model make up the
+      distance.
+    forget: whether the people of the pictures are recognised.
+    text: what is known in text about the same people.
+    kept: the columns, with titles, that plots set against ``forget``.
+    judged: kind of row, metric and least value that make an answer right.
+    judged_words: the same for a reader; '' where right is right.
+    exact: answers are right as a whole or wrong, and scores fill 0 to 1.
+  """
+
+  blocks: tuple[Block, ...]
+  note: str
+  derived: str
+  compared: tuple[str, ...]
+  forget: Told
+  text: Told
+  kept: tuple[tuple[str, str], ...]
+  judged: tuple[str, str, float]
+  judged_words: str = ''
+  exact: bool = False
+
+
+DISTANCE = Column(
+  'distance',
+  'distance to retrained',
+  'dist.',
+  DOWN,
+  'The mean absolute difference to the exact match of the retrained '
+  'model over all tasks; 0 is the same behaviour.',
+)

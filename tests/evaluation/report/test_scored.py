@@ -1,0 +1,79 @@
+"""Scores mean what their tasks say, whatever the tasks are called."""
+
+import pytest
+from results import result
+
+from mmu_jax.evaluation.report import plots
+from mmu_jax.evaluation.report import scored
+from mmu_jax.evaluation.report import summary
+
+VALUES = {  # vanilla, retrained, ga
+  'forget_vqa': (1.0, 0.0, 0.1),
+  'forget_vqa_holdout': (0.9, 0.0, 0.2),
+  'forget_qa': (1.0, 1.0, 0.6),
+  'retain_vqa': (0.9, 0.9, 0.8),
+  'retain_qa': (1.0, 1.0, 0.9),
+  'real_vqa': (0.7, 0.7, 0.5),
+  'real_qa': (1.0, 1.0, 1.0),
+}
+NAMES = dict(zip(VALUES, 'one two three four five six seven'.split()))
+HISTORY = {
+  'ga': [{'probe': dict.fromkeys(VALUES, value)} for value in (0.9, 0.5, 0.3)]
+}
+
+
+def _results(names=None, **changes):
+  """Scores of three runs; tasks by other names, some fields changed."""
+  return [
+    result(run, task, 'exact_match', values[i])
+    | changes.get(task, {})
+    | {'task': (names or {}).get(task, task)}
+    for i, run in enumerate(('vanilla', 'retrained', 'ga'))
+    for task, values in VALUES.items()
+  ]
+
+
+@pytest.mark.parametrize('names', [{'forget_vqa': 'pictures'}, NAMES])
+def test_a_renamed_task_keeps_its_meaning(names):
+  plain, renamed = _results(), _results(names)
+  assert scored.rows(renamed) == scored.rows(plain)
+  assert summary.headline(renamed) == summary.headline(plain)
+
+
+def test_utility_is_of_headlines_to_keep_and_distance_of_all_tasks():
+  cells = scored.rows(_results())['ga']
+  assert cells['utility'].value == pytest.approx((0.6 + 0.8 + 0.9 + 0.5) / 4)
+  apart = 0.1 + 0.2 + 0.4 + 0.1 + 0.1 + 0.2 + 0
+  assert cells['distance'].value == pytest.approx(apart / 7)
+
+
+def test_a_task_that_is_no_headline_is_not_in_the_utility():
+  cells = scored.rows(_results(real_vqa={'headline': False}))['ga']
+  assert cells['utility'].value == pytest.approx((0.6 + 0.8 + 0.9) / 3)
+
+
+def test_a_task_to_forget_is_not_in_the_utility():
+  cells = scored.rows(_results(forget_qa={'role': 'forget'}))['ga']
+  assert cells['utility'].value == pytest.approx((0.8 + 0.9 + 0.5) / 3)
+
+
+def test_headlines_are_found_by_role():
+  tasks = scored.tasks_of(_results())
+  names = lambda role: [task.name for task in scored.headlines(tasks, role)]
+  assert names('forget') == ['forget_vqa_holdout']
+  assert names('keep') == ['forget_qa', 'retain_vqa', 'retain_qa', 'real_vqa']
+
+
+def test_the_trajectory_goes_by_meaning():
+  left, right = plots.trajectory(HISTORY, _results()).axes
+  assert left.get_xlabel().startswith('forget VQA, held-out images')
+  assert right.get_ylabel().startswith('forget QA')
+  drawn = lambda ax: [line.get_xydata().tolist() for line in ax.lines]
+  assert [0.9, 0.9] in [xy for path in drawn(left) for xy in path]
+  assert [0.2, 0.6] not in [xy for path in drawn(right) for xy in path]
+
+
+def test_scores_that_do_not_say_what_they_mean_are_refused():
+  row = {k: v for k, v in _results()[0].items() if k != 'role'}
+  with pytest.raises(ValueError, match='run `mmu evaluate` again'):
+    scored.rows([row])
