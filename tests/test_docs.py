@@ -131,6 +131,13 @@ def test_paths_in_a_page_exist(page):
         assert hasattr(importlib.import_module(module), attribute), path
 
 
+@each_page
+def test_a_name_that_is_said_to_be_in_a_file_is_there(page):
+  place = re.compile(r'`([A-Za-z_]+)`,?\s+(?:in|by)\s+`(mmu_jax/[\w/]+\.py)`')
+  for name, path in place.findall(pages.prose(page)):
+    assert re.search(rf'\b{name}\b', (ROOT / path).read_text()), (name, path)
+
+
 @pytest.mark.parametrize('page', [p for p in pages.PAGES if 'CHANGE' not in p])
 def test_fields_and_commands_in_a_page_exist(page):
   configs = [recipes.load(name) for name in ('people', 'mllmu_bench')]

@@ -30,7 +30,7 @@ def paper_exact(
   """Makes a config do what the published code of MMUnlearner did, in float32.
 
   Our defaults differ where that code differs from its paper, or lets weights
-  move that it means to freeze; the README lists each difference and its
+  move that it means to freeze; docs/published_code.md lists each one and its
   effect. Effects of half precision are not reproduced.
 
   Args:
