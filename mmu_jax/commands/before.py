@@ -31,7 +31,11 @@ def _add_plan(parser):
 
 def _plan(args):
   """Prints the needs of a job; touches no accelerator."""
+  import gc
+
   import jax
+
+  gc.disable()  # saves a tenth of the seconds that this process lives
 
   # No environment variable: a config of its own may have imported JAX.
   jax.config.update('jax_platforms', 'cpu')
