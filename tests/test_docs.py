@@ -3,7 +3,8 @@
 A block of code in a page is run: Python as a doctest, all of a page in one go,
 and shell line by line. A block with ``<!-- file: NAME -->`` above it is written
 to that file first. A block that cannot be run says so in a comment above it,
-``<!-- not run: reason -->``; its ``mmu`` commands are still parsed.
+``<!-- not run: reason -->``; its ``mmu`` commands are still parsed. Above a
+doctest with skipped lines stands ``<!-- skips: reason -->``.
 """
 
 import doctest
@@ -96,6 +97,7 @@ def test_a_block_runs_or_says_why_not(page):
   for block in pages.blocks(page):
     runs = block.language == 'shell' or '>>>' in block.text
     assert runs or (block.mark and block.said), f'{page}:{block.line}'
+    assert ('+SKIP' in block.text) == (block.mark == 'skips'), block
   assert '```' not in pages.prose(page), 'a fence is not closed'
   assert not re.search(r'^    (mmu|make|python|pip) ', pages.prose(page), re.M)
 

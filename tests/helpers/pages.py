@@ -18,7 +18,7 @@ PAGES = tuple(
   )
 )
 _BLOCK = re.compile(
-  r'(?:^[ ]*<!-- (not run|file): ([^\n]*?) -->\n)?'
+  r'(?:^[ ]*<!-- (not run|file|skips): ([^\n]*?) -->\n)?'
   r'^([ ]*)```(\w*)\n(.*?)^\3```$',
   re.DOTALL | re.MULTILINE,
 )
@@ -31,7 +31,8 @@ class Block(NamedTuple):
     line: line of the page where its code begins.
     language: word behind the fence, '' for none.
     text: the code, without the indentation of the fence.
-    mark: 'not run', 'file', or '' for a block without a comment above it.
+    mark: 'not run', 'file', 'skips' (lines of a doctest), or '' for a block
+      without a comment above it.
     said: rest of the comment: the reason, or the name of the file.
   """
 
