@@ -4,9 +4,12 @@
 losses, saliency, masks and optimizers see pytrees and nothing else.
 """
 
-from mmu_jax.models import versions
+from importlib.metadata import version
 
-versions.check_installed()  # before Flax is imported, which fails obscurely
+from mmu_jax.models.versions import check_pair
+
+# Before Flax is imported, which fails obscurely.
+check_pair(version('jax'), version('flax'))
 
 from mmu_jax.models.hub.loading import load
 from mmu_jax.models.hub.saving import save

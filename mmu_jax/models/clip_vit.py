@@ -63,19 +63,6 @@ class ClipAttention(nnx.Module):
     return self.out_proj(out.reshape(x.shape))
 
 
-class ClipMlp(nnx.Module):
-  """Two linear layers with an activation between."""
-
-  def __init__(self, config: ClipVisionConfig, dtype, rngs: nnx.Rngs):
-    d, hidden = config.hidden_size, config.intermediate_size
-    self.fc1 = nnx.Linear(d, hidden, dtype=dtype, rngs=rngs)
-    self.fc2 = nnx.Linear(hidden, d, dtype=dtype, rngs=rngs)
-    self.act = layers_lib.ACTIVATIONS[config.hidden_act]
-
-  def __call__(self, x: jax.Array) -> jax.Array:
-    return self.fc2(self.act(self.fc1(x)))
-
-
 class ClipLayer(nnx.Module):
   """A pre-norm transformer layer."""
 
@@ -83,7 +70,13 @@ class ClipLayer(nnx.Module):
     norm = lambda: _norm(config, dtype, rngs)
     self.layer_norm1, self.layer_norm2 = norm(), norm()
     self.self_attn = ClipAttention(config, dtype, rngs)
-    self.mlp = ClipMlp(config, dtype, rngs)
+    self.mlp = layers_lib.Mlp(
+      config.hidden_size,
+      config.intermediate_size,
+      config.hidden_act,
+      dtype,
+      rngs,
+    )
 
   def __call__(self, x: jax.Array, implementation: str) -> jax.Array:
     x = x + self.self_attn(self.layer_norm1(x), implementation)
@@ -120,17 +113,6 @@ class ClipEmbeddings(nnx.Module):
     return x + self.position_embedding(jnp.arange(x.shape[1]))
 
 
-class ClipEncoder(nnx.Module):
-  """The stacked layers, under the name that the checkpoint gives them."""
-
-  def __init__(self, config: ClipVisionConfig, dtype, rngs: nnx.Rngs):
-    self.layers = layers_lib.stack(
-      lambda rngs: ClipLayer(config, dtype, rngs),
-      config.num_hidden_layers,
-      rngs,
-    )
-
-
 class ClipVisionModel(nnx.Module):
   """CLIP's image encoder without its pooled output."""
 
@@ -138,7 +120,12 @@ class ClipVisionModel(nnx.Module):
     norm = lambda: _norm(config, dtype, rngs)
     self.embeddings = ClipEmbeddings(config, dtype, rngs)
     self.pre_layrnorm = norm()  # spelled as in every CLIP checkpoint
-    self.encoder = ClipEncoder(config, dtype, rngs)
+    layers = layers_lib.stack_layers(
+      lambda rngs: ClipLayer(config, dtype, rngs),
+      config.num_hidden_layers,
+      rngs,
+    )
+    self.encoder = nnx.Dict(layers=layers)
     self.post_layernorm = norm()  # in the checkpoint; LLaVA does not use it
 
   def __call__(
@@ -153,7 +140,7 @@ class ClipVisionModel(nnx.Module):
 
     Args:
       pixel_values: ``[B, 3, height, width]``.
-      num_layers: how many layers to run, from the first.
+      num_layers: number of layers to run, from the first.
       attention: implementation of ``jax.nn.dot_product_attention``.
       remat: a key of ``layers.REMAT``.
 
@@ -161,7 +148,7 @@ class ClipVisionModel(nnx.Module):
       ``[B, N + 1, D]``; the class token comes first.
     """
     x = self.pre_layrnorm(self.embeddings(pixel_values))
-    x, _ = layers_lib.scan(
+    x, _ = layers_lib.scan_layers(
       self.encoder.layers,
       lambda layer, x, _: (layer(x, attention), None),
       x,
@@ -169,13 +156,6 @@ class ClipVisionModel(nnx.Module):
       remat=remat,
     )
     return x
-
-
-class ClipVisionTower(nnx.Module):
-  """Holds the model under the name ``vision_model``, as checkpoints do."""
-
-  def __init__(self, config: ClipVisionConfig, dtype, rngs: nnx.Rngs):
-    self.vision_model = ClipVisionModel(config, dtype, rngs)
 
 
 def _norm(config: ClipVisionConfig, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:

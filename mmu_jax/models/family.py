@@ -12,6 +12,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from mmu_jax.models.llama import LlamaConfig
 from mmu_jax.sharding import Rules
 from mmu_jax.typing import Batch
 
@@ -33,8 +34,7 @@ class Family:
     name: key in ``MODELS``; model names of configs and notes of checkpoints.
     config: dataclass of its sizes, with ``text_config`` and ``vision_config``;
       the defaults are its 7B model.
-    module: the model; it has ``decoder``, ``embed``, ``image_features`` and
-      ``logits``.
+    module: the model; it has ``decoder``, ``image_features`` and ``logits``.
     components: component -> regex over leaf names.
     partition_rules: (regex over leaf names, PartitionSpec), for ``sharding``.
     read_config: ``read_config(raw, options) -> config``, from the fields of
@@ -77,6 +77,18 @@ class Family:
   hub_type: str = ''
 
 
+def widths(
+  text: LlamaConfig, *, layers: int, split: int, heads: int, picture: int
+) -> Mapping[str, Any]:
+  """Returns ``Family.widths`` from sizes of the tower and of the decoder."""
+  return {
+    'layers': (layers, text.num_hidden_layers),
+    'split': (split, text.intermediate_size, text.vocab_size),
+    'heads': (heads, text.num_attention_heads, text.num_key_value_heads),
+    'picture': picture,
+  }
+
+
 def abstract_text(rows: int, length: int) -> Batch:
   """Returns the shapes and dtypes that batches of all families share.
 
@@ -88,14 +100,7 @@ def abstract_text(rows: int, length: int) -> Batch:
     >>> abstract_text(2, 5)['tokens']
     ShapeDtypeStruct(shape=(2, 5), dtype=int32)
   """
-  names = (
-    'tokens',
-    'positions',
-    'documents',
-    'branches',
-    'image_slots',
-    'targets',
-  )
+  names = ('tokens', 'positions', 'documents', 'branches', 'image_slots')
   ints = jax.ShapeDtypeStruct((rows, length), jnp.int32)
   floats = jax.ShapeDtypeStruct((rows, length), jnp.float32)
-  return dict.fromkeys(names, ints) | {'weights': floats}
+  return dict.fromkeys((*names, 'targets'), ints) | {'weights': floats}

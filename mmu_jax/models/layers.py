@@ -17,13 +17,13 @@ REMAT = {
 }
 
 
-def stack(
+def stack_layers(
   make: Callable[[nnx.Rngs], nnx.Module], num_layers: int, rngs: nnx.Rngs
 ) -> nnx.Module:
   """Makes layers of one kind whose parameters share a leading layer axis.
 
   Args:
-    make: builds one layer from its random stream.
+    make: function of a random stream that builds one layer.
     num_layers: number of layers, >= 1.
     rngs: the random streams, split for the layers.
 
@@ -34,7 +34,7 @@ def stack(
   return split(nnx.vmap(make, in_axes=0, out_axes=0))(rngs)
 
 
-def scan(
+def scan_layers(
   layers: nnx.Module,
   apply: Callable[[nnx.Module, jax.Array, Any], tuple[jax.Array, Any]],
   x: jax.Array,
@@ -46,7 +46,7 @@ def scan(
   """Runs stacked layers one after the other, compiled once for any depth.
 
   Args:
-    layers: stacked layers, from ``stack``.
+    layers: stacked layers, from ``stack_layers``.
     apply: function of one layer, ``apply(layer, x, extra) -> (x, extra)``.
     x: input of the first layer, for example ``[B, L, D]``.
     per_layer: pytree with a leading layer axis, such as a KV cache.
@@ -71,19 +71,28 @@ def scan(
   return jax.lax.scan(body, x, (params, per_layer))
 
 
-def quick_gelu(x: jax.Array) -> jax.Array:
-  """x * sigmoid(1.702 x), the activation that CLIP was trained with."""
-  return x * jax.nn.sigmoid(1.702 * x)
-
-
 ACTIVATIONS = {
-  'quick_gelu': quick_gelu,
+  'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x),  # as CLIP was trained
   'gelu': lambda x: jax.nn.gelu(x, approximate=False),
   'silu': jax.nn.silu,
 }
 
 
-def place(x: jax.Array, features: jax.Array, slots: jax.Array) -> jax.Array:
+class Mlp(nnx.Module):
+  """Two linear layers with an activation between, as in both vision towers."""
+
+  def __init__(self, width: int, hidden: int, act: str, dtype, rngs: nnx.Rngs):
+    self.fc1 = nnx.Linear(width, hidden, dtype=dtype, rngs=rngs)
+    self.fc2 = nnx.Linear(hidden, width, dtype=dtype, rngs=rngs)
+    self.act = ACTIVATIONS[act]
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self.fc2(self.act(self.fc1(x)))
+
+
+def fill_slots(
+  x: jax.Array, features: jax.Array, slots: jax.Array
+) -> jax.Array:
   """Puts image features where the tokens of a sequence stand for them.
 
   Args:

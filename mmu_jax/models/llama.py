@@ -95,11 +95,11 @@ def rotary(
 
   Args:
     positions: int; ``[B, L]``, or ``[B, L, 3]`` with ``mrope_section``.
-    head_dim: even.
+    head_dim: width of an attention head, even.
     theta: base of the wavelengths.
-    mrope_section: how many of the ``head_dim / 2`` frequencies follow time,
-      row and column; not read for positions ``[B, L]``, which stand for three
-      equal ones.
+    mrope_section: numbers of the ``head_dim / 2`` frequencies that follow
+      time, row and column; not read for positions ``[B, L]``, which stand for
+      three equal ones.
 
   Returns:
     Two float32 arrays ``[B, L, 1, head_dim]``.
@@ -202,7 +202,7 @@ class LlamaModel(nnx.Module):
       dtype=dtype,
       rngs=rngs,
     )
-    self.layers = layers_lib.stack(
+    self.layers = layers_lib.stack_layers(
       lambda rngs: LlamaLayer(config, dtype, rngs),
       config.num_hidden_layers,
       rngs,
@@ -228,7 +228,7 @@ class LlamaModel(nnx.Module):
       mask: ``[B, L, S]`` bool, which of S keys a token sees; S is L, or the
         size of the cache.
       cache: keys and values so far, or None.
-      slot: where in the cache the L new tokens go.
+      slot: place in the cache where the L new tokens go.
       attention: implementation of ``jax.nn.dot_product_attention``.
       remat: a key of ``layers.REMAT``.
 
@@ -242,7 +242,7 @@ class LlamaModel(nnx.Module):
     apply = lambda layer, x, cache: layer(
       x, cache, cos=cos, sin=sin, mask=mask, slot=slot, implementation=attention
     )
-    x, cache = layers_lib.scan(self.layers, apply, x, cache, remat=remat)
+    x, cache = layers_lib.scan_layers(self.layers, apply, x, cache, remat=remat)
     return self.norm(x), cache
 
 
@@ -271,8 +271,8 @@ def attention_mask(documents: jax.Array, branches: jax.Array) -> jax.Array:
   """Which token sees which: earlier ones of its document and its branch.
 
   Padding sees all real tokens before it and nobody sees padding, as in right-
-  padded batches of transformers: no result depends on what it computes, but
-  for the published KL, which counts it.
+  padded batches of transformers. Its outputs matter to no result except the
+  published KL, which counts them.
 
   Args:
     documents: ``[B, L]`` int, 0 for padding.

@@ -13,9 +13,10 @@ from mmu_jax import sharding
 from mmu_jax.errors import UserError
 from mmu_jax.models import layers as layers_lib
 from mmu_jax.models.clip_vit import ClipVisionConfig
-from mmu_jax.models.clip_vit import ClipVisionTower
+from mmu_jax.models.clip_vit import ClipVisionModel
 from mmu_jax.models.family import abstract_text
 from mmu_jax.models.family import Family
+from mmu_jax.models.family import widths
 from mmu_jax.models.hub.config_fields import clip
 from mmu_jax.models.hub.config_fields import decoder
 from mmu_jax.models.hub.config_fields import part
@@ -130,9 +131,8 @@ class Llava(nnx.Module):
 
   def __init__(self, config: LlavaConfig, rngs: nnx.Rngs):
     self.config = config
-    self.vision_tower = ClipVisionTower(
-      config.vision_config, config.dtype, rngs
-    )
+    tower = ClipVisionModel(config.vision_config, config.dtype, rngs)
+    self.vision_tower = nnx.Dict(vision_model=tower)
     self.multi_modal_projector = Projector(config, rngs)
     self.language_model = Llama(config.text_config, config.dtype, rngs)
 
@@ -141,10 +141,11 @@ class Llava(nnx.Module):
     """The layers between embeddings and logits."""
     return self.language_model.model
 
-  def encode(self, pixel_values: jax.Array) -> jax.Array:
-    """Maps images ``[B, 3, height, width]`` to their tokens ``[B, N, D]``."""
+  def image_features(self, batch: Batch) -> jax.Array:
+    """Returns the image tokens ``[B, I * N, D]`` of every row."""
+    pixels = batch['pixel_values']  # [B, I, 3, height, width]
     x = self.vision_tower.vision_model(
-      pixel_values.astype(self.config.dtype),
+      pixels.reshape(-1, *pixels.shape[2:]).astype(self.config.dtype),
       num_layers=self.config.num_vision_layers,
       attention=self.config.attention,
       remat=self.config.remat,
@@ -152,20 +153,8 @@ class Llava(nnx.Module):
     # These constraints keep rows in order: without them, the compiler's
     # backward pass swapped the rows of two devices at this point.
     x = sharding.split_rows(x[:, self.config.first_image_token :])
-    return sharding.split_rows(self.multi_modal_projector(x))
-
-  def image_features(self, batch: Batch) -> jax.Array:
-    """Returns the image tokens ``[B, I * N, D]`` of every row."""
-    pixels = batch['pixel_values']  # [B, I, 3, height, width]
-    features = self.encode(pixels.reshape(-1, *pixels.shape[2:]))
-    return features.reshape(pixels.shape[0], -1, features.shape[-1])
-
-  def embed(self, batch: Batch) -> jax.Array:
-    """Embeds tokens ``[B, L]`` and puts image features in their slots."""
-    x = self.decoder.embed_tokens(batch['tokens'])
-    if not batch['pixel_values'].shape[1]:
-      return x
-    return layers_lib.place(x, self.image_features(batch), batch['image_slots'])
+    x = sharding.split_rows(self.multi_modal_projector(x))
+    return x.reshape(pixels.shape[0], -1, x.shape[-1])
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """Maps hidden states ``[..., D]`` to logits ``[..., V]``."""
@@ -235,23 +224,16 @@ def _abstract_batch(
   return abstract_text(rows, length) | {'pixel_values': pixels}
 
 
-def _widths(config: LlavaConfig) -> dict[str, Any]:
+def _widths(config: LlavaConfig) -> Mapping[str, Any]:
   """Sizes by which a plan of memory knows an activation."""
-  vision, text = config.vision_config, config.text_config
-  return {
-    'layers': (config.num_vision_layers, text.num_hidden_layers),
-    'split': (
-      vision.intermediate_size,
-      text.intermediate_size,
-      text.vocab_size,
-    ),
-    'heads': (
-      vision.num_attention_heads,
-      text.num_attention_heads,
-      text.num_key_value_heads,
-    ),
-    'picture': 1,
-  }
+  vision = config.vision_config
+  return widths(
+    config.text_config,
+    layers=config.num_vision_layers,
+    split=vision.intermediate_size,
+    heads=vision.num_attention_heads,
+    picture=1,
+  )
 
 
 FAMILY = Family(

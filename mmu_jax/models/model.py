@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from mmu_jax import sharding
 from mmu_jax.errors import UserError
+from mmu_jax.models import layers
 from mmu_jax.models import llama
 from mmu_jax.models import llava
 from mmu_jax.models import qwen2_vl
@@ -95,16 +96,14 @@ def build(config: Any) -> Model:
   def merge(params: Params) -> nnx.Module:
     return nnx.merge(definition, nnx.State(params))
 
-  def decode(module, x, positions, mask, cache=None, slot=0):
-    return module.decoder(
-      x,
-      positions,
-      mask,
-      cache,
-      slot,
-      attention=config.attention,
-      remat=config.remat,
-    )
+  ways = dict(attention=config.attention, remat=config.remat)
+
+  def embed(module, batch):
+    x = module.decoder.embed_tokens(batch['tokens'])
+    if batch['pixel_values'].shape[1]:  # room for images
+      features = module.image_features(batch)
+      x = layers.fill_slots(x, features, batch['image_slots'])
+    return sharding.split_rows(x)
 
   @jax.jit
   def init(key):
@@ -114,12 +113,12 @@ def build(config: Any) -> Model:
   def forward(params, batch):
     module = merge(params)
     mask = llama.attention_mask(batch['documents'], batch['branches'])
-    x = sharding.split_rows(module.embed(batch))
+    x = embed(module, batch)
     # Padding trains no embedding, as with torch's padding_idx. Only a loss that
     # counts padding, the published KL, can tell.
     real = batch['documents'][..., None] > 0  # [B, L, 1]
     x = jnp.where(real, x, jax.lax.stop_gradient(x))
-    hidden, _ = decode(module, x, batch['positions'], mask)
+    hidden, _ = module.decoder(x, batch['positions'], mask, **ways)
     return sharding.split_rows(module.logits(hidden), last='tensor')
 
   def image_features(params, batch):
@@ -131,8 +130,8 @@ def build(config: Any) -> Model:
     mask = llama.attention_mask(batch['documents'], batch['branches'])
     mask = jnp.pad(mask, ((0, 0), (0, 0), (0, cache_size - length)))
     cache = llama.make_cache(config.text_config, rows, cache_size, config.dtype)
-    x = sharding.split_rows(module.embed(batch))
-    hidden, cache = decode(module, x, batch['positions'], mask, cache)
+    x = embed(module, batch)
+    hidden, cache = module.decoder(x, batch['positions'], mask, cache, **ways)
     hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
     logits = sharding.split_rows(module.logits(hidden), last='tensor')
     return logits, cache
@@ -140,8 +139,8 @@ def build(config: Any) -> Model:
   def extend(params, tokens, positions, visible, slot, cache):
     module = merge(params)
     x = module.decoder.embed_tokens(tokens[:, None])
-    hidden, cache = decode(
-      module, x, positions[:, None], visible[:, None], cache, slot
+    hidden, cache = module.decoder(
+      x, positions[:, None], visible[:, None], cache, slot, **ways
     )
     logits = sharding.split_rows(module.logits(hidden[:, 0]), last='tensor')
     return logits, cache

@@ -1,6 +1,6 @@
 """A check that the installed versions of JAX and Flax fit each other."""
 
-import importlib.metadata
+import re
 
 
 def check_pair(jax: str, flax: str) -> None:
@@ -24,21 +24,13 @@ def check_pair(jax: str, flax: str) -> None:
     ImportError: flax 0.12.9 does not work with jax 0.11.2; upgrade with: pip \
 install 'flax>=0.12.10'
   """
-  if _numbers(jax) >= (0, 11, 2) and _numbers(flax) <= (0, 12, 9):
+  if _numbers(jax) >= [0, 11, 2] and _numbers(flax) <= [0, 12, 9]:
     raise ImportError(
       f'flax {flax} does not work with jax {jax}; upgrade with: pip install '
       "'flax>=0.12.10'"
     )
 
 
-def check_installed() -> None:
-  """Checks the installed JAX and Flax."""
-  check_pair(
-    importlib.metadata.version('jax'), importlib.metadata.version('flax')
-  )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-  """The first three numbers of a version: '0.12.0.1' -> (0, 12, 0)."""
-  parts = version.split('.')[:3]
-  return tuple(int(''.join(filter(str.isdigit, p)) or 0) for p in parts)
+def _numbers(version: str) -> list[int]:
+  """The first three numbers of a version: '0.12.0.1' -> [0, 12, 0]."""
+  return [int(n) for n in re.findall(r'\d+', version)[:3]]

@@ -1,0 +1,39 @@
+"""The tower of Qwen2-VL: images of a row do not see each other."""
+
+import families
+import jax
+import numpy as np
+import pytest
+
+from mmu_jax import models
+from mmu_jax.models import qwen2_vit
+
+pytestmark = pytest.mark.usefixtures('quick_compile')
+
+
+def test_an_image_does_not_feel_the_pixels_of_another():
+  case = families.CASES['qwen2_vl']
+  model = models.from_options('qwen2_vl', 48, **case.options)
+  params = model.init(jax.random.key(0))
+  rng = np.random.default_rng(1)
+  pixels = rng.normal(size=(1, 16, model.config.vision_config.patch_dim))
+  batch = dict(
+    pixel_values=pixels.astype(np.float32),
+    patch_images=np.repeat([[1, 2]], 8, axis=1).reshape(1, 16),
+    patch_positions=np.zeros((1, 16, 2), np.int32),
+  )
+  features = jax.jit(model.image_features)
+  before = features(params, batch)[0]
+  batch['pixel_values'][:, 9] += 1  # a patch of the second image
+  changed = np.any(features(params, batch)[0] != before, axis=-1)
+  assert changed.tolist() == [False, False, True, True]
+
+
+def test_heads_of_the_tower_must_hold_pairs_for_row_and_column():
+  with pytest.raises(ValueError, match='multiple of 4 num_heads'):
+    qwen2_vit.Qwen2VLVisionConfig(embed_dim=30)
+
+
+def test_the_published_tower_reads_two_frames_of_14_x_14_pixels():
+  config = qwen2_vit.Qwen2VLVisionConfig()
+  assert (config.patch_dim, config.head_dim) == (3 * 2 * 14 * 14, 80)
