@@ -9,11 +9,12 @@ INSTALLED := $(VENV)/installed
 TORCH_INSTALLED := $(VENV)/torch_installed
 WORKDIR ?= runs/people
 
-.PHONY: help install demo test scale coverage parity clean
+.PHONY: help install demo test check scale coverage parity clean
 
 help:
 	@echo "make demo      make people, train, unlearn, report (WORKDIR=$(WORKDIR))"
-	@echo "make test      run the tests"
+	@echo "make test      look over form and types, and run the tests"
+	@echo "make check     look over form and types alone"
 	@echo "make scale     whole jobs on many devices and processes, and killed"
 	@echo "make coverage  run the tests and show what they cover"
 	@echo "make parity    compare with transformers in torch (installs torch)"
@@ -37,8 +38,14 @@ demo: $(INSTALLED)
 # Two processes, each with whole files: fixtures are made once.
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
-test: $(INSTALLED)
+test: check
 	$(PYTEST)
+
+# Form, common mistakes, and the types of the public functions.
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 # Whole jobs in processes of their own; each needs both cores.
 scale: $(INSTALLED)

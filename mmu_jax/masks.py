@@ -39,7 +39,7 @@ def pack(mask: Mask) -> Mask:
     {'w': Array([160], dtype=uint8)}
   """
 
-  def pack_leaf(name, leaf):
+  def pack_leaf(name: str, leaf: jax.Array) -> jax.Array:
     if leaf.dtype != bool:
       raise TypeError(
         f'pack takes bool masks; {name!r} is {leaf.dtype}. Compare first, '
@@ -107,7 +107,7 @@ def exempt(mask: Mask, rule: str) -> Mask:
       f"{next(iter(names))!r}. Use '' to exempt none."
     )
 
-  def free(name, leaf):
+  def free(name: str, leaf: jax.Array) -> jax.Array:
     if not re.match(rule, name):
       return leaf
     return jnp.full_like(leaf, True if leaf.dtype == bool else 255)
@@ -138,7 +138,8 @@ def density(
   totals = dict(zip(leaves, total(list(leaves.values()))))
   groups = {'all': list(leaves)}
   for name in leaves if components else ():
-    groups.setdefault(tree_lib.component_of(name, components), []).append(name)
+    component = tree_lib.component_of(name, components or {})
+    groups.setdefault(component, []).append(name)
   size = lambda names: max(sum(leaves[n].size for n in names), 1)
   return {
     group: sum(totals[n] for n in names) / size(names)
@@ -173,7 +174,8 @@ def density_by_layer(
     if tree_lib.STACKS & set(name.split('/'))
   }
   found = total(list(leaves.values()), by_layer=True)
-  totals, sizes = {}, {}
+  totals: dict[str, Any] = {}
+  sizes: dict[str, int] = {}
   for (name, leaf), each in zip(leaves.items(), found):
     component = tree_lib.component_of(name, components)
     totals[component] = totals.get(component, 0) + each
@@ -210,16 +212,15 @@ def random_like(mask: Mask, key: jax.Array) -> Mask:
     mask: bool mask to imitate.
     key: a ``jax.random`` key.
   """
-  leaves, structure = jax.tree.flatten(mask)
+  leaves = jax.tree.leaves(mask)
   _check_bool(leaves)
   keys = jax.random.split(key, len(leaves))
   places = [getattr(leaf, 'sharding', None) for leaf in leaves]
-  return structure.unflatten(map(_shuffle, leaves, keys, places))
+  made = map(_shuffle, leaves, keys, places)
+  return jax.tree.unflatten(jax.tree.structure(mask), made)
 
 
-def total(
-  leaves: Sequence[jax.Array], by_layer: bool = False
-) -> list[int] | list[np.ndarray]:
+def total(leaves: Sequence[jax.Array], by_layer: bool = False) -> list[Any]:
   """Counts the True entries of some arrays, on the devices that have them.
 
   Args:
@@ -229,7 +230,7 @@ def total(
   Returns:
     A number for each array, or an int64 array ``[layers]``.
   """
-  _check_bool(leaves)
+  _check_bool(list(leaves))
   found = _count_each(list(leaves), by_layer)
   return [x if by_layer else int(x) for x in map(to_int, found)]
 
@@ -263,14 +264,14 @@ def to_int(counts: Any) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _count_each(leaves, by_layer):
+def _count_each(leaves: list[jax.Array], by_layer: bool) -> list[jax.Array]:
   """The count of each leaf, or of each of its layers."""
   count_one = jax.vmap(count) if by_layer else count
   return sharding.replicate([count_one(x) for x in leaves])
 
 
 @jax.jit
-def _count_pairs(a, b):
+def _count_pairs(a: list[jax.Array], b: list[jax.Array]) -> jax.Array:
   """The counts of ``a & b`` and of ``a | b``, leaf by leaf: [2, leaves, 2]."""
   pairs = list(zip(a, b))
   both = jnp.stack([count(x & y) for x, y in pairs])
@@ -279,14 +280,14 @@ def _count_pairs(a, b):
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _shuffle(mask, key, place):
+def _shuffle(mask: jax.Array, key: jax.Array, place: Any) -> jax.Array:
   """A random leaf with as many True entries, where the leaf is."""
   draws = jax.random.bits(key, mask.shape, jnp.uint32)
   if place is not None and len(place.device_set) > 1:
     draws = jax.lax.with_sharding_constraint(draws, place)
   k = count(mask)
 
-  def bit(i, bound):
+  def bit(i: jax.Array, bound: jax.Array) -> jax.Array:
     higher = bound | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
     found = count(draws >= higher)
     enough = (found[0] > k[0]) | ((found[0] == k[0]) & (found[1] >= k[1]))

@@ -12,8 +12,9 @@ objects and compile once.
 
 from collections.abc import Callable, Iterable
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from mmu_jax import losses
@@ -97,7 +98,9 @@ def ascend_by(alpha: float) -> LossFn:
   if alpha == 1:
     return ascend
 
-  def weighted_ascent(forward, params, ref_params, batch):
+  def weighted_ascent(
+    forward: Forward, params: Params, ref_params: Params, batch: Batch
+  ) -> Scalar:
     return alpha * ascend(forward, params, ref_params, batch)
 
   return weighted_ascent
@@ -128,7 +131,14 @@ def descend_near_reference_everywhere(
   )
 
 
-def _near_reference(forward, params, ref_params, batch, where, scale=1.0):
+def _near_reference(
+  forward: Forward,
+  params: Params,
+  ref_params: Params,
+  batch: Batch,
+  where: jax.Array,
+  scale: jax.typing.ArrayLike = 1.0,
+) -> Scalar:
   """Cross-entropy + scale * the mean KL over some positions."""
   logits = forward(params, batch)
   nll = losses.nll(logits, batch['targets'], batch['weights'])
@@ -146,7 +156,9 @@ KL_OVER = {
 def preference_against(beta: float) -> LossFn:
   """The NPO loss over the answers of a batch, one term for each answer."""
 
-  def npo_loss(forward, params, ref_params, batch):
+  def npo_loss(
+    forward: Forward, params: Params, ref_params: Params, batch: Batch
+  ) -> Scalar:
     answers = batch['weights'], batch['documents'], batch['branches']
     targets = batch['targets']
     log_probs = losses.token_log_probs(forward(params, batch), targets)
@@ -166,7 +178,9 @@ def batch_preference_against(beta: float) -> LossFn:
   that with Adam it is nearly gradient ascent.
   """
 
-  def npo_loss(forward, params, ref_params, batch):
+  def npo_loss(
+    forward: Forward, params: Params, ref_params: Params, batch: Batch
+  ) -> Scalar:
     nll = descend(forward, params, None, batch)
     ref_nll = descend(forward, ref_params, None, batch)
     return losses.npo(nll, ref_nll, beta=beta)
@@ -313,12 +327,12 @@ METHODS: dict[str, Callable[..., tuple[Turn, ...]]] = {
 }
 
 
-def make(name: str, **options) -> tuple[Turn, ...]:
+def make(name: str, **options: Any) -> tuple[Turn, ...]:
   """Returns the turns of a method by name.
 
   Args:
     name: a key of ``METHODS``.
-    **options: its arguments, for example ``forget_every=2``.
+    **options: keyword arguments of the method, for example ``forget_every=2``.
 
   Raises:
     ValueError: if the name is unknown; lists the known ones.

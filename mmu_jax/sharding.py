@@ -95,7 +95,7 @@ def axis_sizes(spec: str) -> dict[str, int]:
 
 
 def spec_of(
-  name: str, shape: Sequence[int], rules: Rules, mesh: Mesh
+  name: str, shape: Sequence[int], rules: Rules, mesh: Mesh | AbstractMesh
 ) -> PartitionSpec:
   """Returns how a leaf is split.
 
@@ -123,7 +123,7 @@ def spec_of(
   )
 
 
-def _parts(axis: str | tuple[str, ...], mesh: Mesh) -> int:
+def _parts(axis: str | tuple[str, ...], mesh: Mesh | AbstractMesh) -> int:
   """Into how many parts an axis of a rule, or several of them, split."""
   axes = (axis,) if isinstance(axis, str) else axis
   unknown = [name for name in axes if name not in mesh.shape]
@@ -189,7 +189,9 @@ def constrain(tree: Any, rules: Rules) -> Any:
   )
 
 
-def split_rows(x: jax.Array, axis: int = 0, last: str | None = None):
+def split_rows(
+  x: jax.Array, axis: int = 0, last: str | None = None
+) -> jax.Array:
   """Splits the rows of an activation over the mesh that is set, if one is.
 
   Without it the compiler may keep weights where they are and give every device
@@ -205,7 +207,7 @@ def split_rows(x: jax.Array, axis: int = 0, last: str | None = None):
   mesh = _mesh()
   if mesh is None:
     return x
-  parts = [None] * x.ndim
+  parts: list[Any] = [None] * x.ndim
   if x.shape[axis] % row_parts(mesh) == 0:
     parts[axis] = ROWS
   if last is not None and x.shape[-1] % mesh.shape[last] == 0:
@@ -256,7 +258,9 @@ def local_rows(total: int, mesh: Mesh) -> np.ndarray:
     mesh: of all processes.
   """
   parts = batch_sharding(mesh).addressable_devices_indices_map((total,))
-  return np.unique([np.arange(total)[rows] for (rows,) in parts.values()])
+  return np.unique(
+    [np.arange(total)[index[0]] for index in parts.values() if index]
+  )
 
 
 def place(batch: Any, mesh: Mesh, total: int) -> Any:
@@ -283,7 +287,7 @@ def place(batch: Any, mesh: Mesh, total: int) -> Any:
   mine = local_rows(total, mesh)
   sharding = batch_sharding(mesh)
 
-  def make(x):
+  def make(x: np.ndarray) -> jax.Array:
     if len(x) != len(mine):
       raise UserError(
         f'this process holds {len(mine)} of the {total} rows of a batch; '
@@ -295,7 +299,7 @@ def place(batch: Any, mesh: Mesh, total: int) -> Any:
   return jax.tree.map(make, batch)
 
 
-def share(num_rows: int) -> Sequence[int]:
+def share(num_rows: int) -> Sequence[int] | np.ndarray:
   """Which rows of a batch this process makes, for the mesh that is set.
 
   Rows beyond ``num_rows`` are padding. Without a mesh it makes all rows, and no

@@ -62,7 +62,14 @@ def mask_updates() -> optax.GradientTransformationExtraArgs:
     Fan et al., SalUn, 2024 (https://arxiv.org/abs/2310.12508).
   """
 
-  def update(updates, state, params=None, *, mask: Mask = None, **extra):
+  def update(
+    updates: Any,
+    state: Any,
+    params: Any = None,
+    *,
+    mask: Mask = None,
+    **extra: Any,
+  ) -> tuple[Any, Any]:
     del params, extra
     return _masked(updates, mask), state
 
@@ -114,8 +121,14 @@ def project_updates(
     )
 
   def update(
-    updates, state, params=None, *, against=None, mask: Mask = None, **extra
-  ):
+    updates: Any,
+    state: Any,
+    params: Any = None,
+    *,
+    against: Any = None,
+    mask: Mask = None,
+    **extra: Any,
+  ) -> tuple[Any, Any]:
     del params, extra
     if against is None:
       return updates, state
@@ -177,7 +190,7 @@ def apply_updates(
 class ScaleByHfAdamState(NamedTuple):
   """Moments of ``hf_adamw``."""
 
-  count: jax.Array  # [] int32
+  count: jax.Array  # type: ignore[assignment]  # [] int32; tuples count too
   mu: optax.Updates
   nu: optax.Updates
 
@@ -225,14 +238,16 @@ def hf_adamw(
     (https://arxiv.org/abs/1711.05101).
   """
 
-  def init(params):
+  def init(params: Any) -> ScaleByHfAdamState:
     return ScaleByHfAdamState(
       count=jnp.zeros([], jnp.int32),
       mu=optax.tree.zeros_like(params),
       nu=optax.tree.zeros_like(params),
     )
 
-  def update(updates, state, params=None, **extra):
+  def update(
+    updates: Any, state: Any, params: Any = None, **extra: Any
+  ) -> tuple[Any, Any]:
     del extra
     count = optax.safe_increment(state.count)
     lr = (
@@ -287,4 +302,5 @@ def _dot(a: Any, b: Any) -> jax.Array:
   """
   f32 = lambda x: x.astype(jnp.float32)
   products = jax.tree.map(lambda x, y: jnp.sum(f32(x) * f32(y)), a, b)
-  return sum(jax.tree.leaves(products))
+  total: Any = sum(jax.tree.leaves(products))
+  return total

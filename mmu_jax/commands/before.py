@@ -1,12 +1,14 @@
 """The commands before a job: does it fit, and are machines and data sound?"""
 
+import argparse
+
 from mmu_jax.commands.command import add_config
 from mmu_jax.commands.command import add_processes
 from mmu_jax.commands.command import add_workdir
 from mmu_jax.commands.command import Command
 
 
-def _add_plan(parser):
+def _add_plan(parser: argparse.ArgumentParser) -> None:
   """Adds what ``plan`` takes."""
   add_config(parser)
   parser.add_argument(
@@ -29,7 +31,7 @@ def _add_plan(parser):
   )
 
 
-def _plan(args):
+def _plan(args: argparse.Namespace) -> None:
   """Prints the needs of a job; touches no accelerator."""
   import gc
 
@@ -57,14 +59,14 @@ def _plan(args):
     console.print(part, width=width)
 
 
-def _add_doctor(parser):
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
   """Adds what ``doctor`` takes."""
   add_config(parser, required=False)
   add_workdir(parser, required=False)
   add_processes(parser)
 
 
-def _doctor(args):
+def _doctor(args: argparse.Namespace) -> int:
   """Prints the findings; returns 1 if a job would fail."""
   import rich
 
@@ -78,13 +80,13 @@ def _doctor(args):
   return int(found.failed)
 
 
-def _add_data(parser):
+def _add_data(parser: argparse.ArgumentParser) -> None:
   """Adds what ``data check`` takes."""
   parser.add_argument('action', choices=('check',))
   parser.add_argument('path', metavar='DIR', help='folder of the dataset')
 
 
-def _data(args):
+def _data(args: argparse.Namespace) -> int:
   """Prints the problems of a dataset; returns 1 if a job would fail."""
   import rich
 

@@ -1,11 +1,12 @@
 """The commands on checkpoints: they need no config."""
 
+import argparse
 import time
 
 from mmu_jax.commands.command import Command
 
 
-def _add_convert(parser):
+def _add_convert(parser: argparse.ArgumentParser) -> None:
   """Adds what ``convert`` takes."""
   parser.add_argument(
     '--from',
@@ -35,7 +36,7 @@ def _add_convert(parser):
   )
 
 
-def _convert(args):
+def _convert(args: argparse.Namespace) -> None:
   """Converts a checkpoint and says what was written."""
   from mmu_jax.models.hub import convert
 
@@ -46,12 +47,12 @@ def _convert(args):
   print(f'mmu convert: {time.time() - started:.0f} s')
 
 
-def _add_inspect(parser):
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
   """Adds what ``inspect`` takes."""
   parser.add_argument('path', metavar='DIR', help='folder of a checkpoint')
 
 
-def _inspect(args):
+def _inspect(args: argparse.Namespace) -> None:
   """Prints the tables of a checkpoint."""
   import rich
 

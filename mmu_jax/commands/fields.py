@@ -1,6 +1,7 @@
 """Reads a config and sets the fields that the command line gives."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 import ml_collections
@@ -47,11 +48,12 @@ def read(spec: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
   return values.config
 
 
-def _check(config, word, spec):
+def _check(config: ml_collections.ConfigDict, word: str, spec: str) -> None:
   """Raises ValueError if a word sets a field that the config does not have."""
   if not word.startswith(_PREFIX):
     return
-  found, path = config, 'config'
+  found: Any = config
+  path = 'config'
   for key in word.removeprefix(_PREFIX).partition('=')[0].split('.'):
     name = key.partition('[')[0]
     if not isinstance(found, (Mapping, ml_collections.ConfigDict)):

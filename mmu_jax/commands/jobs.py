@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from typing import Any
 
 from mmu_jax.commands.command import add_config
 from mmu_jax.commands.command import add_processes
@@ -39,12 +40,13 @@ def run(command: Command, args: argparse.Namespace) -> int:
   return code or 0
 
 
-def _check_begun(command, args):
+def _check_begun(command: Command, args: argparse.Namespace) -> None:
   """Raises ValueError if an earlier call of the command has left something."""
   import pathlib
 
   from mmu_jax import distributed
 
+  assert command.begun is not None
   path = pathlib.Path(args.workdir) / command.begun(args)
   if distributed.first(path.exists):
     raise UserError(
@@ -54,7 +56,7 @@ def _check_begun(command, args):
     )
 
 
-def _add_arguments(parser):
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds what every job takes."""
   add_config(parser)
   add_workdir(parser)
@@ -68,7 +70,7 @@ def _add_arguments(parser):
   add_processes(parser)
 
 
-def _add_run(parser):
+def _add_run(parser: argparse.ArgumentParser) -> None:
   """Adds the one model of ``train``."""
   _add_arguments(parser)
   parser.add_argument(
@@ -79,7 +81,7 @@ def _add_run(parser):
   )
 
 
-def _add_runs(parser):
+def _add_runs(parser: argparse.ArgumentParser) -> None:
   """Adds the models of ``evaluate``."""
   _add_arguments(parser)
   parser.add_argument(
@@ -91,7 +93,7 @@ def _add_runs(parser):
   )
 
 
-def _pipeline(args):
+def _pipeline(args: argparse.Namespace) -> None:
   """Runs every stage; prints the table."""
   from mmu_jax import stages
   from mmu_jax.distributed import progress
@@ -100,35 +102,35 @@ def _pipeline(args):
   progress.say(f'report: {args.workdir}/report.html')
 
 
-def _train(args):
+def _train(args: argparse.Namespace) -> None:
   """Trains one model."""
   from mmu_jax import stages
 
   stages.make(args.config, args.workdir, args.run)
 
 
-def _train_begun(args):
+def _train_begun(args: argparse.Namespace) -> str:
   """The folder of the model in the workdir."""
   from mmu_jax.stages import job
 
   return args.run if args.run in job.TRAINED else f'unlearned/{args.run}'
 
 
-def _saliency(args):
+def _saliency(args: argparse.Namespace) -> None:
   """Measures importances and makes masks."""
   from mmu_jax import stages
 
   stages.saliency(args.config, args.workdir)
 
 
-def _evaluate(args):
+def _evaluate(args: argparse.Namespace) -> None:
   """Scores models; prints the table."""
   from mmu_jax import stages
 
   _show(stages.evaluate(args.config, args.workdir, args.run))
 
 
-def _report(args):
+def _report(args: argparse.Namespace) -> None:
   """Writes the report."""
   from mmu_jax import stages
   from mmu_jax.distributed import progress
@@ -136,7 +138,7 @@ def _report(args):
   progress.say(f'report: {stages.report(args.config, args.workdir)}')
 
 
-def _tune(args):
+def _tune(args: argparse.Namespace) -> None:
   """Tries learning rates; prints S for every run and rate."""
   from mmu_jax import stages
   from mmu_jax.distributed import progress
@@ -148,7 +150,7 @@ def _tune(args):
     progress.say(f'{row["run"]:24} {numbers}')
 
 
-def _show(results):
+def _show(results: list[dict[str, Any]]) -> None:
   """Prints the table of scores, on the first of several processes."""
   import rich
 

@@ -1,7 +1,7 @@
 """A dataset: rows to train on, tasks to score, and how its scores are shown."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmu_jax.data.encoding.processors import Processor
 from mmu_jax.data.row import Row
@@ -64,9 +64,7 @@ class Dataset(NamedTuple):
   official: str = ''
 
 
-def sibling(
-  task: Task, tasks: Mapping[str, Task], **other: str | bool
-) -> Task | None:
+def sibling(task: Task, tasks: Mapping[str, Task], **other: Any) -> Task | None:
   """Returns the task about the same people that differs in some fields.
 
   Args:

@@ -7,7 +7,7 @@ import numpy as np
 from mmu_jax.errors import UserError
 
 
-def _wilson(successes: float, n: int, confidence: float):
+def _wilson(successes: float, n: int, confidence: float) -> tuple[float, float]:
   """Wilson score interval of a proportion."""
   from scipy import stats
 
@@ -16,23 +16,25 @@ def _wilson(successes: float, n: int, confidence: float):
   return float(low), float(high)
 
 
-def _index(groups):
+def _index(groups: Sequence[Hashable | None]) -> list[int]:
   """The number of every item's group; None is its own group."""
-  index = {}
+  index: dict[Hashable, int] = {}
   return [
     index.setdefault(('item', i) if g is None else ('group', g), len(index))
     for i, g in enumerate(groups)
   ]
 
 
-def _totals(values, groups):
+def _totals(
+  values: np.ndarray, groups: Sequence[Hashable | None]
+) -> tuple[np.ndarray, np.ndarray]:
   """Sum and count of every group, each ``[groups]``."""
   rows = _index(groups)
   return np.bincount(rows, values), np.bincount(rows)
 
 
 def bootstrap_interval(
-  values: Sequence[float],
+  values: Sequence[float] | np.ndarray,
   *,
   groups: Sequence[Hashable] | None = None,
   num_resamples: int = 1000,
@@ -89,35 +91,35 @@ def bootstrap_interval(
     Wilson, `Probable Inference, the Law of Succession, and Statistical
     Inference <https://doi.org/10.1080/01621459.1927.10502953>`_, 1927
   """
-  values = np.asarray(values, np.float64)
-  if values.ndim != 1 or not values.size or not np.isfinite(values).all():
+  scores = np.asarray(values, np.float64)
+  if scores.ndim != 1 or not scores.size or not np.isfinite(scores).all():
     raise UserError(
       'an interval needs a flat list of at least one finite score; got '
-      f'shape {values.shape}: check that the task has rows and no NaN'
+      f'shape {scores.shape}: check that the task has rows and no NaN'
     )
-  if groups is not None and len(groups) != values.size:
+  if groups is not None and len(groups) != scores.size:
     raise UserError(
       f'groups must label every value: got {len(groups)} groups for '
-      f'{values.size} values'
+      f'{scores.size} values'
     )
   if not 0 < confidence < 1 or num_resamples < 1:
     raise UserError(
       'confidence must lie in (0, 1) and num_resamples be at least 1; got '
       f'{confidence} and {num_resamples}'
     )
-  if (values == values[0]).all():
-    if values[0] in (0, 1):
-      return _wilson(values.sum(), values.size, confidence)
-    return float(values[0]), float(values[0])
+  if (scores == scores[0]).all():
+    if scores[0] in (0, 1):
+      return _wilson(scores.sum(), scores.size, confidence)
+    return float(scores[0]), float(scores[0])
 
   means = resampled_means(
-    values, groups=groups, num_resamples=num_resamples, seed=seed
+    scores, groups=groups, num_resamples=num_resamples, seed=seed
   )
   return quantiles(means, confidence)
 
 
 def quantiles(
-  values: Sequence[float], confidence: float = 0.95
+  values: Sequence[float] | np.ndarray, confidence: float = 0.95
 ) -> tuple[float, float]:
   """The interval that holds the middle of some resampled statistics.
 
@@ -135,7 +137,7 @@ def quantiles(
 
 
 def resampled_means(
-  values: Sequence[float],
+  values: Sequence[float] | np.ndarray,
   *,
   groups: Sequence[Hashable] | None = None,
   num_resamples: int = 1000,
@@ -157,10 +159,10 @@ def resampled_means(
     >>> resampled_means([1, 1, 1], num_resamples=2).tolist()
     [1.0, 1.0]
   """
-  values = np.asarray(values, np.float64)
-  sums, counts = values, np.ones(values.size)
+  scores = np.asarray(values, np.float64)
+  sums, counts = scores, np.ones(scores.size)
   if groups is not None:
-    group_sums, group_counts = _totals(values, groups)
+    group_sums, group_counts = _totals(scores, groups)
     if np.ptp(group_sums / group_counts) > 0:
       sums, counts = group_sums, group_counts
   drawn = _draw(sums.size, num_resamples, seed)
@@ -234,7 +236,9 @@ def resampled_rows(
   ]
 
 
-def _draw(size, num_resamples, seed):
+def _draw(
+  size: int, num_resamples: int, seed: int | Sequence[int]
+) -> np.ndarray:
   """Which of ``size`` units each resampling holds, ``[R, size]``."""
   rng = np.random.default_rng(seed)
   return rng.integers(size, size=(num_resamples, size))

@@ -80,13 +80,13 @@ def js_divergence(p: Sequence[float], q: Sequence[float]) -> float:
   """
   from scipy.spatial import distance
 
-  p, q = np.asarray(p, np.float64), np.asarray(q, np.float64)
-  sums = p.sum(), q.sum()
-  negative = (p < 0).any() or (q < 0).any()
-  if p.shape != q.shape or not np.allclose(sums, 1) or negative:
+  a, b = np.asarray(p, np.float64), np.asarray(q, np.float64)
+  sums = a.sum(), b.sum()
+  negative = (a < 0).any() or (b < 0).any()
+  if a.shape != b.shape or not np.allclose(sums, 1) or negative:
     raise UserError(
       'a divergence is between two distributions over the same answers; got '
-      f'shapes {p.shape} and {q.shape} with sums {sums[0]:.4g} and '
+      f'shapes {a.shape} and {b.shape} with sums {sums[0]:.4g} and '
       f'{sums[1]:.4g}.'
     )
   with np.errstate(invalid='ignore'):  # the root of -1e-17, for equal ones

@@ -1,5 +1,6 @@
 """Whether an answer is an answer at all, by rules that a reader can check."""
 
+from collections.abc import Sequence
 import re
 
 _WORD = re.compile(r'\w+')
@@ -58,7 +59,7 @@ def is_gibberish(text: str) -> bool:
   )
 
 
-def _in_a_row(words):
+def _in_a_row(words: Sequence[str]) -> int:
   """The longest run of one word."""
   longest = run = 1
   for last, word in zip(words, words[1:]):
@@ -67,7 +68,7 @@ def _in_a_row(words):
   return longest
 
 
-def _repeated(words):
+def _repeated(words: Sequence[str]) -> float:
   """The share of word triples that stood before; 0 for a short answer."""
   if len(words) < FEWEST_WORDS:
     return 0.0

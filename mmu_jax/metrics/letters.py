@@ -120,20 +120,21 @@ def find_letter(text: str, options: Sequence[str]) -> str | None:
   return letter if letter in tuple(LETTERS[: len(options)]) else None
 
 
-def _named(text):
+def _named(text: str) -> set[str]:
   """The letters that stand in front, or after 'answer' or 'option'."""
   first = _FIRST.match(text)
   found = [first] if first else list(_NAMED.finditer(text))
   answers = [m for m in found if m.group(1).lower() == 'answer']
   letters = set()
   for match in answers or found:
-    while match:
-      letters.add(match.groups()[-1].upper())
-      match = _MORE.match(text, match.end())
+    more: re.Match[str] | None = match
+    while more:
+      letters.add(more.groups()[-1].upper())
+      more = _MORE.match(text, more.end())
   return letters | set(_LISTED.findall(text)) if letters else letters
 
 
-def _without(text, options):
+def _without(text: str, options: Sequence[str]) -> str:
   """A text with a sign for each option's words; one letter may be either."""
   words = sorted(map(_words, options), key=len, reverse=True)
   for found in words:
@@ -143,7 +144,7 @@ def _without(text, options):
   return text
 
 
-def _held(text, options):
+def _held(text: str, options: Sequence[str]) -> set[str]:
   """The letters of options whose words stand in a text, longest first."""
   words = [_words(option) for option in options]
   inside = lambda part, whole: bool(part) and f' {part} ' in f' {whole} '
@@ -155,6 +156,6 @@ def _held(text, options):
   }
 
 
-def _words(text):
+def _words(text: str) -> str:
   """Lower case, without punctuation, one space between words."""
   return ' '.join(re.findall(r'\w+', text.lower()))

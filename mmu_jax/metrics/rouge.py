@@ -1,12 +1,13 @@
 """ROUGE: how many words, word pairs and ordered words two texts share."""
 
 import functools
+from typing import Any
 
 KINDS = ('rouge1', 'rouge2', 'rougeL')
 
 
 @functools.cache
-def _scorer():
+def _scorer() -> Any:
   """One scorer per process: building the stemmer costs more than a score."""
   from rouge_score import rouge_scorer
 

@@ -31,10 +31,10 @@ def harmonic_mean(values: Sequence[float]) -> float:
     Maini et al., `TOFU: A Task of Fictitious Unlearning for LLMs
     <https://arxiv.org/abs/2401.06121>`_, 2024
   """
-  values = np.asarray(values, np.float64)
-  if not values.size or not (values >= 0).all():
+  found = np.asarray(values, np.float64)
+  if not found.size or not (found >= 0).all():
     raise UserError(
       'a harmonic mean is of at least one score, none negative or NaN; got '
-      f'{values.tolist()}.'
+      f'{found.tolist()}.'
     )
-  return float(statistics.harmonic_mean(values.tolist()))
+  return float(statistics.harmonic_mean(found.tolist()))

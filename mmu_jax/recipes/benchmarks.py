@@ -195,10 +195,10 @@ def make_published(
   config.evaluation.protocol = 'official'
 
 
-def _runs(rate, forget, retain):
+def _runs(rate: float, forget: int, retain: int) -> dict[str, Any]:
   """The methods and controls, with the forget set seen once."""
-  alone = dict(rate=rate, rounds=forget)
-  pairs = dict(rate=rate, forget_every=max(1, retain // forget))
+  alone: dict[str, Any] = dict(rate=rate, rounds=forget)
+  pairs: dict[str, Any] = dict(rate=rate, forget_every=max(1, retain // forget))
   return dict(
     ga=run('ga', **alone),
     npo=run('npo', **alone),
@@ -210,6 +210,6 @@ def _runs(rate, forget, retain):
   )
 
 
-def _batches(rows, size=BATCH):
+def _batches(rows: int, size: int = BATCH) -> int:
   """Number of batches of an epoch; the last may be smaller."""
   return -(-rows // size)

@@ -34,9 +34,9 @@ def load(spec: str) -> ml_collections.ConfigDict:
   name, *variant = spec.split(':', 1)
   path = _path(name)
   loader = importlib.machinery.SourceFileLoader('mmu_config', str(path))
-  module = importlib.util.module_from_spec(
-    importlib.util.spec_from_loader('mmu_config', loader)
-  )
+  module_spec = importlib.util.spec_from_loader('mmu_config', loader)
+  assert module_spec is not None
+  module = importlib.util.module_from_spec(module_spec)
   try:
     loader.exec_module(module)
   except SyntaxError as error:

@@ -37,7 +37,9 @@ def people(
   return config
 
 
-def _full(data, runs):
+def _full(
+  data: Mapping[str, Any], runs: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
   """The whole recipe."""
   part = parts.part
   pictured = lambda role, size: part(f'vqa:{role}', size=size, questions=4)
@@ -103,7 +105,7 @@ def _full(data, runs):
   return config
 
 
-def _make_fast(config):
+def _make_fast(config: ml_collections.ConfigDict) -> None:
   """Shrinks the people and every stage."""
   config.data.update(
     num_people=12,
@@ -126,7 +128,7 @@ def _make_fast(config):
     }
 
 
-def _make_published(config):
+def _make_published(config: ml_collections.ConfigDict) -> None:
   """Sets the published recipe: one epoch of the portraits."""
   part, unlearn, saliency = parts.part, config.unlearn, config.saliency
   with config.unlocked():

@@ -100,8 +100,10 @@ def paper_exact(
     for name, parts in unlearn.streams.items():
       unlearn.streams[name] = _plain(parts, _BATCH)
 
-    alternate = dict(rate=rate, forget_every=forget_every)
-    alone = dict(rate=rate, rounds=forget_batches, schedule='linear')
+    alternate: dict[str, Any] = dict(rate=rate, forget_every=forget_every)
+    alone: dict[str, Any] = dict(
+      rate=rate, rounds=forget_batches, schedule='linear'
+    )
     clip_retain = {'clear': _NO_CLIP, 'mllmu': 1.0}[benchmark]
     config.runs = dict(
       ga=run('ga', **alone),

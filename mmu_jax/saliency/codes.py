@@ -137,7 +137,9 @@ def _step(threshold: float, stored: float) -> int:
 
 
 @jax.jit
-def _quantize(x, edges, tie):
+def _quantize(
+  x: jax.Array, edges: jax.Array, tie: jax.Array | None
+) -> jax.Array:
   """The codes of one leaf: 1 + the number of edges that a score reaches."""
   code = 1 + jnp.searchsorted(edges, x, side='right')
   code = code.astype(jnp.uint8)

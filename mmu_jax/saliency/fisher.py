@@ -5,6 +5,7 @@ The mean squared gradient, always float32, and on the devices throughout.
 
 from collections.abc import Callable, Iterable
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,8 +95,8 @@ def importance(
     )
   if granularity == 'batch':
     gradients.check_micro_batches(measure, micro_batches)
-    how = {'parts': micro_batches, 'measure': measure}
-    step = functools.partial(gradients.add_batch, **how)
+    how: dict[str, Any] = {'parts': micro_batches, 'measure': measure}
+    step: Callable[..., Any] = functools.partial(gradients.add_batch, **how)
   else:
     step = gradients.add_examples
   sums = gradients.zero_sums(params, rules) if start is None else start
@@ -127,6 +128,6 @@ def _check_finite(tree: Params) -> None:
 
 
 @jax.jit
-def _are_finite(leaves):
+def _are_finite(leaves: list[jax.Array]) -> list[jax.Array]:
   """Which leaves are finite throughout."""
   return sharding.replicate([jnp.all(jnp.isfinite(x)) for x in leaves])

@@ -60,7 +60,9 @@ def kth_largest(read: Read, k: int, bits: int = FROM_DISK) -> float:
 
 
 @jax.jit
-def _count_reached(x, where, bounds):
+def _count_reached(
+  x: jax.Array, where: jax.Array | None, bounds: jax.Array
+) -> jax.Array:
   """How many numbers reach each of some bounds, as ``masks.count`` has it."""
   key = _key(x)
   counts = lambda bound: masks.count(

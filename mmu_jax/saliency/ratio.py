@@ -126,7 +126,7 @@ def component_means(
     Component -> mean over all its entries; 1 for a component of zeros, which
     stays zero.
   """
-  groups = {}
+  groups: dict[str, list[jax.Array]] = {}
   for name, leaf in tree_lib.flatten(tree).items():
     component = tree_lib.component_of(name, components)
     groups.setdefault(component, []).append(leaf)
@@ -246,7 +246,7 @@ def score_leaves(
     ([2.0, 1.0], [False, True])
   """
 
-  def score(name, _):
+  def score(name: str, _: Any) -> Any:
     component = tree_lib.component_of(name, components)
     sets = protects[component]
     forget, *leaves = (read(k, name) for k in (FORGET, *sets))
@@ -282,7 +282,9 @@ def check_protects(
 
 
 @jax.jit
-def _plain(forget, sets, number, eps):
+def _plain(
+  forget: jax.Array, sets: Sequence[jax.Array], number: float, eps: float
+) -> tuple[jax.Array, jax.Array]:
   """The ratio to the mean of the sets, and the ties."""
   # An argument, not a constant: XLA would multiply by its reciprocal.
   mean = functools.reduce(jnp.add, sets) / number
@@ -290,7 +292,13 @@ def _plain(forget, sets, number, eps):
 
 
 @jax.jit
-def _shares(forget, sets, forget_mean, means, eps):
+def _shares(
+  forget: jax.Array,
+  sets: Sequence[jax.Array],
+  forget_mean: Any,
+  means: Sequence[Any],
+  eps: float,
+) -> tuple[jax.Array, jax.Array]:
   """The ratio of shares to the largest of the sets, and the ties."""
   ties = dead(forget, sets, eps=eps)
   sets = [leaf / mean for leaf, mean in zip(sets, means)]

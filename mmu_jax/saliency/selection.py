@@ -7,6 +7,7 @@ importances in memory or on disk; ``mask_from_saliency`` marks given scores,
 
 from collections.abc import Callable, Mapping, Sequence
 import math
+from typing import Any
 
 import jax
 
@@ -180,7 +181,7 @@ def top_mask(
     name: math.prod(x.shape) for name, x in tree_lib.flatten(like).items()
   }
   component = lambda name: tree_lib.component_of(name, components)
-  lowest = {}
+  lowest: dict[str, float] = {}
   for wanted in {component(name): None for name in sizes}:
     inside = [name for name in sizes if component(name) == wanted]
     size = sum(sizes[name] for name in inside)
@@ -188,7 +189,7 @@ def top_mask(
       lowest[wanted] = math.inf
       continue
     lowest[wanted] = ranking.kth_largest(
-      lambda inside=inside: ((read(name), None) for name in inside),
+      lambda: ((read(name), None) for name in inside),
       max(round(shares[wanted] * size), 1),
       bits,
     )
@@ -198,7 +199,9 @@ def top_mask(
 
 
 @jax.jit
-def _reaches(scores, frozen, threshold):
+def _reaches(
+  scores: jax.Array, frozen: jax.Array | None, threshold: float
+) -> jax.Array:
   """Where scores reach the threshold and are not frozen.
 
   The threshold is an argument, so that one program serves all.
@@ -207,7 +210,9 @@ def _reaches(scores, frozen, threshold):
   return salient if frozen is None else salient & ~frozen
 
 
-def _quantile(scores, frozen, density: float) -> float:
+def _quantile(
+  scores: Mapping[str, Any], frozen: Mapping[str, Any], density: float
+) -> float:
   """The score that the wanted share of the entries in scope reaches."""
   inside = {
     name: None if out is None else ~out
