@@ -15,6 +15,9 @@ except ImportError:  # not installed: use this checkout
   sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 
+pytest_plugins = ['commanding']  # fixtures of the command line
+
+
 def pytest_collection_modifyitems(config, items):
   """Leaves whole jobs out unless they are asked for: ``-m scale``."""
   if 'scale' in config.option.markexpr:

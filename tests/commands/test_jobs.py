@@ -1,0 +1,194 @@
+"""A job says where it begins, stops when it is asked, and explains mistakes."""
+
+import argparse
+import os
+import signal
+
+from commanding import CONFIG
+from commanding import JOBS
+import pytest
+
+from mmu_jax import __main__ as command_line
+from mmu_jax import workdir as workdir_lib
+from mmu_jax.commands import COMMANDS
+from mmu_jax.distributed import preemption
+from mmu_jax.training import loop
+
+
+def test_a_job_that_was_asked_to_stop_ends_with_75(replaced, capsys):
+  def stop():
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert preemption.requested(1)
+    raise preemption.Preempted('vanilla: saved after round 7')
+
+  replaced(stop)
+  assert command_line.main(['report', CONFIG, '--workdir=x']) == 75
+  out, error = capsys.readouterr()
+  assert 'saved after round 7' in out and 'same command again' in out
+  assert not error
+
+
+BEGUN = {
+  'pipeline': 'config.json',
+  'train': 'vanilla',
+  'saliency': 'mask',
+  'evaluate': 'predictions',
+  'report': 'report.html',
+  'tune': 'tuning',
+}
+
+
+def test_every_job_says_where_it_begins():
+  assert set(JOBS) == set(BEGUN)
+  begun = COMMANDS['train'].begun
+  assert begun(argparse.Namespace(run='npo')) == 'unlearned/npo'
+  assert begun(argparse.Namespace(run='retrained')) == 'retrained'
+
+
+@pytest.mark.parametrize('name', BEGUN)
+def test_resume_never_refuses_what_an_earlier_call_has_begun(
+  name, fails, replaced, tmp_path, capsys
+):
+  given = replaced(lambda: 0, name)
+  more = ['--run=vanilla'] if name == 'train' else []
+  argv = [name, CONFIG, f'--workdir={tmp_path / "work"}', *more]
+  assert command_line.main([*argv, '--resume=never']) == 0  # nothing is there
+  (tmp_path / 'work' / BEGUN[name]).mkdir(parents=True)
+  assert command_line.main(argv) == 0
+  capsys.readouterr()
+  message = fails(name, '--resume=never', *more)
+  assert str(tmp_path / 'work' / BEGUN[name]) in message
+  assert 'leave --resume out' in message
+  assert len(given) == 2
+
+
+@pytest.mark.parametrize(
+  'command, options, words',
+  [
+    (
+      'train',
+      ['--run=base', '--config.nope=1'],
+      ['no such field', '--config.nope=1', 'config has', 'seed', 'people'],
+    ),
+    (
+      'train',
+      ['--run=base', '--config.runs.gaa.rate=1'],
+      ['no such field', '--config.runs.gaa', 'config.runs has ga_diff'],
+    ),
+    (
+      'train',
+      ['--run=base', '--config.seed=one'],
+      ['config.seed', 'one', 'fields of the config'],
+    ),
+    (
+      'train',
+      ['--run=base', '--config.seed.x=1'],
+      ['no such field', 'config.seed is 0', 'no fields'],
+    ),
+    ('train', ['--run=base', 'more'], ['unexpected', 'more']),
+    ('train', ['--run=base', '--runs=x'], ['runs', '--workdir']),
+    (
+      'train',
+      ['--run=sgd'],
+      ["unknown run 'sgd'", 'vanilla, retrained', 'ga_diff'],
+    ),
+    (
+      'pipeline',
+      ['--config.runs.ga_diff.method=foo'],
+      ["unknown method 'foo'", 'known: finetune', 'METHODS'],
+    ),
+    (
+      'pipeline',
+      ['--config.runs.ga_diff.mask=saliency'],
+      ["'ga_diff'", "mask 'saliency'", 'masked turns'],
+    ),
+    (
+      'pipeline',
+      ['--config.runs.mmunlearner.mask='],
+      ["'mmunlearner'", "mask ''", 'needs a mask'],
+    ),
+    (
+      'pipeline',
+      ['--config.runs.mmunlearner.mask=best'],
+      ["mask 'best'", 'known: saliency', 'topk, random'],
+    ),
+    (
+      'train',
+      ['--run=npo', '--config.runs.npo.retain=rest'],
+      ["'npo'", "retain stream 'rest'", 'retain_without_text'],
+    ),
+    (
+      'train',
+      ['--run=base', '--config.data.name=faces'],
+      ["unknown dataset 'faces'", 'people'],
+    ),
+    (
+      'train',
+      ['--run=base', '--config.model.name=gpt'],
+      ["unknown model 'gpt'", 'llava'],
+    ),
+    (
+      'train',
+      ['--run=base', '--config.data.num_people=3'],
+      ['num_people', 'got 3', 'change num_people'],
+    ),
+    (
+      'train',
+      ['--run=vanilla'],
+      ["'base' is needed", 'Train it first', '--run=base'],
+    ),
+    (
+      'train',
+      ['--run=ga_diff'],
+      ["'vanilla' is needed", 'mmu train --run=vanilla', 'mmu pipeline'],
+    ),
+    ('saliency', [], ["'vanilla' is needed", 'mmu train --run=vanilla']),
+    ('tune', [], ["'vanilla' is needed", 'mmu train --run=vanilla']),
+    ('evaluate', [], ['no model to evaluate', 'mmu train --run=vanilla']),
+    (
+      'evaluate',
+      ['--run=vanilla'],
+      ["'vanilla' is needed", 'mmu train --run=vanilla'],
+    ),
+    ('evaluate', ['--run=gaa'], ["unknown run 'gaa'", 'ga_diff']),
+    ('report', [], ['no', 'results.jsonl', 'mmu evaluate']),
+  ],
+)
+def test_a_mistake_is_one_message_with_value_and_next_step(
+  fails, command, options, words
+):
+  message = fails(command, *options)
+  for word in words:
+    assert word in message, message
+
+
+def test_a_workdir_of_another_seed_is_refused_and_kept(fails, tmp_path):
+  fails('report')  # claims the folder with seed 0, then finds no results
+  before = {p: p.read_text() for p in (tmp_path / 'work').rglob('*.json')}
+  message = fails('train', '--run=base', '--config.seed=1')
+  assert 'seed: 0 there, 1 asked for' in message
+  assert 'Use another --workdir' in message
+  after = {p: p.read_text() for p in (tmp_path / 'work').rglob('*.json')}
+  assert after == before
+
+
+def test_an_unknown_run_leaves_no_workdir(fails, tmp_path):
+  fails('train', '--run=sgd')
+  fails('evaluate', '--run=sgd')
+  assert not (tmp_path / 'work').exists()
+
+
+def test_a_stage_of_other_settings_is_refused(fails, tmp_path):
+  base = tmp_path / 'work' / 'base'
+  workdir_lib.claim(base, {'stage': {'rounds': 3}})
+  (base / 'metrics.jsonl').write_text('')
+  message = fails('train', '--run=base')
+  assert 'was made from other settings' in message and '3 there' in message
+
+
+def test_a_loss_that_is_not_finite_is_one_message(fails, monkeypatch):
+  def fit(*_, **__):
+    raise FloatingPointError('every loss must be finite; round 3')
+
+  monkeypatch.setattr(loop, 'fit', fit)
+  assert fails('train', '--run=base').endswith('round 3')
