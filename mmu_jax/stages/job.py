@@ -169,12 +169,12 @@ def _load(text: str) -> tuple[Any, ...]:
     progress.say(f'data: {note}')
   path, reading = sizes.pop('path', ''), sizes.pop('processor', {})
   if path:
-    processor = _open_processor(path, **reading)
     model = _open_checkpoint(path, sizes)
+    processor = _open_processor(model, path, **reading)
   else:
     processor = _own_processor(data)
     model = from_options(sizes.pop('name'), len(processor.tokenizer), **sizes)
-  checkpoints.check_processor(model, processor)
+    checkpoints.check_processor(model, processor)
   encoder = batching.Encoder(processor, config['labels'])
   scorer = batching.Encoder(processor)
   return data, encoder, scorer, model
@@ -192,13 +192,15 @@ def _own_processor(data: datasets.Dataset) -> processors.Processor:
 
 
 def _open_processor(
+  model: Model,
   path: str,
   max_pixels: int = 0,
   min_pixels: int = 0,
   own_tokenizer: bool = False,
 ) -> processors.Processor:
   """The processor of a checkpoint, as the config wants it."""
-  return processors.load(
+  return checkpoints.load_processor(
+    model,
     path,
     raw_tokenizer=not own_tokenizer,
     min_pixels=min_pixels or None,

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,17 +47,13 @@ def _shapes(model):
 
 
 @functools.cache
-def _part(model, function):
-  """A jitted method of the Flax module, by parameters."""
-  abstract = nnx.eval_shape(lambda: models.Llava(model.config, nnx.Rngs(0)))
-  definition = nnx.split(abstract)[0]
-
-  @jax.jit
-  def call(params, argument):
-    module = nnx.merge(definition, nnx.State(params))
-    return getattr(module, function)(argument)
-
-  return call
+def _features(model):
+  """Jitted: image tokens ``[B, N, D]`` of pixels ``[B, 3, 24, 24]``."""
+  return jax.jit(
+    lambda params, pixels: model.image_features(
+      params, {'pixel_values': pixels[:, None]}
+    )
+  )
 
 
 def _gradient(model):
@@ -80,17 +75,23 @@ def test_image_features_go_to_their_slots():
   ).astype(np.float32)  # two pictures a row
   slots = rng.integers(-4, 2 * NUM_PATCHES, batch['tokens'].shape)
   batch['image_slots'] = np.maximum(slots, -1).astype(np.int32)
-  embedded = _part(model, 'embed')(params, batch)
-  features = _part(model, 'encode')(
+  # Layers that add nothing: logits are those of the embedding, normed.
+  decoder = params['language_model']['model']
+  decoder['layers']['self_attn']['o_proj']['kernel'][:] = 0
+  decoder['layers']['mlp']['down_proj']['kernel'][:] = 0
+  logits = jax.jit(model.forward)(params, batch)
+  features = _features(model)(
     params, batch['pixel_values'].reshape(-1, *(3, 24, 24))
   )
-  table = params['language_model']['model']['embed_tokens']['embedding']
+  table, head = decoder['embed_tokens']['embedding'], params['language_model']
   for b, i in np.ndindex(*batch['tokens'].shape):
     picture, patch = divmod(int(batch['image_slots'][b, i]), NUM_PATCHES)
     want = table[batch['tokens'][b, i]]
     if batch['image_slots'][b, i] >= 0:
       want = features[2 * b + picture, patch]
-    np.testing.assert_allclose(embedded[b, i], want, rtol=2e-5, atol=2e-6)
+    want = want / np.sqrt(np.mean(want**2) + 1e-5) * decoder['norm']['scale']
+    want = want @ head['lm_head']['kernel']
+    np.testing.assert_allclose(logits[b, i], want, rtol=2e-5, atol=2e-5)
   assert {-1, *range(2 * NUM_PATCHES)} == set(batch['image_slots'].ravel())
 
 
@@ -99,7 +100,7 @@ def test_a_patch_feels_its_own_pixels():
   model = _variant(vision_feature_layer=0)  # embeddings, then the projector
   params, rng = _params(model, 3), np.random.default_rng(4)
   pixels = rng.normal(size=(1, 3, 24, 24)).astype(np.float32)
-  features = _part(model, 'encode')
+  features = _features(model)
   before = features(params, pixels)[0]
   for n in range(NUM_PATCHES):
     row, column = divmod(n, 2)
@@ -169,7 +170,7 @@ def test_the_projector_reads_the_layer_that_is_named(layer, runs):
   params = _params(model, 12)
   pixels = np.random.default_rng(13).normal(size=(2, 3, 24, 24))
   pixels = pixels.astype(np.float32)
-  features = _part(model, 'encode')
+  features = _features(model)
   base = features(params, pixels)
   for changed in range(3):
     tree = jax.tree.map(np.copy, params)

@@ -167,6 +167,22 @@ def test_a_processor_that_cuts_images_otherwise_is_refused(
   )
 
 
+@pytest.mark.parametrize('family', models.MODELS)
+def test_a_folder_need_not_state_its_image_processor(family, tmp_path):
+  folder = tmp_path / 'hub'
+  _write_checkpoint(folder, family)
+  file = folder / 'preprocessor_config.json'
+  options = json.loads(file.read_text())
+  want = models.load(folder).processor.images.cut
+  del options['image_processor_type']
+  file.write_text(json.dumps(options))
+  assert models.load(folder).processor.images.cut == want
+  config = recipes.load('people:fast')
+  config.model.path = str(folder)
+  job = stages.open_job(config, tmp_path / 'work')
+  assert job.encoder.processor.images.cut == want
+
+
 def test_a_config_bounds_the_pictures_of_a_checkpoint(tmp_path):
   _write_checkpoint(tmp_path / 'hub', 'qwen2_vl')
   config = recipes.load('people:fast')

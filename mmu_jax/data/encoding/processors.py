@@ -47,6 +47,7 @@ class Processor:
 def load(
   path: str | os.PathLike,
   *,
+  image_processor: str = '',
   raw_tokenizer: bool = True,
   min_pixels: int | None = None,
   max_pixels: int | None = None,
@@ -65,6 +66,7 @@ def load(
     path: the folder: config.json, preprocessor_config.json (or
       processor_config.json), tokenizer files, a chat template, and perhaps
       generation_config.json.
+    image_processor: a key of ``IMAGES``, for a folder that states none.
     raw_tokenizer: False for the class of transformers that
       tokenizer_config.json names, for models that were trained with it. A
       folder without tokenizer.json (Qwen2-VL: vocab.json and merges.txt) has
@@ -87,11 +89,11 @@ def load(
   folder = pathlib.Path(path)
   config = _read(folder, 'config.json')
   options = _image_config(folder)
-  kind = _image_kind(config, options)
+  kind = _stated_images(options) or image_processor
   make = IMAGES.get(kind)
   if make is None:
     raise UserError(
-      f'the image processor {kind} is not known; known: {", ".join(IMAGES)}. '
+      f'the image processor {kind!r} is not known; known: {", ".join(IMAGES)}. '
       f'Check image_processor_type in preprocessor_config.json of {folder}.'
     )
   limits = {'min_pixels': min_pixels, 'max_pixels': max_pixels}
@@ -142,16 +144,11 @@ IMAGES = {
 }
 
 
-def _image_kind(config, options):
-  """Pops the processor's class from its options; else asks the family."""
-  from mmu_jax.models.hub import config as hub_config  # it imports this module
-
+def _stated_images(options):
+  """Pops the image processor that a folder states, without its variant."""
   fields = ('image_processor_type', 'feature_extractor_type')
   stated = [options.pop(field, None) for field in fields]
-  kind = next(filter(None, stated), None)
-  if kind is None:
-    return hub_config.family_of(config).image_processor
-  kind = re.sub('(Fast|Pil)$', '', kind)
+  kind = re.sub('(Fast|Pil)$', '', next(filter(None, stated), ''))
   return kind.replace('FeatureExtractor', 'ImageProcessor')  # the older name
 
 

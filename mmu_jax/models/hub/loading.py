@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,9 +84,8 @@ def load(
     attention=attention,
     remat=remat,
   )
-  processor = _processor(path)
-  if processor is not None:
-    check_processor(model, processor)
+  has = any((path / name).exists() for name in processors.TOKENIZER_FILES)
+  processor = load_processor(model, path) if has else None
   table = weights.table(model)
   rules = model.partition_rules if rules is None else rules
   made = {}
@@ -137,6 +137,22 @@ def describe(
   return model, found, names
 
 
+def load_processor(
+  model: Model, path: Folder, **options: Any
+) -> processors.Processor:
+  """Loads the processor of a model's folder, and checks that it fits.
+
+  Args:
+    model: model of the folder; its family tells what the folder leaves out.
+    path: the folder.
+    **options: arguments of ``processors.load``.
+  """
+  kind = MODELS[model.family].image_processor
+  processor = processors.load(path, image_processor=kind, **options)
+  check_processor(model, processor)
+  return processor
+
+
 def check_processor(model: Model, processor: processors.Processor) -> None:
   """Raises unless model and processor cut images in the same way.
 
@@ -152,12 +168,6 @@ def check_processor(model: Model, processor: processors.Processor) -> None:
       "preprocessor_config.json (or the dataset's processor) with the "
       "model's vision_config."
     )
-
-
-def _processor(path: pathlib.Path) -> processors.Processor | None:
-  """The processor of a folder, None if it has weights alone."""
-  has = any((path / name).exists() for name in processors.TOKENIZER_FILES)
-  return processors.load(path) if has else None
 
 
 def _with_vocabulary(config, found: Mapping[str, files_lib.Tensor]):

@@ -139,7 +139,7 @@ def test_a_config_that_lacks_something_is_a_clear_error(
 def test_an_unknown_image_processor_is_a_clear_error(llava):
   kind = 'MllamaImageProcessor'
   _edit(llava, 'preprocessor_config.json', image_processor_type=kind)
-  message = f'processor {kind} is not known; known: CLIPImageProcessor, '
+  message = f'processor {kind!r} is not known; known: CLIPImageProcessor, '
   with pytest.raises(ValueError, match=message):
     processors.load(llava)
 
@@ -151,26 +151,22 @@ def test_all_classes_of_an_image_processor_are_one(end, llava):
   assert processors.load(llava).images.cut == {'tokens of an image': 9}
 
 
-@pytest.mark.parametrize(
-  'stated',
-  [
-    {},
-    {'feature_extractor_type': 'CLIPFeatureExtractor'},
-    {'feature_extractor_type': 'CLIPImageProcessorFast'},
-  ],
-)
-def test_old_folders_need_not_state_the_image_processor(stated, llava):
+@pytest.mark.parametrize('kind', ['CLIPFeatureExtractor', 'CLIPImageProcessor'])
+def test_old_folders_name_a_feature_extractor(kind, llava):
   want = processors.load(llava).images.processor.to_dict()
-  fields = {'image_processor_type': None, 'feature_extractor_type': None}
-  _edit(llava, 'preprocessor_config.json', **fields | stated)
+  fields = {'image_processor_type': None, 'feature_extractor_type': kind}
+  _edit(llava, 'preprocessor_config.json', **fields)
   assert processors.load(llava).images.processor.to_dict() == want
 
 
-def test_a_folder_that_states_nothing_has_the_processor_of_its_family(qwen):
+def test_a_folder_that_states_nothing_gets_the_given_processor(qwen):
   want = processors.load(qwen).images
   _edit(qwen, 'preprocessor_config.json', image_processor_type=None)
-  found = processors.load(qwen).images
+  kind = 'Qwen2VLImageProcessor'
+  found = processors.load(qwen, image_processor=kind).images
   assert type(found) is type(want) and found.cut == want.cut
+  with pytest.raises(ValueError, match="processor '' is not known"):
+    processors.load(qwen)
 
 
 def test_the_stated_image_processor_comes_before_the_family(qwen):
@@ -182,7 +178,9 @@ def test_the_stated_image_processor_comes_before_the_family(qwen):
     image_processor_type='CLIPImageProcessor',
     feature_extractor_type='Qwen2VLImageProcessor',
   )
-  assert 'tokens of an image' in processors.load(qwen).images.cut
+  kind = 'Qwen2VLImageProcessor'
+  found = processors.load(qwen, image_processor=kind)
+  assert 'tokens of an image' in found.images.cut
 
 
 def test_an_image_token_that_is_cut_up_is_a_clear_error(llava):
