@@ -10,11 +10,11 @@ a cluster job on a laptop. With --gpus every process gets one GPU, 95 % of its
 memory, and kernels that repeat every bit, unless you say so yourself. They
 find each other by MMU_COORDINATOR, MMU_NUM_PROCESSES and MMU_PROCESS_ID.
 
-You see what process 0 prints. When a process fails, the others are ended, the
-last lines of the failed one are shown, and its exit code is that of the
-launcher. SIGTERM and Ctrl-C go to all processes; after SIGTERM they save and
-end with 75, and so does the launcher: the same command then goes on. Those that
-take more than two minutes after the first are ended.
+The output of process 0 is shown. When a process fails, the others are ended,
+the last lines of the failed process are shown, and the launcher ends with its
+exit code. SIGTERM and Ctrl-C go to all processes; after SIGTERM they save and
+end with 75, and so does the launcher: the same command then goes on. Processes
+that take more than two minutes after the first are ended.
 """
 
 import argparse
@@ -72,10 +72,10 @@ def variables(
   """Returns the variables that make a process part of the job.
 
   Args:
-    process_id: which one, from 0.
-    processes: how many.
-    port: where process 0 listens.
-    devices: simulated CPU devices of each; 0 for the devices that there are.
+    process_id: number of the process, from 0.
+    processes: number of processes.
+    port: port where process 0 listens.
+    devices: simulated CPU devices of each process; 0 for the real devices.
     gpus: whether each gets the GPU of its number.
   """
   found = {
@@ -103,9 +103,9 @@ def run(
   """Runs a command once for each environment, until all have ended.
 
   Args:
-    command: with its arguments.
-    environs: variables of each process, on top of those of this one.
-    logs: folder for what processes 1, 2, ... print.
+    command: program and its arguments.
+    environs: variables of each process, besides the present environment.
+    logs: folder for the output of processes 1, 2, ....
 
   Returns:
     0 if all succeeded, else the exit code of the first that did not; 75
@@ -147,7 +147,7 @@ def _arguments(argv) -> argparse.Namespace:
   add('--port', type=int, default=0, help='of process 0; else a free one')
   add('--logs', type=pathlib.Path, help='keep the output of the others there')
   add('--dry_run', action='store_true', help='print the commands, run nothing')
-  add('command', nargs=argparse.REMAINDER, help='what to run, after --')
+  add('command', nargs=argparse.REMAINDER, help='command to run, after --')
   args = parser.parse_args(argv)
   args.command = args.command[args.command[:1] == ['--'] :]
   if not args.command:
@@ -163,7 +163,7 @@ def _arguments(argv) -> argparse.Namespace:
 
 
 def _start(command, environ, log) -> subprocess.Popen:
-  """Starts a process; what it prints goes to a file, or is shown."""
+  """Starts a process; its output goes to a file, or is shown."""
   out = log.open('wb') if log else None
   try:
     return subprocess.Popen(  # pylint: disable=consider-using-with

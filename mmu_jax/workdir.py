@@ -226,7 +226,7 @@ def _claim(where: str, settings: Any, name: str) -> None:
 def _failed(path: pathlib.Path, error: OSError) -> OSError:
   """The error of a file that cannot be written."""
   return DiskError(
-    f'{path} cannot be written ({error.strerror}); what was there is as it '
+    f'{path} cannot be written ({error.strerror}); the old file is as it '
     'was. Free space, or make the folder writable, and run the same command '
     'again: it goes on.'
   )

@@ -9,7 +9,7 @@ from mmu_jax.commands.command import Command
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
-  """Adds what ``plan`` takes."""
+  """Adds the arguments of ``plan``."""
   add_config(parser)
   parser.add_argument(
     '--hbm', default='', metavar='SIZE', help='memory of a device, as 16GiB'
@@ -60,7 +60,7 @@ def _plan(args: argparse.Namespace) -> None:
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
-  """Adds what ``doctor`` takes."""
+  """Adds the arguments of ``doctor``."""
   add_config(parser, required=False)
   add_workdir(parser, required=False)
   add_processes(parser)
@@ -81,7 +81,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
-  """Adds what ``data check`` takes."""
+  """Adds the arguments of ``data check``."""
   parser.add_argument('action', choices=('check',))
   parser.add_argument('path', metavar='DIR', help='folder of the dataset')
 

@@ -7,7 +7,7 @@ from mmu_jax.commands.command import Command
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
-  """Adds what ``convert`` takes."""
+  """Adds the arguments of ``convert``."""
   parser.add_argument(
     '--from',
     required=True,
@@ -37,7 +37,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-  """Converts a checkpoint and says what was written."""
+  """Converts a checkpoint and names the folder that was written."""
   from mmu_jax.models.hub import convert
 
   started = time.time()
@@ -48,7 +48,7 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
-  """Adds what ``inspect`` takes."""
+  """Adds the arguments of ``inspect``."""
   parser.add_argument('path', metavar='DIR', help='folder of a checkpoint')
 
 

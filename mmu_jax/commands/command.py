@@ -13,8 +13,8 @@ class Command(NamedTuple):
   Attributes:
     name: word after ``mmu``.
     title: sentence that says what it does, for the list of commands.
-    examples: calls, each on a line that starts with two spaces, and what to
-      know about them.
+    examples: calls, each on a line that starts with two spaces, and a few
+      sentences about them.
     add_arguments: function that adds its arguments to a parser.
     run: function of the parsed arguments; it returns the exit code, None for
       0. ``args.config`` is the whole config then, not its name.

@@ -57,7 +57,7 @@ def _check_begun(command: Command, args: argparse.Namespace) -> None:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds what every job takes."""
+  """Adds the arguments of every job."""
   add_config(parser)
   add_workdir(parser)
   parser.add_argument(

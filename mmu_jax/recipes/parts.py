@@ -10,7 +10,7 @@ def variant(name: str, variants: Iterable[str]) -> str:
   """Returns the name of a variant, checked.
 
   Args:
-    name: what follows the colon of ``--config``; '' is the first variant.
+    name: text after the colon of ``--config``; '' is the first variant.
     variants: names that exist.
 
   Raises:
@@ -120,7 +120,7 @@ def small_model() -> dict[str, Any]:
   """
   return dict(
     path='',
-    # Of a checkpoint; 0 and False leave what it says. max_pixels bounds the
+    # For a checkpoint; 0 and False keep its own. max_pixels bounds the
     # pictures of Qwen2-VL: 28 x 28 pixels are a token.
     processor=dict(max_pixels=0, min_pixels=0, own_tokenizer=False),
     name='llava',
@@ -188,7 +188,7 @@ def saliency(
 def unlearn(
   rounds: int, rate: float, streams: Mapping[str, Any], *, probe_every: int
 ) -> dict[str, Any]:
-  """Returns what all runs share.
+  """Returns the settings that all runs share.
 
   Args:
     rounds: number of rounds; the checkpoint at their end is the result.

@@ -88,9 +88,9 @@ def paper_exact(
     unlearn = config.unlearn
     unlearn.rounds = retain_batches  # one epoch
     unlearn.retain_rate = rate
-    unlearn.clip_norm = _NO_CLIP  # but for what `clip_norms` says below
+    unlearn.clip_norm = _NO_CLIP  # except in `clip_norms` below
     unlearn.max_retain_loss = math.inf  # the KL of a row adds up to hundreds
-    # Clipped with what is then masked; momentum moves what is masked.
+    # Clipped before masking; momentum still moves masked weights.
     unlearn.optimizer = optimizer | dict(
       chain=('project', 'clip', 'mask', 'optimizer')
     )
