@@ -97,6 +97,7 @@ def test_scores_of_a_model_of_other_settings_are_not_taken_over(
   folder = runs.model_folder(job, 'vanilla')
   workdir_lib.claim(folder, {'stage': {'rate': 1.0}})
   (folder / 'params' / '0').mkdir(parents=True)
+  (folder / 'params' / '0' / '_DIGESTS').touch()
   (folder / 'params' / 'note.json').write_text('{"rounds": 12}')
   scores = tmp_path / 'predictions' / 'vanilla'
   made_from = {'stage': {'rate': 0.5}}  # before vanilla was made again
