@@ -58,7 +58,7 @@ def _inspect(args: argparse.Namespace) -> None:
 
   from mmu_jax.models.hub import inspection
 
-  for part in inspection.tables(inspection.inspect(args.path)):
+  for part in inspection.content_tables(inspection.inspect(args.path)):
     rich.print(part)
 
 

@@ -247,7 +247,7 @@ def _need(config) -> int:
   model = dict(config['model'])
   path, _ = model.pop('path', ''), model.pop('processor', None)
   if path:
-    built, _, _ = checkpoints.describe(path)
+    built, _ = checkpoints.read_headers(path)
   else:
     built = from_options(model.pop('name'), _VOCABULARY, **model)
   return _COPIES * _STATE_BYTES * tree_lib.count(built.abstract_params)

@@ -169,7 +169,7 @@ def _open(config: Any) -> tuple[Model, job_lib.Job | None, str]:
   except (OSError, ValueError) as error:
     if not path:
       raise
-    model = models.build(hub_config.read(path, ways))
+    model = models.build(hub_config.read_config(path, ways))
     return model, None, f'no data ({str(error).splitlines()[0][:90]}); {guess}'
   here = pathlib.Path()  # nothing is read from a workdir, or written to it
   loaded = config, here, data, encoder, scorer, model, config.groups, '', here

@@ -215,7 +215,7 @@ def _open_checkpoint(path: str, options: dict[str, Any]) -> Model:
     for name in ('dtype', 'attention', 'remat')
     if name in options
   }
-  model, _, _ = checkpoints.describe(path, **computation)
+  model, _ = checkpoints.read_headers(path, **computation)
   return dataclasses.replace(model, source=pathlib.Path(path))
 
 

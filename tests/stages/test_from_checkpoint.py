@@ -95,7 +95,7 @@ def _write_checkpoint(folder, family):
   sizes['vocab_size'] = len(tokenizer)
   (folder / 'config.json').write_text(json.dumps(config))
   rng = np.random.default_rng(0)
-  model = models.build(hub_config.read(folder))
+  model = models.build(hub_config.read_config(folder))
   tensors = {
     name: (rng.normal(size=place.shape) * 0.1 + ('norm' in name)).astype(
       np.float16

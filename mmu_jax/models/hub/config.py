@@ -13,7 +13,7 @@ from mmu_jax.models.model import MODELS
 FILE = 'config.json'
 
 
-def read(
+def read_config(
   path: str | pathlib.Path, options: Mapping[str, Any] | None = None
 ) -> Any:
   """Returns the model config of a checkpoint folder.
@@ -33,7 +33,7 @@ def read(
       f'a checkpoint folder holds {FILE}; {file} is missing. Give the folder '
       'of a model in the Hugging Face format.'
     )
-  raw = safetensors_files.read_json(file)
+  raw = safetensors_files.read_object(file)
   try:
     return family_of(raw).read_config(raw, dict(options or {}))
   except (ValueError, TypeError) as error:

@@ -30,7 +30,7 @@ def convert(
   """Converts a checkpoint: Hugging Face to Orbax, or Orbax to Hugging Face.
 
   The parameters are split over all devices, in the dtype that is written (on
-  the way back, in that on disk): the devices hold them once together. So does
+  the way back, in the stored one): the devices hold them once together. So does
   the host, at most: Orbax brings all that it writes to the host first, and
   reads many tensors at a time. Where the devices are CPUs it holds them twice.
 
@@ -38,13 +38,13 @@ def convert(
     source: Hugging Face folder, or an Orbax folder of parameters (as
       ``convert`` or a training run writes it: ``unlearned/<run>/params``).
     target: new folder.
-    like: for the way back, the Hugging Face folder that the model came from;
-      None if ``source`` was made by ``convert``, which remembers it.
+    like: Hugging Face folder that the model came from, for the way back; None
+      if ``source`` was made by ``convert``, which remembers it.
     dtype: dtype of the result; None keeps the dtype of the source, or of
       ``like`` on the way back.
 
   Returns:
-    A sentence that says what was written.
+    A sentence about the written parameters.
 
   Raises:
     FileNotFoundError: if there is no checkpoint.
@@ -63,7 +63,7 @@ def convert(
     checkpoint.save(target, model.params, note)
     return f'{_amount(model.params)} from {source} to Orbax in {target}'
   like = like or _source_of(source)
-  model, _, _ = checkpoints.describe(like)
+  model, _ = checkpoints.read_headers(like)
   params = checkpoint.restore(source, _stored_like(model, source)).tree
   saving.save(model, params, target, like=like, dtype=dtype)
   return (

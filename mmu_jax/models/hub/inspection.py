@@ -6,7 +6,6 @@ import re
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mmu_jax import checkpoint
@@ -17,7 +16,6 @@ from mmu_jax.models.family import Family
 from mmu_jax.models.hub import config as hub_config
 from mmu_jax.models.hub import loading as checkpoints
 from mmu_jax.models.hub import weights
-from mmu_jax.models.hub.safetensors_files import DTYPES
 from mmu_jax.models.model import MODELS
 
 Folder = str | pathlib.Path
@@ -51,14 +49,12 @@ def inspect(path: Folder) -> Contents:
   """
   path = pathlib.Path(path)
   if (path / hub_config.FILE).exists():
-    model, found, names = checkpoints.describe(path)
+    model, tensors = checkpoints.read_headers(path)
     by_leaf = weights.by_leaf(weights.table(model).places)
-    kinds = {
-      leaf: jnp.result_type(*(DTYPES[found[names[k]].dtype] for k in hubs))
-      for leaf, hubs in by_leaf.items()
-    }
     leaves = {
-      name: jax.ShapeDtypeStruct(x.shape, kinds[name])
+      name: jax.ShapeDtypeStruct(
+        x.shape, checkpoints.stored_dtype(tensors, by_leaf[name])
+      )
       for name, x in tree_lib.flatten(model.abstract_params).items()
     }
     return Contents(
@@ -79,7 +75,7 @@ def inspect(path: Folder) -> Contents:
   return Contents(path, 'Orbax', said, leaves, components)
 
 
-def tables(contents: Contents) -> list[Any]:
+def content_tables(contents: Contents) -> list[Any]:
   """Returns the output of ``mmu inspect``: rich tables and lines.
 
   Args:
@@ -89,25 +85,17 @@ def tables(contents: Contents) -> list[Any]:
   from rich import table
 
   leaves = contents.leaves
-  by_component = table.Table(box=box.SIMPLE_HEAD)
-  for column in ('component', 'parameters', 'share', 'leaves', 'size'):
-    by_component.add_column(
-      column, justify='left' if column == 'component' else 'right'
-    )
+  by_component = table.Table('component', box=box.SIMPLE_HEAD)
+  for column in ('parameters', 'share', 'leaves', 'size'):
+    by_component.add_column(column, justify='right')
   total = _count(leaves.values())
   groups = {name: [] for name in contents.components}
   for name, leaf in leaves.items():
-    component = tree_lib.component_of(name, contents.components)
-    groups[component].append(leaf)
+    groups[tree_lib.component_of(name, contents.components)].append(leaf)
   for name, found in {**groups, 'all': list(leaves.values())}.items():
-    count = _count(found)
-    by_component.add_row(
-      name,
-      f'{count:,}',
-      f'{count / total:.1%}',
-      str(len(found)),
-      size_text(_bytes(found)),
-    )
+    count, size = _count(found), size_text(_bytes(found))
+    share = f'{count / total:.1%}'
+    by_component.add_row(name, f'{count:,}', share, str(len(found)), size)
   by_leaf = table.Table(box=box.SIMPLE_HEAD)
   by_leaf.add_column('parameter, layers stacked', overflow='fold')
   by_leaf.add_column('shape', no_wrap=True)
@@ -119,17 +107,16 @@ def tables(contents: Contents) -> list[Any]:
 
 
 def _memory(leaves: dict[str, jax.ShapeDtypeStruct]) -> Any:
-  """What the arrays of each use take, on all devices together."""
+  """Sizes of the arrays of each use, on all devices together."""
   from rich import box
   from rich import table
 
   count = _count(leaves.values())
   bits = sum(
-    int(np.prod(x.shape[:-1])) * -(-x.shape[-1] // 8) for x in leaves.values()
+    _count([x]) // x.shape[-1] * -(-x.shape[-1] // 8) for x in leaves.values()
   )
-  memory = table.Table(
-    'memory, on all devices together', 'size', box=box.SIMPLE_HEAD
-  )
+  title = 'memory, on all devices together'
+  memory = table.Table(title, 'size', box=box.SIMPLE_HEAD)
   for use, size in (
     ('parameters as they are stored', _bytes(leaves.values())),
     ('parameters in float32', 4 * count),

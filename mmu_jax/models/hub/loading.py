@@ -1,6 +1,6 @@
 """Hugging Face checkpoints to parameters."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import contextlib
 import dataclasses
 import functools
@@ -78,7 +78,7 @@ def load(
   """
   path = pathlib.Path(path)
   check_dtype(dtype)
-  model, found, names = describe(
+  model, tensors = read_headers(
     path,
     dtype=compute_dtype or dtype or 'float32',
     attention=attention,
@@ -90,18 +90,12 @@ def load(
   rules = model.partition_rules if rules is None else rules
   made = {}
   with contextlib.ExitStack() as stack:
-    read = _reader(stack, found, names)
-    _check_copies(table, names, read, path)
+    read = _reader(stack, tensors)
+    _check_copies(table, tensors, read, path)
     leaves = weights.by_leaf(table.places)
     for leaf in progress.track(leaves, f'load {path.name}'):
       pieces = {name: table.places[name] for name in leaves[leaf]}
-      kind = (
-        jnp.dtype(dtype)
-        if dtype
-        else jnp.result_type(
-          *(DTYPES[found[names[name]].dtype] for name in pieces)
-        )
-      )
+      kind = jnp.dtype(dtype) if dtype else stored_dtype(tensors, pieces)
       made[leaf] = _make_leaf(leaf, pieces, read, kind, mesh, rules)
   params = tree_lib.map_with_name(
     lambda name, _: made[name], model.abstract_params
@@ -111,9 +105,9 @@ def load(
   )
 
 
-def describe(
+def read_headers(
   path: Folder, **options: str
-) -> tuple[Model, dict[str, files_lib.Tensor], dict[str, str]]:
+) -> tuple[Model, dict[str, files_lib.Tensor]]:
   """Reads config and headers of a checkpoint, and checks them.
 
   Args:
@@ -121,20 +115,27 @@ def describe(
     **options: ``dtype`` of the computation, ``attention``, ``remat``.
 
   Returns:
-    The model without parameters; the tensors by their name in the files; and
-    hub name -> name in the files.
+    The model without parameters, and hub name -> tensor in the files.
 
   Raises:
     FileNotFoundError, ValueError: see ``load``.
   """
   path = pathlib.Path(path)
-  config = hub_config.read(path, options)
+  config = hub_config.read_config(path, options)
   found = files_lib.tensors(path)
   model = build(_with_vocabulary(config, found))
   table = weights.table(model)
   names = weights.check_names(found, model.family, table, str(path))
-  _check_tensors({**table.places, **table.copies}, names, found)
-  return model, found, names
+  tensors = {hub: found[name] for hub, name in names.items()}
+  _check_tensors({**table.places, **table.copies}, tensors)
+  return model, tensors
+
+
+def stored_dtype(
+  tensors: Mapping[str, files_lib.Tensor], names: Iterable[str]
+) -> np.dtype:
+  """Returns the widest dtype of some tensors, given by hub name."""
+  return jnp.result_type(*(DTYPES[tensors[name].dtype] for name in names))
 
 
 def load_processor(
@@ -188,23 +189,17 @@ def _with_vocabulary(config, found: Mapping[str, files_lib.Tensor]):
 
 
 def _check_tensors(
-  places: Mapping[str, weights.Place],
-  names: Mapping[str, str],
-  found: Mapping[str, files_lib.Tensor],
+  places: Mapping[str, weights.Place], tensors: Mapping[str, files_lib.Tensor]
 ) -> None:
   """Raises where a shape does not fit the config, or a dtype is unknown."""
   wrong = []
-  for hub, name in names.items():
-    tensor, want = found[name], places[hub].shape
+  for hub, tensor in tensors.items():
+    where, want = f'{tensor.name} in {tensor.file.name}', places[hub].shape
     if tensor.dtype not in DTYPES:
-      wrong.append(
-        f'{name} in {tensor.file.name} has dtype {tensor.dtype}, '
-        f'not one of {", ".join(DTYPES)}'
-      )
+      known = ', '.join(DTYPES)
+      wrong.append(f'{where} has dtype {tensor.dtype}, not one of {known}')
     elif tensor.shape != want:
-      wrong.append(
-        f'{name} in {tensor.file.name} has shape {tensor.shape}, not {want}'
-      )
+      wrong.append(f'{where} has shape {tensor.shape}, not {want}')
   if wrong:
     more = f' (and {len(wrong) - 5} more)' if len(wrong) > 5 else ''
     raise UserError(
@@ -223,28 +218,29 @@ def check_dtype(dtype: str | None) -> None:
 
 
 def _check_copies(
-  table: weights.Table, names: Mapping[str, str], read: Read, path: pathlib.Path
+  table: weights.Table,
+  tensors: Mapping[str, files_lib.Tensor],
+  read: Read,
+  path: pathlib.Path,
 ) -> None:
   """Raises where a tensor differs from the one that it should copy."""
   places = {place.leaf: hub for hub, place in table.places.items()}
   for hub, place in table.copies.items():
-    blocks = _blocks(place, 0, place.shape[0]) if hub in names else []
-    same = (
-      np.array_equal(read(hub, (block,)), read(places[place.leaf], (block,)))
+    twin = places[place.leaf]
+    blocks = _blocks(place, 0, place.shape[0]) if hub in tensors else []
+    if not all(
+      np.array_equal(read(hub, (block,)), read(twin, (block,)))
       for block in blocks
-    )
-    if not all(same):
+    ):
       raise UserError(
         f'config.json of {path} says tie_word_embeddings, so that '
-        f'{names[hub]} is a copy of {names[places[place.leaf]]}; they '
-        'differ in the files. If the weights are right, say false.'
+        f'{tensors[hub].name} is a copy of {tensors[twin].name}; they differ '
+        'in the files. If the weights are right, say false.'
       )
 
 
 def _reader(
-  stack: contextlib.ExitStack,
-  found: Mapping[str, files_lib.Tensor],
-  names: Mapping[str, str],
+  stack: contextlib.ExitStack, tensors: Mapping[str, files_lib.Tensor]
 ) -> Read:
   """Opens files as they are needed, until the stack is closed."""
 
@@ -253,8 +249,8 @@ def _reader(
     return stack.enter_context(files_lib.opened(file))
 
   def read(hub, index):
-    name = names[hub]
-    return handle(found[name].file).get_slice(name)[index]
+    tensor = tensors[hub]
+    return handle(tensor.file).get_slice(tensor.name)[index]
 
   return read
 

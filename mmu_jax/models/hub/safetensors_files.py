@@ -1,4 +1,4 @@
-"""The safetensors files of a checkpoint folder: what they hold, how to write.
+"""Reads and writes the safetensors files of a checkpoint folder.
 
 Reading is the safetensors library's. It writes a file only from arrays that
 are all in memory at once, 5 GB of them for a 7B model; ``write`` streams.
@@ -37,8 +37,9 @@ BUFFER_DTYPES = DTYPES | {
 
 
 class Tensor(NamedTuple):
-  """What the header of a file says of a tensor."""
+  """A tensor as the header of its file states it."""
 
+  name: str
   file: pathlib.Path
   dtype: str  # a key of DTYPES, or one that is not supported
   shape: tuple[int, ...]
@@ -73,7 +74,7 @@ def files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def tensors(folder: pathlib.Path) -> dict[str, Tensor]:
-  """Returns what is in the files of a checkpoint, from their headers alone.
+  """Returns the tensors of a checkpoint by name, from the headers alone.
 
   Raises:
     ValueError: if a file is truncated or otherwise damaged, or two files hold
@@ -90,7 +91,9 @@ def tensors(folder: pathlib.Path) -> dict[str, Tensor]:
             'the checkpoint again.'
           )
         piece = handle.get_slice(name)
-        found[name] = Tensor(file, piece.get_dtype(), tuple(piece.get_shape()))
+        found[name] = Tensor(
+          name, file, piece.get_dtype(), tuple(piece.get_shape())
+        )
   return found
 
 
@@ -118,11 +121,16 @@ def read_header(file: pathlib.Path) -> dict[str, Any]:
 
 def data_size(header: Mapping[str, Any]) -> int:
   """Returns how many bytes the tensors of a header take."""
-  entries = [v for k, v in header.items() if k != '__metadata__']
-  return sum(map(_size, entries))
+  return sum(_size(header[name]) for name in in_order(header))
 
 
-def write(
+def in_order(header: Mapping[str, Any]) -> list[str]:
+  """Returns the names of a header's tensors, in the order of their data."""
+  names = [name for name in header if name != '__metadata__']
+  return sorted(names, key=lambda name: header[name]['data_offsets'][0])
+
+
+def write_tensors(
   file: pathlib.Path,
   header: Mapping[str, Any],
   make: Callable[[str], np.ndarray],
@@ -130,30 +138,26 @@ def write(
   """Writes a file, one tensor in memory at a time.
 
   Args:
-    file: where.
-    header: as ``read_header`` returns it; the offsets are made anew.
+    file: path of the new file.
+    header: header from ``read_header``; its offsets are made anew.
     make: ``make(name) -> contiguous array`` of the header's dtype and shape.
 
   Raises:
-    ValueError: if an array is not what the header says.
+    ValueError: if an array does not fit the header.
   """
-  entries = {k: v for k, v in header.items() if k != '__metadata__'}
-  names = sorted(entries, key=lambda k: entries[k]['data_offsets'][0])
-  fresh, end = {}, 0
+  names = in_order(header)
+  fresh = {k: v for k, v in header.items() if k == '__metadata__'}
+  end = 0
   for name in names:
-    entry = entries[name]
-    size = _size(entry)
-    fresh[name] = dict(entry, data_offsets=[end, end + size])
-    end += size
-  if '__metadata__' in header:
-    fresh = {'__metadata__': header['__metadata__'], **fresh}
+    begin, end = end, end + _size(header[name])
+    fresh[name] = dict(header[name], data_offsets=[begin, end])
   text = json.dumps(fresh, separators=(',', ':'), ensure_ascii=False).encode()
   text += b' ' * (-len(text) % 8)  # the data begin at a multiple of eight
   with file.open('wb') as stream:
     stream.write(struct.pack('<Q', len(text)) + text)
     for name in names:
       array = make(name)
-      entry = entries[name]
+      entry = header[name]
       want = BUFFER_DTYPES[entry['dtype']], tuple(entry['shape'])
       if (array.dtype, array.shape) != want:
         raise UserError(
@@ -164,7 +168,7 @@ def write(
       del array  # before the next one is made
 
 
-def read_json(file: pathlib.Path) -> dict[str, Any]:
+def read_object(file: pathlib.Path) -> dict[str, Any]:
   """Reads a JSON object.
 
   Raises:
@@ -187,7 +191,7 @@ def _size(entry: Mapping[str, Any]) -> int:
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
   """Tensor -> file, of an index."""
-  found = read_json(index).get('weight_map')
+  found = read_object(index).get('weight_map')
   if not isinstance(found, dict):
     raise UserError(
       f'{index} must map tensors to files under weight_map; got {found!r}. '

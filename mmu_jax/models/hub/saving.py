@@ -84,45 +84,41 @@ def save(
     got_name='the parameters to save',
     want_name='the model',
   )
-  source, found, names = checkpoints.describe(like)
+  source, tensors = checkpoints.read_headers(like)
   tree_lib.check_same(
     model.abstract_params,
     source.abstract_params,
     got_name='the model to save',
     want_name=f'the checkpoint {like}',
   )
-  plan = _plan(source, names, like, dtype)
-  tensors = _tensors(tree_lib.flatten(params), plan)
+  plan = _plan(source, tensors, like, dtype)
+  arrays = _arrays(tree_lib.flatten(params), plan)
   if not distributed.is_first():
-    for _ in tensors:  # they are gathered by all
+    for _ in arrays:  # they are gathered by all
       pass
-  distributed.first(_write_whole, path, like, plan, tensors)
+  distributed.first(_write_whole, path, like, plan, arrays)
   return path
 
 
 class _Plan(NamedTuple):
-  """What the files get: their headers, and which parameter a tensor is of."""
+  """Headers of the new files, and the places of tensors by name in a file."""
 
   headers: dict[pathlib.Path, dict[str, Any]]
   places: dict[str, weights.Place]
   dtype: str | None
 
 
-def _plan(source, names, like, dtype) -> _Plan:
+def _plan(source, tensors, like, dtype) -> _Plan:
   """Reads the headers of the source, and gives them another dtype."""
   table = weights.table(source)
-  places = {
-    names[k]: p
-    for k, p in {**table.copies, **table.places}.items()
-    if k in names
-  }
+  known = {**table.copies, **table.places}
+  places = {tensor.name: known[hub] for hub, tensor in tensors.items()}
   files = files_lib.files(like)
   headers = {file: files_lib.read_header(file) for file in files}
-  if dtype is not None:
-    headers = {
-      file: _with_dtype(header, places, dtype)
-      for file, header in headers.items()
-    }
+  kinds = {d.name: key for key, d in DTYPES.items()}
+  for header in headers.values() if dtype is not None else ():
+    for name in header.keys() & places:
+      header[name]['dtype'] = kinds[dtype]
   return _Plan(headers, places, dtype)
 
 
@@ -140,21 +136,21 @@ def _check_folders(path: str, like: str) -> None:
     )
 
 
-def _write_whole(path, like, plan, tensors) -> None:
+def _write_whole(path, like, plan, arrays) -> None:
   """Writes a folder under its name, or nothing."""
   partial = path.with_name(f'{path.name}.{secrets.token_hex(4)}.partial')
   try:
     partial.mkdir(parents=True)
-    _write(partial, like, plan, tensors)
+    _write(partial, like, plan, arrays)
     partial.rename(path)
   finally:
     shutil.rmtree(partial, ignore_errors=True)
     if jax.process_count() > 1:
-      for _ in tensors:  # after an error: the others gather all of them
+      for _ in arrays:  # after an error: the others gather all of them
         pass
 
 
-def _write(partial, like, plan, tensors) -> None:
+def _write(partial, like, plan, arrays) -> None:
   """Writes all files of a checkpoint into a folder."""
   for file in like.iterdir():
     weight = file.suffix in WEIGHTS or file.name.endswith('.index.json')
@@ -172,18 +168,18 @@ def _write(partial, like, plan, tensors) -> None:
         with files_lib.opened(file) as handle:
           return handle.get_tensor(name)
       dtype = DTYPES[header[name]['dtype']]
-      return _entry(next(tensors), plan.places[name], dtype, name)
+      return _entry(next(arrays), plan.places[name], dtype, name)
 
-    files_lib.write(partial / file.name, header, make)
+    files_lib.write_tensors(partial / file.name, header, make)
 
 
-def _tensors(leaves, plan: _Plan) -> Iterator[jax.Array | np.ndarray]:
-  """Yields what each tensor is made of, in the order of the files."""
+def _arrays(leaves, plan: _Plan) -> Iterator[jax.Array | np.ndarray]:
+  """Yields the array of each tensor, in the order of the files."""
   for header in plan.headers.values():
-    entries = {k: v for k, v in header.items() if k in plan.places}
-    for name in sorted(entries, key=lambda k: entries[k]['data_offsets'][0]):
-      place = plan.places[name]
-      yield _here(leaves[place.leaf], place.layer)
+    for name in files_lib.in_order(header):
+      if name in plan.places:
+        place = plan.places[name]
+        yield _here(leaves[place.leaf], place.layer)
 
 
 def _here(leaf: Any, layer: int | None) -> jax.Array | np.ndarray:
@@ -195,10 +191,7 @@ def _here(leaf: Any, layer: int | None) -> jax.Array | np.ndarray:
     everywhere = jax.sharding.NamedSharding(
       leaf.sharding.mesh, jax.sharding.PartitionSpec()
     )
-    if layer is None:
-      whole = _gather(everywhere)(leaf)
-    else:
-      whole = _gather_layer(everywhere)(leaf, layer)
+    whole = _gather(everywhere)(leaf, layer)
     # Or processes that do not write would run ahead, with many of them.
     return whole.block_until_ready().addressable_data(0)
   return leaf if layer is None else leaf[layer]
@@ -206,17 +199,14 @@ def _here(leaf: Any, layer: int | None) -> jax.Array | np.ndarray:
 
 @functools.cache
 def _gather(to: jax.sharding.Sharding):
-  """Brings an array to every process."""
-  return jax.jit(lambda x: x, out_shardings=to)
+  """Brings an array, or a layer of a stack, to every process."""
 
+  def pick(x, i):
+    if i is None:
+      return x
+    return jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
 
-@functools.cache
-def _gather_layer(to: jax.sharding.Sharding):
-  """Brings a layer of a stack to every process."""
-  return jax.jit(
-    lambda x, i: jax.lax.dynamic_index_in_dim(x, i, keepdims=False),
-    out_shardings=to,
-  )
+  return jax.jit(pick, out_shardings=to)
 
 
 def _entry(
@@ -257,19 +247,10 @@ def _cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
   return cast
 
 
-def _with_dtype(header, places, dtype: str) -> dict[str, Any]:
-  """A header whose parameters have another dtype."""
-  kinds = {d.name: key for key, d in DTYPES.items()}
-  return {
-    name: dict(entry, dtype=kinds[dtype]) if name in places else entry
-    for name, entry in header.items()
-  }
-
-
 def _state_dtype(folder: pathlib.Path, headers, dtype: str) -> None:
   """Writes the new dtype into the config and the index of a folder."""
-  config = files_lib.read_json(folder / hub_config.FILE)
-  fields = ('torch_dtype', 'dtype')  # the new name is that of transformers 5
+  config = files_lib.read_object(folder / hub_config.FILE)
+  fields = ('torch_dtype', 'dtype')  # transformers 5 has the new name
   for part in (config, *config.values()):
     if isinstance(part, dict):
       part |= {field: dtype for field in fields if field in part}
@@ -277,7 +258,7 @@ def _state_dtype(folder: pathlib.Path, headers, dtype: str) -> None:
     config['torch_dtype'] = dtype  # all versions read it
   _write_json(folder / hub_config.FILE, config)
   if (folder / files_lib.INDEX).exists():
-    index = files_lib.read_json(folder / files_lib.INDEX)
+    index = files_lib.read_object(folder / files_lib.INDEX)
     size = sum(map(files_lib.data_size, headers))
     index['metadata'] = dict(index.get('metadata', {}), total_size=size)
     _write_json(folder / files_lib.INDEX, index)

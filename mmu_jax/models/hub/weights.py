@@ -1,4 +1,4 @@
-"""Which tensor of a checkpoint file is which part of which parameter.
+"""A table of tensors in checkpoint files and their places in parameters.
 
 Our leaves are named like the tensors of the checkpoints on the hub, with these
 differences: layers are stacked (``layers.3.x`` is entry 3 of ``layers/x``), a
@@ -25,7 +25,7 @@ class Place(NamedTuple):
   Attributes:
     leaf: name of the parameter.
     layer: entry of its leading axis, None if it is not stacked.
-    shape: of the tensor in the file.
+    shape: shape of the tensor in the file.
     transposed: whether the file holds ``[out, in...]`` of a ``[in, out]``.
   """
 

@@ -27,7 +27,7 @@ def _published(name):
 
 def _check_as_transformers_reads_it(folder):
   """Every size of ours is what AutoConfig finds in the same file."""
-  ours = hub_config.read(folder)
+  ours = hub_config.read_config(folder)
   theirs = transformers.AutoConfig.from_pretrained(folder)
   text = dataclasses.asdict(ours.text_config)
   rope = theirs.text_config.rope_parameters
@@ -63,7 +63,7 @@ def _check_as_transformers_reads_it(folder):
 
 
 def test_the_published_llava_is_read():
-  config = hub_config.read(_published('llava_1_5_7b'))
+  config = hub_config.read_config(_published('llava_1_5_7b'))
   text, vision = config.text_config, config.vision_config
   assert (text.num_hidden_layers, text.hidden_size) == (32, 4096)
   assert (text.num_attention_heads, text.num_key_value_heads) == (32, 32)
@@ -89,7 +89,7 @@ def test_the_published_llava_is_read():
 def test_the_published_qwen2_vl_are_read(
   name, layers, width, heads, keys, inner, vocabulary, tied
 ):
-  config = hub_config.read(_published(name))
+  config = hub_config.read_config(_published(name))
   text, vision = config.text_config, config.vision_config
   assert (text.num_hidden_layers, text.hidden_size) == (layers, width)
   assert (text.num_attention_heads, text.num_key_value_heads) == (heads, keys)
@@ -147,7 +147,7 @@ def test_the_length_of_the_context_is_what_the_config_says(
 ):
   """Or not known: transformers' default is a guess about the checkpoint."""
   raw = {'model_type': 'llava', 'text_config': said, 'vision_config': {}}
-  text = hub_config.read(_write(tmp_path, raw)).text_config
+  text = hub_config.read_config(_write(tmp_path, raw)).text_config
   assert text.max_position_embeddings == length
 
 
@@ -226,8 +226,8 @@ def test_what_transformers_5_writes_says_the_same(family, tmp_path):
   raw = json.loads((tmp_path / 'new' / 'config.json').read_text())
   assert 'rope_parameters' in raw['text_config']
   assert 'hidden_size' in raw['text_config'] and 'hidden_size' not in raw
-  assert hub_config.read(tmp_path / 'new') == hub_config.read(old)
-  assert hub_config.read(old).text_config.rope_theta == 3e5
+  assert hub_config.read_config(tmp_path / 'new') == hub_config.read_config(old)
+  assert hub_config.read_config(old).text_config.rope_theta == 3e5
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_what_the_models_do_not_have_is_refused(
 ):
   folder = _write(tmp_path, hub_folder.config(family, **changes))
   with pytest.raises(ValueError) as raised:
-    hub_config.read(folder)
+    hub_config.read_config(folder)
   assert str(raised.value).startswith(f'{folder / "config.json"}: ')
   assert words in str(raised.value)
 
@@ -352,15 +352,15 @@ def test_a_model_has_the_sizes_of_its_tower(family, value, tmp_path):
   raw = dict(hub_folder.config(family), vision_config=value)
   words = 'config.json: vision_config must hold the sizes of a part, got '
   with pytest.raises(ValueError, match=words):
-    hub_config.read(_write(tmp_path, raw))
+    hub_config.read_config(_write(tmp_path, raw))
 
 
 @pytest.mark.parametrize('family', hub_folder.FAMILIES)
 def test_how_to_compute_is_an_option_and_not_in_the_file(family, tmp_path):
   folder = _write(tmp_path, hub_folder.config(family, dtype='float16'))
-  assert hub_config.read(folder).dtype == 'float32'
+  assert hub_config.read_config(folder).dtype == 'float32'
   options = dict(dtype='bfloat16', attention='cudnn', remat='full')
-  config = hub_config.read(folder, options)
+  config = hub_config.read_config(folder, options)
   assert {name: getattr(config, name) for name in options} == options
   with pytest.raises(ValueError, match='flash'):
-    hub_config.read(folder, {'attention': 'flash'})
+    hub_config.read_config(folder, {'attention': 'flash'})

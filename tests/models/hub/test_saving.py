@@ -237,7 +237,7 @@ def test_a_crash_leaves_a_partial_folder_alone(tmp_path, monkeypatch):
 
 def _fail_after(monkeypatch, count, error):
   """Makes the writer of tensors raise after some of them."""
-  write = safetensors_files.write
+  write = safetensors_files.write_tensors
 
   def failing(file, header, make):
     def once(name, left=[count]):  # noqa: B006
@@ -248,4 +248,4 @@ def _fail_after(monkeypatch, count, error):
 
     write(file, header, once)
 
-  monkeypatch.setattr(safetensors_files, 'write', failing)
+  monkeypatch.setattr(safetensors_files, 'write_tensors', failing)

@@ -128,7 +128,7 @@ REFUSED = """
 
   source, target = sys.argv[1:]
   model = models.load(source, mesh=sharding.make_mesh('data=2'))
-  write = safetensors_files.write
+  write = safetensors_files.write_tensors
   def full(file, header, make):
     left = [5]
     def once(name):
@@ -138,13 +138,13 @@ REFUSED = """
       return make(name)
     write(file, header, once)
   if jax.process_index() == 0:
-    safetensors_files.write = full
+    safetensors_files.write_tensors = full
   for where in (target, source):
     try:
       models.save(model, model.params, where)
     except OSError as error:
       print(type(error).__name__, error)
-  safetensors_files.write = write
+  safetensors_files.write_tensors = write
   models.save(model, model.params, target)
 """
 

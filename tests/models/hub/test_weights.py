@@ -38,7 +38,7 @@ def _published(name):
   if not folder.exists():
     pytest.skip(f'needs the configs and weight names of the hub in {folder}')
   listed = json.loads((folder / 'param_names_shapes.json').read_text())
-  return models.build(hub_config.read(folder)), listed['params']
+  return models.build(hub_config.read_config(folder)), listed['params']
 
 
 def _covered(table, leaf):
@@ -275,7 +275,7 @@ def test_a_tensor_goes_to_its_leaf_and_back(family, tmp_path):
   folder = hub_folder.write(
     tmp_path / 'hub', family, hub_folder.tensors(family, 10)
   )
-  model = models.build(hub_config.read(folder))
+  model = models.build(hub_config.read_config(folder))
   shutil.rmtree(folder)
   leaves = tree_lib.flatten(model.abstract_params)
   rng = np.random.default_rng(10)
