@@ -1,6 +1,8 @@
 """Answer records and tasks, for tests of scores."""
 
-from mmu_jax.data.dataset import Task
+import math
+
+from results import make_task
 
 PETS = ('dog', 'parrot', 'cat')
 OPTIONS = tuple(f'Maria Lopez keeps a {pet}.' for pet in PETS)
@@ -10,11 +12,8 @@ ALL_WRONG = 'I do not know'
 
 def task(name, role=''):
   """A task whose split and modality are in its name: 'forget_vqa'."""
-  split, modality = name.split('_')[:2]
-  forget = split == 'forget' and modality == 'vqa'
-  return Task(
-    name, (), split, modality, role or ('forget' if forget else 'keep')
-  )
+  made = make_task(name)
+  return made._replace(role=role or made.role)
 
 
 def answer(key='a', kind='generation', protocol='fixed', **fields):
@@ -49,8 +48,6 @@ def choice(nll, key='a', tokens=(5, 5, 5), **fields):
 
 def ratio(value, key='a', **fields):
   """A record of a generated answer with this truth ratio."""
-  import math
-
   given = [
     likelihood('answer', 1.0),
     likelihood('paraphrase', 2.0 + math.log(value)),

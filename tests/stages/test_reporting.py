@@ -3,6 +3,7 @@
 import types
 
 import pytest
+from results import result
 
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.stages import reporting
@@ -22,8 +23,8 @@ def shown(monkeypatch, tmp_path):
   )
   found = {}
 
-  def save(folder, runs, tasks, names, *, predictions):
-    found.update(runs=runs, names=names, gallery=predictions)
+  def save(folder, runs, data, *, predictions):
+    found.update(runs=runs, names=data.names, gallery=predictions)
 
   def write(folder, *, predictions):
     found.update(page=predictions)
@@ -39,8 +40,8 @@ def shown(monkeypatch, tmp_path):
   return make
 
 
-def _row(run, **more):
-  return {'run': run, 'task': 'a', 'metric': 'b', 'value': 0.5, **more}
+def _row(run, **asked):
+  return result(run, 'forget_qa', 'exact_match', 0.5) | asked
 
 
 def test_runs_are_those_of_the_results_in_their_order(shown, tmp_path):
@@ -55,7 +56,7 @@ def test_gallery_and_page_read_the_answers_that_were_scored(shown, tmp_path):
   _, found = shown([_row('ga', protocol='fixed', shots=2)])
   assert found['gallery'] == found['page'] == tmp_path / 'fixed-2'
   _, found = shown([_row('ga')])
-  assert found['page'] == tmp_path / '-0'
+  assert found['page'] == tmp_path / 'plain-0'
 
 
 def test_there_must_be_results(shown, tmp_path):
