@@ -107,7 +107,7 @@ def kl_divergence(
             (\log p_{ref} - \log p_\theta)
 
   Args:
-    logits: ``[B, L, V]`` of the model that is trained.
+    logits: ``[B, L, V]`` of the trained model.
     ref_logits: ``[B, L, V]`` of the frozen reference; no gradient flows.
     weights: ``[B, L]`` >= 0.
 
@@ -145,15 +145,15 @@ def npo(
             p_{ref})^\beta) = - \frac{2}{\beta} \, \mathrm{mean} \,
             \log \sigma(\beta (\mathrm{nll}_\theta - \mathrm{nll}_{ref}))
 
-  At theta = theta_ref its gradient is that of ``-nll_theta``: gradient ascent.
+  At theta = theta_ref it has the gradient of ``-nll_theta``: gradient ascent.
   For beta -> 0 it is gradient ascent everywhere.
 
   Args:
     nll_theta: negative log-likelihood of each answer, any shape, in nats:
       summed over its tokens (the paper) or their mean (the MMUnlearner code).
-    nll_ref: the same under the frozen reference; no gradient flows.
+    nll_ref: nll_theta under the frozen reference; no gradient flows.
     beta: inverse temperature > 0; 0.1 with summed, 0.4 with mean nll.
-    where: bool of that shape, which entries are answers; None for all.
+    where: bool of the same shape, True for answers; None for all.
 
   Returns:
     A float32 scalar, > 0.

@@ -203,10 +203,10 @@ def overlap(a: Mask, b: Mask) -> float:
 def random_like(mask: Mask, key: jax.Array) -> Mask:
   """Returns a random mask with as many True entries in every leaf.
 
-  The control that tells what sparsity alone does: equal density, no saliency.
-  Every entry draws 32 random bits, and the highest draws win; the draws do not
-  depend on the mesh. Equal ones at the border are all taken, so a leaf of a
-  billion entries may get one more, in one case of four.
+  A control for sparsity alone: equal density, no saliency. Every entry draws 32
+  random bits, and the highest draws win, on every mesh the same. Equal draws
+  at the border are all taken, so one in four leaves of a billion entries gets
+  one entry more.
 
   Args:
     mask: bool mask to imitate.
@@ -225,7 +225,7 @@ def total(leaves: Sequence[jax.Array], by_layer: bool = False) -> list[Any]:
 
   Args:
     leaves: bool arrays, whole or split over devices and processes.
-    by_layer: of each entry of their first axis, by itself.
+    by_layer: whether to count each entry of the first axis by itself.
 
   Returns:
     A number for each array, or an int64 array ``[layers]``.
@@ -258,7 +258,7 @@ def count(x: jax.Array) -> jax.Array:
 
 
 def to_int(counts: Any) -> np.ndarray:
-  """The numbers that counts ``[..., 2]`` stand for: int64 ``[...]``."""
+  """Turns counts ``[..., 2]`` of ``count`` into int64 ``[...]``."""
   counts = np.asarray(jax.device_get(counts)).astype(np.int64)
   return counts[..., 0] * 4096 + counts[..., 1]
 
@@ -282,6 +282,8 @@ def _count_pairs(a: list[jax.Array], b: list[jax.Array]) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=2)
 def _shuffle(mask: jax.Array, key: jax.Array, place: Any) -> jax.Array:
   """A random leaf with as many True entries, where the leaf is."""
+  # The k highest draws win. Their lowest value, the bound, is found bit by
+  # bit from the highest: a bit is set if k draws still reach the bound with it.
   draws = jax.random.bits(key, mask.shape, jnp.uint32)
   if place is not None and len(place.device_set) > 1:
     draws = jax.lax.with_sharding_constraint(draws, place)

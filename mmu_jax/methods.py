@@ -32,14 +32,14 @@ class Turn(NamedTuple):
 
   Attributes:
     split: the stream its batch comes from: 'forget', 'retain', 'train'.
-    loss: what the step descends.
+    loss: the loss that the step descends.
     masked: whether the saliency mask acts on this turn, wherever the
       optimizer's chain has it.
     project: a split whose gradient the step must not work against, or None.
-    every: taken in one of so many rounds, from the first.
+    every: rounds from one turn to the next; the first round has one.
     needs_reference: whether the loss reads ``ref_params``.
-    measure: ``measure(batch)``, what the loss is a mean over: with it a batch
-      may be cut into micro-batches. None where the loss is no such mean.
+    measure: ``measure(batch)``, the denominator of the loss: with it a batch
+      may be cut into micro-batches. None if the loss is not such a mean.
   """
 
   split: str
@@ -52,12 +52,12 @@ class Turn(NamedTuple):
 
 
 def answer_weight(batch: Batch) -> Scalar:
-  """The weight of all answer tokens: what a cross-entropy is a mean over."""
+  """The weight of all answer tokens: the denominator of a cross-entropy."""
   return jnp.sum(batch['weights'].astype(jnp.float32))
 
 
 def num_answers(batch: Batch) -> Scalar:
-  """How many answers a batch has: what the NPO loss is a mean over."""
+  """The number of answers in a batch: the denominator of the NPO loss."""
   weights = batch['weights']
   _, is_answer = losses.sum_by_answer(
     weights, weights, batch['documents'], batch['branches']

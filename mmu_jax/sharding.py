@@ -31,10 +31,10 @@ def make_mesh(spec: str, devices: Sequence[Any] | None = None) -> Mesh:
 
   Args:
     spec: ``'data=2,fsdp=4'``: sizes of the axes data (copies of the model),
-      fsdp (parameters split, batch split) and tensor (layers split); left
-      out means 1, and one of them may be -1: what remains.
-    devices: all devices if None. Of more than the mesh needs, the first are
-      taken; of several processes each needs a part of it, so that all are.
+      fsdp (parameters split, batch split) and tensor (layers split). A missing
+      axis has size 1, and one axis may be -1: it takes the remaining devices.
+    devices: devices of the mesh, all if None. One process may have more than
+      the mesh needs, and uses the first; several processes use all.
 
   Raises:
     ValueError: if an axis is unknown, or the sizes do not fit the devices.
@@ -100,11 +100,12 @@ def spec_of(
   """Returns how a leaf is split.
 
   Args:
-    name: of the leaf, ``'model/layers/mlp/up_proj/kernel'``.
-    shape: of the leaf.
-    rules: see above; of a rule with more axes than the leaf, the last count.
-    mesh: an axis of the rule that does not divide its dimension is left out,
-      so that a vocabulary of 32,003 tokens is copied instead of refused.
+    name: name of the leaf, ``'model/layers/mlp/up_proj/kernel'``.
+    shape: shape of the leaf.
+    rules: partition rules; of a rule with more axes than the leaf, the last
+      ones count.
+    mesh: the mesh. An axis of the rule that does not divide its dimension is
+      left out, so that a vocabulary of 32,003 tokens is copied, not refused.
 
   Raises:
     ValueError: if no rule matches.
@@ -156,10 +157,10 @@ def placed(tree: Any, rules: Rules, mesh: Mesh) -> Any:
   """Returns the shapes of a tree with the place of each: nothing is allocated.
 
   Args:
-    tree: of arrays or shapes; parameters, or what has their names in it, as an
-      optimizer state.
+    tree: pytree of arrays or shapes: parameters, or a tree with their names in
+      it, such as an optimizer state.
     rules: partition rules.
-    mesh: where it goes.
+    mesh: the mesh that it goes to.
   """
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -171,11 +172,11 @@ def placed(tree: Any, rules: Rules, mesh: Mesh) -> Any:
 def constrain(tree: Any, rules: Rules) -> Any:
   """Puts every leaf where its rule says, on the mesh that is set, if one is.
 
-  What a step returns would otherwise come back in places that the compiler
-  chose, and the next step would be compiled again for them.
+  Otherwise the compiler chooses the places of a step's results, and the next
+  step is compiled again for them.
 
   Args:
-    tree: of traced arrays.
+    tree: pytree of traced arrays.
     rules: partition rules; none for the identity.
   """
   mesh = _mesh()
@@ -200,9 +201,9 @@ def split_rows(
 
   Args:
     x: ``[B, ...]``, traced.
-    axis: which one has the rows.
-    last: an axis of the mesh that splits the last dimension, as a vocabulary
-      over 'tensor'; where it does not divide it, that one stays whole.
+    axis: index of the axis of the rows.
+    last: axis of the mesh that splits the last dimension, such as a vocabulary
+      over 'tensor'; a dimension that it does not divide stays whole.
   """
   mesh = _mesh()
   if mesh is None:
@@ -237,10 +238,10 @@ def row_parts(mesh: Mesh | AbstractMesh) -> int:
 
 
 def row_count(num_rows: int, mesh: Mesh, micro_batches: int = 1) -> int:
-  """How many rows a batch gets, so that every device has as many.
+  """The number of rows of a batch that is padded for its devices.
 
-  Rows are split over the devices, and those of a device into micro-batches;
-  what is added are rows of padding, without any weight.
+  Every device gets as many rows, in micro-batches of equal size; the added
+  rows have no weight.
 
   Example:
     >>> row_count(5, make_mesh('fsdp=-1'), micro_batches=4) % 4
@@ -254,8 +255,8 @@ def local_rows(total: int, mesh: Mesh) -> np.ndarray:
   """Which rows of a batch the devices of this process hold, in order.
 
   Args:
-    total: rows of the batch, from ``row_count``.
-    mesh: of all processes.
+    total: number of rows of the batch, from ``row_count``.
+    mesh: the mesh of all processes.
   """
   parts = batch_sharding(mesh).addressable_devices_indices_map((total,))
   return np.unique(
@@ -264,13 +265,13 @@ def local_rows(total: int, mesh: Mesh) -> np.ndarray:
 
 
 def place(batch: Any, mesh: Mesh, total: int) -> Any:
-  """Makes the arrays of a batch whose rows every process has a part of.
+  """Makes the arrays of a batch from the rows of every process.
 
   Args:
     batch: tree of NumPy arrays with the rows ``local_rows(total, mesh)`` of
       this process, in this order.
-    mesh: of all processes.
-    total: rows of the whole batch, from ``row_count``.
+    mesh: the mesh of all processes.
+    total: number of rows of the whole batch, from ``row_count``.
 
   Returns:
     A tree of arrays with ``total`` rows, split over the mesh.

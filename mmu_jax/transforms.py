@@ -37,9 +37,9 @@ def mask_updates() -> optax.GradientTransformationExtraArgs:
   .. math:: u \leftarrow m \odot u
 
   Placed before an optimizer it masks gradients: the frozen moments stay zero
-  and a later clip sees only what is trained. Placed after it, it stops what
-  the optimizer adds by itself: weight decay, momentum of earlier turns. The
-  published code had only the first, and frozen weights moved.
+  and a later clip sees only trained weights. Placed after it, it also stops
+  weight decay and the momentum of earlier turns. The published code had only
+  the first, and frozen weights moved.
 
   Returns:
     A transformation whose ``update`` takes ``mask=``: a tree like the
@@ -79,15 +79,14 @@ def mask_updates() -> optax.GradientTransformationExtraArgs:
 def project_updates(
   when: str = 'conflict',
 ) -> optax.GradientTransformationExtraArgs:
-  r"""Takes out of the updates what works against another gradient.
+  r"""Removes from the updates the part that works against another gradient.
 
   .. math:: g \leftarrow g - \frac{\langle g, r \rangle}{\|r\|^2} r
 
-  Here r is the gradient of what must survive (the retain loss), over all
-  leaves as one vector. With ``when='conflict'`` it acts only where the inner
-  product is negative, that is where a step along -g would raise that loss;
-  afterwards <g, r> >= 0 (up to rounding). With ``when='always'`` the component
-  along r goes in either case.
+  Here r is the gradient of the retain loss, over all leaves as one vector. With
+  ``when='conflict'`` it acts only where the inner product is negative, that is
+  where a step along -g would raise that loss; afterwards <g, r> >= 0 (up to
+  rounding). With ``when='always'`` the component along r goes in either case.
 
   Where a mask is given too, r is masked first, so that the result stays within
   the mask.
@@ -155,13 +154,13 @@ def apply_updates(
 
   ``p + 0`` is not always p: -0.0 becomes +0.0 and subnormal numbers are
   flushed to zero. Where the update is 0, and where the mask is False, the old
-  value is selected instead. So what ``mask_updates`` froze at the end of a
-  chain is bit for bit what it was, and with a mask whatever the chain did.
+  value is selected instead. So a weight that ``mask_updates`` froze at the end
+  of a chain keeps its bits; with a mask here it does whatever the chain did.
 
   Args:
     params: tree of float arrays.
     updates: tree of the same structure and shapes.
-    mask: bool or packed tree, True = may change; None: what has an update.
+    mask: bool or packed tree, True = may change; None for every weight.
 
   Returns:
     New parameters, each of its old dtype.
@@ -187,7 +186,7 @@ def apply_updates(
   return jax.tree.map(jnp.where, masks.unpack(mask, params), new, params)
 
 
-class ScaleByHfAdamState(NamedTuple):
+class _HfAdamState(NamedTuple):
   """Moments of ``hf_adamw``."""
 
   count: jax.Array  # type: ignore[assignment]  # [] int32; tuples count too
@@ -218,8 +217,8 @@ def hf_adamw(
     learning_rate: eta > 0, a number or a schedule over steps.
     b1: decay of the first moment, in [0, 1).
     b2: decay of the second moment, in [0, 1).
-    eps: > 0, added to the root of the second moment.
-    weight_decay: lambda >= 0.
+    eps: number > 0, added to the root of the second moment.
+    weight_decay: rate lambda >= 0.
 
   Returns:
     An optax transformation; ``update`` needs ``params`` where lambda > 0.
@@ -238,8 +237,8 @@ def hf_adamw(
     (https://arxiv.org/abs/1711.05101).
   """
 
-  def init(params: Any) -> ScaleByHfAdamState:
-    return ScaleByHfAdamState(
+  def init(params: Any) -> _HfAdamState:
+    return _HfAdamState(
       count=jnp.zeros([], jnp.int32),
       mu=optax.tree.zeros_like(params),
       nu=optax.tree.zeros_like(params),
@@ -272,7 +271,7 @@ def hf_adamw(
         updates,
         params,
       )
-    return updates, ScaleByHfAdamState(count, mu, nu)
+    return updates, _HfAdamState(count, mu, nu)
 
   return optax.GradientTransformationExtraArgs(init, update)
 
@@ -297,8 +296,8 @@ def _masked(updates: Any, mask: Mask) -> Any:
 def _dot(a: Any, b: Any) -> jax.Array:
   """The inner product of two trees in float32, whatever their dtypes.
 
-  Leaf by leaf as it lies: a product of flattened leaves would gather those that
-  are split over devices.
+  Leaf by leaf, each where it is: a product of flattened leaves would gather
+  split leaves from their devices.
   """
   f32 = lambda x: x.astype(jnp.float32)
   products = jax.tree.map(lambda x, y: jnp.sum(f32(x) * f32(y)), a, b)

@@ -99,12 +99,12 @@ def check_same(
   Args:
     got: the tree to be checked.
     want: the tree that it must match.
-    got_name: what ``got`` is, for the message: 'the mask'.
-    want_name: what ``want`` is: 'the parameters'.
+    got_name: name of ``got`` in the message: 'the mask'.
+    want_name: name of ``want``: 'the parameters'.
     shapes: whether shapes must agree too.
 
   Raises:
-    ValueError: names the first leaves that differ, and what to do.
+    ValueError: if they differ; names the first such leaves.
   """
   got_leaves, want_leaves = flatten(got), flatten(want)
   missing = [n for n in want_leaves if n not in got_leaves]

@@ -265,8 +265,8 @@ def test_the_temporaries_of_a_turn_shrink_with_the_parts():
 def test_a_loss_that_is_no_mean_is_refused_before_compiling(name):
   turn, tx = WHOLE[name], optimizer.build('sgd')
   with pytest.raises(ValueError, match="'.*' is not a mean .* into 4 micro-b"):
-    step_lib.check(turn, 4)
-  step_lib.check(turn, 1)
+    step_lib.check_turn(turn, 4)
+  step_lib.check_turn(turn, 1)
   with pytest.raises(ValueError, match="kl_over='answers' .* per='answer'"):
     step_lib.take_turn.trace(
       jax.eval_shape(lambda: step_lib.init(toy.params(0), tx)),
@@ -285,7 +285,7 @@ def test_rows_that_cannot_be_shared_are_an_error():
   with pytest.raises(ValueError, match='evenly; 8 rows do not make 3. Take'):
     _gradients(TURNS['descend'], _ragged(0), 3)
   with pytest.raises(ValueError, match='a number >= 1, got 0'):
-    step_lib.check(TURNS['descend'], 0)
+    step_lib.check_turn(TURNS['descend'], 0)
 
 
 @pytest.mark.parametrize('granularity', ['batch', 'example'])

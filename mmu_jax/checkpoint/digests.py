@@ -1,8 +1,8 @@
 """Checksums of the files of a folder: is every byte as it was written?
 
-Orbax notices a missing or a shortened file. A byte that a disk or a copy has
-changed it may restore as it is, which nobody would ever see. CRC-32 finds every
-change of up to 32 neighbouring bits, and others but for one in 4 billion.
+Orbax notices a missing or a shortened file, but may restore a byte that a disk
+or a copy has changed, and nobody would ever see it. CRC-32 finds every change
+of up to 32 neighbouring bits, and all but one in 4 billion of the others.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,13 +35,13 @@ def write(
 ) -> None:
   """Writes the checksums of the files that are in a folder now.
 
-  What has already been summed up, in files ``<NAME>.<anything>`` that others
-  wrote into the folder, is taken over from them, and these are deleted.
+  Checksums that processes left in files ``<NAME>.<anything>`` are taken over,
+  and these files are deleted.
 
   Args:
-    folder: whose files, those in folders of its own too.
-    wanted: which of them; is given their path relative to the folder.
-    name: of the file with the checksums.
+    folder: folder of the files, those in its folders too.
+    wanted: ``wanted(path relative to the folder)``, whether to sum up a file.
+    name: name of the file with the checksums.
   """
   found = {}
   parts = [] if name != NAME else sorted(folder.glob(f'{NAME}.*'))
@@ -65,10 +65,10 @@ def write(
 
 
 def blocks(folder: pathlib.Path) -> tuple[list[str], list[Block]]:
-  """Returns what is wrong at first sight, and what is to be read to know more.
+  """Returns the faults seen at first sight, and the blocks still to be read.
 
   Args:
-    folder: with the checksums that ``write`` made.
+    folder: folder with the checksums of ``write``.
 
   Returns:
     Sentences without a full stop, on files that are missing or have another
@@ -94,7 +94,7 @@ def blocks(folder: pathlib.Path) -> tuple[list[str], list[Block]]:
 
 
 def changed(folder: pathlib.Path, of: list[Block]) -> Iterator[bool]:
-  """Reads blocks, and says of each whether it is not what was written."""
+  """Reads blocks, and yields for each whether it has changed."""
   with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
     yield from pool.map(
       lambda block: _crc(folder / block.file, block.start) != block.crc, of

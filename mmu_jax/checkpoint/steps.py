@@ -1,9 +1,9 @@
 """The numbered folders of checkpoints: which there are, and which are whole.
 
-A step has its number for a name from the moment when all of it is on disk, its
-note and its checksums too. Half of one, and one that is damaged or being
-deleted, have other names. In a job of several processes the first one looks
-and renames, so that all go the same way; the files are read by all.
+A step folder gets its numeric name only when everything is on disk, including
+note and checksums. Half steps, damaged steps and steps being deleted have other
+names. In a job of several processes the first one looks and renames, so that
+all take the same step; all of them read the files.
 """
 
 import contextlib
@@ -34,8 +34,8 @@ HALF = 'orbax-checkpoint-tmp'  # in the names that Orbax gives
 def steps(folder: pathlib.Path) -> list[int]:
   """Returns the numbers of the steps in a folder, in order.
 
-  A folder with neither note nor checksums is none: a process could not write
-  its part of it.
+  A folder with neither note nor checksums does not count: a process could not
+  write its part of it.
 
   Example:
     >>> import pathlib, tempfile
@@ -63,12 +63,12 @@ def newest(folder: pathlib.Path) -> int:
 
 
 def open_folder(folder: pathlib.Path) -> None:
-  """Makes a folder, and deletes what a killed process left half in it."""
+  """Makes a folder, and deletes half steps of killed processes."""
   distributed.first(_open, str(folder))
 
 
 def delete_old(folder: pathlib.Path, keep_last: int, keep_every: int) -> None:
-  """Deletes the steps that are not to be kept; in one process."""
+  """Deletes all but the steps to keep; in one process."""
   for step in _steps(str(folder))[:-keep_last]:
     if not keep_every or step % keep_every:
       delete(folder / str(step))
@@ -83,7 +83,7 @@ def delete(path: pathlib.Path) -> None:
 
 
 def give_up(path: pathlib.Path) -> None:
-  """Makes a folder none of the steps; Orbax may still give it their name."""
+  """Marks a step as failed: ignored even if Orbax gives it its number."""
   for name in (NOTE, digests.NAME):
     with contextlib.suppress(OSError):
       (path / name).unlink(missing_ok=True)
@@ -101,15 +101,14 @@ def check_parts(path: pathlib.Path) -> None:
 
 
 def whole_step(folder: pathlib.Path, step: int | None) -> int:
-  """Returns which step to restore, every byte of which is as it was written.
+  """Returns the step to restore, after verifying every byte of it.
 
-  Damaged steps that are newer are renamed, with a warning, so that they are
-  not in the way. The last one keeps its name: a run whose checkpoints are all
-  damaged must not start again as if there had been none.
+  Damaged newer steps are renamed, with a warning. If all are damaged they keep
+  their names: such a run must not start again as if there were no checkpoint.
 
   Args:
-    folder: of the steps.
-    step: this one and no other; None for the newest that is whole.
+    folder: folder of the steps.
+    step: number of the only step to use; None for the newest whole one.
 
   Raises:
     FileNotFoundError: if there is none.
@@ -147,7 +146,7 @@ def _say_which(folder, damaged, number) -> None:
 
 
 def damage(path: pathlib.Path) -> list[str]:
-  """Returns what is wrong with a step, [] if nothing is.
+  """Returns the faults of a step, [] if there is none.
 
   Every process reads a part of the files, and all get the same answer.
   """
@@ -165,7 +164,7 @@ def damage(path: pathlib.Path) -> list[str]:
 
 
 def time_of(path: pathlib.Path) -> int:
-  """Returns when a step was made, in nanoseconds; 0 if that is damaged."""
+  """Returns the time a step was made, in nanoseconds; 0 if that is damaged."""
   return distributed.first(_time_of, str(path))
 
 
@@ -189,8 +188,8 @@ def read_note(folder: pathlib.Path) -> dict[str, Any]:
   return found
 
 
-def missing(folder: pathlib.Path, step: int | None = None):
-  """Returns what to raise when there is no checkpoint."""
+def missing(folder: pathlib.Path, step: int | None = None) -> MissingError:
+  """Returns the error of a missing checkpoint."""
   which = '' if step is None else f' of step {step}'
   return MissingError(
     f'there is no checkpoint{which} in {folder}. Run the stage that writes '
@@ -199,7 +198,7 @@ def missing(folder: pathlib.Path, step: int | None = None):
 
 
 def failed(folder: pathlib.Path, error: Exception) -> OSError:
-  """Returns what to raise when a checkpoint cannot be written."""
+  """Returns the error of a checkpoint that cannot be written."""
   found = _steps(str(folder))
   left = f'step {found[-1]} there is whole' if found else 'none is there yet'
   said = ' '.join(str(error).split())
@@ -239,7 +238,7 @@ def _open(folder: str) -> None:
 
 
 def _is_left(path: pathlib.Path) -> bool:
-  """Whether it is of no use: half of a step, or one that was being deleted."""
+  """Whether it is half of a step, or a step that was being deleted."""
   if path.name.isdigit() and not _counts(str(path.parent), path.name):
     return any(path.glob(f'{PART}*'))  # or it is not one of ours
   return HALF in path.name or path.suffix == DELETING

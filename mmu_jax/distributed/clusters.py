@@ -17,8 +17,8 @@ def options(
   """Returns how this process joins the others.
 
   Args:
-    arguments: coordinator, number of processes and id of this one; None is
-      taken from the variables ``MMU_...``. A number of 1 needs no others.
+    arguments: coordinator, number of processes and id of this one; None means
+      the value of the variables ``MMU_...``. A number of 1 needs no others.
     environ: the environment variables, after JAX was imported; ``find`` looks
       through them if none of the three is given.
 

@@ -1,4 +1,4 @@
-"""A job that is asked to stop saves first, and says how to go on.
+"""A job that is asked to stop saves first, and says how to continue.
 
 Clusters send SIGTERM some time before they take a machine away. The loops ask
 ``requested`` once per step, save when it is true, and raise ``Preempted``; the
@@ -32,7 +32,7 @@ stopped there: run the same command again, and it goes on.
     """Makes the error.
 
     Args:
-      saved: what was saved, and up to where, without a full stop.
+      saved: the saved work and how far it had come, without a full stop.
     """
     super().__init__(
       f'{saved}. The job was asked to stop (SIGTERM) and stopped there: run '
@@ -87,9 +87,9 @@ def requested(step: int) -> bool:
   equally often, once per step. It takes JAX about a second to notice a signal.
 
   Args:
-    step: its number. It may start anew in every loop of a process: JAX, which
-      stops all at the largest number that any of them has seen, is given one
-      that only grows.
+    step: number of the step. It may start anew in every loop of a process:
+      JAX, which stops all processes at the largest number that any has seen,
+      gets another one that only grows.
   """
   del step
   if not jax.distributed.is_initialized():

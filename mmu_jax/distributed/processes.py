@@ -2,7 +2,7 @@
 
 Every process runs the same program on its own devices. Arrays are spread over
 all of them; files, tables and plots are made by the first process alone, and
-the others take over what it found or why it failed.
+the others get its result, or its error.
 """
 
 import atexit
@@ -59,15 +59,15 @@ def initialize(
 ) -> None:
   """Joins the processes of a job; a single process stays as it is.
 
-  What is not given is taken from the variables MMU_COORDINATOR,
-  MMU_NUM_PROCESSES and MMU_PROCESS_ID; if they are not set either, a cluster
-  is looked for. ``num_processes=1`` alone means one process, whatever is around
-  it. Later calls do nothing.
+  Missing arguments are taken from the variables MMU_COORDINATOR,
+  MMU_NUM_PROCESSES and MMU_PROCESS_ID; if these are not set either, it looks
+  for a cluster. ``num_processes=1`` alone means one process, even in a cluster.
+  Later calls do nothing.
 
   Args:
     coordinator: ``host:port`` on process 0 that all processes can reach.
-    num_processes: how many there are, >= 1.
-    process_id: of this one, 0 to ``num_processes - 1``.
+    num_processes: number of processes, >= 1.
+    process_id: id of this process, 0 to ``num_processes - 1``.
 
   Raises:
     ValueError: if one of the three is missing or is not such a number, if there
@@ -121,7 +121,7 @@ def barrier(name: str) -> None:
   """Waits until every process is here; at once if there is one.
 
   Args:
-    name: of the place; the same on all.
+    name: name of the place; the same in all processes.
 
   Raises:
     RuntimeError: within ``first``, where the others never come.
@@ -148,9 +148,9 @@ def first(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
   CPUs the others wait for half an hour at most; then gloo ends the job.
 
   Args:
-    f: reads or writes files, makes tables, and so on.
-    *args: of f.
-    **kwargs: of f.
+    f: function that reads or writes files, makes tables, and so on.
+    *args: arguments of f.
+    **kwargs: keyword arguments of f.
 
   Returns:
     The result of f as JSON values, in a single process too: tuples become
@@ -184,10 +184,10 @@ def first(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def gather(value: Any) -> list[Any]:
-  """Returns what each process has, in the order of their ids, on all of them.
+  """Returns the values of all processes, in the order of their ids.
 
   Args:
-    value: a JSON value, of any length on each.
+    value: a JSON value of this process, of any length.
 
   Example:
     >>> gather({'host': 'here'})

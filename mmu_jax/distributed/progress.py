@@ -14,10 +14,10 @@ def track(items: Iterable, title: str, *, initial: int = 0, total=None):
   Of several processes the first shows it.
 
   Args:
-    items: what to go through.
-    title: what is being done: 'vanilla'.
-    initial: how many were done before, when a run resumes.
-    total: how many there are in all, where ``items`` does not know.
+    items: items to go through.
+    title: name of the work: 'vanilla'.
+    initial: number of items done before, when a run resumes.
+    total: number of items in all, if ``items`` does not know it.
 
   Returns:
     A ``tqdm`` bar; ``bar.set_postfix(loss=...)`` adds numbers to it.

@@ -29,10 +29,11 @@ def kth_largest(read: Read, k: int, bits: int = FROM_DISK) -> float:
   """Returns the k-th largest of the numbers that count, exactly.
 
   Args:
-    read: gives the arrays, of any shape and place, float32 and not NaN; called
-      32 / bits times, so that they may come from a disk, one at a time.
-    k: >= 1; equal numbers are counted each.
-    bits: found in a round: 1, 2, 4, 8 or 16.
+    read: ``read()``, which yields the arrays, of any shape and place, float32
+      and not NaN; called 32 / bits times, so that they may come from a disk,
+      one at a time.
+    k: rank >= 1; equal numbers are counted each.
+    bits: number of bits found in a round: 1, 2, 4, 8 or 16.
 
   Returns:
     The number: at least k are not below it, and fewer than k are above.
@@ -46,6 +47,9 @@ def kth_largest(read: Read, k: int, bits: int = FROM_DISK) -> float:
     ...             k=2)
     1.0
   """
+  # `found` has the bits known so far, and `done` lower ones are still open.
+  # Each round tries every value of the next few bits, and keeps the highest
+  # that k numbers still reach.
   found, done = 0, 32
   while done:
     done -= bits

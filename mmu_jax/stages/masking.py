@@ -47,7 +47,7 @@ def saliency(config: Config, workdir: Folder) -> dict[str, Mask]:
 
   Args:
     config: the whole config.
-    workdir: of the job; must hold ``vanilla``.
+    workdir: folder of the job; must hold ``vanilla``.
 
   Returns:
     Packed masks by kind: 'saliency', and the controls that the runs use.
@@ -209,13 +209,13 @@ def _folder(job: Job, split: str) -> pathlib.Path:
 def measure(job: Job, name: str, parts: Any) -> None:
   """Measures one importance, unless it is in the workdir.
 
-  It goes on from the batch where an earlier call was stopped. Trees of this
-  size are not kept on the devices: masks are made from those on disk.
+  It continues at the batch where an earlier call was stopped. Trees of this
+  size do not stay on the devices: masks are made from the ones on disk.
 
   Args:
     job: the job, whose mesh is set.
-    name: 'forget', or of a preserve set.
-    parts: what its batches draw.
+    name: 'forget', or the name of a preserve set.
+    parts: parts of its batches, from the config.
   """
   config, folder = job.config.saliency, _folder(job, name)
   workdir_lib.claim(folder, _settings(job))

@@ -31,25 +31,25 @@ RUNNING = 'checkpoints'  # the folder of train states, until then
 
 
 class Plan(NamedTuple):
-  """What a run does; everything that its result depends on.
+  """Everything that the result of a run depends on.
 
   Attributes:
-    turns: of a method; each is taken in every ``turn.every``-th round.
+    turns: turns of a method; each is taken in every ``turn.every``-th round.
     streams: split -> ``stream(step) -> Batch``, for the splits of the turns
       and of their projections.
     rates: split -> learning rate as a function of the round.
-    rounds: how many, >= 1.
+    rounds: number of rounds, >= 1.
     forward: the model.
     tx: from ``optimizer.build``.
-    mask: for the masked turns.
-    ref_params: for the turns that need a reference.
+    mask: mask of the masked turns.
+    ref_params: parameters of the reference, for the turns that need one.
     clip_norms: split -> largest norm of its gradients, inf for no clip; for
-      every turn's split, or empty where ``tx`` has one for all.
-    limits: split -> how often its turns are taken at most. The published loop
-      stops forgetting when every forget batch was seen once.
+      every turn's split, or empty if ``tx`` has one for all.
+    limits: split -> largest number of its turns. The published loop stops
+      forgetting when every forget batch was seen once.
     max_losses: split -> loss of its turns above which the run stops.
     rules: partition rules of the parameters, for the mesh that is set.
-    micro_batches: into how many parts a batch is cut, see ``take_turn``.
+    micro_batches: number of parts of a batch, see ``take_turn``.
   """
 
   turns: tuple[Turn, ...]
@@ -85,17 +85,17 @@ def fit(
   """Runs a plan to its end, from its newest checkpoint if it has one.
 
   Args:
-    plan: what to do.
+    plan: the plan of the run.
     like: the parameters, or their shapes, dtypes and places.
     start: ``start() -> params``, called if the run starts from the beginning;
       it takes their buffers.
-    folder: gets ``metrics.jsonl``, ``checkpoints/`` while the run goes on, and
-      at its end ``params/`` instead.
-    title: of the progress bar.
-    note: what the note of the final parameters says besides the rounds.
+    folder: folder of the run; gets ``metrics.jsonl``, ``checkpoints/`` while
+      the run goes on, and at its end ``params/`` instead.
+    title: title of the progress bar.
+    note: entries for the note of the final parameters, besides the rounds.
     save_every: rounds between checkpoints.
-    keep_last: how many of the newest checkpoints are kept.
-    keep_every: those of such rounds are kept for good; 0 for none.
+    keep_last: number of newest checkpoints to keep.
+    keep_every: rounds between checkpoints to keep for good; 0 for none.
     log_every: rounds between rows of the log.
     probe: ``probe(params) -> {name: value}``, a quick look at the model for
       the plots, before the first round and after each ``probe_every``.
@@ -112,7 +112,7 @@ def fit(
     Preempted: if the process was asked to stop, and the state is saved.
     OSError: if a file cannot be written; earlier checkpoints are whole.
   """
-  check(plan)
+  _check(plan)
   folder = pathlib.Path(folder)
   state, first = _begin(plan, like, start, folder / RUNNING, title)
   log = Log(folder, first)
@@ -168,7 +168,7 @@ def clear(folder: pathlib.Path, keep_every: int = 0) -> None:
 
   Args:
     folder: ``checkpoints/`` of the run; may be gone already.
-    keep_every: the states of such rounds stay; 0 for none.
+    keep_every: rounds between states that stay; 0 for none.
   """
   if not folder.is_dir():
     return
@@ -180,7 +180,7 @@ def clear(folder: pathlib.Path, keep_every: int = 0) -> None:
     folder.rmdir()
 
 
-def check(plan: Plan) -> None:
+def _check(plan: Plan) -> None:
   """Raises, before anything is compiled, if a plan cannot be run.
 
   Raises:
@@ -197,7 +197,7 @@ def check(plan: Plan) -> None:
       )
   for turn in plan.turns:
     name = f'the turn on {turn.split!r}'
-    step_lib.check(turn, plan.micro_batches)
+    step_lib.check_turn(turn, plan.micro_batches)
     if turn.every < 1:
       raise UserError(
         f'{name} is taken every {turn.every} rounds; it must be >= 1.'
@@ -234,15 +234,15 @@ def check(plan: Plan) -> None:
 class Log:
   """A metrics.jsonl that a resumed run continues where its checkpoint is.
 
-  It holds what a run gives again when it is done again; when each row was
-  written is in ``timing.jsonl``. One process writes.
+  It holds only what a repeated run writes again; the times of its rows are in
+  ``timing.jsonl``. One process writes.
   """
 
   def __init__(self, folder: pathlib.Path, start: int):
     """Opens the file and drops rows of rounds that will be done again.
 
     Args:
-      folder: of the run, made if it is missing.
+      folder: folder of the run, made if it is missing.
       start: the round that the checkpoint has reached.
     """
     self._path, self._times = folder / 'metrics.jsonl', folder / 'timing.jsonl'
@@ -308,9 +308,9 @@ def _numbers(plan, round_, measured) -> list[dict[str, Any]]:
     limit = plan.max_losses.get(turn.split, math.inf)
     if values['loss'] > limit:
       raise Collapse(
-        f'the loss of the turn on {turn.split!r} is to stay below {limit:g}, '
-        f'and is {values["loss"]:.4g} in round {round_ + 1}: what the model '
-        'is to keep is lost. Earlier checkpoints are whole. Lower the '
+        f'the {turn.split} loss reached {values["loss"]:.4g} in round '
+        f'{round_ + 1} (limit {limit:g}): the model has lost what it should '
+        'keep. Earlier checkpoints are whole. Lower the '
         'learning rate of the forget turns, in a run of another name; or '
         'let it go on with a higher config.unlearn.max_retain_loss.'
       )

@@ -18,9 +18,9 @@ OPTIMIZERS = {
 }
 
 
-# What a gradient passes on its way to an update. The mask acts first, so that
-# clip and moments see what is trained, and last, so that momentum and weight
-# decay cannot move what is frozen.
+# From a gradient to an update. The mask acts first, so that clip and moments
+# see trained weights only, and last, so that momentum and weight decay cannot
+# move frozen ones.
 CHAIN = ('mask', 'project', 'clip', 'optimizer', 'mask')
 
 
@@ -41,10 +41,10 @@ def build(
   Args:
     name: a key of ``OPTIMIZERS``.
     clip_norm: largest global norm of the gradient, > 0; inf for no clip.
-    chain: the order; ``'optimizer'`` once, and each word of ``CHAIN``: what a
-      turn does not ask for is the identity. Frozen weights keep their bits
-      where it ends with ``'mask'``.
-    **options: of the optimizer, for example ``weight_decay=0.05, b2=0.98``.
+    chain: order of the links; ``'optimizer'`` once, and each word of ``CHAIN``:
+      a link that a turn does not use is the identity. Frozen weights keep their
+      bits if the chain ends with ``'mask'``.
+    **options: options of the optimizer: ``weight_decay=0.05, b2=0.98``.
 
   Returns:
     A transformation whose ``update`` takes ``mask=`` and ``against=``, and

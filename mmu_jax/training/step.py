@@ -23,7 +23,7 @@ HOST = 'pinned_host'  # the memory of a machine that its devices read
 
 
 class TrainState(NamedTuple):
-  """What a run carries from turn to turn."""
+  """Parameters and optimizer state of a run, from turn to turn."""
 
   params: Params
   opt_state: optax.OptState
@@ -38,7 +38,7 @@ def init(
   """Starts a run; the buffers of the parameters are given away, not copied.
 
   Args:
-    params: where the run starts; not to be used afterwards.
+    params: the starting parameters; not to be used afterwards.
     tx: from ``optimizer.build``.
     rules: a tuple of partition rules; on the mesh that is set, the optimizer's
       moments go where the parameters are.
@@ -67,7 +67,7 @@ def abstract_state(
   return sharding.placed(state, rules, mesh)
 
 
-def check(turn: Turn, micro_batches: int) -> None:
+def check_turn(turn: Turn, micro_batches: int) -> None:
   """Raises, before compiling, if a turn cannot be taken in micro-batches.
 
   Raises:
@@ -85,7 +85,7 @@ def to_host(tree: Any) -> Any:
   back leaf by leaf. On a mesh every host keeps what its own devices held.
 
   Args:
-    tree: of arrays; their own buffers are theirs to free.
+    tree: pytree of arrays; the caller frees their buffers on the devices.
 
   Example:
     >>> to_host(jnp.ones(2)).sharding.memory_kind
@@ -97,7 +97,7 @@ def to_host(tree: Any) -> Any:
 
 
 def from_host(tree: Any, rules: Rules = ()) -> Any:
-  """Brings what is on a host to its devices, where the rules say; traced."""
+  """Brings arrays from a host to its devices, by the rules; traced."""
   space = jax.memory.Space
 
   def bring(x):
@@ -131,20 +131,21 @@ def take_turn(
 
   Args:
     state: parameters and optimizer state; donated.
-    batch: of the turn's split.
-    learning_rate: of this step.
-    mask: bool or packed; used if the turn is masked.
+    batch: a batch of the turn's split.
+    learning_rate: rate of this step.
+    mask: bool or packed tree; used if the turn is masked.
     ref_params: frozen parameters for KL and NPO, on the devices or from
       ``to_host``.
     against: a batch of ``turn.project``, whose cross-entropy the step must not
       work against.
-    clip_norm: of this step, inf for none; None leaves what the state has.
+    clip_norm: largest gradient norm of this step, inf for none; None keeps the
+      norm in the state.
     forward: the model.
-    turn: what to do.
+    turn: the turn to take.
     tx: from ``optimizer.build``.
     rules: a tuple of partition rules of the parameters: on the mesh that is
-      set, gradients and state go where they say, so that one program serves
-      every turn of a kind.
+      set, they place gradients and state, so that one program serves every
+      turn of a kind.
     micro_batches: number of parts of each batch, one after the other, see
       ``gradients.value_and_grad``; divides the rows.
 
@@ -153,10 +154,10 @@ def take_turn(
     projection and clip) and ``update_norm`` (after all).
 
   Raises:
-    ValueError: before compiling, from ``check``, or if the rows cannot be
+    ValueError: before compiling, from ``check_turn``, or if the rows cannot be
       shared by the micro-batches.
   """
-  check(turn, micro_batches)
+  check_turn(turn, micro_batches)
   gradient = functools.partial(
     gradients.value_and_grad, parts=micro_batches, rules=rules
   )

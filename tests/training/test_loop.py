@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import toy
 
-from mmu_jax import __main__ as command_line
 from mmu_jax import checkpoint
 from mmu_jax import methods
+from mmu_jax.commands import fields
 from mmu_jax.distributed import preemption
 from mmu_jax.stages import job
+from mmu_jax.stages import runs
 from mmu_jax.training import loop
 from mmu_jax.training import optimizer
 from mmu_jax.training import step as step_lib
@@ -312,8 +313,8 @@ def test_a_run_whose_retain_loss_is_lost_stops(tmp_path):
   plan = whole._replace(max_losses={'retain': limit})
   with pytest.raises(loop.Collapse) as error:
     _fit(plan, toy.params(0), tmp_path / 'run', save_every=1)
-  assert f'below {limit:g}, and is' in str(error.value)
-  assert f'in round {first}' in str(error.value)
+  said = f'in round {first} (limit {limit:g}): the model has lost what'
+  assert said in str(error.value)
   latest = checkpoint.latest_step(tmp_path / 'run' / loop.RUNNING)
   assert (latest or 0) == first - 1  # what is saved is not collapsed
   assert not (tmp_path / 'run' / loop.FINAL).exists()
@@ -405,10 +406,7 @@ CONFIG = f'{ROOT / "configs" / "people.py"}:fast'
 
 
 def _job(folder):
-  config = command_line._read_config(  # pylint: disable=protected-access
-    CONFIG, list(OVERRIDES)
-  )
-  return job.open_job(config, folder)
+  return job.open_job(fields.read(CONFIG, OVERRIDES), folder)
 
 
 def _make_base(folder):
@@ -488,4 +486,4 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(tmp_path):
 
 def _final(folder):
   """The final parameters of vanilla."""
-  return job.final_params(_job(folder), 'vanilla')
+  return runs.final_params(_job(folder), 'vanilla')
