@@ -1,20 +1,22 @@
 """Scores of answers: strings and floats in, floats out, no JAX."""
 
-from mmu_jax.metrics.bleu import bleu
 from mmu_jax.metrics.bootstrap import bootstrap_interval
-from mmu_jax.metrics.choice import contains
-from mmu_jax.metrics.choice import exact_match
 from mmu_jax.metrics.divergence import forget_quality
 from mmu_jax.metrics.divergence import js_divergence
 from mmu_jax.metrics.fluency import is_empty
 from mmu_jax.metrics.fluency import is_gibberish
-from mmu_jax.metrics.letters import find_letter
-from mmu_jax.metrics.letters import first_letter
-from mmu_jax.metrics.letters import letter_of
-from mmu_jax.metrics.probability import answer_probability
-from mmu_jax.metrics.probability import option_shares
-from mmu_jax.metrics.rouge import rouge
-from mmu_jax.metrics.truth_ratio import truth_ratio
+from mmu_jax.metrics.likelihoods import answer_probability
+from mmu_jax.metrics.likelihoods import forget_score
+from mmu_jax.metrics.likelihoods import option_shares
+from mmu_jax.metrics.likelihoods import retain_score
+from mmu_jax.metrics.likelihoods import truth_ratio
+from mmu_jax.metrics.marking import contains
+from mmu_jax.metrics.marking import exact_match
+from mmu_jax.metrics.marking import find_letter
+from mmu_jax.metrics.marking import first_letter
+from mmu_jax.metrics.marking import letter_of
+from mmu_jax.metrics.overlap import bleu
+from mmu_jax.metrics.overlap import rouge
 from mmu_jax.metrics.utility import harmonic_mean
 
 __all__ = (
@@ -26,12 +28,14 @@ __all__ = (
   'find_letter',
   'first_letter',
   'forget_quality',
+  'forget_score',
   'harmonic_mean',
   'is_empty',
   'is_gibberish',
   'js_divergence',
   'letter_of',
   'option_shares',
+  'retain_score',
   'rouge',
   'truth_ratio',
 )

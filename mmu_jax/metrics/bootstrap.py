@@ -69,8 +69,8 @@ def bootstrap_interval(
     groups: ``[n]`` label of each item's group, for example the person;
       an item labelled None is a group of its own.
     num_resamples: R >= 1; 1,000 is enough for two digits.
-    confidence: in (0, 1).
-    seed: of the resampling; equal seeds give equal intervals.
+    confidence: share of the means that the interval holds, in (0, 1).
+    seed: any number; equal seeds give equal intervals.
 
   Returns:
     ``(low, high)``, within the range of ``values`` but for the Wilson case.
@@ -124,7 +124,7 @@ def quantiles(
   """The interval that holds the middle of some resampled statistics.
 
   Args:
-    values: one for each resampling.
+    values: statistics, one for each resampling.
     confidence: the share that the interval holds, in (0, 1).
 
   Example:
@@ -150,7 +150,7 @@ def resampled_means(
     groups: ``[n]`` label of each item's group; groups with equal means leave
       nothing to resample, and then items are drawn.
     num_resamples: R >= 1.
-    seed: of the resampling.
+    seed: any number; equal seeds give equal means.
 
   Returns:
     ``[R]``, ``mean*`` of ``bootstrap_interval``.
@@ -181,7 +181,7 @@ def shared_means(
     scores: values and the label of each one's group, ``[n]`` both, n >= 1; a
       label means the same group in every score, None a group of its own.
     num_resamples: R >= 1.
-    seed: of the resampling.
+    seed: any number; equal seeds give equal means.
 
   Returns:
     ``[scores, R]``. A resampling without any group of a score has the mean of
@@ -219,7 +219,7 @@ def resampled_rows(
   Args:
     groups: ``[n]`` label of each row's group; None is a group of its own.
     num_resamples: R >= 1.
-    seed: of the resampling.
+    seed: any number; equal seeds give equal means.
 
   Returns:
     R arrays of indices into the rows; a group's rows stand together.

@@ -22,7 +22,7 @@ def forget_quality(
 
   Args:
     ratios: ``[n]`` truth ratios of the unlearned model on the forget set.
-    retrained: ``[m]`` those of the retrained model.
+    retrained: ``[m]`` truth ratios of the retrained model.
 
   Returns:
     p in [0, 1].
@@ -62,10 +62,10 @@ def js_divergence(p: Sequence[float], q: Sequence[float]) -> float:
 
   Args:
     p: ``[n]`` shares >= 0 that sum to 1.
-    q: ``[n]`` the same.
+    q: ``[n]`` shares of the other model.
 
   Returns:
-    A value in [0, 1]: 0 for equal ones, 1 for those that share nothing.
+    A value in [0, 1]: 0 for equal ones, 1 where they share nothing.
 
   Raises:
     ValueError: if they are not two distributions over the same answers.

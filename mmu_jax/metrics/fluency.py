@@ -5,12 +5,12 @@ import re
 
 _WORD = re.compile(r'\w+')
 _CJK = re.compile('[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]')
-LONGEST_WORD = 30  # characters; longer than any word of these benchmarks
-MOST_SYMBOLS = 0.3  # share of characters that are no letter, digit or space
-MOST_REPEATED = 0.5  # share of word triples that came before
-FEWEST_CHARACTERS = 20  # of an answer whose symbols are counted
-FEWEST_WORDS = 8  # of an answer whose repetitions are counted
-RUN = 4  # times the same word in a row
+_LONGEST_WORD = 30  # characters; longer than any word of these benchmarks
+_MOST_SYMBOLS = 0.3  # share of characters that are no letter, digit or space
+_MOST_REPEATED = 0.5  # share of word triples that came before
+_FEWEST_CHARACTERS = 20  # of an answer whose symbols are counted
+_FEWEST_WORDS = 8  # of an answer whose repetitions are counted
+_RUN = 4  # times the same word in a row
 
 
 def is_empty(text: str) -> bool:
@@ -24,7 +24,7 @@ def is_empty(text: str) -> bool:
 
 
 def is_gibberish(text: str) -> bool:
-  """Whether an answer is no language, as that of a model that was broken.
+  """Whether an answer is no language, as a broken model gives it.
 
   Gradient ascent can lower a forget score by ruining the model; this rate
   tells that from forgetting. An answer that is not empty is gibberish if one
@@ -52,10 +52,10 @@ def is_gibberish(text: str) -> bool:
   symbols = sum(not (c.isalnum() or c.isspace()) for c in text)
   return (
     '\ufffd' in text
-    or _in_a_row(words) >= RUN
-    or _repeated(words) > MOST_REPEATED
-    or (max(map(len, words)) > LONGEST_WORD and not _CJK.search(text))
-    or (len(text) >= FEWEST_CHARACTERS and symbols > MOST_SYMBOLS * len(text))
+    or _in_a_row(words) >= _RUN
+    or _repeated(words) > _MOST_REPEATED
+    or (max(map(len, words)) > _LONGEST_WORD and not _CJK.search(text))
+    or (len(text) >= _FEWEST_CHARACTERS and symbols > _MOST_SYMBOLS * len(text))
   )
 
 
@@ -70,7 +70,7 @@ def _in_a_row(words: Sequence[str]) -> int:
 
 def _repeated(words: Sequence[str]) -> float:
   """The share of word triples that stood before; 0 for a short answer."""
-  if len(words) < FEWEST_WORDS:
+  if len(words) < _FEWEST_WORDS:
     return 0.0
   triples = list(zip(words, words[1:], words[2:]))
   return 1 - len(set(triples)) / len(triples)

@@ -11,8 +11,8 @@ from mmu_jax.errors import UserError
 def harmonic_mean(values: Sequence[float]) -> float:
   """``n / sum_i(1 / x_i)``: near its lowest value, 0 if one of them is 0.
 
-  As model utility it says what the worst score says: a model that lost one
-  ability cannot make up for it by the others.
+  As model utility it follows the worst score: a model that lost one ability
+  cannot make up for it by the others.
 
   Args:
     values: ``[n]`` scores >= 0, n >= 1.

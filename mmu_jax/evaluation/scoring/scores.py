@@ -19,8 +19,8 @@ from mmu_jax.data.row import GENERATION
 from mmu_jax.evaluation.asking import answers as answers_lib
 from mmu_jax.evaluation.asking.answers import Answer
 from mmu_jax.evaluation.asking.protocols import PROTOCOLS
-from mmu_jax.metrics.truth_ratio import forget_score
-from mmu_jax.metrics.truth_ratio import retain_score
+from mmu_jax.metrics import forget_score
+from mmu_jax.metrics import retain_score
 
 Metric = Callable[[Answer], float | None]
 

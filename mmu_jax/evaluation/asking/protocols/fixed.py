@@ -60,7 +60,7 @@ def instructed(row: Row) -> str:
     Answer with the letter of the right option only.
   """
   listed = [
-    f'{metrics.letters.LETTERS[i]}: {option}'
+    f'{metrics.marking.LETTERS[i]}: {option}'
     for i, option in enumerate(row.options)
   ]
   return '\n'.join([with_blanks(row), *listed, INSTRUCTIONS[row.task]])

@@ -67,7 +67,7 @@ def _text(row: Row) -> str:
   """The question; of options each is a line, the last one too."""
   if not row.options:
     return row.question
-  letters = metrics.letters.LETTERS
+  letters = metrics.marking.LETTERS
   options = [f'{letters[i]}. {x}\n' for i, x in enumerate(row.options)]
   return f'{row.question}\n{"".join(options)}'
 

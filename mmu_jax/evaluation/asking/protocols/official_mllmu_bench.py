@@ -142,7 +142,7 @@ def _user(row):
 
 def _listed(row):
   """The question with its options."""
-  letters = metrics.letters.LETTERS
+  letters = metrics.marking.LETTERS
   options = [f'{letters[i]}: {option}' for i, option in enumerate(row.options)]
   return '\n'.join([row.question, *options])
 

@@ -1,4 +1,4 @@
-"""Which option an answer names: the published parser, and a careful one."""
+"""Right or wrong: the same words, the fact in them, or the right letter."""
 
 from collections.abc import Sequence
 import re
@@ -33,12 +33,66 @@ _LISTED = re.compile(rf'\b([A-Z])[)\].:*]+\s*{_OPTION}')
 _BRACKETED = re.compile(r'[(\[]([A-Z])[)\]]')
 
 
+def exact_match(prediction: str, reference: str) -> bool:
+  """Whether the answer is the reference, up to case and whitespace.
+
+  The strictest score: a right fact in other words is wrong. It suits closed
+  answers and hides half a memory, so read it beside a score with options.
+
+  Args:
+    prediction: the model's answer.
+    reference: the right answer.
+
+  Returns:
+    True if both are the same words in the same order.
+
+  Example:
+    >>> exact_match(' Maria  Lopez , cat', 'maria lopez , cat')
+    True
+    >>> exact_match('cat', 'maria lopez , cat')
+    False
+  """
+  return prediction.lower().split() == reference.lower().split()
+
+
+def contains(prediction: str, fact: str) -> bool:
+  """Whether the answer contains the fact, up to case: the cloze score.
+
+  The protocol of MLLMU-Bench. It is a search for a substring, so 'cat' is
+  found in 'Catherine', and an answer that lists every option is right.
+
+  Args:
+    prediction: the model's answer.
+    fact: the words that carry the knowledge; not empty.
+
+  Returns:
+    True if ``fact`` occurs in ``prediction``.
+
+  Raises:
+    ValueError: if ``fact`` is blank, for every answer would be right.
+
+  Example:
+    >>> contains('Her pet is a Cat.', 'cat')
+    True
+
+  References:
+    Liu et al., `Protecting Privacy in Multimodal Large Language Models with
+    MLLMU-Bench <https://arxiv.org/abs/2410.22108>`_, 2024
+  """
+  if not fact.strip():
+    raise UserError(
+      'a cloze fact must hold at least one word, for an empty one is part '
+      f'of every answer; got {fact!r}: fill in `fact` of that row'
+    )
+  return fact.strip().lower() in prediction.lower()
+
+
 def letter_of(option: str, options: Sequence[str]) -> str:
   """The letter of an option in a list that begins with A.
 
   Args:
     option: one of the options.
-    options: at most 26.
+    options: the options of the question, at most 26.
 
   Raises:
     ValueError: if it is none of them.
@@ -58,8 +112,8 @@ def letter_of(option: str, options: Sequence[str]) -> str:
 def first_letter(text: str) -> str:
   """The first letter or digit of an answer: the parser of MLLMU-Bench.
 
-  It reads 'The answer is C' as T and 'A nice person' as A, so a score by it
-  says as much about how a model begins as about what it knows. CLEAR's
+  It reads 'The answer is C' as T and 'A nice person' as A, so such a
+  score says as much about how a model begins as about its knowledge. CLEAR's
   evaluation parses in the same way.
 
   Args:
@@ -98,7 +152,7 @@ def find_letter(text: str, options: Sequence[str]) -> str | None:
 
   Args:
     text: the model's answer.
-    options: what A, B, C, ... stand for.
+    options: texts that A, B, C, ... stand for.
 
   Returns:
     A letter of the options; None if none is named, or several, or one beyond

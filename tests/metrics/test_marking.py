@@ -1,7 +1,9 @@
-"""The letter that an answer names, as the published parser and ours read it."""
+"""Answers marked by their words, and by the letter that they name."""
 
 import pytest
 
+from mmu_jax.metrics import contains
+from mmu_jax.metrics import exact_match
 from mmu_jax.metrics import find_letter
 from mmu_jax.metrics import first_letter
 from mmu_jax.metrics import letter_of
@@ -129,3 +131,35 @@ def test_only_the_options_have_letters():
   assert letter_of('New York', CITIES) == 'D'
   with pytest.raises(ValueError, match="one of the options; got 'Bergen'"):
     letter_of('Bergen', CITIES)
+
+
+@pytest.mark.parametrize(
+  'prediction, right',
+  [
+    ('maria lopez , cat', True),
+    ('  Maria Lopez ,\n cat ', True),
+    ('maria lopez , cat .', False),
+    ('maria lopez', False),
+    ('', False),
+  ],
+)
+def test_exact_match_ignores_case_and_whitespace_only(prediction, right):
+  assert exact_match(prediction, 'maria lopez , cat') is right
+
+
+@pytest.mark.parametrize(
+  'prediction, right',
+  [
+    ('Her pet is a CAT.', True),
+    ('Catherine', True),  # the benchmark's protocol: a substring
+    ('Her pet is a dog.', False),
+    ('', False),
+  ],
+)
+def test_a_cloze_answer_is_right_when_it_contains_the_fact(prediction, right):
+  assert contains(prediction, ' Cat ') is right
+
+
+def test_an_empty_fact_is_refused():
+  with pytest.raises(ValueError, match='at least one word'):
+    contains('anything', ' ')
