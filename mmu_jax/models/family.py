@@ -1,5 +1,9 @@
 """A family of models: everything the library asks about one architecture.
 
+The functions are for families that share a decoder or a tower. Fields that a
+``config.json`` leaves out get the default of transformers, not ours; a field
+that asks for a computation we do not have is an error.
+
 To add one, write its module with a ``FAMILY`` at the end (``llava.py`` is the
 shortest example) and list it in ``model.MODELS``.
 """
@@ -12,6 +16,8 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from mmu_jax.errors import UserError
+from mmu_jax.models.clip_vit import ClipVisionConfig
 from mmu_jax.models.llama import LlamaConfig
 from mmu_jax.sharding import Rules
 from mmu_jax.typing import Batch
@@ -104,3 +110,104 @@ def abstract_text(rows: int, length: int) -> Batch:
   ints = jax.ShapeDtypeStruct((rows, length), jnp.int32)
   floats = jax.ShapeDtypeStruct((rows, length), jnp.float32)
   return dict.fromkeys((*names, 'targets'), ints) | {'weights': floats}
+
+
+def clip(vision: Mapping[str, Any]) -> ClipVisionConfig:
+  """Returns the sizes of a CLIP tower.
+
+  Args:
+    vision: fields of ``vision_config``.
+
+  Raises:
+    ValueError: if the tower is of another kind.
+  """
+  kind = 'clip_vision_model'
+  check_field(vision, 'model_type', kind, default=kind)
+  return ClipVisionConfig(
+    hidden_size=vision.get('hidden_size', 768),
+    intermediate_size=vision.get('intermediate_size', 3072),
+    num_hidden_layers=vision.get('num_hidden_layers', 12),
+    num_attention_heads=vision.get('num_attention_heads', 12),
+    image_size=vision.get('image_size', 224),
+    patch_size=vision.get('patch_size', 32),
+    layer_norm_eps=vision.get('layer_norm_eps', 1e-5),
+    hidden_act=vision.get('hidden_act', 'quick_gelu'),
+  )
+
+
+def decoder(
+  text: Mapping[str, Any],
+  defaults: Mapping[str, Any],
+  *,
+  qkv_bias: bool = False,
+  mrope_section: tuple[int, ...] = (),
+) -> LlamaConfig:
+  """Returns the sizes of a Llama-like decoder.
+
+  Args:
+    text: fields of the decoder in ``config.json``.
+    defaults: values of transformers for the fields that are absent.
+    qkv_bias: whether queries, keys and values have biases.
+    mrope_section: sections of the rotary embedding, if the file names none.
+
+  Raises:
+    ValueError: if a field asks for a computation that is not supported.
+  """
+  check_field(text, 'hidden_act', 'silu', default='silu')
+  check_field(text, 'attention_bias', False, default=False)
+  check_field(text, 'mlp_bias', False, default=False)
+  values = {k: text.get(k, default) for k, default in defaults.items()}
+  heads = values['num_attention_heads']
+  values['num_key_value_heads'] = (
+    text.get('num_key_value_heads', defaults.get('num_key_value_heads'))
+    or heads
+  )
+  rope = text.get('rope_scaling') or text.get('rope_parameters') or {}
+  kind = rope.get('rope_type', rope.get('type', 'default'))
+  if kind not in ('default', 'mrope'):
+    raise UserError(f'rotary embedding of type {kind!r} is not supported.')
+  values['rope_theta'] = rope.get('rope_theta', values['rope_theta'])
+  section = tuple(rope.get('mrope_section', mrope_section))
+  check_field(
+    text,
+    'head_dim',
+    values['hidden_size'] // heads,
+    default=values['hidden_size'] // heads,
+  )
+  return LlamaConfig(
+    **values,
+    qkv_bias=qkv_bias,
+    mrope_section=section,
+    # transformers takes a default, but computes the same without it.
+    max_position_embeddings=text.get('max_position_embeddings') or 0,
+  )
+
+
+def check_field(
+  raw: Mapping[str, Any], field: str, value: Any, *, default: Any
+) -> None:
+  """Raises ValueError unless a field has the one supported value.
+
+  Args:
+    raw: fields of ``config.json``, or of a part of it.
+    field: name of the field.
+    value: the supported value.
+    default: value of a field that is absent or null.
+  """
+  got = raw.get(field, default)
+  got = default if got is None else got
+  if got != value:
+    raise UserError(f'{field} must be {value!r}, got {got!r}.')
+
+
+def sizes_of(raw: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+  """Returns the fields of a part of the model, such as ``vision_config``.
+
+  Raises:
+    ValueError: if the part is missing.
+  """
+  if not isinstance(raw.get(field), Mapping):
+    raise UserError(
+      f'{field} must hold the sizes of a part, got {raw.get(field)!r}.'
+    )
+  return raw[field]

@@ -15,12 +15,12 @@ from mmu_jax.models import layers as layers_lib
 from mmu_jax.models.clip_vit import ClipVisionConfig
 from mmu_jax.models.clip_vit import ClipVisionModel
 from mmu_jax.models.family import abstract_text
+from mmu_jax.models.family import check_field
+from mmu_jax.models.family import clip
+from mmu_jax.models.family import decoder
 from mmu_jax.models.family import Family
+from mmu_jax.models.family import sizes_of
 from mmu_jax.models.family import widths
-from mmu_jax.models.hub.config_fields import clip
-from mmu_jax.models.hub.config_fields import decoder
-from mmu_jax.models.hub.config_fields import part
-from mmu_jax.models.hub.config_fields import require
 from mmu_jax.models.llama import Llama
 from mmu_jax.models.llama import LlamaConfig
 from mmu_jax.models.llama import LlamaModel
@@ -177,18 +177,18 @@ def _read_config(
   raw: Mapping[str, Any], options: dict[str, Any]
 ) -> LlavaConfig:
   """LLaVA-1.5: CLIP, a projector of two layers, Llama."""
-  require(raw, 'multimodal_projector_bias', True, default=True)
-  require(raw, 'tie_word_embeddings', False, default=False)
-  text = part(raw, 'text_config')
-  require(text, 'model_type', 'llama', default='llama')
-  require(text, 'tie_word_embeddings', False, default=False)
+  check_field(raw, 'multimodal_projector_bias', True, default=True)
+  check_field(raw, 'tie_word_embeddings', False, default=False)
+  text = sizes_of(raw, 'text_config')
+  check_field(text, 'model_type', 'llama', default='llama')
+  check_field(text, 'tie_word_embeddings', False, default=False)
   if not isinstance(raw.get('vision_feature_layer', -2), int):
     raise UserError(
       'vision_feature_layer is one layer here, got '
       f'{raw["vision_feature_layer"]}.'
     )
   return LlavaConfig(
-    vision_config=clip(part(raw, 'vision_config')),
+    vision_config=clip(sizes_of(raw, 'vision_config')),
     text_config=decoder(text, _DEFAULTS),
     vision_feature_layer=raw.get('vision_feature_layer', -2),
     vision_feature_select_strategy=raw.get(

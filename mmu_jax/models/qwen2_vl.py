@@ -13,11 +13,11 @@ from mmu_jax.errors import UserError
 from mmu_jax.models import layers as layers_lib
 from mmu_jax.models import llama
 from mmu_jax.models.family import abstract_text
+from mmu_jax.models.family import check_field
+from mmu_jax.models.family import decoder
 from mmu_jax.models.family import Family
+from mmu_jax.models.family import sizes_of
 from mmu_jax.models.family import widths
-from mmu_jax.models.hub.config_fields import decoder
-from mmu_jax.models.hub.config_fields import part
-from mmu_jax.models.hub.config_fields import require
 from mmu_jax.models.qwen2_vit import Qwen2VLVision
 from mmu_jax.models.qwen2_vit import Qwen2VLVisionConfig
 from mmu_jax.typing import Batch
@@ -146,13 +146,13 @@ def _read_config(
 ) -> Qwen2VLConfig:
   """Qwen2-VL; the decoder's fields stand in ``text_config`` or beside it."""
   text = raw.get('text_config') or raw
-  require(text, 'use_sliding_window', False, default=False)
-  vision = part(raw, 'vision_config')
+  check_field(text, 'use_sliding_window', False, default=False)
+  vision = sizes_of(raw, 'vision_config')
   # Our defaults are transformers' here: both are the 7B model.
   fields = dataclasses.fields(Qwen2VLVisionConfig)
   sizes = {f.name: vision[f.name] for f in fields if f.name in vision}
   rope = vision.get('rope_parameters') or {}
-  require(rope, 'rope_theta', 10000.0, default=10000.0)
+  check_field(rope, 'rope_theta', 10000.0, default=10000.0)
   return Qwen2VLConfig(
     vision_config=Qwen2VLVisionConfig(**sizes),
     text_config=decoder(

@@ -77,7 +77,7 @@ def write(folder: pathlib.Path, family: str) -> pathlib.Path:
 
 def load(tmp: pathlib.Path, family: str, **options) -> processors.Processor:
   """The processor of a family, from a folder below ``tmp``."""
-  return processors.load(write(tmp / family, family), **options)
+  return processors.read_processor(write(tmp / family, family), **options)
 
 
 def golden() -> dict:

@@ -44,7 +44,7 @@ class Processor:
     return self.tokenizer.convert_tokens_to_ids(self.image_token)
 
 
-def load(
+def read_processor(
   path: str | os.PathLike,
   *,
   image_processor: str = '',

@@ -144,12 +144,13 @@ def load_processor(
   """Loads the processor of a model's folder, and checks that it fits.
 
   Args:
-    model: model of the folder; its family tells what the folder leaves out.
+    model: model of the folder; its family names the image processor of a
+      folder that states none.
     path: the folder.
-    **options: arguments of ``processors.load``.
+    **options: arguments of ``processors.read_processor``.
   """
   kind = MODELS[model.family].image_processor
-  processor = processors.load(path, image_processor=kind, **options)
+  processor = processors.read_processor(path, image_processor=kind, **options)
   check_processor(model, processor)
   return processor
 

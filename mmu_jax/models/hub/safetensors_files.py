@@ -121,10 +121,10 @@ def read_header(file: pathlib.Path) -> dict[str, Any]:
 
 def data_size(header: Mapping[str, Any]) -> int:
   """Returns how many bytes the tensors of a header take."""
-  return sum(_size(header[name]) for name in in_order(header))
+  return sum(_size(header[name]) for name in data_order(header))
 
 
-def in_order(header: Mapping[str, Any]) -> list[str]:
+def data_order(header: Mapping[str, Any]) -> list[str]:
   """Returns the names of a header's tensors, in the order of their data."""
   names = [name for name in header if name != '__metadata__']
   return sorted(names, key=lambda name: header[name]['data_offsets'][0])
@@ -145,7 +145,7 @@ def write_tensors(
   Raises:
     ValueError: if an array does not fit the header.
   """
-  names = in_order(header)
+  names = data_order(header)
   fresh = {k: v for k, v in header.items() if k == '__metadata__'}
   end = 0
   for name in names:

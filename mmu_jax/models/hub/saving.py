@@ -176,7 +176,7 @@ def _write(partial, like, plan, arrays) -> None:
 def _arrays(leaves, plan: _Plan) -> Iterator[jax.Array | np.ndarray]:
   """Yields the array of each tensor, in the order of the files."""
   for header in plan.headers.values():
-    for name in files_lib.in_order(header):
+    for name in files_lib.data_order(header):
       if name in plan.places:
         place = plan.places[name]
         yield _here(leaves[place.leaf], place.layer)

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope='module')
 def processors():
   return {
-    family: processors_lib.load(REFERENCE / 'hub' / name)
+    family: processors_lib.read_processor(REFERENCE / 'hub' / name)
     for family, name in HUB.items()
   }
 
@@ -156,7 +156,7 @@ def test_the_own_class_loses_the_space_behind_the_image(processors):
   """The trap: LlamaTokenizer of transformers 5 for LLaVA-1.5."""
   text = 'USER: <image>\nWho is it? ASSISTANT: A chef.'
   raw = processors['llava'].tokenizer(text)['input_ids']
-  own = processors_lib.load(
+  own = processors_lib.read_processor(
     REFERENCE / 'hub' / HUB['llava'], raw_tokenizer=False
   ).tokenizer(text)['input_ids']
   place = raw.index(32000) + 1

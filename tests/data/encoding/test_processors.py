@@ -27,11 +27,11 @@ def qwen(tmp_path):
 
 
 def test_a_folder_gives_its_tokens_and_sizes(llava, qwen):
-  found = processors.load(llava)
+  found = processors.read_processor(llava)
   assert (found.image_token, found.image_token_id) == ('<image>', 160)
   assert found.stop_ids == (2,)
   assert found.images.tokens_per_image == 9
-  found = processors.load(qwen)
+  found = processors.read_processor(qwen)
   assert (found.image_token, found.image_token_id) == ('<|image_pad|>', 5)
   assert found.stop_ids == (2, 0)  # both end tokens of generation_config
   assert found.images.grid(40, 52) == patches.Grid(1, 4, 6)
@@ -39,20 +39,20 @@ def test_a_folder_gives_its_tokens_and_sizes(llava, qwen):
 
 def test_without_generation_config_the_tokenizer_ends_answers(qwen):
   (qwen / 'generation_config.json').unlink()
-  found = processors.load(qwen)
+  found = processors.read_processor(qwen)
   assert found.stop_ids == (found.tokenizer.eos_token_id,) == (2,)
 
 
 def test_limits_of_pixels_bound_the_tokens(qwen):
-  wide = processors.load(qwen, max_pixels=10**4).images
+  wide = processors.read_processor(qwen, max_pixels=10**4).images
   assert wide.grid(80, 80) == (1, 20, 20)
-  narrow = processors.load(qwen, min_pixels=64, max_pixels=64).images
+  narrow = processors.read_processor(qwen, min_pixels=64, max_pixels=64).images
   assert narrow.grid(80, 80) == narrow.grid(8, 8) == (1, 2, 2)
 
 
 def test_the_full_strategy_keeps_the_class_token(llava):
   _edit(llava, 'config.json', vision_feature_select_strategy='full')
-  assert processors.load(llava).images.tokens_per_image == 10
+  assert processors.read_processor(llava).images.tokens_per_image == 10
 
 
 def test_the_image_options_of_processor_config_are_read(llava):
@@ -62,15 +62,15 @@ def test_the_image_options_of_processor_config_are_read(llava):
   (llava / 'processor_config.json').write_text(
     json.dumps({'image_processor': options})
   )
-  assert processors.load(llava).images.tokens_per_image == 9
+  assert processors.read_processor(llava).images.tokens_per_image == 9
   (llava / 'processor_config.json').write_text('{}')
   with pytest.raises(FileNotFoundError, match='says nothing of image proc'):
-    processors.load(llava)
+    processors.read_processor(llava)
 
 
 def test_the_template_of_a_jinja_file_is_read_first(llava):
   (llava / 'chat_template.jinja').write_text('{{ messages[0].content }}!')
-  tokenizer = processors.load(llava).tokenizer
+  tokenizer = processors.read_processor(llava).tokenizer
   assert (
     tokenizer.apply_chat_template(
       [{'role': 'user', 'content': 'a'}], tokenize=False
@@ -80,8 +80,8 @@ def test_the_template_of_a_jinja_file_is_read_first(llava):
 
 
 def test_the_tokenizer_in_use_is_said_once(llava, capsys):
-  processors.load(llava)
-  processors.load(llava)
+  processors.read_processor(llava)
+  processors.read_processor(llava)
   assert capsys.readouterr().out == (
     f'tokenizer: tokenizer.json of {llava} as it is\n'
   )
@@ -96,8 +96,10 @@ def test_a_raw_tokenizer_keeps_the_space_behind_an_image(llava):
     legacy=False,
   )
   text = 'USER: <image>\nWhat?'
-  raw = processors.load(llava).tokenizer.tokenize(text)
-  own = processors.load(llava, raw_tokenizer=False).tokenizer.tokenize(text)
+  raw = processors.read_processor(llava).tokenizer.tokenize(text)
+  own = processors.read_processor(
+    llava, raw_tokenizer=False
+  ).tokenizer.tokenize(text)
   place = raw.index('<image>')
   assert raw[place + 1] == '▁' and raw[place + 2] == '\n'
   assert raw[: place + 1] + raw[place + 2 :] == own
@@ -110,14 +112,14 @@ def test_a_missing_file_is_a_clear_error(name, llava):
   (llava / name).unlink()
   missing = name.removeprefix('pre')
   with pytest.raises(FileNotFoundError, match=f'{missing}, and {llava} does'):
-    processors.load(llava)
+    processors.read_processor(llava)
 
 
 def test_a_missing_tokenizer_is_a_clear_error(qwen):
   for name in ('tokenizer.json', 'vocab.json'):
     (qwen / name).unlink()
   with pytest.raises(FileNotFoundError, match='no tokenizer: one of tokeniz'):
-    processors.load(qwen)
+    processors.read_processor(qwen)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def test_a_config_that_lacks_something_is_a_clear_error(
 ):
   _edit(llava, 'config.json', **changes)
   with pytest.raises(ValueError, match=message):
-    processors.load(llava)
+    processors.read_processor(llava)
 
 
 def test_an_unknown_image_processor_is_a_clear_error(llava):
@@ -141,36 +143,38 @@ def test_an_unknown_image_processor_is_a_clear_error(llava):
   _edit(llava, 'preprocessor_config.json', image_processor_type=kind)
   message = f'processor {kind!r} is not known; known: CLIPImageProcessor, '
   with pytest.raises(ValueError, match=message):
-    processors.load(llava)
+    processors.read_processor(llava)
 
 
 @pytest.mark.parametrize('end', ['', 'Fast', 'Pil'])
 def test_all_classes_of_an_image_processor_are_one(end, llava):
   kind = f'CLIPImageProcessor{end}'
   _edit(llava, 'preprocessor_config.json', image_processor_type=kind)
-  assert processors.load(llava).images.cut == {'tokens of an image': 9}
+  assert processors.read_processor(llava).images.cut == {
+    'tokens of an image': 9
+  }
 
 
 @pytest.mark.parametrize('kind', ['CLIPFeatureExtractor', 'CLIPImageProcessor'])
 def test_old_folders_name_a_feature_extractor(kind, llava):
-  want = processors.load(llava).images.processor.to_dict()
+  want = processors.read_processor(llava).images.processor.to_dict()
   fields = {'image_processor_type': None, 'feature_extractor_type': kind}
   _edit(llava, 'preprocessor_config.json', **fields)
-  assert processors.load(llava).images.processor.to_dict() == want
+  assert processors.read_processor(llava).images.processor.to_dict() == want
 
 
 def test_a_folder_that_states_nothing_gets_the_given_processor(qwen):
-  want = processors.load(qwen).images
+  want = processors.read_processor(qwen).images
   _edit(qwen, 'preprocessor_config.json', image_processor_type=None)
   kind = 'Qwen2VLImageProcessor'
-  found = processors.load(qwen, image_processor=kind).images
+  found = processors.read_processor(qwen, image_processor=kind).images
   assert type(found) is type(want) and found.cut == want.cut
   with pytest.raises(ValueError, match="processor '' is not known"):
-    processors.load(qwen)
+    processors.read_processor(qwen)
 
 
 def test_the_stated_image_processor_comes_before_the_family(qwen):
-  assert processors.load(qwen).images.cut['merge_size'] == 2
+  assert processors.read_processor(qwen).images.cut['merge_size'] == 2
   _edit(qwen, 'config.json', vision_config={'patch_size': 4})
   _edit(
     qwen,
@@ -179,7 +183,7 @@ def test_the_stated_image_processor_comes_before_the_family(qwen):
     feature_extractor_type='Qwen2VLImageProcessor',
   )
   kind = 'Qwen2VLImageProcessor'
-  found = processors.load(qwen, image_processor=kind)
+  found = processors.read_processor(qwen, image_processor=kind)
   assert 'tokens of an image' in found.images.cut
 
 
@@ -188,21 +192,21 @@ def test_an_image_token_that_is_cut_up_is_a_clear_error(llava):
   inner = vocabulary['vocab']['ER']  # a piece, which encodes as '▁' and more
   _edit(llava, 'config.json', image_token_index=inner)
   with pytest.raises(ValueError, match="'ER' in the tokenizer of"):
-    processors.load(llava)
+    processors.read_processor(llava)
 
 
 def test_a_folder_without_a_chat_template_is_a_clear_error(llava):
   (llava / 'chat_template.json').unlink()
   with pytest.raises(ValueError, match='no chat template, so that no question'):
-    processors.load(llava)
+    processors.read_processor(llava)
 
 
 def test_limits_of_pixels_for_llava_are_a_clear_error(llava):
   with pytest.raises(ValueError, match='max_pixels would change nothing'):
-    processors.load(llava, max_pixels=100)
+    processors.read_processor(llava, max_pixels=100)
 
 
 def test_an_unknown_tokenizer_class_is_a_clear_error(llava):
   _edit(llava, 'tokenizer_config.json', tokenizer_class='NoSuchTokenizer')
   with pytest.raises(ValueError, match="names the class 'NoSuchTokenizer'"):
-    processors.load(llava, raw_tokenizer=False)
+    processors.read_processor(llava, raw_tokenizer=False)
