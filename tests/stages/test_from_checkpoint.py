@@ -60,6 +60,12 @@ QWEN2_VL_IMAGES = dict(
   min_pixels=1024,
   max_pixels=4096,
 )
+# family -> config.json, its field of the image token, preprocessor_config.json
+# (None for the one of the people).
+FOLDERS = {
+  'llava': (LLAVA, 'image_token_index', None),
+  'qwen2_vl': (QWEN2_VL, 'image_token_id', QWEN2_VL_IMAGES),
+}
 FLAGS = (
   '--config.data.num_people=8',
   '--config.data.num_forget=2',
@@ -83,16 +89,12 @@ def _write_checkpoint(folder, family):
   processor = vocabulary.make_processor()
   tokenizer = processor.tokenizer
   tokenizer.save_pretrained(folder)
-  if family == 'llava':
-    config = dict(LLAVA, image_token_index=processor.image_token_id)
-    processor.images.processor.save_pretrained(folder)
-  else:
-    config = dict(QWEN2_VL, image_token_id=processor.image_token_id)
-    (folder / 'preprocessor_config.json').write_text(
-      json.dumps(QWEN2_VL_IMAGES)
-    )
-  sizes = config['text_config'] if family == 'llava' else config
-  sizes['vocab_size'] = len(tokenizer)
+  sizes, field, images = FOLDERS[family]
+  config = dict(sizes, **{field: processor.image_token_id})
+  processor.images.processor.save_pretrained(folder)
+  if images is not None:
+    (folder / 'preprocessor_config.json').write_text(json.dumps(images))
+  config.get('text_config', config)['vocab_size'] = len(tokenizer)
   (folder / 'config.json').write_text(json.dumps(config))
   rng = np.random.default_rng(0)
   model = models.build(hub_config.read_config(folder))
@@ -105,7 +107,7 @@ def _write_checkpoint(folder, family):
   save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
 
 
-@pytest.mark.parametrize('family', ['llava', 'qwen2_vl'])
+@pytest.mark.parametrize('family', FOLDERS)
 def test_a_checkpoint_is_unlearned_and_written_back(family, tmp_path, capsys):
   folder, work = tmp_path / 'hub', tmp_path / 'work'
   _write_checkpoint(folder, family)
@@ -167,7 +169,7 @@ def test_a_processor_that_cuts_images_otherwise_is_refused(
   )
 
 
-@pytest.mark.parametrize('family', models.MODELS)
+@pytest.mark.parametrize('family', FOLDERS)
 def test_a_folder_need_not_state_its_image_processor(family, tmp_path):
   folder = tmp_path / 'hub'
   _write_checkpoint(folder, family)

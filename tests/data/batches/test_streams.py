@@ -145,7 +145,7 @@ def test_a_stream_of_pictures_of_all_sizes_has_one_shape(family, tmp_path):
     for row in rows
   ]
   sizes = {encoder.room(encoder.example(row).pictures) for row in rows}
-  assert len(sizes) == (1 if family == 'llava' else 5)
+  assert len(sizes) == {'llava': 1, 'qwen2_vl': 5}[family]
   parts = [batching.Part(rows, 3, 2), batching.Part(texts, 1, 3)]
   streams = [
     batching.Stream(parts, encoder, seed=1, share=_stretch(h, 2))
