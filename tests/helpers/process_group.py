@@ -24,6 +24,21 @@ from typing import NamedTuple
 import paths
 
 ROOT = paths.TESTS
+# What launchers set for the first of two tasks.
+SLURM = {
+  'SLURM_JOB_ID': '4711',
+  'SLURM_STEP_NODELIST': 'localhost',
+  'SLURM_NTASKS': '2',
+  'SLURM_PROCID': '0',
+  'SLURM_LOCALID': '0',
+  'SLURM_STEP_NUM_NODES': '1',
+}
+MPI = {
+  'OMPI_MCA_orte_hnp_uri': '1531576320.0;tcp://127.0.0.1:34911',
+  'OMPI_COMM_WORLD_SIZE': '2',
+  'OMPI_COMM_WORLD_RANK': '0',
+  'OMPI_COMM_WORLD_LOCAL_RANK': '0',
+}
 
 
 class Done(NamedTuple):
