@@ -131,7 +131,8 @@ def test_a_process_that_fails_alone_does_not_leave_the_others_waiting(who):
   done = process_group.run(
     START
     + """
-  distributed.ENDING = 3
+  from mmu_jax.distributed import processes
+  processes.ENDING = 3
   distributed.initialize()
   if jax.process_index() == int(sys.argv[1]):
     raise ValueError('only here')
