@@ -76,7 +76,9 @@ def evaluate(
 def answers_folder(job: Job, protocol: str, shots: int) -> pathlib.Path:
   """Returns the folder of all answers that were asked for in one way."""
   folder = job.folder / 'predictions'
-  name, usual = (protocols.find(p, job.data).name for p in (protocol, ''))
+  name, usual = (
+    protocols.find_protocol(p, job.data).name for p in (protocol, '')
+  )
   if name == usual and not shots:
     return folder
   return folder / f'{name}-{shots}shot'
@@ -90,7 +92,7 @@ def _folder(job: Job) -> pathlib.Path:
 def _protocol(job: Job) -> Protocol:
   """The protocol of a config, checked against its other settings."""
   spec = job.config.evaluation
-  protocol = protocols.find(spec.get('protocol', ''), job.data)
+  protocol = protocols.find_protocol(spec.get('protocol', ''), job.data)
   if protocol.max_new_tokens not in (None, spec.max_new_tokens):
     raise UserError(
       f'the protocol {protocol.name!r} generates '

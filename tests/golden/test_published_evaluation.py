@@ -21,8 +21,6 @@ from mmu_jax.data.row import Row
 from mmu_jax.evaluation.asking import decoding
 from mmu_jax.evaluation.asking import protocols
 from mmu_jax.evaluation.asking import tasks as tasks_lib
-from mmu_jax.evaluation.asking.protocols import official_clear
-from mmu_jax.evaluation.asking.protocols import official_mllmu_bench
 from mmu_jax.evaluation.asking.protocols import Question
 from mmu_jax.evaluation.scoring import scores
 from mmu_jax.models import llava
@@ -115,12 +113,12 @@ def _calls(run, task):
   ]
 
 
-def _assert_asked(questions, calls, prompt, processor):
+def _assert_asked(questions, calls, protocol, encoder):
   """The same prompts, pictures and tokens, and the same limit."""
   for question, call in zip(questions, calls, strict=True):
-    made = prompt(question, processor)
+    made = protocol.ask(question, encoder)
     assert made.text == call['prompt']
-    assert len(made.pictures) == (call['n_images'] or 0)
+    assert len(made.example.pictures) == (call['n_images'] or 0)
     assert call['max_new_tokens'] == 50 and not call['do_sample']
 
 
@@ -170,9 +168,7 @@ def test_mllmu_bench_is_asked_in_the_published_words(
   questions = _mllmu_questions(task, kind, shots)
   calls = _calls(run, task)
   assert len(calls) >= 2
-  _assert_asked(
-    questions, calls, official_mllmu_bench.prompt, encoders[family].processor
-  )
+  _assert_asked(questions, calls, MLLMU, encoders[family])
 
 
 # Where the published evaluator keeps the accuracy of a task, and its scale.
@@ -244,13 +240,13 @@ def test_tokens_are_those_of_the_prompt_alone(family, encoders):
 
 def test_qwen2_vl_is_not_asked_with_shots_about_pictures(encoders):
   """The published code gives n + 1 pictures for one placeholder."""
-  processor = encoders['qwen2_vl'].processor
+  encoder = encoders['qwen2_vl']
   for kind in ('classification', 'cloze'):
     question, *_ = _mllmu_questions('forget_vqa', kind, 1)
     with pytest.raises(ValueError, match='pictures and one placeholder'):
-      official_mllmu_bench.prompt(question, processor)
+      MLLMU.ask(question, encoder)
     question, *_ = _mllmu_questions('forget_qa', kind, 1)
-    official_mllmu_bench.prompt(question, processor)  # in text it can
+    MLLMU.ask(question, encoder)  # in text it can
 
 
 NAME = 'What is the name of the person in the image?'
@@ -317,8 +313,7 @@ def test_clear_is_asked_in_the_published_words(family, part, encoders):
   """Questions in text twice: once with a placeholder and no picture."""
   questions = [q for asked in _clear_questions(part).values() for q in asked]
   calls = RUNS[f'CLEAR/{MODELS[family]}/{part}']['calls']
-  processor = encoders[family].processor
-  _assert_asked(questions, calls, official_clear.prompt, processor)
+  _assert_asked(questions, calls, CLEAR, encoders[family])
 
 
 @FAMILIES

@@ -6,9 +6,9 @@ protocol, by name.
 * ``plain``: the row's question as it is; of options the likeliest is taken.
   The models of the synthetic people know no other words.
 * ``fixed``: the chat template of the checkpoint for every question, one
-  instruction, an answer read by what it names. The default.
-* ``official_mllmu_bench``, ``official_clear``: what the published evaluation
-  does, its errors included, for numbers to be compared with published ones.
+  instruction, an answer read by the option it names. The default.
+* ``official_mllmu_bench``, ``official_clear``: the published evaluation, its
+  errors included, for numbers to be compared with published ones.
 """
 
 from mmu_jax.data.dataset import Dataset
@@ -27,10 +27,10 @@ PROTOCOLS = {
 }
 OFFICIAL = 'official'
 
-__all__ = ('Asked', 'PROTOCOLS', 'Protocol', 'Question', 'find')
+__all__ = ('Asked', 'PROTOCOLS', 'Protocol', 'Question', 'find_protocol')
 
 
-def find(name: str, data: Dataset) -> Protocol:
+def find_protocol(name: str, data: Dataset) -> Protocol:
   """Returns the protocol of a name.
 
   Args:
@@ -44,8 +44,8 @@ def find(name: str, data: Dataset) -> Protocol:
 
   Example:
     >>> data = Dataset({}, {}, {}, official='official_clear')
-    >>> find('', data).name, find('official', data).name
-    ('fixed', 'official_clear')
+    >>> [find_protocol(name, data).name for name in ('', 'official')]
+    ['fixed', 'official_clear']
   """
   chosen = {'': data.protocol, OFFICIAL: data.official}.get(name, name)
   if chosen not in PROTOCOLS:

@@ -7,15 +7,14 @@ from mmu_jax.data import row as row_lib
 from mmu_jax.data.encoding import processing
 from mmu_jax.data.row import Row
 from mmu_jax.evaluation.asking.protocols import question as question_lib
-from mmu_jax.evaluation.asking.protocols.question import Asked
+from mmu_jax.evaluation.asking.protocols.question import ChatTurn
 from mmu_jax.evaluation.asking.protocols.question import Protocol
 from mmu_jax.evaluation.asking.protocols.question import Question
-from mmu_jax.evaluation.asking.protocols.question import Turn
 
-BLANK = '[Blank]'
-INSTRUCTIONS = {
+_BLANK = '[Blank]'
+_INSTRUCTIONS = {
   row_lib.CLASSIFICATION: 'Answer with the letter of the right option only.',
-  row_lib.CLOZE: f'Answer only with the words that {BLANK} stands for.',
+  row_lib.CLOZE: f'Answer only with the words that {_BLANK} stands for.',
   row_lib.GENERATION: 'Answer in one sentence in English.',
 }
 
@@ -28,23 +27,21 @@ def _questions(task, tasks, shots, seed):
   del tasks
   rows = task.rows
   people = question_lib.draw_shots(rows, shots, seed, task.split)
-  solved = [row for row in rows if question_lib.group_of(row) in people]
+  solved = [row for row in rows if question_lib.subject_of(row) in people]
   return [
     Question(row, tuple(shot for shot in solved if shot.task == row.task))
     for row in rows
-    if question_lib.group_of(row) not in people
+    if question_lib.subject_of(row) not in people
   ]
 
 
 def _ask(question, encoder):
   """Options listed, instruction below, by the chat template."""
-  turns = _turns(question, instructed, short_answer)
+  turns, pictures = _turns(question, instructed, _short_answer)
   prompt, _ = question_lib.chat(turns, encoder.processor)
-  pictures = tuple(p for turn in turns for p in turn.pictures)
-  example = question_lib.encode(
-    question_lib.Prompt(prompt, pictures), question.row, encoder.processor
+  return question_lib.encode_prompt(
+    prompt, pictures, question.row, encoder.processor
   )
-  return Asked(prompt, example)
 
 
 def instructed(row: Row) -> str:
@@ -59,22 +56,15 @@ def instructed(row: Row) -> str:
     B: Oslo
     Answer with the letter of the right option only.
   """
-  listed = [
-    f'{metrics.marking.LETTERS[i]}: {option}'
-    for i, option in enumerate(row.options)
-  ]
-  return '\n'.join([with_blanks(row), *listed, INSTRUCTIONS[row.task]])
+  asked = row.question
+  if row.task == row_lib.CLOZE:  # one blank for each gap
+    asked = re.sub('_{2,}', _BLANK, asked)
+  options = question_lib.list_options(row)
+  return '\n'.join([asked, *options, _INSTRUCTIONS[row.task]])
 
 
-def with_blanks(row: Row) -> str:
-  """The question; of a cloze row with one ``[Blank]`` for each gap."""
-  if row.task != row_lib.CLOZE:
-    return row.question
-  return re.sub('_{2,}', BLANK, row.question)
-
-
-def short_answer(row: Row) -> str:
-  """What a right answer to the instructed question is."""
+def _short_answer(row: Row) -> str:
+  """The right answer to the instructed question."""
   if row.task == row_lib.CLASSIFICATION:
     return metrics.letter_of(row.answer, row.options)
   return row.fact if row.task == row_lib.CLOZE else row.answer
@@ -88,11 +78,11 @@ def _answers(question, encoder):
   """
   row = question.row
   if row.task == row_lib.CLOZE:
-    turns, given = _turns(question, instructed, short_answer), [row.fact]
+    turns, pictures = _turns(question, instructed, _short_answer)
+    given = [row.fact]
   else:
-    turns = _turns(question, lambda r: r.question, lambda r: r.answer)
+    turns, pictures = _turns(question, lambda r: r.question, lambda r: r.answer)
     given = row.options or _with_perturbed(row)
-  pictures = tuple(p for turn in turns for p in turn.pictures)
   examples = []
   for i, answer in enumerate(given):
     candidate = row._replace(key=f'{row.key}#{i}', answer=answer)
@@ -106,21 +96,23 @@ def _answers(question, encoder):
 
 
 def _with_perturbed(row):
-  """The answer; and what a truth ratio compares, if the row has it."""
+  """The answer; and paraphrase and wrong answers, if the row has them."""
   if not row.perturbed:
     return (row.answer,)
   return (row.answer, row.paraphrase or row.answer, *row.perturbed)
 
 
 def _turns(question, text, answer):
-  """Shots and question; a picture comes with the first question about it."""
+  """Turns, a picture with the first question about it; and all pictures."""
   turns, last = [], None
   for row in question.shots:
     seen = last is not None and row.image_key == last
     pictures = () if seen else row_lib.pictures(row)
-    turns.append(Turn(text(row), pictures, answer(row)))
+    turns.append(ChatTurn(text(row), pictures, answer(row)))
     last = row.image_key
-  return [*turns, Turn(text(question.row), row_lib.pictures(question.row))]
+  row = question.row
+  turns.append(ChatTurn(text(row), row_lib.pictures(row)))
+  return turns, [p for turn in turns for p in turn.pictures]
 
 
 def _mark(answer):
@@ -135,4 +127,4 @@ def _mark(answer):
   }
 
 
-PROTOCOL = Protocol('fixed', _questions, _ask, _answers, _mark)
+PROTOCOL = Protocol('fixed', _questions, _ask, _mark, _answers)

@@ -19,16 +19,11 @@ from mmu_jax.data import dataset as dataset_lib
 from mmu_jax.data import row as row_lib
 from mmu_jax.data.dataset import QA
 from mmu_jax.data.dataset import VQA
-from mmu_jax.data.row import Row
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.asking.protocols import question as question_lib
-from mmu_jax.evaluation.asking.protocols.question import Asked
-from mmu_jax.evaluation.asking.protocols.question import Prompt
+from mmu_jax.evaluation.asking.protocols.question import ChatTurn
 from mmu_jax.evaluation.asking.protocols.question import Protocol
 from mmu_jax.evaluation.asking.protocols.question import Question
-from mmu_jax.evaluation.asking.protocols.question import Turn
-
-MAX_NEW_TOKENS = 50
 
 
 def _questions(task, tasks, shots, seed):
@@ -54,29 +49,16 @@ def _questions(task, tasks, shots, seed):
   ]
 
 
-def prompt(question: Question, processor) -> Prompt:
-  """The published prompt of a question: the chat template, no instruction."""
-  row = question.row
-  pictures = row_lib.pictures(row)
-  placeholders = (None,) if question.blind else pictures
-  turn = Turn(_text(row), placeholders)
-  return Prompt(question_lib.chat([turn], processor)[0], pictures)
-
-
-def _text(row: Row) -> str:
-  """The question; of options each is a line, the last one too."""
-  if not row.options:
-    return row.question
-  letters = metrics.marking.LETTERS
-  options = [f'{letters[i]}. {x}\n' for i, x in enumerate(row.options)]
-  return f'{row.question}\n{"".join(options)}'
-
-
 def _ask(question, encoder):
-  """The published prompt as tokens."""
-  made = prompt(question, encoder.processor)
-  example = question_lib.encode(made, question.row, encoder.processor)
-  return Asked(made.text, example)
+  """The chat template and no instruction; every option ends its line."""
+  row, processor = question.row, encoder.processor
+  pictures = row_lib.pictures(row)
+  text = row.question
+  if row.options:
+    text = '\n'.join([text, *question_lib.list_options(row, '.'), ''])
+  turn = ChatTurn(text, (None,) if question.blind else pictures)
+  prompt, _ = question_lib.chat([turn], processor)
+  return question_lib.encode_prompt(prompt, pictures, row, processor)
 
 
 def _mark(answer):
@@ -99,8 +81,7 @@ PROTOCOL = Protocol(
   'official_clear',
   _questions,
   _ask,
-  lambda question, encoder: [],
   _mark,
-  MAX_NEW_TOKENS,
-  _answers_from,
+  max_new_tokens=50,
+  answers_from=_answers_from,
 )

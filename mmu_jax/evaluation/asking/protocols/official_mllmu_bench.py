@@ -1,10 +1,10 @@
 """The published evaluation of MLLMU-Bench, prompt for prompt.
 
-What it does that ``fixed`` does not: LLaVA is asked without its chat template,
-and so is Qwen2-VL in text; every ``__`` becomes a ``[Blank]``, so ``____``
-becomes two; Qwen2-VL's cloze questions in text have the placeholder of a
-picture and no picture; an answer is what its first letter says. The person of
-the shots was drawn without a seed, and is drawn by the seed here.
+Unlike in ``fixed``, LLaVA is asked without its chat template, and so is
+Qwen2-VL in text; every ``__`` becomes a ``[Blank]``, so ``____`` becomes two;
+Qwen2-VL's cloze questions in text have the placeholder of a picture and no
+picture; an answer is read by its first letter. The person of the shots was
+drawn without a seed, and is drawn by the seed here.
 """
 
 from mmu_jax import metrics
@@ -14,22 +14,21 @@ from mmu_jax.data.dataset import VQA
 from mmu_jax.data.encoding import patches
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.asking.protocols import question as question_lib
-from mmu_jax.evaluation.asking.protocols.question import Asked
-from mmu_jax.evaluation.asking.protocols.question import Prompt
+from mmu_jax.evaluation.asking.protocols.question import ChatTurn
 from mmu_jax.evaluation.asking.protocols.question import Protocol
 from mmu_jax.evaluation.asking.protocols.question import Question
-from mmu_jax.evaluation.asking.protocols.question import Turn
 
-LETTER = 'Just give ONE letter representing the answer directly.'
-REPLACE = (
+_LETTER = 'Just give ONE letter representing the answer directly.'
+_REPLACE = (
   'Please **ONLY** provide the correct answer that should replace the [Blank].'
 )
-SENTENCE = 'Answer the question based on your trained knowledge in one sentence'
-MAX_NEW_TOKENS = 50
+_SENTENCE = (
+  'Answer the question based on your trained knowledge in one sentence'
+)
 
 
 def _questions(task, tasks, shots, seed):
-  """All rows, or with one shot those of everybody but the person of the shot.
+  """All rows; with one shot, not the rows about the person of the shot.
 
   Real people get shots in cloze questions alone, though the person is left
   out of classification too. Generation knows no shots, and leaves nobody out.
@@ -49,13 +48,13 @@ def _questions(task, tasks, shots, seed):
   solved = [
     row
     for row in (source.rows if source else ())
-    if question_lib.group_of(row) in people
+    if question_lib.subject_of(row) in people
   ]
   return [
     Question(row, _shots(row, solved, split))
     for row in rows
     if row.task == row_lib.GENERATION
-    or question_lib.group_of(row) not in people
+    or question_lib.subject_of(row) not in people
   ]
 
 
@@ -68,14 +67,9 @@ def _shots(row, solved, split):
   return tuple(shot for shot in solved if shot.task == row.task)
 
 
-def prompt(question: Question, processor) -> Prompt:
-  """The published prompt of a question.
-
-  Raises:
-    ValueError: if the published evaluation cannot run: Qwen2-VL with shots
-      about pictures, n + 1 pictures for one placeholder.
-  """
-  row, shots = question.row, question.shots
+def _ask(question, encoder):
+  """The published prompt; it cannot ask Qwen2-VL with shots about pictures."""
+  row, shots, processor = question.row, question.shots, encoder.processor
   for asked in (row, *shots):
     text = ''.join((asked.question, asked.answer, *asked.options))
     question_lib.check_text(text, processor)
@@ -86,14 +80,14 @@ def prompt(question: Question, processor) -> Prompt:
       f'pictures: row {row.key!r} would have {len(shots) + 1} pictures and '
       "one placeholder. Use shots=0, or protocol='fixed'."
     )
-  pictures = question_lib.pictures_of((*shots, row))
-  make = _PROMPTS[row.task]
-  return Prompt(make(row, shots, processor if qwen else None), pictures)
+  prompt = _PROMPTS[row.task](row, shots, processor if qwen else None)
+  pictures = [p for r in (*shots, row) for p in row_lib.pictures(r)]
+  return question_lib.encode_prompt(prompt, pictures, row, processor)
 
 
 def _classification(row, shots, qwen):
   """Options, one letter; Qwen2-VL's begins with an empty line."""
-  listed = f'{_listed(row)}\n{LETTER}'
+  listed = f'{_listed(row)}\n{_LETTER}'
   if qwen and row.image is not None:
     return _chat(f'\n{listed}', qwen)
   solved = ''.join(
@@ -121,8 +115,8 @@ def _generation(row, shots, qwen):
   """One sentence; about a picture LLaVA's prompt ends with a space."""
   del shots
   if row.image is None:
-    return f'USER: {row.question}\n{SENTENCE} in ENGLISH.\nASSISTANT:'
-  text = f'{row.question}\n{SENTENCE} accurately in ENGLISH.'
+    return f'USER: {row.question}\n{_SENTENCE} in ENGLISH.\nASSISTANT:'
+  text = f'{row.question}\n{_SENTENCE} accurately in ENGLISH.'
   if qwen:
     return _chat(text, qwen)
   return f'{_user(row)}\n{text}\nASSISTANT: '
@@ -142,27 +136,18 @@ def _user(row):
 
 def _listed(row):
   """The question with its options."""
-  letters = metrics.marking.LETTERS
-  options = [f'{letters[i]}: {option}' for i, option in enumerate(row.options)]
-  return '\n'.join([row.question, *options])
+  return '\n'.join([row.question, *question_lib.list_options(row)])
 
 
 def _blanks(row):
   """The cloze question and its instruction."""
-  return f'{row.question.replace("__", "[Blank]")}\n{REPLACE}'
+  return f'{row.question.replace("__", "[Blank]")}\n{_REPLACE}'
 
 
 def _chat(text, processor):
   """Qwen2-VL's chat template, with the placeholder of one picture."""
   placeholder = (None,)  # the template counts pictures, and sees none
-  return question_lib.chat([Turn(text, placeholder)], processor)[0]
-
-
-def _ask(question, encoder):
-  """The published prompt as tokens."""
-  made = prompt(question, encoder.processor)
-  example = question_lib.encode(made, question.row, encoder.processor)
-  return Asked(made.text, example)
+  return question_lib.chat([ChatTurn(text, placeholder)], processor)[0]
 
 
 def _mark(answer):
@@ -172,10 +157,5 @@ def _mark(answer):
 
 
 PROTOCOL = Protocol(
-  'official_mllmu_bench',
-  _questions,
-  _ask,
-  lambda question, encoder: [],
-  _mark,
-  MAX_NEW_TOKENS,
+  'official_mllmu_bench', _questions, _ask, _mark, max_new_tokens=50
 )

@@ -40,5 +40,5 @@ def _answers(question, encoder):
 
 
 PROTOCOL = Protocol(
-  'plain', _questions, _ask, _answers, lambda answer: {}, brief=True
+  'plain', _questions, _ask, lambda answer: {}, _answers, brief=True
 )

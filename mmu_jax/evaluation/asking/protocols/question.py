@@ -1,9 +1,9 @@
-"""What is asked: a row, its shots, and the prompt that they become."""
+"""Questions: a row, its shots, and the prompt that they become."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mmu_jax.data import row as row_lib
+from mmu_jax import metrics
 from mmu_jax.data.batches import batching
 from mmu_jax.data.dataset import Task
 from mmu_jax.data.encoding import processing
@@ -21,7 +21,7 @@ class Question(NamedTuple):
   """A row as a protocol asks it.
 
   Attributes:
-    row: what is asked.
+    row: the row that is asked about.
     shots: solved questions that stand before it.
     blind: the prompt has the placeholder of a picture, and no picture.
   """
@@ -31,13 +31,6 @@ class Question(NamedTuple):
   blind: bool = False
 
 
-class Prompt(NamedTuple):
-  """A rendered prompt, and a picture for each of its placeholders."""
-
-  text: str
-  pictures: tuple[Picture, ...] = ()
-
-
 class Asked(NamedTuple):
   """A prompt as text, for the record, and as tokens, for the model."""
 
@@ -45,8 +38,8 @@ class Asked(NamedTuple):
   example: Example
 
 
-class Turn(NamedTuple):
-  """What a user says about some pictures, and what the assistant answered."""
+class ChatTurn(NamedTuple):
+  """Words of a user about some pictures, and the answer of the assistant."""
 
   text: str
   pictures: tuple[Picture, ...] = ()
@@ -57,17 +50,17 @@ class Protocol(NamedTuple):
   """How questions are put and answers are read.
 
   Attributes:
-    name: by which scores are told apart.
+    name: the name that its scores carry.
     questions: ``(task, tasks, shots, seed)`` -> the questions of a task, one
       of these tasks.
     ask: ``(question, encoder)`` -> the prompt that is continued; None where
       nothing is generated.
-    answers: ``(question, encoder)`` -> given answers whose likelihood is
-      wanted: of the options, or of the answer, its paraphrase and what is
-      wrong, in this order.
     mark: answer record -> marks (0 or 1) of a generated answer to a question
       with options: ``accuracy`` and the like.
-    max_new_tokens: longest answer; None for that of the config.
+    answers: ``(question, encoder)`` -> given answers whose likelihood is
+      wanted: the options, or the answer, its paraphrase and wrong answers, in
+      this order.
+    max_new_tokens: longest answer; None for the config's.
     answers_from: ``(task, tasks)`` -> the task whose last answer is scored in
       place of all answers of this one, if there is any: an error of a
       published evaluation.
@@ -78,53 +71,61 @@ class Protocol(NamedTuple):
   name: str
   questions: Callable[[Task, Tasks, int, int], list[Question]]
   ask: Callable[[Question, batching.Encoder], Asked | None]
-  answers: Callable[[Question, batching.Encoder], list[Example]]
   mark: Callable[[Mapping[str, Any]], dict[str, int]]
+  answers: Callable[[Question, batching.Encoder], list[Example]] = (
+    lambda question, encoder: []
+  )
   max_new_tokens: int | None = None
   answers_from: Callable[[Task, Tasks], Task | None] = lambda task, tasks: None
   brief: bool = False
 
 
-class _Blind(NamedTuple):
+class _Blind(Processor):
   """A processor to which a placeholder is a token like any other."""
 
-  tokenizer: Any
-  images: Any
-  image_token: str
-  image_token_id: int = -1
+  image_token_id = -1
 
 
-def encode(prompt: Prompt, row: Row, processor: Processor) -> Example:
-  """The tokens of a prompt, without an answer.
+def encode_prompt(
+  prompt: str, pictures: Sequence[Picture], row: Row, processor: Processor
+) -> Asked:
+  """Encodes a prompt without an answer.
 
-  The tokens are those of the prompt alone, also where it ends in a space. A
-  placeholder without any picture stays one token, with its own embedding, as
-  in transformers.
+  Tokens are the same as without an answer behind, also where the prompt ends
+  in a space. A placeholder without any picture stays one token, with its own
+  embedding, as in transformers.
+
+  Args:
+    prompt: the rendered prompt.
+    pictures: pictures of its placeholders, in their order; () leaves all blind.
+    row: the row that is asked about.
+    processor: the model's processor.
 
   Raises:
     ValueError: if there are pictures, and not one for each placeholder.
   """
-  if not prompt.pictures:
+  if not pictures:
     processor = _Blind(
-      processor.tokenizer, processor.images, processor.image_token
+      processor.tokenizer,
+      processor.images,
+      processor.image_token,
+      processor.stop_ids,
     )
-  # An end token never makes one token with what stands before it.
-  full = prompt.text + processor.tokenizer.eos_token
-  example = processing.encode_chat(
-    prompt.text, full, row, prompt.pictures, processor
-  )
-  return processing.prompt_of(example)
+  # An end token never makes one token with the text before it.
+  full = prompt + processor.tokenizer.eos_token
+  example = processing.encode_chat(prompt, full, row, pictures, processor)
+  return Asked(prompt, processing.prompt_of(example))
 
 
 def chat(
-  turns: Sequence[Turn], processor: Processor, answer: str = ''
+  turns: Sequence[ChatTurn], processor: Processor, answer: str = ''
 ) -> tuple[str, str]:
   """Renders a conversation by the chat template.
 
   Args:
-    turns: the last one is to be answered; the others were.
-    processor: of the model.
-    answer: to the last turn; '' for none.
+    turns: questions, all answered but the last one.
+    processor: the model's processor.
+    answer: answer to the last turn; '' for none.
 
   Returns:
     The prompt, and the prompt with the answer.
@@ -162,7 +163,7 @@ def _messages(turns, processor):
 
 
 def _assistant(answer):
-  """What the assistant said, as the chat template takes it."""
+  """An answer, as the chat template takes it."""
   return {'role': 'assistant', 'content': [{'type': 'text', 'text': answer}]}
 
 
@@ -175,13 +176,14 @@ def check_text(text: str, processor: Processor) -> None:
     )
 
 
-def pictures_of(rows: Sequence[Row]) -> tuple[Picture, ...]:
-  """The pictures of some rows, one after the other."""
-  return tuple(p for row in rows for p in row_lib.pictures(row))
+def list_options(row: Row, mark: str = ':') -> list[str]:
+  """Returns the options of a row as lines like ``'A: Oslo'``."""
+  letters = metrics.marking.LETTERS
+  return [f'{a}{mark} {option}' for a, option in zip(letters, row.options)]
 
 
-def group_of(row: Row) -> str:
-  """Whom or what a row is about: the unit that is drawn, and left out."""
+def subject_of(row: Row) -> str:
+  """Returns the person or picture of a row, which shots draw and leave out."""
   return row.person or row.image_key or row.key
 
 
@@ -189,18 +191,18 @@ def draw_shots(rows: Sequence[Row], number: int, seed: int, name: str):
   """Draws the people whose questions are the shots.
 
   Args:
-    rows: of a task.
-    number: of people; 0 for none.
-    seed: of the draw, >= 0.
-    name: of the draw: with one name and the same people, the same are drawn.
+    rows: rows of a task.
+    number: number of people; 0 for none.
+    seed: any number >= 0.
+    name: name of the draw: one name and the same people give the same draw.
 
   Returns:
-    What ``group_of`` gives for them.
+    A set of people as ``subject_of`` names them.
 
   Raises:
     ValueError: if nobody would be left to ask about.
   """
-  groups = sorted({group_of(row) for row in rows})
+  groups = sorted({subject_of(row) for row in rows})
   if number < 0 or (number and number >= len(groups)):
     raise UserError(
       'the people of the shots are not scored, so there must be more people '
