@@ -2,7 +2,7 @@
 
 ``train`` -> ``saliency`` -> ``evaluate`` -> ``report``, and ``pipeline``, which
 runs them in order and skips what exists. The workdir is the contract between
-them; every folder in it says in a ``config.json`` what it was made from::
+them; every folder in it has its settings in a ``config.json``::
 
   base/ vanilla/ retrained/   params/ metrics.jsonl timing.jsonl; until the end
                               checkpoints/ instead of params/

@@ -1,4 +1,4 @@
-"""What the stages of one config and one workdir share."""
+"""A config, its workdir, and all that stages load for them."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -36,20 +36,20 @@ OFFLOAD = ('reference',)  # what may wait in the memory of the host
 
 
 class Job(NamedTuple):
-  """A config, its workdir, and what was loaded for them.
+  """A config, its workdir, and the data and model loaded for them.
 
   Attributes:
     config: the whole config.
     folder: the workdir.
     data: splits and tasks.
     encoder: remembers tokens and pixels; its labels are the config's.
-    scorer: the same, with the answers labelled alone, for what is scored.
-    model: as pure functions.
-    groups: role ('forget', 'retain', 'everybody') -> groups of people.
-    validation: settings are chosen: only tasks that are not reported may be
-      looked at.
-    unlearned: holds ``importance/``, ``mask/`` and ``unlearned/``.
-    mesh: of all devices, for ``jax.set_mesh``.
+    scorer: encoder for scoring: only the answers are labelled.
+    model: pure functions, without parameters.
+    groups: groups of people by role ('forget', 'retain', 'everybody').
+    validation: whether settings are being chosen, so that only tasks that
+      are not reported may be looked at.
+    unlearned: folder of ``importance/``, ``mask/`` and ``unlearned/``.
+    mesh: mesh of all devices, for ``jax.set_mesh``.
   """
 
   config: Config
@@ -75,7 +75,7 @@ def open_job(
 
   Args:
     config: the whole config.
-    workdir: of the job, made if it is missing.
+    workdir: folder of the job, made if it is missing.
     validation: look at the people of the validation split instead of the
       reported ones, in ``workdir/tuning``.
 
@@ -131,7 +131,7 @@ def check_hardware(config: Config) -> None:
 def describe(
   config: Config, folder: pathlib.Path, mesh: jax.sharding.Mesh
 ) -> None:
-  """Writes what the results of a workdir were made with."""
+  """Writes config and manifest of the results of a workdir."""
   workdir_lib.write_json(folder / workdir_lib.CONFIG, config.to_dict())
   workdir_lib.write_json(
     folder / 'manifest.json', workdir_lib.manifest(config.seed, mesh)
@@ -153,7 +153,7 @@ def load_world(
     config: the whole config.
 
   Returns:
-    The dataset, its encoder, the encoder of what is scored, and the model.
+    The dataset, its encoders for training and for scoring, and the model.
   """
   plain = config.to_dict()
   return _load(json.dumps({k: plain[k] for k in WORLD}, sort_keys=True))

@@ -1,9 +1,9 @@
 """The models of a workdir: where they are, and which are finished.
 
-A model is a folder with a ``config.json``, which says what it was made from,
-and, when it is finished, its parameters in ``params/``. Any folder of the
-workdir can be one, so a stage that makes a model from another needs to be named
-nowhere: ``evaluate`` and ``report`` find what it made. Such a stage does::
+A model is a folder with its settings in ``config.json`` and, when it is
+finished, its parameters in ``params/``. Any folder of the workdir can be one,
+so a stage that makes a model from another needs to be named nowhere:
+``evaluate`` and ``report`` find the model. Such a stage does::
 
   folder = runs.claim_model(job, 'attacks/relearn/ga', made_by='relearn',
                               source='ga', settings={'rate': 1e-4})

@@ -25,12 +25,12 @@ class Placed:
   def __init__(
     self, stream: batching.Stream, mesh: jax.sharding.Mesh, total: int
   ):
-    """Places a stream whose ``share`` is that of the mesh.
+    """Places a stream that makes the rows of this process only.
 
     Args:
-      stream: a pure function of the step.
-      mesh: of all processes.
-      total: rows of a batch, from ``sharding.row_count``.
+      stream: stream, a pure function of the step.
+      mesh: mesh over all processes.
+      total: number of rows of a batch, from ``sharding.row_count``.
     """
     self._stream, self._mesh, self._total = stream, mesh, total
     self.steps_per_epoch = stream.steps_per_epoch
@@ -52,7 +52,7 @@ def make_stream(
   Args:
     job: the job.
     parts: dicts of ``splits``, ``size``, ``questions``, ``weight``.
-    name: of the stream; streams of one name draw in one order.
+    name: name of the stream; streams of one name draw in one order.
     without: splits that are left out.
 
   Raises:

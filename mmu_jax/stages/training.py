@@ -42,7 +42,7 @@ def train(config: Config, workdir: Folder, run: str = 'vanilla') -> Params:
 
   Args:
     config: the whole config.
-    workdir: of the job; must hold the model that the run starts from.
+    workdir: folder of the job; must hold the model that the run starts from.
     run: 'base', 'vanilla', 'retrained', or a key of ``config.runs``.
 
   Returns:
@@ -73,7 +73,7 @@ def unlearn(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
 
   Args:
     job: the job, whose mesh is set.
-    name: of its folder.
+    name: name of its folder.
     run: method, mask, rate and retain stream.
     probe: whether to look at the model on the way, for the plots.
   """
@@ -101,7 +101,7 @@ def unlearn(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
 
 
 def _unlearn_settings(job: Job, run: Config) -> dict[str, Any]:
-  """What an unlearned model depends on."""
+  """The settings that an unlearned model depends on."""
   config = job.config
   return {
     'run': run.to_dict(),
@@ -164,16 +164,16 @@ def unlearning_plan(
   mask: Mask = None,
   ref_params: Params = None,
 ) -> loop.Plan:
-  """Returns what a run of a method does, whatever its data and model.
+  """Returns the plan of a run, for any data and model.
 
   Args:
     config: ``config.unlearn``.
     run: an entry of ``config.runs``.
     forward: the model.
-    streams: of the splits 'forget' and 'retain'.
-    mask: bool or packed, for a method with masked turns; the leaves that
-      ``config.exempt`` matches change freely.
-    ref_params: for a method that needs a reference.
+    streams: streams of the splits 'forget' and 'retain'.
+    mask: mask, bool or packed, for a method with masked turns; the leaves
+      that ``config.exempt`` matches change freely.
+    ref_params: parameters of the reference, if the method needs one.
   """
   rounds = run.rounds or config.rounds
   rate = lambda peak: optimizer.schedule(run.schedule, peak, steps=rounds)

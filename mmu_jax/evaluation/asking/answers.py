@@ -118,7 +118,7 @@ def complete(
   several processes the first reads and writes.
 
   Args:
-    ask: asks all but the keys that it is given, and yields batches of answers.
+    ask: function from the keys that are answered to batches of new answers.
     questions: questions of the task.
     path: file of the finished task.
     update: called with the number of new answers.

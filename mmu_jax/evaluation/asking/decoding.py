@@ -129,7 +129,7 @@ def generate(
     model: model from ``models.build``.
     params: parameters of the model.
     rows: questions, with pictures and without.
-    encoder: encodes the questions.
+    encoder: encoder of the questions.
     max_new_tokens: longest answer.
     size: B, questions a batch.
 
@@ -188,7 +188,7 @@ def prompt_batches(
 
   Args:
     rows: questions, with pictures and without.
-    encoder: encodes the questions.
+    encoder: encoder of the questions.
     size: B; the last batch is padded with empty rows.
     padding: ``'right'`` or ``'left'``, the side where short prompts are
       padded.

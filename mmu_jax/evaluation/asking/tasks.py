@@ -41,8 +41,8 @@ def predict(
     model: model from ``models.build``.
     params: parameters of the model.
     questions: questions of one task.
-    encoder: encodes the questions.
-    protocol: says how to ask.
+    encoder: encoder of the questions.
+    protocol: way to ask them.
     max_new_tokens: longest answer.
     size: B, questions a batch.
     done: keys of rows; a batch that has no others is left out.
@@ -91,7 +91,7 @@ class _Stack:
   """Makes batches of one static shape; an entry is a list of examples.
 
   Attributes:
-    encoder: encodes the examples.
+    encoder: encoder of the examples.
     end: position behind the longest entry; 0 if there are none.
   """
 

@@ -31,7 +31,7 @@ def utility(
 
       U = n / sum_i(1 / s_i)
 
-  over the metrics ``KEPT`` of every task to keep. What is known in text of the
+  over the metrics ``KEPT`` of every task to keep. Text knowledge of the
   forgotten people is to stay, so forget QA counts too. TOFU's utility is of
   three metrics on three sets; this is the same mean over the benchmark's tasks.
 

@@ -165,9 +165,9 @@ def _key(endpoint: Endpoint) -> str:
     )
   if not re.fullmatch(r'[!-~\xa1-\xff]+', key):
     raise UserError(
-      f'the key of the judge is one word of Latin-1 characters; that in '
-      f'{name} holds a space, a line break or another character. Set the '
-      'variable to the key alone.'
+      'the key of the judge is one word of Latin-1 characters; the variable '
+      f'{name} holds a space, a line break or another character. Set it to '
+      'the key alone.'
     )
   return key
 
@@ -187,9 +187,9 @@ def ask(
   ``Retry-After``), ``tries`` times in all.
 
   Args:
-    endpoint: where to ask.
+    endpoint: server to ask.
     prompt: whole message of the user.
-    stop: ends the waiting when it is set.
+    stop: event that ends the waiting.
 
   Returns:
     The model's reply; a key in it is replaced by ``***``.

@@ -3,8 +3,8 @@
 MLLMU-Bench scores generated answers so, beside ROUGE-L: a sentence can share
 most words with the reference and have the one fact wrong. The score depends on
 the judge, so name it beside the number, and compare scores of one judge only.
-The prompt is in our own words, not those of MLLMU-Bench: no score of ours is
-one of theirs. It is off unless ``config.evaluation.judge.url`` is set.
+The prompt is ours and not the benchmark's, so its published scores cannot be
+compared with these. It is off unless ``config.evaluation.judge.url`` is set.
 
 References:
   Liu et al., `Protecting Privacy in Multimodal Large Language Models with
@@ -70,7 +70,7 @@ class Verdict(NamedTuple):
   """A judge's verdict on one answer.
 
   Attributes:
-    score: from 1 to 10; None if there is none.
+    score: number from 1 to 10; None if there is none.
     reply: words of the judge; '' if there are none.
     reason: cause of a missing score; '' if there is a score.
   """
@@ -272,8 +272,8 @@ def factuality(
   Args:
     endpoint: judge to ask.
     answers: every task with its answers; only generated ones are judged.
-    folder: gets ``<task>.judged.jsonl``: key, score, reply and reason.
-    cache: see ``judge``.
+    folder: folder for ``<task>.judged.jsonl``: key, score, reply and reason.
+    cache: file of replies, see ``judge``.
     run: name of the model.
     step: round that the model had reached.
 

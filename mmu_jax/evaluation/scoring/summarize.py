@@ -32,7 +32,7 @@ def collect(answers: Sequence[Answer], task: Task) -> dict[str, Values]:
 
   Args:
     answers: answer records.
-    task: whose answers they are.
+    task: questions that were asked.
 
   Returns:
     metric -> its scores, for the metrics that some answer has.

@@ -69,7 +69,7 @@ def test_a_key_that_cannot_be_sent_is_an_error_that_does_not_show_it(
   monkeypatch, key
 ):
   monkeypatch.setenv('BROKEN_KEY', key)
-  with pytest.raises(ValueError, match='that in BROKEN_KEY holds') as error:
+  with pytest.raises(ValueError, match='variable BROKEN_KEY holds') as error:
     chat.make_endpoint(
       dict(url='https://host/v1', model='m', key_variable='BROKEN_KEY')
     )
