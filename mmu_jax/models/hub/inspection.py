@@ -98,8 +98,8 @@ def content_tables(contents: Contents) -> list[Any]:
     by_component.add_row(name, f'{count:,}', share, str(len(found)), size)
   by_leaf = table.Table(box=box.SIMPLE_HEAD)
   by_leaf.add_column('parameter, layers stacked', overflow='fold')
-  by_leaf.add_column('shape', no_wrap=True)
-  by_leaf.add_column('dtype', no_wrap=True)
+  for column in ('shape', 'dtype'):
+    by_leaf.add_column(column, no_wrap=True)
   for name, leaf in leaves.items():
     by_leaf.add_row(name, str(leaf.shape), leaf.dtype.name)
   title = f'{contents.path} ({contents.form}): {contents.family}'
@@ -156,7 +156,7 @@ def _fitting(leaves: dict[str, Any], path: pathlib.Path) -> list[str]:
   found = [
     name
     for name, family in MODELS.items()
-    if all(_has_component(leaf, family) for leaf in leaves)
+    if all(_components(leaf, family) == 1 for leaf in leaves)
   ]
   if not found:
     raise UserError(
@@ -167,7 +167,6 @@ def _fitting(leaves: dict[str, Any], path: pathlib.Path) -> list[str]:
   return found
 
 
-def _has_component(leaf: str, family: Family) -> bool:
-  """Whether exactly one component of a family has the leaf."""
-  rules = family.components.values()
-  return sum(bool(re.match(rule, leaf)) for rule in rules) == 1
+def _components(leaf: str, family: Family) -> int:
+  """Number of a family's components that have the leaf."""
+  return sum(bool(re.match(r, leaf)) for r in family.components.values())

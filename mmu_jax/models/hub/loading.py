@@ -178,15 +178,12 @@ def _with_vocabulary(config, found: Mapping[str, files_lib.Tensor]):
   Published runs resized the embedding to the tokenizer, and not every writer
   says so in the config.
   """
-  tables = [
-    t.shape[0]
-    for n, t in found.items()
-    if n.endswith('embed_tokens.weight') and len(t.shape) == 2
-  ]
-  if not tables:
-    return config
-  text = dataclasses.replace(config.text_config, vocab_size=tables[0])
-  return dataclasses.replace(config, text_config=text)
+  for name, tensor in found.items():
+    if name.endswith('embed_tokens.weight') and len(tensor.shape) == 2:
+      size = tensor.shape[0]
+      text = dataclasses.replace(config.text_config, vocab_size=size)
+      return dataclasses.replace(config, text_config=text)
+  return config
 
 
 def _check_tensors(
@@ -285,7 +282,6 @@ def _make_leaf(
 
 def _make_array(name, place, shape, read: Read, dtype, spec) -> jax.Array:
   """Makes an array of one tensor; every device reads its part."""
-
   made = {}  # devices that hold the same part share what is read
 
   def part(index):

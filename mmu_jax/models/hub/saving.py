@@ -200,13 +200,8 @@ def _here(leaf: Any, layer: int | None) -> jax.Array | np.ndarray:
 @functools.cache
 def _gather(to: jax.sharding.Sharding):
   """Brings an array, or a layer of a stack, to every process."""
-
-  def pick(x, i):
-    if i is None:
-      return x
-    return jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
-
-  return jax.jit(pick, out_shardings=to)
+  pick = lambda x, i: jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
+  return jax.jit(lambda x, i: x if i is None else pick(x, i), out_shardings=to)
 
 
 def _entry(
