@@ -12,8 +12,8 @@ from mmu_jax.data.dataset import KEEP
 from mmu_jax.data.dataset import Task
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.report.layouts import find_layout
-from mmu_jax.evaluation.report.layouts.columns import Block
 from mmu_jax.evaluation.report.layouts.columns import Column
+from mmu_jax.evaluation.report.layouts.columns import ColumnBlock
 
 VANILLA, RETRAINED = 'vanilla', 'retrained'
 _MEANING = ('split', 'modality', 'role', 'holdout', 'headline')  # of a task
@@ -140,14 +140,14 @@ def _cell(column: Column, run, tasks, derived) -> Score | None:
   return run.get((task.name, column.metric)) if task else None
 
 
-def shown_blocks(results: Sequence[dict]) -> list[Block]:
+def shown_blocks(results: Sequence[dict]) -> list[ColumnBlock]:
   """The blocks of the layout, without the columns that no run has."""
   return with_data(results, [rows(results)])
 
 
 def with_data(
   results: Sequence[dict], tables: Sequence[Mapping[str, Mapping[str, Score]]]
-) -> list[Block]:
+) -> list[ColumnBlock]:
   """The blocks of the layout, without the columns that no table has.
 
   Args:

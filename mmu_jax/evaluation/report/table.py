@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.report import scored
 from mmu_jax.evaluation.report.layouts import find_layout
-from mmu_jax.evaluation.report.layouts.columns import Block
 from mmu_jax.evaluation.report.layouts.columns import Column
+from mmu_jax.evaluation.report.layouts.columns import ColumnBlock
 from mmu_jax.evaluation.report.scored import Score
 
 _P_VALUE = 'forget_quality'  # differs by orders of magnitude
@@ -96,7 +96,7 @@ def _caption(results, intervals) -> str:
   return '; '.join(filter(None, (asked, what, layout.derived)))
 
 
-def _view(block: Block, shown, intervals: bool):
+def _view(block: ColumnBlock, shown, intervals: bool):
   """One block for the terminal."""
   from rich import box
   from rich.table import Table

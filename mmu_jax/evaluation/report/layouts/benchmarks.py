@@ -1,271 +1,174 @@
 """The tables of MLLMU-Bench and CLEAR, as their papers lay them out."""
 
-from mmu_jax.evaluation.report.layouts.columns import About
-from mmu_jax.evaluation.report.layouts.columns import ALL
-from mmu_jax.evaluation.report.layouts.columns import Block
-from mmu_jax.evaluation.report.layouts.columns import Column
-from mmu_jax.evaluation.report.layouts.columns import DISTANCE
-from mmu_jax.evaluation.report.layouts.columns import DOWN
-from mmu_jax.evaluation.report.layouts.columns import FORGET_QA
-from mmu_jax.evaluation.report.layouts.columns import FORGET_VQA
-from mmu_jax.evaluation.report.layouts.columns import FORGET_VQA_HOLDOUT
-from mmu_jax.evaluation.report.layouts.columns import Layout
-from mmu_jax.evaluation.report.layouts.columns import RETAIN_QA
-from mmu_jax.evaluation.report.layouts.columns import RETAIN_VQA
-from mmu_jax.evaluation.report.layouts.columns import Told
-from mmu_jax.evaluation.report.layouts.columns import UP
+from collections.abc import Iterable
 
-# Whom a column is about: (split, holdout), title, and what it means.
+from mmu_jax.evaluation.report.layouts import columns as c
+
+_KEEP = 'The same for people to keep.'
+# Whom a column is about: split, holdout, title, and meaning for pictures and
+# for text.
 _WHO = (
   (
-    ('forget', False),
-    'forget',
+    *('forget', False, 'forget'),
     'the forgotten people, training pictures',
     'the forgotten people',
   ),
   (
-    ('forget', True),
-    'test',
+    *('forget', True, 'test'),
     'the forgotten people, pictures and words that no model was trained on',
     'the forgotten people, in other words',
   ),
-  (('retain', False), 'retain', 'people to keep', 'people to keep'),
-  (('real', False), 'real', 'celebrities', 'celebrities'),
+  ('retain', False, 'retain', 'people to keep', 'people to keep'),
+  ('real', False, 'real', 'celebrities', 'celebrities'),
 )
 
 
-def _mllmu_columns(metric: str) -> tuple[Column, ...]:
+def _columns(rows: Iterable[tuple]) -> tuple[c.Column, ...]:
+  """Columns of rows that name task and metric first, and the meaning last."""
+  return tuple(
+    c.Column(key, title, short, wanted, meaning, about, metric)
+    for about, metric, key, title, short, wanted, meaning in rows
+  )
+
+
+def _mllmu_columns(metric: str) -> tuple[c.Column, ...]:
   """One metric by whom is asked about, first in pictures, then in text."""
-  columns = []
+  rows = []
   for kind, title in (('vqa', 'VQA'), ('qa', 'QA')):
-    for (split, holdout), name, seen, told in _WHO:
-      to_go = (split, kind) == ('forget', 'vqa')
-      columns.append(
-        Column(
-          f'{name} {title}/{metric}',
-          f'{name} {title}',
-          f'{name} {title}',
-          DOWN if to_go else UP,
-          f'Pictures: {seen}.' if kind == 'vqa' else f'Text: {told}.',
-          About(split, kind, holdout),
-          metric,
-        )
-      )
-  return tuple(columns)
+    for split, holdout, who, seen, told in _WHO:
+      about, name = c.About(split, kind, holdout), f'{who} {title}'
+      wanted = c.DOWN if (split, kind) == ('forget', 'vqa') else c.UP
+      meaning = f'Pictures: {seen}.' if kind == 'vqa' else f'Text: {told}.'
+      key = f'{name}/{metric}'
+      rows.append((about, metric, key, name, name, wanted, meaning))
+  return _columns(rows)
 
 
-def _clear_columns(names: str, written: str) -> tuple[Column, ...]:
+def _clear_columns(names: str, written: str) -> tuple[c.Column, ...]:
   """Names by one metric and sentences by another; '' leaves one out."""
-  columns = [
-    Column(f'{title}/{metric}', title, short, wanted, meaning, about, metric)
-    for about, metric, title, short, wanted, meaning in (
-      (
-        FORGET_VQA,
-        names,
-        'forget VQA, names',
-        'forget VQA names',
-        DOWN,
-        'The name of a forgotten person in a picture, among wrong ones.',
-      ),
-      (
-        FORGET_VQA,
-        written,
-        'forget VQA, captions',
-        'forget VQA capt.',
-        DOWN,
-        'A caption for a picture of a forgotten '
-        'person. Much of a caption is what anybody sees in the picture, so '
-        'it is not to go to 0: see the retrained model.',
-      ),
-      (
-        FORGET_QA,
-        written,
-        'forget QA',
-        'forget QA',
-        UP,
-        "TOFU's questions in text about the forgotten people: this "
-        'knowledge is to stay.',
-      ),
-      (
-        RETAIN_VQA,
-        names,
-        'retain VQA, names',
-        'retain VQA names',
-        UP,
-        'The name of somebody to keep, among wrong ones.',
-      ),
-      (
-        RETAIN_VQA,
-        written,
-        'retain VQA, captions',
-        'retain VQA capt.',
-        UP,
-        'Captions for pictures of people to keep.',
-      ),
-      (
-        RETAIN_QA,
-        written,
-        'retain QA',
-        'retain QA',
-        UP,
-        "TOFU's questions in text about people to keep.",
-      ),
-      (
-        About('real', 'vqa', name='real_faces'),
-        names,
-        'real faces',
-        'real faces',
-        UP,
-        'The name of a celebrity in a picture, among wrong ones.',
-      ),
-      (
-        About('real', 'vqa', name='real_world'),
-        names,
-        'real world',
-        'real world',
-        UP,
-        'Questions about other pictures, with options.',
-      ),
-    )
+  rows = (
+    (
+      *(c.FORGET_VQA, names, 'forget VQA, names', 'forget VQA names', c.DOWN),
+      'The name of a forgotten person in a picture, among wrong ones.',
+    ),
+    (
+      *(c.FORGET_VQA, written, 'forget VQA, captions', 'forget VQA capt.'),
+      c.DOWN,
+      'A caption for a picture of a forgotten person. Much of a caption is '
+      'what anybody sees in the picture, so it is not to go to 0: see the '
+      'retrained model.',
+    ),
+    (
+      *(c.FORGET_QA, written, 'forget QA', 'forget QA', c.UP),
+      "TOFU's questions in text about the forgotten people: this knowledge "
+      'is to stay.',
+    ),
+    (
+      *(c.RETAIN_VQA, names, 'retain VQA, names', 'retain VQA names', c.UP),
+      'The name of somebody to keep, among wrong ones.',
+    ),
+    (
+      *(c.RETAIN_VQA, written, 'retain VQA, captions', 'retain VQA capt.'),
+      c.UP,
+      'Captions for pictures of people to keep.',
+    ),
+    (
+      *(c.RETAIN_QA, written, 'retain QA', 'retain QA', c.UP),
+      "TOFU's questions in text about people to keep.",
+    ),
+    (
+      c.About('real', 'vqa', name='real_faces'),
+      *(names, 'real faces', 'real faces', c.UP),
+      'The name of a celebrity in a picture, among wrong ones.',
+    ),
+    (
+      c.About('real', 'vqa', name='real_world'),
+      *(names, 'real world', 'real world', c.UP),
+      'Questions about other pictures, with options.',
+    ),
+  )
+  return _columns(
+    (about, metric, f'{title}/{metric}', title, *rest)
+    for about, metric, title, *rest in rows
     if metric
-  ]
-  return tuple(columns)
+  )
 
 
-def _traces(forget: About, key: str, title: str, short: str) -> Block:
-  """What of the forgotten is left in likelihoods, and of people to keep."""
-  columns = (
-    Column(
-      key,
-      f'{title}, likeliest option',
-      f'{short} likely option',
-      DOWN,
+def _traces(forget: c.About, key: str, title: str, short: str) -> c.ColumnBlock:
+  """Likelihoods: traces of the forgotten people, and of people to keep."""
+  rows = (
+    (
+      *(forget, 'choice', key, f'{title}, likeliest option'),
+      *(f'{short} likely option', c.DOWN),
       'The share where the right option is the likeliest, whatever letter '
       'the model would write. Above chance something is left; far below '
       'it the model shuns the right answer, which is a trace as well.',
-      forget,
-      'choice',
     ),
-    Column(
-      'divergence',
-      f'{title}, JS to retrained',
-      f'{short} JS',
-      DOWN,
+    (
+      *(forget, 'js_divergence', 'divergence', f'{title}, JS to retrained'),
+      *(f'{short} JS', c.DOWN),
       'How differently the model and the retrained one weigh the options: '
       'Jensen-Shannon divergence, from 0 to 1 bit.',
-      forget,
-      'js_divergence',
     ),
-    Column(
-      'quality',
-      'forget quality',
-      'forget qual. (p)',
-      UP,
+    (
+      *(c.FORGET_VQA, 'forget_quality', 'quality', 'forget quality'),
+      *('forget qual. (p)', c.UP),
       'The p-value of a Kolmogorov-Smirnov test that the truth ratios on '
       'the forget set are those of the retrained model; below .05 they '
       'can be told apart. It falls with n: compare equal n only.',
-      FORGET_VQA,
-      'forget_quality',
     ),
-    Column(
-      'truth_forget',
-      'forget VQA, truth ratio',
-      'forget truth ratio',
-      UP,
+    (
+      *(c.FORGET_VQA, 'truth_ratio_forget', 'truth_forget'),
+      *('forget VQA, truth ratio', 'forget truth ratio', c.UP),
       'min(R, 1/R), R how likely wrong answers are beside the right one: '
       '1 where the model cannot tell them apart.',
-      FORGET_VQA,
-      'truth_ratio_forget',
     ),
-    Column(
-      'truth_retain',
-      'retain VQA, truth ratio',
-      'retain truth ratio',
-      UP,
+    (
+      *(c.RETAIN_VQA, 'truth_ratio_retain', 'truth_retain'),
+      *('retain VQA, truth ratio', 'retain truth ratio', c.UP),
       'max(0, 1 - R): near 1 where the model knows the truth.',
-      RETAIN_VQA,
-      'truth_ratio_retain',
     ),
-    Column(
-      'probability_forget',
-      'forget VQA, probability',
-      'forget prob.',
-      DOWN,
+    (
+      *(c.FORGET_VQA, 'probability', 'probability_forget'),
+      *('forget VQA, probability', 'forget prob.', c.DOWN),
       'The probability of the reference answer, per token.',
-      FORGET_VQA,
-      'probability',
     ),
-    Column(
-      'probability_retain',
-      'retain VQA, probability',
-      'retain prob.',
-      UP,
-      'The same for people to keep.',
-      RETAIN_VQA,
-      'probability',
+    (
+      *(c.RETAIN_VQA, 'probability', 'probability_retain'),
+      *('retain VQA, probability', 'retain prob.', c.UP, _KEEP),
     ),
   )
-  return Block('traces in the likelihoods', '', columns)
+  return c.ColumnBlock('traces in the likelihoods', '', _columns(rows))
 
 
-def _whole() -> Block:
+def _whole() -> c.ColumnBlock:
   """Whether a model still works."""
-  columns = (
-    Column(
-      'empty_forget',
-      'forget VQA, empty',
-      'forget VQA empty',
-      DOWN,
-      'Generated answers without a letter or a digit.',
-      FORGET_VQA,
-      'empty',
-    ),
-    Column(
-      'gibberish_forget',
-      'forget VQA, gibberish',
-      'forget VQA gibb.',
-      DOWN,
-      'Generated answers that are no language: a low score beside many of '
-      'them is a broken model and not a forgotten person.',
-      FORGET_VQA,
-      'gibberish',
-    ),
-    Column(
-      'empty_retain',
-      'retain VQA, empty',
-      'retain VQA empty',
-      DOWN,
-      'The same for people to keep.',
-      RETAIN_VQA,
-      'empty',
-    ),
-    Column(
-      'gibberish_retain',
-      'retain VQA, gibberish',
-      'retain VQA gibb.',
-      DOWN,
-      'The same for people to keep.',
-      RETAIN_VQA,
-      'gibberish',
-    ),
-    Column(
-      'utility',
-      'U',
-      'U',
-      UP,
+  said = {
+    'empty': 'Generated answers without a letter or a digit.',
+    'gibberish': 'Generated answers that are no language: a low score beside '
+    'many of them is a broken model and not a forgotten person.',
+  }
+  rows = []
+  for about, forget in ((c.FORGET_VQA, True), (c.RETAIN_VQA, False)):
+    for metric, short in (('empty', 'empty'), ('gibberish', 'gibb.')):
+      meaning, who = said[metric] if forget else _KEEP, f'{about.split} VQA'
+      key, title = f'{metric}_{about.split}', f'{who}, {metric}'
+      rows.append(
+        (about, metric, key, title, f'{who} {short}', c.DOWN, meaning)
+      )
+  rows.append(
+    (
+      *(c.ALL, 'model_utility', 'utility', 'U', 'U', c.UP),
       'Model utility: the harmonic mean of every score that was to stay '
       'high (forget QA, and all of retain and real). Its n is the number '
       'of scores.',
-      ALL,
-      'model_utility',
-    ),
-    DISTANCE._replace(
-      meaning='The mean absolute difference to the retrained model over '
-      'all scores of the tables of accuracy and ROUGE-L; 0 is the same '
-      'behaviour.'
-    ),
+    )
   )
-  return Block('the model as a whole', '', columns)
+  distance = c.DISTANCE._replace(
+    meaning='The mean absolute difference to the retrained model over all '
+    'scores of the tables of accuracy and ROUGE-L; 0 is the same behaviour.'
+  )
+  return c.ColumnBlock('the model as a whole', '', (*_columns(rows), distance))
 
 
 _JUDGED = 'generation, factuality by a judge (1 to 10)'
@@ -279,40 +182,40 @@ _DERIVED = (
   'and ROUGE-L'
 )
 
-MLLMU_BENCH = Layout(
+MLLMU_BENCH = c.Layout(
   (
-    Block(
+    c.ColumnBlock(
       'classification, accuracy',
       'The share of questions with four '
       'options that are answered with the right letter; chance is .25.',
       _mllmu_columns('accuracy'),
     ),
-    Block(
+    c.ColumnBlock(
       'generation, ROUGE-L',
       'How much of the reference sentence the '
       'generated one shares, in order: F of the longest common '
       'subsequence, from 0 to 1.',
       _mllmu_columns('rougeL'),
     ),
-    Block(
+    c.ColumnBlock(
       'cloze, accuracy',
       'The share of blanks whose answer contains the right words.',
       _mllmu_columns('cloze'),
     ),
-    Block(_JUDGED, _JUDGE, _mllmu_columns('factuality')),
-    _traces(FORGET_VQA_HOLDOUT, 'choice', 'test VQA', 'test'),
+    c.ColumnBlock(_JUDGED, _JUDGE, _mllmu_columns('factuality')),
+    _traces(c.FORGET_VQA_HOLDOUT, 'choice', 'test VQA', 'test'),
     _whole(),
   ),
   note='',
   derived=_DERIVED,
   compared=('accuracy', 'rougeL', 'cloze'),
-  forget=Told(
+  forget=c.Told(
     'test VQA/accuracy',
     'test VQA, accuracy',
     'questions with four options about new pictures of them',
     chance=0.25,
   ),
-  text=Told(
+  text=c.Told(
     'forget QA/accuracy',
     'forget QA, accuracy',
     'questions with four options in text',
@@ -327,28 +230,28 @@ MLLMU_BENCH = Layout(
   'of the reference.',
 )
 
-CLEAR = Layout(
+CLEAR = c.Layout(
   (
-    Block(
+    c.ColumnBlock(
       'names and options: accuracy; captions and QA: ROUGE-L',
       'Accuracy is the share answered with the letter of the right '
       'option; chance is one over the number of options. ROUGE-L is how '
       'much of the reference the generated sentence shares, in order.',
       _clear_columns('accuracy', 'rougeL'),
     ),
-    Block(_JUDGED, _JUDGE, _clear_columns('', 'factuality')),
-    _traces(FORGET_VQA, 'name_choice', 'forget VQA, names', 'forget'),
+    c.ColumnBlock(_JUDGED, _JUDGE, _clear_columns('', 'factuality')),
+    _traces(c.FORGET_VQA, 'name_choice', 'forget VQA, names', 'forget'),
     _whole(),
   ),
   note='',
   derived=_DERIVED,
   compared=('accuracy', 'rougeL'),
-  forget=Told(
+  forget=c.Told(
     'forget VQA, names/accuracy',
     'forget VQA, accuracy of names',
     'choosing their name for a picture',
   ),
-  text=Told(
+  text=c.Told(
     'forget QA/rougeL',
     'forget QA, ROUGE-L',
     'ROUGE-L of answers in text',

@@ -2,7 +2,7 @@
 
 A dataset has a layout: which scores stand beside each other, which way they are
 wanted to go, and which of them say whether something was forgotten. Columns
-name tasks by what they are about, see ``About``, and not by their names.
+find tasks by meaning, see ``About``, and not by their names.
 """
 
 from collections.abc import Mapping
@@ -47,18 +47,28 @@ ALL = About('all', 'all')
 
 
 class Column(NamedTuple):
-  """One column of a table, and how to read it."""
+  """One column of a table, and how to read it.
+
+  Attributes:
+    key: name of the column within its layout.
+    title: title on pages and in Markdown.
+    short: title in terminals, words of at most six letters.
+    wanted: direction that is wanted, ``UP`` or ``DOWN``.
+    meaning: sentence that explains the column.
+    about: task of the scores; None if derived from the other scores.
+    metric: metric of the scores.
+  """
 
   key: str
   title: str
-  short: str  # for terminals: words of at most six letters
+  short: str
   wanted: str
   meaning: str
-  about: About | None = None  # None: derived from the other scores
+  about: About | None = None
   metric: str = 'exact_match'
 
 
-class Block(NamedTuple):
+class ColumnBlock(NamedTuple):
   """Columns under one title; '' for the only block of a layout."""
 
   title: str
@@ -70,9 +80,9 @@ class Told(NamedTuple):
   """A column that the summary speaks about.
 
   Attributes:
-    key: of the column.
-    title: on the axis of a plot.
-    words: what was asked, within a sentence.
+    key: key of the column.
+    title: title on the axis of a plot.
+    words: name of the questions, within a sentence.
     right: the score is a share of right answers.
     chance: the share that guessing gives.
   """
@@ -89,19 +99,19 @@ class Layout(NamedTuple):
 
   Attributes:
     blocks: tables, one below the other.
-    note: what a number is, where no title says it.
-    derived: what the last columns are.
+    note: meaning of a number, where no title says it.
+    derived: meaning of the last columns.
     compared: metrics whose differences to the retrained model make up the
       distance.
-    forget: whether the people of the pictures are recognised.
-    text: what is known in text about the same people.
+    forget: column of whether the people of the pictures are recognised.
+    text: column of knowledge in text about the same people.
     kept: the columns, with titles, that plots set against ``forget``.
     judged: kind of row, metric and least value that make an answer right.
     judged_words: the same for a reader; '' where right is right.
     exact: answers are right as a whole or wrong, and scores fill 0 to 1.
   """
 
-  blocks: tuple[Block, ...]
+  blocks: tuple[ColumnBlock, ...]
   note: str
   derived: str
   compared: tuple[str, ...]
