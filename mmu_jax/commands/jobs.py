@@ -106,7 +106,7 @@ def _train(args: argparse.Namespace) -> None:
   """Trains one model."""
   from mmu_jax import stages
 
-  stages.make(args.config, args.workdir, args.run)
+  stages.make_model(args.config, args.workdir, args.run)
 
 
 def _train_begun(args: argparse.Namespace) -> str:

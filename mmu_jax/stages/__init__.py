@@ -21,13 +21,13 @@ from mmu_jax.stages.masking import saliency
 from mmu_jax.stages.pipeline import pipeline
 from mmu_jax.stages.reporting import report
 from mmu_jax.stages.scoring import evaluate
-from mmu_jax.stages.training import make
+from mmu_jax.stages.training import make_model
 from mmu_jax.stages.training import train
 from mmu_jax.stages.tuning import tune
 
 __all__ = [
   'evaluate',
-  'make',
+  'make_model',
   'open_job',
   'pipeline',
   'report',

@@ -128,7 +128,7 @@ def check_hardware(config: Config) -> None:
     )
 
 
-def describe(
+def write_manifest(
   config: Config, folder: pathlib.Path, mesh: jax.sharding.Mesh
 ) -> None:
   """Writes config and manifest of the results of a workdir."""
@@ -141,7 +141,7 @@ def describe(
 def _describe_once(config, folder, mesh) -> None:
   """Writes it if it is not there."""
   if not (folder / workdir_lib.CONFIG).exists():
-    describe(config, folder, mesh)
+    write_manifest(config, folder, mesh)
 
 
 def load_world(

@@ -77,7 +77,7 @@ def in_order(config: Config, names: Iterable[str]) -> list[str]:
   return [n for n in first if n in names] + sorted(names.difference(first))
 
 
-def choose(
+def choose_models(
   config: Config, workdir: Folder, names: Sequence[str] | None
 ) -> list[str]:
   """Returns the models to score: all finished ones, or some by name.

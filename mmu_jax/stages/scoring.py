@@ -65,7 +65,7 @@ def evaluate(
     FileNotFoundError: if a model is missing, or there is none.
   """
   judge = chat.make_endpoint(dict(config.evaluation.get('judge', {})))
-  runs = runs_lib.choose(config, workdir, runs)
+  runs = runs_lib.choose_models(config, workdir, runs)
   job = open_job(config, workdir)
   with jax.set_mesh(job.mesh):
     for run in runs:
@@ -187,9 +187,9 @@ def _is_complete(
   folder: pathlib.Path, questions: Mapping[str, Sequence[Question]]
 ) -> bool:
   """Whether a model has answered every question of every task."""
-  answers = lambda task: answers_lib.read(folder / f'{task}.jsonl')
+  answers = lambda task: answers_lib.read_records(folder / f'{task}.jsonl')
   return (folder / _NOTE).exists() and not any(
-    answers_lib.missing(asked, answers(task))
+    answers_lib.unanswered(asked, answers(task))
     for task, asked in questions.items()
   )
 

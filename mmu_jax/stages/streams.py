@@ -84,10 +84,10 @@ def draw_from(
   Raises:
     ValueError: if a split is unknown.
   """
-  left_out = split_names(job, without)
+  left_out = _split_names(job, without)
   drawn = []
   for part in parts:
-    names = split_names(job, part['splits'])
+    names = _split_names(job, part['splits'])
     rows = [
       row
       for split in names
@@ -100,7 +100,7 @@ def draw_from(
   return drawn
 
 
-def split_names(job: Job, splits: Iterable[str]) -> list[str]:
+def _split_names(job: Job, splits: Iterable[str]) -> list[str]:
   """Returns the splits of the dataset that some names stand for.
 
   Args:

@@ -52,11 +52,11 @@ def train(config: Config, workdir: Folder, run: str = 'vanilla') -> Params:
     ValueError: if the run is unknown, or was made with other settings.
     FileNotFoundError: if the model that it starts from is missing.
   """
-  job = make(config, workdir, run)
+  job = make_model(config, workdir, run)
   return final_params(job, run)
 
 
-def make(config: Config, workdir: Folder, run: str) -> Job:
+def make_model(config: Config, workdir: Folder, run: str) -> Job:
   """Trains one model unless it is finished, see ``train``; returns the job."""
   settings = None if run in TRAINED else run_settings(config, run)
   job = open_job(config, workdir)
@@ -64,11 +64,11 @@ def make(config: Config, workdir: Folder, run: str) -> Job:
     if settings is None:
       _train_model(job, run)
     else:
-      unlearn(job, run, settings)
+      run_method(job, run, settings)
   return job
 
 
-def unlearn(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
+def run_method(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
   """Runs a method from vanilla, with the settings of a run.
 
   Args:

@@ -16,7 +16,7 @@ from mmu_jax.stages.job import Job
 from mmu_jax.stages.job import open_job
 from mmu_jax.stages.runs import final_params
 from mmu_jax.stages.training import make_probe
-from mmu_jax.stages.training import unlearn
+from mmu_jax.stages.training import run_method
 
 
 def tune(config: Config, workdir: Folder) -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ def _try_all(job: Job) -> list[dict[str, Any]]:
   for run, spec in config.runs.items():
     for rate in config.tune.rates:
       name = f'{run}-{rate:g}'
-      unlearn(job, name, Config({**spec.to_dict(), 'rate': rate}), probe=False)
+      run_method(job, name, Config({**spec.to_dict(), 'rate': rate}), probe=False)
       scores = probe(final_params(job, name))
       by_role = lambda role: [
         value

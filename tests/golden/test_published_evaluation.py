@@ -136,7 +136,7 @@ def _scripted(monkeypatch, questions, calls, protocol, encoder):
     asked = waiting[-int((batch['documents'][:, 0] > 0).sum()) :]
     return [says[key] for key in asked]
 
-  monkeypatch.setattr(decoding, 'texts', texts)
+  monkeypatch.setattr(decoding, 'answer_texts', texts)
   found = tasks_lib.predict(
     types.SimpleNamespace(config=llava.LlavaConfig()),
     None,

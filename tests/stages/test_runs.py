@@ -75,15 +75,15 @@ def test_models_are_chosen_by_name(job):
   _make(job.folder / 'vanilla')
   _make(job.folder / 'attacks' / 'relearn' / 'ga')
   every = ['vanilla', 'attacks/relearn/ga']
-  assert runs.choose(job.config, job.folder, None) == every
-  assert runs.choose(job.config, job.folder, every[::-1]) == every[::-1]
-  assert runs.choose(job.config, job.folder, ['npo']) == [
+  assert runs.choose_models(job.config, job.folder, None) == every
+  assert runs.choose_models(job.config, job.folder, every[::-1]) == every[::-1]
+  assert runs.choose_models(job.config, job.folder, ['npo']) == [
     'npo'
   ]  # it may be trained
   with pytest.raises(ValueError, match="run 'base'; .* is vanilla, retrained"):
-    runs.choose(job.config, job.folder, ['base'])
+    runs.choose_models(job.config, job.folder, ['base'])
   with pytest.raises(ValueError, match="run 'earlier'.*ga, npo, attacks"):
-    runs.choose(job.config, job.folder, ['earlier'])
+    runs.choose_models(job.config, job.folder, ['earlier'])
 
 
 def test_a_model_made_from_another_says_so(job):

@@ -112,7 +112,7 @@ def model(monkeypatch):
       found.append(rng.exponential(3, len(answers)))
     return found
 
-  monkeypatch.setattr(decoding, 'texts', texts)
+  monkeypatch.setattr(decoding, 'answer_texts', texts)
   monkeypatch.setattr(decoding, 'answer_nll', answer_nll)
 
   def final_params(job, run):

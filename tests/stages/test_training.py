@@ -32,5 +32,5 @@ def test_a_run_is_trained_with_the_mask_of_its_kind(monkeypatch, kind, want):
   monkeypatch.setattr(
     training, '_fit', lambda job, name, plan, *rest: plans.append(plan)
   )
-  training.unlearn(job, 'run', run, probe=False)
+  training.run_method(job, 'run', run, probe=False)
   assert [plan['mask'] for plan in plans] == [want]

@@ -79,7 +79,7 @@ def _names(row, number: int) -> list[str]:
   return (['answer', 'paraphrase'] + ['perturbed'] * number)[:number]
 
 
-def read(path: pathlib.Path) -> list[Answer]:
+def read_records(path: pathlib.Path) -> list[Answer]:
   """Returns the records of a file, none if it does not exist.
 
   Raises:
@@ -97,7 +97,7 @@ def read(path: pathlib.Path) -> list[Answer]:
   return found
 
 
-def missing(
+def unanswered(
   questions: Sequence[Question], found: Iterable[Answer]
 ) -> list[Question]:
   """Returns the questions that have no answer yet."""
@@ -129,7 +129,7 @@ def complete(
   partial = path.with_suffix('.partial.jsonl')
   found = {a['key']: a for a in distributed.first(_begin, path, partial)}
   update(len(found))
-  if missing(questions, found.values()):
+  if unanswered(questions, found.values()):
     for number, batch in enumerate(ask(found.keys()), 1):
       distributed.first(workdir_lib.append_jsonl, partial, batch)
       new = {answer['key']: answer for answer in batch}
@@ -145,7 +145,7 @@ def complete(
 
 def _begin(path: pathlib.Path, partial: pathlib.Path) -> list[Answer]:
   """The answers so far, all of them in the partial file if more are needed."""
-  found = read(path) + read(partial)
+  found = read_records(path) + read_records(partial)
   workdir_lib.write_jsonl(partial, found)  # without a cut-off line
   return found
 

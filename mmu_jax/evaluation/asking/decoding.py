@@ -138,13 +138,13 @@ def generate(
   """
   answers = []
   for batch in prompt_batches(rows, encoder, size=size):
-    answers += texts(
+    answers += answer_texts(
       model, params, batch, encoder.processor, max_new_tokens=max_new_tokens
     )
   return answers[: len(rows)]
 
 
-def texts(
+def answer_texts(
   model: Model,
   params: Params,
   batch: Batch,

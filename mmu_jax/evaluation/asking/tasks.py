@@ -147,7 +147,7 @@ def _texts(model, params, chunk, protocol, stack, *, max_new_tokens):
   }
   if not asked:
     return {}
-  said = decoding.texts(
+  said = decoding.answer_texts(
     model,
     params,
     stack.batch([[x.example] for x in asked.values()]),

@@ -24,7 +24,7 @@ _RESAMPLES = 1000
 _KS_RESAMPLES = 200
 
 
-def utility(
+def model_utility(
   collected: Sequence[tuple[Task, Mapping[str, Values]]], *, run: str, step: int
 ) -> list[dict[str, Any]]:
   """Model utility: the harmonic mean of every score that was to stay high.
@@ -116,13 +116,13 @@ def against(
     has truth ratios.
   """
   results = []
-  people, pairs = _paired(scores.option_shares, answers, retrained)
+  people, pairs = _paired(scores.shares_of_options, answers, retrained)
   if pairs:
     values = [metrics.js_divergence(p, q) for p, q in pairs]
     interval = metrics.bootstrap_interval(values, groups=people)
     mean, n = float(np.mean(values)), len(values)
     results.append(result(run, step, task, 'js_divergence', mean, interval, n))
-  people, pairs = _paired(scores.truth_ratio, answers, retrained)
+  people, pairs = _paired(scores.truth_ratio_of, answers, retrained)
   if pairs and task.split == FORGET:
     value, interval = _quality(people, np.array(pairs))
     results.append(

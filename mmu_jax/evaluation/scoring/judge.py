@@ -110,7 +110,7 @@ def read_score(reply: str) -> float | None:
   return value if LEAST <= value <= MOST else None
 
 
-def prompt_of(answer: Answer) -> str:
+def judge_prompt(answer: Answer) -> str:
   """Returns the text that the judge reads of one answer."""
   return PROMPT.format(
     question=answer['question'].strip(),
@@ -119,7 +119,7 @@ def prompt_of(answer: Answer) -> str:
   )
 
 
-def judge(
+def ask_judge(
   endpoint: chat.Endpoint,
   answers: Sequence[Answer],
   cache: pathlib.Path,
@@ -141,7 +141,7 @@ def judge(
     ValueError: if the endpoint refuses every question (``chat.Refused``).
     OSError: if the cache cannot be written: the disk is full, say.
   """
-  prompts = [prompt_of(answer) for answer in answers]
+  prompts = [judge_prompt(answer) for answer in answers]
   keys = {prompt: _hash(endpoint.model, prompt) for prompt in prompts}
   replies = {}
   if cache.exists():
@@ -273,7 +273,7 @@ def factuality(
     endpoint: judge to ask.
     answers: every task with its answers; only generated ones are judged.
     folder: folder for ``<task>.judged.jsonl``: key, score, reply and reason.
-    cache: file of replies, see ``judge``.
+    cache: file of replies, see ``ask_judge``.
     run: name of the model.
     step: round that the model had reached.
 
@@ -285,7 +285,7 @@ def factuality(
     for task, found in answers
   ]
   flat = [answer for _, found in asked for answer in found]
-  verdicts = judge(endpoint, flat, cache, f'judge {run}')
+  verdicts = ask_judge(endpoint, flat, cache, f'judge {run}')
   left, results = iter(verdicts), []
   for task, found in asked:
     given = [next(left) for _ in found]

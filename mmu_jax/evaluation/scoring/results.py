@@ -33,7 +33,7 @@ def score_all(
     for task, found in collected:
       rows += summarize.summarize(found, task=task, **named)
     if retrained:
-      rows += comparison.utility(collected, **named)
+      rows += comparison.model_utility(collected, **named)
   for run, asked in answers.items():
     if run == retrained or retrained not in answers:
       continue

@@ -42,7 +42,7 @@ def read_answers(
   Returns:
     Answer records; none if the task was not asked.
   """
-  read = lambda task: answers_lib.read(folder / f'{task.name}.jsonl')
+  read = lambda task: answers_lib.read_records(folder / f'{task.name}.jsonl')
   found = read(task)
   if not found:
     return []
@@ -61,7 +61,7 @@ def score(answer: Answer) -> dict[str, float]:
   return {name: value for name, value in found.items() if value is not None}
 
 
-def option_shares(answer: Answer) -> np.ndarray | None:
+def shares_of_options(answer: Answer) -> np.ndarray | None:
   """Returns the model's distribution over the options; None without them.
 
   The nll are taken to six decimals: beyond them float32 sums are noise.
@@ -70,7 +70,7 @@ def option_shares(answer: Answer) -> np.ndarray | None:
   return metrics.option_shares(nll) if nll else None
 
 
-def truth_ratio(answer: Answer) -> float | None:
+def truth_ratio_of(answer: Answer) -> float | None:
   """Returns how likely wrong answers are beside the paraphrased right one."""
   per_token = lambda given: given['nll'] / given['tokens']
   wrong = [per_token(given) for given in _given(answer, 'perturbed')]
@@ -124,7 +124,7 @@ def _truth(function: Callable[[float], float]) -> Metric:
   """A score of the truth ratio."""
 
   def metric(answer):
-    ratio = truth_ratio(answer)
+    ratio = truth_ratio_of(answer)
     return None if ratio is None else function(ratio)
 
   return metric

@@ -104,7 +104,7 @@ def test_a_stopped_task_goes_on_behind_a_line_that_was_cut_off(tmp_path):
   with pytest.warns(UserWarning, match='is cut off'):
     answers.complete(_asker(questions, asked), questions, path, counted.append)
   assert asked == ['0', '1', '2', '3', '4']
-  assert answers.read(path) == [_record(q) for q in questions]
+  assert answers.read_records(path) == [_record(q) for q in questions]
   assert not partial.exists()
   assert sum(counted) == 2 + 5  # of each call
 
@@ -114,18 +114,18 @@ def test_answers_are_kept_in_the_order_of_their_questions(tmp_path):
   path = tmp_path / 'a.jsonl'
   ask = _asker(questions[::-1], [])
   answers.complete(ask, questions, path, lambda n: None)
-  assert [a['key'] for a in answers.read(path)] == ['0', '1', '2', '3']
+  assert [a['key'] for a in answers.read_records(path)] == ['0', '1', '2', '3']
 
 
 def test_a_file_that_lacks_an_answer_is_completed(tmp_path):
   """As when the last line is lost in a power cut."""
   path, asked, questions = tmp_path / 'a.jsonl', [], _questions(3)
   workdir.write_jsonl(path, [_record(q) for q in questions[:2]])
-  left = answers.missing(questions, answers.read(path))
+  left = answers.unanswered(questions, answers.read_records(path))
   assert [q.row.key for q in left] == ['2']
   answers.complete(_asker(questions, asked), questions, path, lambda n: None)
   assert asked == ['2']
-  assert not answers.missing(questions, answers.read(path))
+  assert not answers.unanswered(questions, answers.read_records(path))
 
 
 def test_a_preempted_process_keeps_its_answers(tmp_path, monkeypatch):
@@ -134,12 +134,12 @@ def test_a_preempted_process_keeps_its_answers(tmp_path, monkeypatch):
   questions = _questions(3)
   with pytest.raises(preemption.Preempted, match='vanilla: the answers to a'):
     answers.complete(_asker(questions, []), questions, path, lambda n: None)
-  assert len(answers.read(path.with_suffix('.partial.jsonl'))) == 2
+  assert len(answers.read_records(path.with_suffix('.partial.jsonl'))) == 2
 
 
 def test_files_of_an_earlier_version_are_refused(tmp_path):
   path = tmp_path / 'vanilla' / 'forget_qa.jsonl'
-  assert answers.read(path) == []
+  assert answers.read_records(path) == []
   workdir.write_jsonl(path, [{'key': 'a', 'task_kind': 'cloze', 'correct': 1}])
   with pytest.raises(ValueError, match='Delete the folder .*vanilla and run'):
-    answers.read(path)
+    answers.read_records(path)

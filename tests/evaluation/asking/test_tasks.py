@@ -82,7 +82,7 @@ def predict(monkeypatch):
       asked['nll'].append([entry[0].row.key for entry in batch])
       return [np.asarray(nll[entry[0].row.key]) for entry in batch]
 
-    monkeypatch.setattr(decoding, 'texts', say)
+    monkeypatch.setattr(decoding, 'answer_texts', say)
     monkeypatch.setattr(decoding, 'answer_nll', answer_nll)
     monkeypatch.setattr(tasks, '_Stack', _Stack)
     encoder = type('Encoder', (), {'processor': None})

@@ -38,7 +38,7 @@ def _collected():
 
 def test_utility_is_the_harmonic_mean_of_what_was_to_stay():
   """Not of forget VQA, and of one metric for each kind of question."""
-  (result,) = comparison.utility(_collected(), **RUN)
+  (result,) = comparison.model_utility(_collected(), **RUN)
   kept = [0.5, 0.5, 0.5, 0.25]  # cloze, rougeL, truth ratio, accuracy
   assert result['value'] == pytest.approx(metrics.harmonic_mean(kept), abs=1e-6)
   assert result['low'] < result['value'] < result['high']
@@ -50,14 +50,14 @@ def test_what_is_to_be_kept_is_said_by_the_task_and_not_by_its_name():
   scores = {'cloze': _values(HALF)}
   for role, n in (('keep', 2), ('forget', 1)):
     tasks = answered.task('forget_vqa', role), answered.task('retain_qa')
-    rows = comparison.utility([(task, scores) for task in tasks], **RUN)
+    rows = comparison.model_utility([(task, scores) for task in tasks], **RUN)
     assert [row['n'] for row in rows] == [n]
 
 
 def test_one_lost_ability_is_all_utility():
   *others, (task, _) = _collected()
   lost = {'accuracy': _values([0] * 20)}
-  (result,) = comparison.utility([*others, (task, lost)], **RUN)
+  (result,) = comparison.model_utility([*others, (task, lost)], **RUN)
   assert result['value'] == result['low'] == 0
   assert 0.05 < result['high'] < 0.5  # 0 right of 20 is up to .16
 
@@ -69,7 +69,7 @@ def test_a_few_equal_answers_say_little_of_utility(right):
     (answered.task(task), {'cloze': _values([right] * 3)})
     for task in ('retain_qa', 'real_vqa')
   ]
-  (result,) = comparison.utility(collected, **RUN)
+  (result,) = comparison.model_utility(collected, **RUN)
   assert result['low'] <= result['value'] == right <= result['high']
   low, high = metrics.bootstrap_interval([right] * 3)
   assert (result['low'], result['high']) == pytest.approx((low, high), 1e-5)
@@ -81,7 +81,7 @@ def test_utility_lies_within_its_interval(number):
     m: Values(v.values[:number], v.groups[:number]) for m, v in found.items()
   }
   collected = [(task, first(found)) for task, found in _collected()]
-  (result,) = comparison.utility(collected, **RUN)
+  (result,) = comparison.model_utility(collected, **RUN)
   assert result['low'] <= result['value'] <= result['high']
   assert result['low'] < result['high']
 
@@ -92,15 +92,15 @@ def test_the_people_of_a_split_are_drawn_once_for_all_its_tasks():
   join = lambda x: x[::-1] + x[5:] + x[:5]  # each person twice
   others = Values(join(found.values), join(found.groups))
   qa, vqa = answered.task('retain_qa'), answered.task('retain_vqa')
-  (one,) = comparison.utility([(qa, {'cloze': found})], **RUN)
+  (one,) = comparison.model_utility([(qa, {'cloze': found})], **RUN)
   both = [(qa, {'cloze': found}), (vqa, {'cloze': others})]
-  (two,) = comparison.utility(both, **RUN)
+  (two,) = comparison.model_utility(both, **RUN)
   for field in ('value', 'low', 'high'):
     assert one[field] == pytest.approx(two[field])
 
 
 def test_without_such_scores_there_is_no_utility():
-  assert not comparison.utility(_collected()[:1], **RUN)
+  assert not comparison.model_utility(_collected()[:1], **RUN)
 
 
 def _choices(nll):

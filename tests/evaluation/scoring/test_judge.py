@@ -35,29 +35,29 @@ def test_an_answer_is_asked_once_at_temperature_0_and_found_again(
 ):
   stub, endpoint = serve(lambda n, prompt: reply('7'))
   cache = tmp_path / 'judge.jsonl'
-  verdicts = judge.judge(endpoint, _predictions(), cache)
+  verdicts = judge.ask_judge(endpoint, _predictions(), cache)
   assert [v.score for v in verdicts] == [7.0] * 3
   path, authorization, body = stub.asked[0]
   assert path == '/v1/chat/completions'
   assert authorization == f'Bearer {KEY}'
   assert (body['model'], body['temperature']) == ('judge-1', 0)
-  assert judge.judge(endpoint, _predictions(), cache) == verdicts
+  assert judge.ask_judge(endpoint, _predictions(), cache) == verdicts
   assert len(stub.asked) == 3
   other = endpoint._replace(model='judge-2')
-  judge.judge(other, _predictions(), cache)
+  judge.ask_judge(other, _predictions(), cache)
   assert len(stub.asked) == 6
 
 
 def test_equal_questions_are_asked_once(serve, tmp_path):
   stub, endpoint = serve(lambda n, prompt: reply('4'))
   twice = _predictions(2) * 3
-  verdicts = judge.judge(endpoint, twice, tmp_path / 'judge.jsonl')
+  verdicts = judge.ask_judge(endpoint, twice, tmp_path / 'judge.jsonl')
   assert [v.score for v in verdicts] == [4.0] * 6
   assert len(stub.asked) == 2
 
 
 def test_the_judge_reads_question_reference_and_answer():
-  prompt = judge.prompt_of(_predictions()[1])
+  prompt = judge.judge_prompt(_predictions()[1])
   for text in ('Where does 1 live?', 'In Oslo.', 'In {Rome} 1.', '1 to 10'):
     assert text in prompt
 
@@ -89,7 +89,7 @@ def test_500_forever_leaves_a_row_without_a_score_and_counts_it(
 
 def test_a_dead_server_is_given_up_after_ten_answers(serve, tmp_path):
   stub, endpoint = serve(lambda n, p: (503, '{}'), tries=2, parallel=1)
-  verdicts = judge.judge(endpoint, _predictions(40), tmp_path / 'judge.jsonl')
+  verdicts = judge.ask_judge(endpoint, _predictions(40), tmp_path / 'judge.jsonl')
   assert all(v.score is None for v in verdicts)
   assert 20 <= len(stub.asked) <= 24
   reasons = [v.reason for v in verdicts]
@@ -106,7 +106,7 @@ def test_a_wrong_key_is_an_error_at_once_that_does_not_show_it(
     lambda n, p: (status, said, ('Location', 'http://127.0.0.1:9/')), parallel=2
   )
   with pytest.raises(ValueError, match=f'HTTP {status}.*JUDGE_KEY') as error:
-    judge.judge(endpoint, _predictions(30), tmp_path / 'judge.jsonl')
+    judge.ask_judge(endpoint, _predictions(30), tmp_path / 'judge.jsonl')
   assert len(stub.asked) <= 6
   assert KEY not in str(error.value)
 
@@ -147,7 +147,7 @@ def test_a_question_that_is_refused_is_not_asked_again(serve, tmp_path):
   stub, endpoint = serve(
     lambda n, p: (400, refused) if 'does 0' in p else reply('3')
   )
-  verdicts = judge.judge(endpoint, _predictions(), tmp_path / 'judge.jsonl')
+  verdicts = judge.ask_judge(endpoint, _predictions(), tmp_path / 'judge.jsonl')
   assert [v.score for v in verdicts] == [None, 3.0, 3.0]
   assert verdicts[0].reason == 'HTTP 400: filtered'
   assert len(stub.asked) == 3
@@ -159,7 +159,7 @@ def test_no_more_questions_are_under_way_than_allowed(serve, tmp_path):
     return reply('2')
 
   stub, endpoint = serve(answer, parallel=3)
-  judge.judge(endpoint, _predictions(12), tmp_path / 'judge.jsonl')
+  judge.ask_judge(endpoint, _predictions(12), tmp_path / 'judge.jsonl')
   assert stub.most_at_once == 3
 
 
@@ -180,10 +180,10 @@ def test_a_key_is_in_no_file(serve, tmp_path):
 def test_a_cut_off_line_of_the_cache_is_asked_for_again(serve, tmp_path):
   stub, endpoint = serve(lambda n, p: reply('2'))
   cache = tmp_path / 'judge.jsonl'
-  judge.judge(endpoint, _predictions(), cache)
+  judge.ask_judge(endpoint, _predictions(), cache)
   cache.write_text(cache.read_text()[:-20])
   with pytest.warns(UserWarning, match='line 3 is cut off'):
-    verdicts = judge.judge(endpoint, _predictions(), cache)
+    verdicts = judge.ask_judge(endpoint, _predictions(), cache)
   assert [v.score for v in verdicts] == [2.0] * 3
   assert len(stub.asked) == 4
   assert len(workdir.read_jsonl(cache)) == 3
@@ -196,7 +196,7 @@ def test_a_cache_that_cannot_be_written_is_an_error_with_a_next_step(
   cache = tmp_path / 'judge.jsonl'
   cache.symlink_to(tmp_path / 'gone' / 'judge.jsonl')
   with pytest.raises(OSError, match='cannot be written.*Free space') as error:
-    judge.judge(endpoint, _predictions(), cache)
+    judge.ask_judge(endpoint, _predictions(), cache)
   assert str(cache) in str(error.value)
 
 

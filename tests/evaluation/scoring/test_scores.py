@@ -85,13 +85,13 @@ def test_wrong_answers_make_a_truth_ratio():
   record = answer(text='a parrot', likelihoods=given)
   found = scores.score(record)
   assert found['probability'] == pytest.approx(np.exp(-2))
-  assert scores.truth_ratio(record) == pytest.approx(np.exp(1 - 2))
+  assert scores.truth_ratio_of(record) == pytest.approx(np.exp(1 - 2))
   assert found['truth_ratio_retain'] == pytest.approx(1 - np.exp(-1))
   assert found['truth_ratio_forget'] == pytest.approx(np.exp(-1))
   alone = answer(text='', likelihoods=[likelihood('answer', 10.0, 5)])
   found = scores.score(alone)
   assert found['probability'] == pytest.approx(np.exp(-2))
-  assert scores.truth_ratio(alone) is None and 'truth_ratio_forget' not in found
+  assert scores.truth_ratio_of(alone) is None and 'truth_ratio_forget' not in found
   assert (found['empty'], found['contains']) == (1, 0)
 
 
@@ -104,9 +104,9 @@ def test_a_brief_protocol_leaves_out_the_details():
 
 
 def test_shares_of_options_are_of_the_whole_likelihood():
-  shares = scores.option_shares(choice([0, np.log(3), 50], tokens=(1, 2, 9)))
+  shares = scores.shares_of_options(choice([0, np.log(3), 50], tokens=(1, 2, 9)))
   np.testing.assert_allclose(shares, [0.75, 0.25, 0], atol=1e-6)
-  assert scores.option_shares(answer(text='a')) is None
+  assert scores.shares_of_options(answer(text='a')) is None
 
 
 def test_every_metric_is_of_one_kind_and_says_none_where_it_has_no_score():
