@@ -55,7 +55,7 @@ def _plan(args: argparse.Namespace) -> None:
   console = Console()
   # A pipe has no width; the tables have one that they need.
   width = console.width if console.is_terminal else max(console.width, 100)
-  for part in planning.tables(made):
+  for part in planning.plan_tables(made):
     console.print(part, width=width)
 
 

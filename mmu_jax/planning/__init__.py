@@ -1,11 +1,10 @@
-"""Plans what a job needs of each device: no weights, no devices.
+"""Plans the memory of each device in a job: no weights, no devices.
 
-``plan(config) -> Plan`` gives the numbers, ``tables(plan)`` what ``mmu plan``
-prints.
+``plan`` gives the numbers, and ``plan_tables`` the tables of ``mmu plan``.
 """
 
-from mmu_jax.planning.fits import Plan
+from mmu_jax.planning.fits import MemoryPlan
 from mmu_jax.planning.fits import plan
-from mmu_jax.planning.tables import tables
+from mmu_jax.planning.tables import plan_tables
 
-__all__ = ['Plan', 'plan', 'tables']
+__all__ = ['MemoryPlan', 'plan', 'plan_tables']

@@ -7,10 +7,8 @@ axis has. They tell which values grow with the batch, and one trace serves
 batches of every size.
 """
 
-from collections.abc import Mapping
 import dataclasses
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -29,29 +27,20 @@ class Value(NamedTuple):
 
   Attributes:
     shape: its sizes, of one row if ``by_row``.
-    itemsize: bytes of an entry.
-    half: whether it is a 16-bit float.
+    dtype: its dtype.
     by_row: whether every row of the batch has one.
-    kind: 'logits' for what is as wide as the vocabulary, 'layers' for a stack
-      of layers, 'weights' for parameters in another dtype, or 'rest'.
-    layers: depth of the stack, else 1.
-    leaf: name of the parameter that it copies.
+    layers: depth of the stack of layers that it holds, else 1.
+    leaf: name of the parameter of which it is a copy in another dtype, or ''.
   """
 
   shape: tuple[int, ...]
-  itemsize: int
-  half: bool
+  dtype: Any
   by_row: bool
-  kind: str
   layers: int = 1
   leaf: str = ''
 
-  @property
-  def size(self) -> int:
-    """Entries, of one row if ``by_row``."""
-    return math.prod(self.shape)
 
-
+@functools.lru_cache(maxsize=256)
 def kept(
   config: Any, loss: LossFn, length: int, room: int, remat: str
 ) -> tuple[Value, ...]:
@@ -74,74 +63,48 @@ def kept(
   params = tree_lib.flatten(model.abstract_params)
   by_shape = {x.shape: name for name, x in params.items()}
   depths = MODELS[model.family].widths(config)['layers']
-  vocab = config.text_config.vocab_size
   found = (
-    _value(x, length, depths, vocab, by_shape)
-    for x in _residuals(config, loss, room)
+    _value(x, length, depths, by_shape) for x in _residuals(config, loss, room)
   )
   return tuple(v for v in found if v and not (fused and _is_score(v)))
 
 
 @functools.lru_cache(maxsize=64)
-def _residuals(
-  config: Any, loss: LossFn, room: int
-) -> tuple[jax.ShapeDtypeStruct, ...]:
+def _residuals(config, loss, room) -> list[jax.ShapeDtypeStruct]:
   """Shapes of the residuals for ROWS rows of LENGTH tokens."""
   model = models.build(config)
   params = model.abstract_params
-  make = MODELS[model.family].abstract_batch
 
   def residuals(params, ref_params, batch):
     f = lambda p: loss(model.forward, p, ref_params, batch)
     return jax.vjp(f, params)[1]
 
-  batch = make(config, ROWS, LENGTH, room)
-  return tuple(
-    jax.tree.leaves(jax.eval_shape(residuals, params, params, batch))
-  )
+  batch = MODELS[model.family].abstract_batch(config, ROWS, LENGTH, room)
+  return jax.tree.leaves(jax.eval_shape(residuals, params, params, batch))
 
 
-def _value(
-  x: jax.ShapeDtypeStruct,
-  length: int,
-  depths: tuple[int, ...],
-  vocab: int,
-  by_shape: Mapping[tuple[int, ...], str],
-) -> Value | None:
+def _value(x, length, depths, by_shape) -> Value | None:
   """A residual of the wanted length; None for a parameter itself."""
-  # Plan: a parameter, or a copy of one, has its shape and no rows. Else put
-  # the wanted length where LENGTH stands, take ROWS out, and see what is left.
-  size, half = x.dtype.itemsize, x.dtype in (jnp.bfloat16, jnp.float16)
-  row_axis = next((i for i, n in enumerate(x.shape) if n and not n % ROWS), -1)
-  if row_axis < 0:
-    leaf = by_shape.get(x.shape) or _sliced(x.shape, by_shape)
-    if leaf and x.shape in by_shape and x.dtype == jnp.float32:
-      return None
-    shape = tuple(_of_length(n, length) for n in x.shape)
-    return Value(
-      shape, size, half, False, 'weights' if leaf else 'rest', 1, leaf
-    )
-  rows = (n // ROWS if i == row_axis else n for i, n in enumerate(x.shape))
-  shape = tuple(_of_length(n, length) for n in rows)
-  stacked = row_axis > 0 and 1 < shape[0] and shape[0] in depths
-  kind = 'layers' if stacked else 'rest'
-  kind = 'logits' if shape[-1] == vocab else kind
-  return Value(shape, size, half, True, kind, shape[0] if stacked else 1)
-
-
-def _of_length(n: int, length: int) -> int:
-  """An axis for rows of the wanted length."""
-  return n // LENGTH * length if n and not n % LENGTH else n
-
-
-def _sliced(shape: tuple[int, ...], by_shape) -> str:
-  """The parameter whose first layers have this shape, or ''."""
-  fits = lambda whole: (
-    1 < len(shape) == len(whole)
-    and whole[1:] == shape[1:]
-    and whole[0] > shape[0]
+  # Plan: put the wanted length where LENGTH stands, and take ROWS out. Where
+  # no axis has rows it is a parameter, the first layers of one, or a constant.
+  of_length = lambda n: n // LENGTH * length if n and not n % LENGTH else n
+  at = next((i for i, n in enumerate(x.shape) if n and not n % ROWS), -1)
+  shape = tuple(
+    of_length(n // ROWS if i == at else n) for i, n in enumerate(x.shape)
   )
-  return next((name for whole, name in by_shape.items() if fits(whole)), '')
+  if at >= 0:
+    stacked = at > 0 and shape[0] > 1 and shape[0] in depths
+    return Value(shape, x.dtype, True, shape[0] if stacked else 1)
+  if x.shape in by_shape and x.dtype == jnp.float32:
+    return None
+  first = lambda whole: (
+    1 < len(x.shape) == len(whole)
+    and whole[1:] == x.shape[1:]
+    and whole[0] >= x.shape[0]
+  )
+  wholes = sorted(filter(first, by_shape), key=lambda s: s != x.shape)
+  leaf = by_shape[wholes[0]] if wholes else by_shape.get(x.shape, '')
+  return Value(shape, x.dtype, False, 1, leaf)
 
 
 def _is_score(value: Value) -> bool:

@@ -1,9 +1,10 @@
 """XLA's account of the memory of real steps, compiled from shapes alone.
 
 As a program, ``python -m mmu_jax.planning.compiled``, it compiles the steps
-that ``check`` asks another process for.
+that ``compile_job`` asks another process for.
 """
 
+import dataclasses
 import json
 import os
 import pickle
@@ -20,7 +21,6 @@ from mmu_jax import sharding
 from mmu_jax.errors import UserError
 from mmu_jax.methods import answer_weight
 from mmu_jax.methods import descend
-from mmu_jax.models import Model
 from mmu_jax.models import MODELS
 from mmu_jax.planning import memory
 from mmu_jax.planning import programs
@@ -28,24 +28,16 @@ from mmu_jax.training import step as step_lib
 
 
 class Checked(NamedTuple):
-  """An estimate beside XLA's numbers, bytes on one simulated device.
-
-  Attributes:
-    name: stage and step.
-    arguments: estimate of the arguments.
-    peak: estimate of the peak.
-    xla_arguments: arguments, as XLA says.
-    xla_peak: arguments + outputs - aliased + temporaries, as XLA says.
-  """
+  """Bytes of a step on one simulated device: estimates, and XLA's numbers."""
 
   name: str
   arguments: int
   peak: int
   xla_arguments: int
-  xla_peak: int
+  xla_peak: int  # arguments + outputs - aliased + temporaries
 
 
-def check(config: Any, length: int = 0) -> list[Checked]:
+def compile_job(config: Any, devices: int, length: int = 0) -> list[Checked]:
   """Compiles the training steps of a config in a process of its own.
 
   The number of simulated devices must be known before JAX looks for any, so
@@ -53,12 +45,12 @@ def check(config: Any, length: int = 0) -> list[Checked]:
 
   Args:
     config: the whole config.
-    length: tokens of every row; 0 for the data's.
+    devices: devices of its mesh.
+    length: tokens of every row; 0 for the lengths of the data.
 
   Raises:
     ValueError: if it fails, with the last line of its messages.
   """
-  devices = programs.read_machine(config)[0].mesh.size
   flag = f'--xla_force_host_platform_device_count={devices}'
   ran = subprocess.run(
     [sys.executable, '-m', __spec__.name],
@@ -76,84 +68,76 @@ def check(config: Any, length: int = 0) -> list[Checked]:
   return [Checked(*row) for row in json.loads(ran.stdout.splitlines()[-1])]
 
 
-def compare(
-  program: memory.Program, model: Model, machine: memory.Machine
-) -> Checked:
-  """Compiles a program with a gradient and puts the estimate beside it.
+def compare(program: memory.Program, on: memory.Setting) -> Checked:
+  """Compiles a turn, or a batch of an importance, beside its estimate.
 
   Args:
-    program: a turn, or a batch of an importance.
-    model: model that it trains, or measures.
-    machine: mesh with as many devices as this process simulates.
+    program: program with a gradient.
+    on: setting with as many devices as this process simulates.
   """
   alone = program._replace(mask=False, reference=False)
-  need = memory.need(alone, model, machine._replace(simulated=True))
-  mesh = sharding.make_mesh(memory.mesh_line(machine.mesh))
-  lower = _lower_turn if program.turn else _lower_importance
-  with jax.set_mesh(mesh):
-    xla = lower(program, model, mesh, machine.micro_batches).compile()
-  found = xla.memory_analysis()
-  held = found.argument_size_in_bytes
-  made = found.output_size_in_bytes - found.alias_size_in_bytes
-  name = f'{program.stage} {program.step}'
-  estimated = need.arguments, need.arguments + sum(need.largest.values())
-  return Checked(name, *estimated, held, held + made + found.temp_size_in_bytes)
+  need = memory.need(alone, dataclasses.replace(on, simulated=True))
+  # A program leaves out arguments that it does not read.
+  unread = 0 if program.turn or program.rows.room else on.unread
+  xla = lower(program, on).compile().memory_analysis()
+  held = xla.argument_size_in_bytes
+  made = xla.output_size_in_bytes - xla.alias_size_in_bytes
+  return Checked(
+    program.name,
+    sum(need.held.values()) - unread,
+    need.peak - unread,
+    held,
+    held + made + xla.temp_size_in_bytes,
+  )
 
 
-def _lower_turn(program, model, mesh, parts: int) -> jax.stages.Lowered:
-  """One turn, lowered from shapes."""
-  turn, tx = program.turn, program.tx
+def lower(program: memory.Program, on: memory.Setting) -> jax.stages.Lowered:
+  """Lowers a program with a gradient from shapes, for simulated devices."""
+  model, turn, parts = on.model, program.turn, on.micro_batches
+  mesh = sharding.make_mesh(memory.mesh_line(on.mesh))
   rules, params = model.partition_rules, model.abstract_params
   here = lambda tree: sharding.placed(tree, rules, mesh)
-  batch = _batch(program, model, mesh, parts)
-  return step_lib.take_turn.lower(
-    step_lib.abstract_state(params, tx, rules, mesh),
-    batch,
-    jnp.float32(1e-5),
-    here(memory.shapes(memory.packed_mask, model)) if turn.masked else None,
-    here(params) if turn.needs_reference else None,
-    batch if turn.project else None,
-    jnp.float32(1.0),
-    forward=model.forward,
-    turn=turn,
-    tx=tx,
-    rules=rules,
-    micro_batches=parts,
+  _, length, room = program.rows
+  where, make = sharding.batch_sharding(mesh), MODELS[model.family]
+  batch = jax.tree.map(
+    lambda x: x.update(sharding=where),
+    make.abstract_batch(model.config, on.total_rows(program), length, room),
   )
-
-
-def _lower_importance(program, model, mesh, parts: int) -> jax.stages.Lowered:
-  """A batch of an importance, lowered from shapes."""
-  rules, params = model.partition_rules, model.abstract_params
-  return gradients.add_batch.lower(
-    lambda params, batch: descend(model.forward, params, None, batch),
-    gradients.abstract_sums(params, rules, mesh),
-    sharding.placed(params, rules, mesh),
-    _batch(program, model, mesh, parts),
-    rules=rules,
-    parts=parts,
-    measure=answer_weight,
-  )
-
-
-def _batch(program, model, mesh, parts: int) -> Any:
-  """The program's batch on a mesh, with its rows of padding."""
-  count, length, room = program.rows
-  total = sharding.row_count(count, mesh, parts)
-  made = MODELS[model.family].abstract_batch(model.config, total, length, room)
-  where = sharding.batch_sharding(mesh)
-  return jax.tree.map(lambda x: x.update(sharding=where), made)
+  with jax.set_mesh(mesh):
+    if not turn:
+      return gradients.add_batch.lower(
+        lambda params, batch: descend(model.forward, params, None, batch),
+        gradients.abstract_sums(params, rules, mesh),
+        here(params),
+        batch,
+        rules=rules,
+        parts=parts,
+        measure=answer_weight,
+      )
+    mask = memory.shapes(memory.packed_mask, model) if turn.masked else None
+    return step_lib.take_turn.lower(
+      step_lib.abstract_state(params, program.tx, rules, mesh),
+      batch,
+      jnp.float32(1e-5),
+      here(mask),
+      here(params) if turn.needs_reference else None,
+      batch if turn.project else None,
+      jnp.float32(1.0),
+      forward=model.forward,
+      turn=turn,
+      tx=program.tx,
+      rules=rules,
+      micro_batches=parts,
+    )
 
 
 def _compare_all(plain: dict[str, Any], length: int) -> list[Checked]:
   """Compares each different training step of a config."""
-  config = ml_collections.ConfigDict(plain)
-  machine, _ = programs.read_machine(config)
-  model, jobs, _ = programs.read_programs(config, length)
+  on, jobs, _ = programs.read_job(ml_collections.ConfigDict(plain), length)
   plain_turn = lambda t: t and t._replace(split='', every=1)
   same = lambda p: (p.rows, plain_turn(p.turn), p.tx)
   different = {same(p): p for p in reversed(jobs) if p.has_gradient}
-  return [compare(p, model, machine) for p in reversed(different.values())]
+  return [compare(p, on) for p in reversed(different.values())]
 
 
 if __name__ == '__main__':

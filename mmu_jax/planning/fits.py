@@ -1,42 +1,36 @@
-"""A plan: what every program needs, whether it fits, and where it would."""
+"""A plan: the need of every program, whether it fits, and where it would."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import re
 from typing import Any, NamedTuple
-
-from jax.sharding import AbstractMesh
 
 from mmu_jax import models
 from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
 from mmu_jax.errors import UserError
-from mmu_jax.models import Model
 from mmu_jax.planning import compiled
-from mmu_jax.planning import memory
 from mmu_jax.planning import roofline
-from mmu_jax.planning.memory import Machine
+from mmu_jax.planning.memory import abstract_mesh
 from mmu_jax.planning.memory import mesh_line
 from mmu_jax.planning.memory import Need
 from mmu_jax.planning.memory import need
 from mmu_jax.planning.memory import Program
-from mmu_jax.planning.programs import read_machine
-from mmu_jax.planning.programs import read_programs
+from mmu_jax.planning.memory import Setting
+from mmu_jax.planning.programs import read_job
 
 TIGHT = 0.9  # share of the memory to fill: estimates are good to a tenth
 MOST = 1024  # devices of the meshes that are tried
 UNITS = {'gib': 2**30, 'gb': 10**9, 'mib': 2**20, 'tib': 2**40}
 
 
-class Plan(NamedTuple):
+class MemoryPlan(NamedTuple):
   """A job on a mesh.
 
   Attributes:
-    model: name, size, and how it is computed.
-    machine: mesh, micro-batches and offload of the config.
+    setting: model, mesh, micro-batches and offload of the config.
     hbm: bytes of a device, 0 if not given.
-    chip: name of the chip, '' if not given.
-    notes: sentences on where sizes are from.
+    notes: sentences on the model, and on where sizes are from.
     stages: programs of the job with their needs, in order.
     smallest: smallest mesh that fits, '' if none does or none was sought.
     levers: setting -> highest peak with it, bytes; where the job does not fit.
@@ -44,16 +38,14 @@ class Plan(NamedTuple):
     checked: estimates beside XLA's numbers, if asked.
   """
 
-  model: str
-  machine: Machine
+  setting: Setting
   hbm: int
-  chip: str
-  notes: tuple[str, ...]
+  notes: Sequence[str]
   stages: Sequence[tuple[Program, Need]]
   smallest: str
   levers: Mapping[str, int]
-  steps: Sequence[tuple[Program, roofline.Step]] = ()
-  checked: Sequence[Any] = ()
+  steps: Sequence[tuple[Program, roofline.StepTime]]
+  checked: Sequence[compiled.Checked]
 
   @property
   def worst(self) -> tuple[Program, Need]:
@@ -68,14 +60,14 @@ def plan(
   chip: str = '',
   length: int = 0,
   compile_steps: bool = False,
-) -> Plan:
+) -> MemoryPlan:
   """Plans a job without weights, devices, and if need be data.
 
   Args:
     config: the whole config; ``model.path`` may be a published name.
     hbm: memory of a device, '16GiB'; '' for the chip's.
     chip: key of ``roofline.CHIPS``; '' for none.
-    length: tokens of every row; 0 for the data's.
+    length: tokens of every row; 0 for the lengths of the data.
     compile_steps: whether XLA compiles the steps for simulated devices too,
       which takes seconds for each.
 
@@ -86,31 +78,28 @@ def plan(
     known = ', '.join(roofline.CHIPS)
     raise UserError(f'--chip is one of {known}; got {chip!r}.')
   size = parse_size(hbm) if hbm else roofline.CHIPS[chip].hbm if chip else 0
-  machine, notes = read_machine(config)
-  model, jobs, said = read_programs(config, length)
-  billions, how = tree_lib.count(model.abstract_params) / 1e9, model.config
-  best = smallest_mesh(jobs, model, machine, size) if size else None
-  made = Plan(
-    f'{config.model.path or model.family}: {billions:.3g} B parameters, '
-    f'{how.dtype}, remat {how.remat}, {how.attention} attention',
-    machine,
-    size,
-    chip,
-    (said, *notes),
-    [(p, need(p, model, machine)) for p in jobs],
-    mesh_line(best) if best else '',
-    {},
+  on, jobs, notes = read_job(config, length)
+  model = on.model
+  named = (
+    f'{config.model.path or model.family}: '
+    f'{tree_lib.count(model.abstract_params) / 1e9:.3g} B parameters, '
+    f'{model.config.dtype}, remat {model.config.remat}, '
+    f'{model.config.attention} attention'
   )
-  if size and judge(made.worst[1].peak, size) != 'yes':
-    made = made._replace(levers=levers(jobs, model, machine))
-  if chip:
-    steps = [
-      (p, roofline.step(p, model, machine, chip)) for p in jobs if p.turn
-    ]
-    made = made._replace(steps=steps)
-  if compile_steps:
-    made = made._replace(checked=compiled.check(config, length))
-  return made
+  stages = [(p, need(p, on)) for p in jobs]
+  peak = max(n.peak for _, n in stages)
+  timed = [p for p in jobs if p.turn] if chip else []
+  devices = on.mesh.size
+  return MemoryPlan(
+    on,
+    size,
+    [named, *notes],
+    stages,
+    smallest_mesh(jobs, on, size) if size else '',
+    levers(jobs, on) if size and fit_of(peak, size) != 'yes' else {},
+    [(p, roofline.step_time(p, on, chip)) for p in timed],
+    compiled.compile_job(config, devices, length) if compile_steps else [],
+  )
 
 
 def parse_size(text: str) -> int:
@@ -132,64 +121,53 @@ def parse_size(text: str) -> int:
   return int(float(found[1]) * UNITS[found[2].lower()])
 
 
-def judge(peak: int, hbm: int) -> str:
+def fit_of(peak: int, hbm: int) -> str:
   """Returns 'yes', 'tight' or 'no': whether a peak fits a device."""
   return 'no' if peak > hbm else 'tight' if peak > TIGHT * hbm else 'yes'
 
 
-def smallest_mesh(
-  jobs: Sequence[Program], model: Model, machine: Machine, hbm: int
-) -> AbstractMesh | None:
+def smallest_mesh(jobs: Sequence[Program], on: Setting, hbm: int) -> str:
   """Returns the mesh of fewest devices on which every program fits.
+
+  It splits over fsdp alone if that can, else over tensor too.
 
   Args:
     jobs: programs of a job.
-    model: model with its dtype and remat policy.
-    machine: its levers stay, its mesh is not read.
+    on: setting whose mesh is replaced.
     hbm: bytes of a device, of which a tenth stays free.
 
   Returns:
-    A mesh of fsdp alone if that can, else with tensor; None if none of 1,024
-    devices can.
+    A mesh as a config has it; '' if none of 1,024 devices can.
   """
-  for mesh in _meshes():
-    there = machine._replace(mesh=mesh)
-    if all(judge(need(p, model, there).peak, hbm) == 'yes' for p in jobs):
-      return mesh
-  return None
-
-
-def _meshes() -> Iterator[AbstractMesh]:
-  """Meshes to try: fsdp alone, then with tensor, each from few devices on."""
   sizes = [2**i for i in range(MOST.bit_length())]
-  for n, tensor in [(n, 1) for n in sizes] + [
-    (n, tensor) for n in sizes for tensor in (2, 4, 8) if n >= tensor
-  ]:
-    yield memory.make_mesh(fsdp=n // tensor, tensor=tensor)
+  tried = [(n, 1) for n in sizes]
+  tried += [(n, t) for n in sizes for t in (2, 4, 8) if n >= t]
+  for n, tensor in tried:
+    mesh = abstract_mesh(fsdp=n // tensor, tensor=tensor)
+    there = dataclasses.replace(on, mesh=mesh)
+    if all(fit_of(need(p, there).peak, hbm) == 'yes' for p in jobs):
+      return mesh_line(mesh)
+  return ''
 
 
-def levers(
-  jobs: Sequence[Program], model: Model, machine: Machine
-) -> dict[str, int]:
+def levers(jobs: Sequence[Program], on: Setting) -> dict[str, int]:
   """Returns settings that lower the highest peak, and that peak in bytes.
 
   Args:
     jobs: programs of a job.
-    model: model with its dtype and remat policy.
-    machine: devices, and levers that are set already.
+    on: setting with the levers that are set already.
   """
-  peak = lambda model, there: max(need(p, model, there).peak for p in jobs)
-  full = models.build(dataclasses.replace(model.config, remat='full'))
+  peak = lambda there: max(need(p, there).peak for p in jobs)
+  full = dataclasses.replace(on.model.config, remat='full')
   rows = max(p.rows.count for p in jobs if p.has_gradient)
-  most = max(
-    -(-rows // sharding.row_parts(machine.mesh)), machine.micro_batches
-  )
-  wait = {'offload': ('reference',)}
+  most = max(-(-rows // sharding.row_parts(on.mesh)), on.micro_batches)
   tried = {
-    'model.remat=full': (full, machine),
-    f'micro_batches={most}': (model, machine._replace(micro_batches=most)),
-    "offload=('reference',)": (model, machine._replace(**wait)),
-    'all of them': (full, machine._replace(micro_batches=most, **wait)),
+    'model.remat=full': dict(model=models.build(full)),
+    f'micro_batches={most}': dict(micro_batches=most),
+    "offload=('reference',)": dict(offload=('reference',)),
   }
-  found = {name: peak(*how) for name, how in tried.items()}
-  return {k: n for k, n in found.items() if n < peak(model, machine)}
+  tried['all of them'] = {
+    k: v for how in tried.values() for k, v in how.items()
+  }
+  found = {k: peak(dataclasses.replace(on, **v)) for k, v in tried.items()}
+  return {k: n for k, n in found.items() if n < peak(on)}

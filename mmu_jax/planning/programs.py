@@ -1,11 +1,11 @@
-"""Programs of a job: what its stages run on the devices, as shapes.
+"""Programs of a job: everything its stages run on the devices, as shapes.
 
-Turns, optimizers, splits and questions are those of the stages. Of a dataset
-only the rows that look longest are encoded. Without data the length of a row is
+Turns, optimizers, splits and questions come from the stages. Only the rows of
+a dataset that look longest are encoded. Without data the length of a row is
 guessed from its questions.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import pathlib
@@ -23,11 +23,12 @@ from mmu_jax.models.hub import config as hub_config
 from mmu_jax.models.llama import LlamaConfig
 from mmu_jax.models.qwen2_vl import QWEN2_7B
 from mmu_jax.models.qwen2_vl import Qwen2VLVisionConfig
-from mmu_jax.planning import memory
+from mmu_jax.planning.memory import abstract_mesh
 from mmu_jax.planning.memory import Program
 from mmu_jax.planning.memory import Rows
+from mmu_jax.planning.memory import Setting
+from mmu_jax.saliency import FORGET
 from mmu_jax.stages import job as job_lib
-from mmu_jax.stages import masking
 from mmu_jax.stages import scoring
 from mmu_jax.stages import streams
 from mmu_jax.stages import training
@@ -54,99 +55,83 @@ PUBLISHED = {
 }
 TEXT = 64  # tokens of a question and its answer, where no data says it
 TEXT_SPLITS = {'qa', 'facts'}  # kinds of splits without pictures
-LONGEST = 4  # pictures, texts or questions that are encoded
+LONGEST = 8  # pictures, texts or questions that are encoded
 Parts = Iterable[Mapping[str, Any]]
 
 
-def read_machine(config: Any) -> tuple[memory.Machine, list[str]]:
-  """Returns the devices of a config, and notes; an open size of a mesh is 1."""
-  job_lib.check_hardware(config)
-  sizes, notes = sharding.axis_sizes(config.mesh), []
-  if -1 in sizes.values():
-    sizes = {axis: max(n, 1) for axis, n in sizes.items()}
-    notes = [f'one device for {config.mesh}; give --config.mesh=fsdp=8 or so']
-  mesh = memory.make_mesh(**sizes)
-  levers = config.micro_batches, tuple(config.offload)
-  return memory.Machine(mesh, *levers), notes
-
-
-def read_programs(
+def read_job(
   config: Any, length: int = 0
-) -> tuple[Model, list[Program], str]:
-  """Returns the model of a config, its programs in order, and a note.
+) -> tuple[Setting, list[Program], list[str]]:
+  """Returns the setting of a config, its programs in order, and notes.
 
   Args:
     config: the whole config; ``model.path`` may be a key of ``PUBLISHED``.
-    length: tokens of every row; 0 for the data's.
+    length: tokens of every row; 0 for the lengths of the data.
 
   Raises:
     ValueError: if a run or model is unknown, or sizes are missing.
   """
+  job_lib.check_hardware(config)
+  sizes = sharding.axis_sizes(config.mesh)
   model, job, note = _open(config)
-  image = _image_tokens(model)
+  image = _picture(model)[0]
   if length and length <= image:
     raise UserError(
       f'--length is at least {image + 1} tokens, for a picture and one more; '
       f'got {length}. Leave it out for the lengths of the data.'
     )
+  notes = [f'rows have {length} tokens, as given' if length else note]
+  if -1 in sizes.values():
+    sizes = {axis: max(n, 1) for axis, n in sizes.items()}
+    notes += [f'one device for {config.mesh}; give --config.mesh=fsdp=8 or so']
   if length or job is None:
-    note = f'rows have {length} tokens, as given' if length else note
     shape = functools.partial(_guess, model, length)
     asked = _guess_asked(model, config.evaluation, length)
   else:
-    counts = _counts(job)
-    shape = functools.partial(_measure, job, counts)
-    asked = _measure_asked(job, counts)
-  found = _trained(config, model, shape)
-  sets = {masking.FORGET: config.saliency.forget, **config.saliency.preserve}
+    shape, asked = functools.partial(_measure, job), _measure_asked(job)
+  levers = config.micro_batches, tuple(config.offload)
+  setting = Setting(model, abstract_mesh(**sizes), *levers)
+  return setting, _programs(config, model.forward, shape, asked), notes
+
+
+def _programs(config, forward, shape, asked) -> list[Program]:
+  """Programs of all stages; ``shape`` gives the rows of a stream."""
+  trained = {} if config.model.path else {'base': (config.base, ())}
+  trained['vanilla'] = config.vanilla, ()
+  if 'retrained' in config:
+    trained['retrained'] = config.vanilla, tuple(config.retrained.without)
+  found = []
+  for name, (spec, without) in trained.items():
+    rows = shape(spec.stream, without)
+    plan = training.training_plan(spec, forward=forward, stream=rows)
+    found += _turns(name, plan)
+  sets = {FORGET: config.saliency.forget, **config.saliency.preserve}
   found += [Program('importance', k, shape(parts)) for k, parts in sets.items()]
   compared = 1 + max(map(len, config.saliency.protects.values()))
-  found.append(Program('mask', '', Rows(0, 0, 0), count=compared))
-  found += _unlearned(config, model, shape)
-  tokens = config.evaluation.max_new_tokens
-  found.append(Program('evaluate', 'decode', asked[0], count=tokens))
-  return model, [*found, Program('evaluate', 'score', asked[1])], note
-
-
-def _trained(config, model, shape: Callable[..., Rows]) -> list[Program]:
-  """Programs of base, vanilla and retrained."""
-  specs = {} if config.model.path else {'base': (config.base, ())}
-  specs['vanilla'] = config.vanilla, ()
-  if 'retrained' in config:
-    specs['retrained'] = config.vanilla, tuple(config.retrained.without)
-  found = []
-  for name, (spec, without) in specs.items():
-    rows = shape(spec.stream, without)
-    plan = training.training_plan(spec, forward=model.forward, stream=rows)
-    found += _turns(name, plan)
-  return found
-
-
-def _unlearned(config, model, shape: Callable[..., Rows]) -> list[Program]:
-  """Programs of the runs."""
-  found, spec = [], config.unlearn
-  rows = {name: shape(parts) for name, parts in spec.streams.items()}
+  found.append(Program('mask', '', count=compared))
+  drawn = {k: shape(parts) for k, parts in config.unlearn.streams.items()}
   for name in config.runs:
     run = job_lib.run_settings(config, name)
-    drawn = {'forget': rows['forget'], 'retain': rows[run.retain]}
+    rows = {'forget': drawn['forget'], 'retain': drawn[run.retain]}
     plan = training.unlearning_plan(
-      spec, run, forward=model.forward, streams=drawn
+      config.unlearn, run, forward=forward, streams=rows
     )
     found += _turns(name, plan, bool(run.mask))
-  return found
+  tokens = config.evaluation.max_new_tokens
+  found.append(Program('evaluate', 'decode', asked[0], count=tokens))
+  return [*found, Program('evaluate', 'score', asked[1])]
 
 
-def _turns(name: str, plan: Any, mask: bool = False) -> list[Program]:
+def _turns(name, plan, mask: bool = False) -> list[Program]:
   """A program for each turn of a training plan whose streams are ``Rows``."""
   reference = any(turn.needs_reference for turn in plan.turns)
-  rows = plan.streams
   return [
-    Program(name, t.split, rows[t.split], t, plan.tx, mask, reference)
+    Program(name, t.split, plan.streams[t.split], t, plan.tx, mask, reference)
     for t in plan.turns
   ]
 
 
-def _open(config: Any) -> tuple[Model, job_lib.Job | None, str]:
+def _open(config) -> tuple[Model, job_lib.Job | None, str]:
   """The model, a job to read rows with if there is data, and a note."""
   path = config.model.path
   ways = {k: config.model[k] for k in ('dtype', 'attention', 'remat')}
@@ -171,15 +156,15 @@ def _open(config: Any) -> tuple[Model, job_lib.Job | None, str]:
       raise
     model = models.build(hub_config.read_config(path, ways))
     return model, None, f'no data ({str(error).splitlines()[0][:90]}); {guess}'
-  here = pathlib.Path()  # nothing is read from a workdir, or written to it
+  here = pathlib.Path()  # no workdir is read or written
   loaded = config, here, data, encoder, scorer, model, config.groups, '', here
   return model, job_lib.Job(*loaded, None), 'rows are as long as the data says'
 
 
-def _measure(job, counts, parts: Parts, without: Sequence[str] = ()) -> Rows:
+def _measure(job, parts: Parts, without: Sequence[str] = ()) -> Rows:
   """The rows that a stream draws; one of them is made."""
   drawn = [
-    part._replace(rows=_longest(part, counts))
+    part._replace(rows=_longest(part))
     for part in streams.draw_from(job, parts, without)
   ]
   first = lambda rows: range(1)
@@ -188,13 +173,13 @@ def _measure(job, counts, parts: Parts, without: Sequence[str] = ()) -> Rows:
   return Rows(stream.num_rows, stream.length, room)
 
 
-def _longest(part: batching.Part, counts: Mapping[str, int]) -> list[Row]:
+def _longest(part: batching.Part) -> list[Row]:
   """Rows of the pictures, or texts, that look longest, and of the largest."""
   groups: dict[str, list[Row]] = {}
   for row in part.rows:
     groups.setdefault(row.image_key or row.key, []).append(row)
-  tokens = lambda row: counts[row.question] + counts[row.answer]
-  total = lambda rows: sum(sorted(map(tokens, rows))[-part.questions :])
+  size = lambda row: len(row.question) + len(row.answer)
+  total = lambda rows: sum(sorted(map(size, rows))[-part.questions :])
   found = sorted(groups.values(), key=total)[-max(LONGEST, part.questions) :]
   if part.rows and part.rows[0].image is not None:
     area = lambda rows: rows[0].image.shape[0] * rows[0].image.shape[1]
@@ -202,55 +187,44 @@ def _longest(part: batching.Part, counts: Mapping[str, int]) -> list[Row]:
   return [row for group in found for row in group]
 
 
-def _measure_asked(job, counts: Mapping[str, int]) -> list[Rows]:
+def _measure_asked(job) -> list[Rows]:
   """Prompts that are decoded, and given answers that are scored."""
   protocol, tasks = scoring.asked(job)
-  prompt = lambda q: sum(counts[row.question] for row in (q.row, *q.shots))
-  given = lambda q: prompt(q) + sum(counts[text] for text in _answers(q.row))
+  prompt = lambda q: sum(len(row.question) for row in (q.row, *q.shots))
+  given = lambda q: prompt(q) + len(q.row.answer)
   found = [Rows(job.config.evaluation.batch_size, 0, 0)] * 2
   for questions in tasks.values():
-    for size in (prompt, given):
-      for question in sorted(questions, key=size)[-LONGEST:]:
-        made = protocol.ask(question, job.scorer)
-        answers = protocol.answers(question, job.scorer)
-        for i, examples in enumerate(([made.example] if made else [], answers)):
-          if examples:
-            document, pictures = job.scorer.document(examples)
-            longest = max(found[i].length, bucket(len(document['tokens'])))
-            room = max(found[i].room, job.scorer.room(pictures))
-            found[i] = found[i]._replace(length=longest, room=room)
+    longest = {
+      question.row.key: question
+      for size in (prompt, given)
+      for question in sorted(questions, key=size)[-LONGEST:]
+    }
+    for question in longest.values():
+      made = protocol.ask(question, job.scorer)
+      answers = protocol.answers(question, job.scorer)
+      for i, examples in enumerate(([made.example] if made else [], answers)):
+        if examples:
+          document, pictures = job.scorer.document(examples)
+          most = max(found[i].length, bucket(len(document['tokens'])))
+          room = max(found[i].room, job.scorer.room(pictures))
+          found[i] = found[i]._replace(length=most, room=room)
   return found
-
-
-def _answers(row: Row) -> list[str]:
-  """The texts that may be scored as answers of a row."""
-  return [row.answer, *row.options, *row.perturbed, row.paraphrase]
-
-
-def _counts(job) -> dict[str, int]:
-  """Number of tokens of every question and answer."""
-  train, tasks = job.data.train.values(), job.data.tasks.values()
-  rows = [row for found in train for row in found]
-  rows += [row for task in tasks for row in task.rows]
-  texts = list({text for r in rows for text in (r.question, *_answers(r))})
-  made = job.scorer.processor.tokenizer(texts, add_special_tokens=False)
-  return dict(zip(texts, map(len, made['input_ids'])))
 
 
 def _guess(model, length: int, parts: Parts, without=()) -> Rows:
   """The rows that a stream draws, where no data says it."""
   del without
+  tokens, picture = _picture(model)
   count = longest = room = 0
   for part in parts:
     kinds = {split.replace(':', '/').split('/')[0] for split in part['splits']}
     seen = not kinds <= TEXT_SPLITS
-    tokens = seen * _image_tokens(model) + TEXT * part['questions']
-    longest, room = max(longest, tokens), max(room, seen * _picture(model))
-    count += part['size']
+    longest = max(longest, seen * tokens + TEXT * part['questions'])
+    room, count = max(room, seen * picture), count + part['size']
   return Rows(count, length or -(-longest // 8) * 8, room)
 
 
-def _guess_asked(model, ask: Any, length: int) -> list[Rows]:
+def _guess_asked(model, ask, length: int) -> list[Rows]:
   """Prompts and scored answers, where no data says it."""
   part = dict(splits=['vqa'], size=ask.batch_size, questions=1)
   one, asked = _guess(model, length, [part]), ask.get('shots', 0) + 1
@@ -259,11 +233,8 @@ def _guess_asked(model, ask: Any, length: int) -> list[Rows]:
   return [prompts, prompts._replace(length=longer)]
 
 
-def _picture(model) -> int:
-  """Room of one ordinary picture."""
-  return MODELS[model.family].widths(model.config)['picture']
-
-
-def _image_tokens(model) -> int:
-  """Tokens of one ordinary picture."""
-  return MODELS[model.family].image_tokens(model.config, _picture(model))
+def _picture(model) -> tuple[int, int]:
+  """Tokens and room of one ordinary picture."""
+  family = MODELS[model.family]
+  room = family.widths(model.config)['picture']
+  return family.image_tokens(model.config, room), room

@@ -1,8 +1,8 @@
 """Compute against communication: seconds of a step with both at their best.
 
-Matrix products are counted in the trace of a gradient, those that a remat
-policy computes again too. A ring of n devices moves (n - 1) / n of the bytes
-that are gathered or scattered, and twice that of those that are summed:
+Matrix products are counted in the trace of a gradient, including those that a
+remat policy computes again. A ring of n devices moves (n - 1) / n of the bytes
+that are gathered or scattered, and twice as much of those that are summed:
 
   fsdp    weights, gathered for forward and again for backward; gradients,
           scattered
@@ -10,7 +10,6 @@ that are gathered or scattered, and twice that of those that are summed:
   tensor  inputs of layers, summed twice in each, forward and backward
 """
 
-from collections.abc import Iterator
 import functools
 import math
 from typing import Any, NamedTuple
@@ -19,12 +18,10 @@ import jax
 import numpy as np
 
 from mmu_jax import models
-from mmu_jax.models import Model
 from mmu_jax.models import MODELS
 from mmu_jax.planning import activations
-from mmu_jax.planning import memory
-from mmu_jax.planning.memory import Machine
 from mmu_jax.planning.memory import Program
+from mmu_jax.planning.memory import Setting
 from mmu_jax.typing import LossFn
 
 GIB = 2**30
@@ -54,7 +51,7 @@ CHIPS = {
 }
 
 
-class Step(NamedTuple):
+class StepTime(NamedTuple):
   """A training step on one device: operations, bytes moved, seconds of both."""
 
   flops: float
@@ -63,63 +60,55 @@ class Step(NamedTuple):
   move: float
 
 
-def step(program: Program, model: Model, machine: Machine, chip: str) -> Step:
+def step_time(program: Program, on: Setting, chip: str) -> StepTime:
   """Returns how long a training step computes and moves, each at its best.
 
   Args:
     program: program with a turn.
-    model: model that is trained.
-    machine: mesh and micro-batches; 'tensor' lies within nodes first.
+    on: model and mesh; 'tensor' lies within nodes first.
     chip: key of ``CHIPS``.
   """
   # Plan: bytes over each axis, the operations of the local rows, then both by
   # the chip's figures.
-  turn, rows, sizes = program.turn, program.rows, machine.mesh.shape
-  micro, spec = machine.micro_batches, CHIPS[chip]
-  width = np.dtype(model.config.dtype).itemsize
+  turn, rows, config = program.turn, program.rows, on.model.config
+  spec, (data, fsdp, tensor) = CHIPS[chip], on.mesh.shape.values()
+  width = np.dtype(config.dtype).itemsize
   ring = lambda n: (n - 1) / n
-  split = sums = whole = mine = 0.0
-  for leaf in memory.leaves(model, machine.mesh).values():
+  split = sums = whole = mine = entries = 0.0
+  for leaf in on.leaves.values():
     size = leaf.size / leaf.tensor
-    fsdp = size / leaf.local
-    split += ring(fsdp) * size * width
-    copies = sizes['data'] * (1 if fsdp > 1 else sizes['fsdp'])
+    parts = size / leaf.local
+    split += ring(parts) * size * width
+    copies = data * (1 if parts > 1 else fsdp)
     sums += 2 * ring(copies) * leaf.local * width
     if leaf.is_matrix:
       whole, mine = whole + leaf.size, mine + size
   backward = 1 + bool(turn.project)
-  forward = backward + turn.needs_reference
-  count = memory.local_rows(rows, machine) * micro * backward
-  entries = 0
+  passes = on.micro_batches * backward
+  count = on.local_rows(program) * passes
+  shape = config, turn.loss, rows.length, rows.room
   if mine < whole:
-    inputs = activations.kept(
-      model.config, turn.loss, rows.length, rows.room, 'full'
-    )
-    entries = count * sum(v.size for v in inputs if v.kind == 'layers')
-  again = 5 if model.config.remat == 'full' else 4
-  tensor, within = sizes['tensor'], sizes['tensor'] * sizes['fsdp']
+    kept = activations.kept(*shape, 'full')
+    entries = count * sum(math.prod(v.shape) for v in kept if v.layers > 1)
+  again = 5 if config.remat == 'full' else 4
+  gathers = on.micro_batches * (3 * backward + turn.needs_reference)
   # Without the axis data, norms are summed, over fsdp.
-  beside = within if sizes['data'] > 1 else tensor
+  beside = tensor * fsdp if data > 1 else tensor
   moved = [
-    (_speed(spec, within, tensor), split * micro * (forward + 2 * backward)),
-    (_speed(spec, machine.mesh.size, beside), sums * micro * backward),
+    (_speed(spec, tensor * fsdp, tensor), split * gathers),
+    (_speed(spec, on.mesh.size, beside), sums * passes),
     (_speed(spec, tensor, 1), 2 * ring(tensor) * again * entries * width),
   ]
-  flops = row_flops(model.config, turn.loss, rows.length, rows.room)
-  flops *= count * mine / whole
-  return Step(
-    flops,
-    sum(size for _, size in moved),
-    flops / spec.flops,
-    sum(size / speed for speed, size in moved),
-  )
+  flops = row_flops(*shape) * count * mine / whole
+  move = sum(size / speed for speed, size in moved)
+  return StepTime(flops, sum(n for _, n in moved), flops / spec.flops, move)
 
 
 def _speed(chip: Chip, devices: int, beside: int) -> float:
-  """Bytes a second on a ring, which leaves a node by all its adapters, shared
-  with the rings of the devices beside it."""
+  """Bytes a second on a ring, beside which other devices have theirs."""
   if not chip.domain or devices <= chip.domain:
     return chip.link
+  # It leaves a node by all adapters, shared with the other rings.
   rings = min(beside, chip.domain)
   return min(chip.link, chip.network * chip.domain / rings)
 
@@ -129,9 +118,8 @@ def row_flops(config: Any, loss: LossFn, length: int, room: int) -> float:
   """Returns operations of a loss and its gradient for one row of a batch."""
   model = models.build(config)
   params = model.abstract_params
-  make = MODELS[model.family].abstract_batch
   f = jax.grad(lambda p, ref, batch: loss(model.forward, p, ref, batch))
-  batch = make(config, ROWS, length, room)
+  batch = MODELS[model.family].abstract_batch(config, ROWS, length, room)
   return count_flops(jax.make_jaxpr(f)(params, params, batch)) / ROWS
 
 
@@ -150,14 +138,7 @@ def count_flops(jaxpr: Any) -> float:
       depth = math.prod(eqn.invars[0].aval.shape[i] for i in axes)
       total += 2.0 * depth * math.prod(eqn.outvars[0].aval.shape)
     times = eqn.params['length'] if eqn.primitive.name == 'scan' else 1
-    total += times * sum(map(count_flops, _inner(eqn)))
+    inner = jax.tree.leaves(list(eqn.params.values()))
+    parts = (getattr(part, 'jaxpr', part) for part in inner)
+    total += times * sum(count_flops(p) for p in parts if hasattr(p, 'eqns'))
   return total
-
-
-def _inner(eqn) -> Iterator[Any]:
-  """The programs within an operation."""
-  for value in eqn.params.values():
-    for part in value if isinstance(value, (list, tuple)) else (value,):
-      part = getattr(part, 'jaxpr', part)
-      if hasattr(part, 'eqns'):
-        yield part

@@ -3,15 +3,14 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mmu_jax import sharding
 from mmu_jax.planning import fits
-from mmu_jax.planning import memory
-from mmu_jax.planning.fits import Plan
+from mmu_jax.planning.fits import MemoryPlan
+from mmu_jax.planning.memory import mesh_line
 
 GIB = 2**30
 # Columns of the table of stages: title -> items of a need.
 COLUMNS = {
-  'param': ('parameters', 'parameters that see'),
+  'param': ('parameters',),
   'momt.': ('moments',),
   'imp.': ('importances',),
   'mask': ('mask', 'ties and mask'),
@@ -40,47 +39,67 @@ ANSWERS = {
 }
 
 
-def tables(plan: Plan) -> list[Any]:
-  """Returns what ``mmu plan`` prints: rich tables and texts.
-
-  Args:
-    plan: plan of a job.
-  """
+def plan_tables(plan: MemoryPlan) -> list[Any]:
+  """Returns the rich tables and texts that ``mmu plan`` prints."""
   from rich import text
 
-  parts = [verdict(plan), '', plan.model, *plan.notes, '', _stages(plan)]
+  fits_in = lambda n: fits.fit_of(n, plan.hbm) if plan.hbm else ''
+  rows = []
+  for p, need in plan.stages:
+    items = [*need.held.items(), *need.largest.items()]
+    cells = [gib(sum(n for k, n in items if k in c)) for c in COLUMNS.values()]
+    count = plan.setting.total_rows(p)
+    size = f'{count}x{p.rows.length}' if count else ''
+    rows.append((p.name, gib(need.peak), fits_in(need.peak), *cells, size))
+  titles = 'stage, step', 'peak', 'fits', *COLUMNS, 'rows'
+  parts = [verdict(plan), '', *plan.notes, '', make_table('', titles, rows)]
   parts += ['', LEGEND]
   if plan.levers:
-    rows = [
-      (k, gib(n), fits.judge(n, plan.hbm)) for k, n in plan.levers.items()
+    rows = [(k, gib(n), fits_in(n)) for k, n in plan.levers.items()]
+    parts += [
+      '',
+      make_table('levers on this mesh', ('set', 'peak', 'fits'), rows),
     ]
-    parts += ['', _table('levers on this mesh', ('set', 'peak', 'fits'), rows)]
   if plan.steps:
-    parts += ['', _steps(plan), '', MOVED]
+    titles = 'step', 'TFLOP', 'GiB moved', 'compute s', 'move s', 'bound by'
+    rows = [
+      (
+        p.name,
+        *(f'{x:.3g}' for x in (s.flops / 1e12, s.moved / GIB, *s[2:])),
+        'compute' if s.compute > s.move else 'communication',
+      )
+      for p, s in plan.steps
+    ]
+    parts += ['', make_table('one step on one device', titles, rows), '', MOVED]
   if plan.checked:
-    parts += ['', _checked(plan), '', CHECKED]
+    titles = 'step', 'held', 'XLA', 'peak', 'XLA', 'error'
+    rows = [
+      (
+        c.name,
+        *map(gib, (c.arguments, c.xla_arguments, c.peak, c.xla_peak)),
+        f'{c.peak / c.xla_peak - 1:+.1%}',
+      )
+      for c in plan.checked
+    ]
+    named = 'estimated, and compiled by XLA'
+    parts += ['', make_table(named, titles, rows), '', CHECKED]
   return [text.Text(p) if isinstance(p, str) else p for p in parts]
 
 
-def verdict(plan: Plan) -> str:
-  """Returns whether a job fits, what peaks, and the smallest mesh that fits.
-
-  Args:
-    plan: plan of a job.
-  """
-  (program, need), mesh = plan.worst, plan.machine.mesh
-  name = f'{program.stage} {program.step}'.strip()
-  peak = f'The highest peak is {gib(need.peak)} GiB per device, in {name}.'
-  line = memory.mesh_line(mesh)
+def verdict(plan: MemoryPlan) -> str:
+  """Returns whether a job fits, its peak, and the smallest mesh that fits."""
+  (program, need), mesh = plan.worst, plan.setting.mesh
+  size = gib(need.peak)
+  peak = f'The highest peak is {size} GiB per device, in {program.name}.'
   if not plan.hbm:
-    return f'Mesh {line}. {peak} Give --hbm=16GiB to see what fits.'
+    return f'Mesh {mesh_line(mesh)}. {peak} Give --hbm=16GiB to see what fits.'
   smallest = (
     f'The smallest mesh that fits, with 10 % to spare, is {plan.smallest}.'
     if plan.smallest
     else f'No mesh of up to {fits.MOST:,} devices fits, with 10 % to spare.'
   )
-  answer = ANSWERS[fits.judge(need.peak, plan.hbm)]
-  where = f'on {line}: {mesh.size:,} x {gib(plan.hbm)} GiB'
+  answer = ANSWERS[fits.fit_of(need.peak, plan.hbm)]
+  where = f'on {mesh_line(mesh)}: {mesh.size:,} x {gib(plan.hbm)} GiB'
   return f'{answer} {where}. {peak} {smallest}'
 
 
@@ -95,75 +114,27 @@ def gib(size: float) -> str:
   return '' if n < 0.0005 else f'{n:,.3f}' if n < 0.9995 else f'{n:,.2f}'
 
 
-def _stages(plan: Plan) -> Any:
-  """Every program and its memory."""
-  rows = []
-  for program, need in plan.stages:
-    parts = plan.machine.micro_batches**program.has_gradient
-    whole = plan.machine._replace(micro_batches=parts)
-    count = memory.local_rows(program.rows, whole) * parts
-    count *= sharding.row_parts(plan.machine.mesh)
-    largest = need.largest
-    items = {
-      k: need.held.get(k, 0) + largest.get(k, 0) for k in (*need.held, *largest)
-    }
-    rows.append(
-      (
-        f'{program.stage} {program.step}'.strip(),
-        gib(need.peak),
-        fits.judge(need.peak, plan.hbm) if plan.hbm else '',
-        *(
-          gib(sum(items.get(k, 0) for k in names)) for names in COLUMNS.values()
-        ),
-        f'{count}x{program.rows.length}' if count else '',
-      )
-    )
-  titles = ('stage, step', 'peak', 'fits', *COLUMNS, 'rows')
-  return _table('', titles, rows)
-
-
-def _steps(plan: Plan) -> Any:
-  """Compute against communication."""
-  titles = ('step', 'TFLOP', 'GiB moved', 'compute s', 'move s', 'bound by')
-  rows = []
-  for program, step in plan.steps:
-    cells = (step.flops / 1e12, step.moved / GIB, step.compute, step.move)
-    bound = 'compute' if step.compute > step.move else 'communication'
-    name = f'{program.stage} {program.step}'
-    rows.append((name, *(f'{x:.3g}' for x in cells), bound))
-  return _table(f'one step on one {plan.chip}', titles, rows)
-
-
-def _checked(plan: Plan) -> Any:
-  """Estimates beside XLA's numbers."""
-  titles = ('step', 'held', 'XLA', 'peak', 'XLA', 'error')
-  rows = [
-    (
-      c.name,
-      *map(gib, (c.arguments, c.xla_arguments, c.peak, c.xla_peak)),
-      f'{c.peak / c.xla_peak - 1:+.1%}',
-    )
-    for c in plan.checked
-  ]
-  return _table('estimated, and compiled by XLA', titles, rows)
-
-
-def _table(
+def make_table(
   title: str, titles: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> Any:
-  """A table without empty columns; names of equal rows stand together."""
-  from rich import box
-  from rich import table
-  from rich import text
+  """Returns a rich table without empty columns.
 
-  groups: dict[tuple[str, ...], dict[str, list[str]]] = {}
+  Args:
+    title: line above it, '' for none.
+    titles: headers of the columns.
+    rows: cells, of which the first is a name; equal rows become one.
+  """
+  from rich import table as rich_table
+  from rich import text
+  import rich.box
+
+  groups: dict[tuple[str, ...], list[str]] = {}
   for name, *cells in rows:
-    stage, _, step = name.partition(' ')
-    groups.setdefault(tuple(cells), {}).setdefault(stage, []).append(step)
-  made = table.Table(
+    groups.setdefault(tuple(cells), []).append(name)
+  made = rich_table.Table(
     title=title or None,
     title_justify='left',
-    box=box.SIMPLE_HEAD,
+    box=rich.box.SIMPLE_HEAD,
     padding=0,
     show_edge=False,
   )
@@ -172,8 +143,6 @@ def _table(
   for i in used:
     made.add_column(titles[i + 1], justify='right', no_wrap=True)
   for cells, names in groups.items():
-    said = (
-      f'{stage} {", ".join(steps)}'.strip() for stage, steps in names.items()
-    )
-    made.add_row(*map(text.Text, ('; '.join(said), *(cells[i] for i in used))))
+    shown = ', '.join(names), *(cells[i] for i in used)
+    made.add_row(*map(text.Text, shown))
   return made

@@ -21,9 +21,9 @@ from mmu_jax.planning import memory
 from mmu_jax.planning import programs
 from mmu_jax.planning.memory import Program
 from mmu_jax.planning.memory import Rows
-from mmu_jax.planning.tables import _table
 from mmu_jax.planning.tables import GIB
 from mmu_jax.planning.tables import gib
+from mmu_jax.planning.tables import make_table
 from mmu_jax.training import optimizer
 
 MACHINES = {
@@ -63,7 +63,7 @@ def jobs(model: models.Model, devices: int) -> list[Program]:
   return [
     *found,
     Program('importance', '', rows),
-    Program('mask', '', Rows(0, 0, 0), count=3),
+    Program('mask', '', count=3),
     Program('evaluate', 'decode', rows, count=ANSWER),
     Program('evaluate', 'score', rows),
   ]
@@ -74,15 +74,14 @@ def fitting(name: str) -> list[tuple[str, ...]]:
   model = build(name)
   columns, titles = [], []
   for mesh, size in MACHINES.values():
-    on = memory.make_mesh(**sharding.axis_sizes(mesh))
-    machine, limit = memory.Machine(on), size * GIB
-    made = jobs(model, on.size)
-    titles = [f'{p.stage} {p.step}'.strip() for p in made]
-    peaks = [memory.need(p, model, machine).peak for p in made]
-    cells = [f'{gib(n)} {fits.judge(n, limit)}' for n in peaks]
-    best = fits.smallest_mesh(made, model, machine, limit)
-    line = memory.mesh_line(best) if best else 'none'
-    columns.append([*cells, f'{gib(max(peaks))}', line])
+    mesh = memory.abstract_mesh(**sharding.axis_sizes(mesh))
+    on, limit = memory.Setting(model, mesh), size * GIB
+    made = jobs(model, mesh.size)
+    titles = [p.name for p in made]
+    peaks = [memory.need(p, on).peak for p in made]
+    cells = [f'{gib(n)} {fits.fit_of(n, limit)}' for n in peaks]
+    best = fits.smallest_mesh(made, on, limit) or 'none'
+    columns.append([*cells, f'{gib(max(peaks))}', best])
   titles += ['highest peak', 'smallest mesh']
   return list(zip(titles, *columns))
 
@@ -106,7 +105,7 @@ def main() -> None:
       print(f'| {name} | {" | ".join(cells)} |')
     else:
       title = f'{name}: GiB per device, {LENGTH} tokens a row'
-      out.print(_table(title, ('stage', *MACHINES), rows))
+      out.print(make_table(title, ('stage', *MACHINES), rows))
 
 
 if __name__ == '__main__':

@@ -18,7 +18,7 @@ def test_a_plan_is_of_the_mesh_and_the_model_of_the_config(monkeypatch):
 
   asked = []
   monkeypatch.setattr(planning, 'plan', lambda c, **_: asked.append(c))
-  monkeypatch.setattr(planning, 'tables', lambda _: [])
+  monkeypatch.setattr(planning, 'plan_tables', lambda _: [])
   monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
   assert (
     command_line.main(

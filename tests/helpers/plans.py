@@ -1,4 +1,4 @@
-"""Programs and machines for tests of plans."""
+"""Programs and settings for tests of plans."""
 
 import dataclasses
 
@@ -28,10 +28,10 @@ def model(config=PEOPLE, **ways):
   return models.build(dataclasses.replace(config, **ways))
 
 
-def machine(spec='data=1', micro_batches=1, **how):
-  """A machine with a mesh."""
-  mesh = memory.make_mesh(**sharding.axis_sizes(spec))
-  return memory.Machine(mesh, micro_batches, **how)
+def setting(spec='data=1', micro_batches=1, config=PEOPLE, **how):
+  """A model on a mesh."""
+  mesh = memory.abstract_mesh(**sharding.axis_sizes(spec))
+  return memory.Setting(models.build(config), mesh, micro_batches, **how)
 
 
 def turn(method, index=0, count=8, length=104, room=1, options=None, **held):

@@ -24,7 +24,7 @@ def test_xla_confirms_the_steps_of_a_small_config():
   config.mesh = 'fsdp=2'
   with config.unlocked():
     config.runs = {'mmunlearner': config.runs['mmunlearner']}
-  found = compiled.check(config)
+  found = compiled.compile_job(config, devices=2)
   assert len(found) >= 4
   for c in found:
     assert c.arguments == pytest.approx(c.xla_arguments, rel=0.01), c.name
@@ -34,4 +34,4 @@ def test_xla_confirms_the_steps_of_a_small_config():
 def test_a_failure_is_said_with_its_last_line():
   config = plans.config(path='llava-2')
   with pytest.raises(ValueError, match='compiling for 8 .*llava-1.5-7b'):
-    compiled.check(config)
+    compiled.compile_job(config, devices=8)

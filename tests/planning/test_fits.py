@@ -1,5 +1,7 @@
 """What fits: the verdict, the smallest mesh, the levers."""
 
+import dataclasses
+
 import plans
 import pytest
 
@@ -40,28 +42,27 @@ def test_memory_is_read_with_its_unit():
 
 
 def test_a_peak_near_the_limit_is_tight_and_one_above_does_not_fit():
-  judged = [fits.judge(peak, 100) for peak in (90, 91, 100, 101)]
+  judged = [fits.fit_of(peak, 100) for peak in (90, 91, 100, 101)]
   assert judged == ['yes', 'tight', 'tight', 'no']
 
 
 def test_the_smallest_mesh_keeps_a_tenth_of_the_memory():
-  model, jobs = plans.model(plans.LLAVA_7B), [plans.turn('finetune', 0, 4, 640)]
-  machine = plans.machine('fsdp=4')
-  peak = memory.need(jobs[0], model, machine).peak
+  jobs = [plans.turn('finetune', 0, 4, 640)]
+  on = plans.setting('fsdp=4', config=plans.LLAVA_7B)
+  peak = memory.need(jobs[0], on).peak
   found = [
-    fits.smallest_mesh(jobs, model, machine, int(peak / share)).size
-    for share in (0.89, 0.91)
+    fits.smallest_mesh(jobs, on, int(peak / share)) for share in (0.89, 0.91)
   ]
-  assert found == [4, 8]
-  assert fits.smallest_mesh(jobs, model, machine, 2**20) is None
+  assert found == ['fsdp=4', 'fsdp=8']
+  assert fits.smallest_mesh(jobs, on, 2**20) == ''
 
 
 def test_each_lever_that_helps_is_named():
-  model = plans.model(plans.LLAVA_7B, remat='none')
+  config = dataclasses.replace(plans.LLAVA_7B, remat='none')
   jobs = [plans.turn('finetune', 0, count, 640) for count in (2, 16)]
-  machine = plans.machine('fsdp=4')
-  now = max(memory.need(p, model, machine).peak for p in jobs)
-  found = fits.levers(jobs, model, machine)
+  on = plans.setting('fsdp=4', config=config)
+  now = max(memory.need(p, on).peak for p in jobs)
+  found = fits.levers(jobs, on)
   assert set(found) == {'model.remat=full', 'micro_batches=4', 'all of them'}
   assert all(peak < now for peak in found.values())
 

@@ -19,8 +19,8 @@ WITHIN = 0.1
 slow = lambda *case: pytest.param(*case, marks=pytest.mark.slow)
 
 
-def _agrees(program, model, machine):
-  found = compiled.compare(program, model, machine)
+def _agrees(program, on):
+  found = compiled.compare(program, on)
   assert found.arguments == pytest.approx(found.xla_arguments, rel=1e-3)
   assert found.peak == pytest.approx(found.xla_peak, rel=WITHIN)
 
@@ -41,24 +41,23 @@ def _agrees(program, model, machine):
 )
 def test_a_turn_needs_what_xla_says(mesh, method, index, count, options):
   program = plans.turn(method, index, count, options=options)
-  _agrees(program, plans.model(), plans.machine(mesh))
+  _agrees(program, plans.setting(mesh))
 
 
 @pytest.mark.parametrize('remat', [slow('dots'), 'full'])
 def test_the_estimate_follows_the_remat_policy(remat):
-  model = plans.model(remat=remat)
-  _agrees(plans.turn('finetune', count=32), model, plans.machine())
+  config = dataclasses.replace(plans.PEOPLE, remat=remat)
+  _agrees(plans.turn('finetune', count=32), plans.setting(config=config))
 
 
 @pytest.mark.slow
 def test_micro_batches_need_what_xla_says():
-  program, model = plans.turn('finetune', count=32), plans.model()
-  _agrees(program, model, plans.machine('data=1', 4))
+  _agrees(plans.turn('finetune', count=32), plans.setting('data=1', 4))
 
 
 @pytest.mark.parametrize('mesh', [slow('data=1'), 'fsdp=8'])
 def test_an_importance_needs_what_xla_says(mesh):
-  _agrees(plans.importance(), plans.model(), plans.machine(mesh))
+  _agrees(plans.importance(), plans.setting(mesh))
 
 
 @pytest.mark.slow
@@ -66,7 +65,7 @@ def test_an_importance_needs_what_xla_says(mesh):
 def test_a_7b_turn_on_eight_devices_needs_what_xla_says(family, room):
   config = models.MODELS[family].config(dtype='bfloat16', remat='full')
   program = plans.turn('mmunlearner', 0, 8, 768, room)
-  _agrees(program, plans.model(config), plans.machine('fsdp=8'))
+  _agrees(program, plans.setting('fsdp=8', config=config))
 
 
 def test_a_device_holds_the_bytes_of_placed_arrays():
@@ -84,62 +83,59 @@ def test_a_device_holds_the_bytes_of_placed_arrays():
     for shard in leaf.addressable_shards
     if shard.device == device
   )
-  on = memory.make_mesh(2, 2, 2)
-  assert memory.tree_bytes(model.abstract_params, model, on) == here
+  assert plans.setting('data=2,fsdp=2,tensor=2').params == here
 
 
 def test_adam_holds_two_moments_and_a_mask_is_bits():
-  model = plans.model()
-  held = memory.need(plans.turn('mmunlearner'), model, plans.machine()).held
-  assert held['parameters'] == 4 * tree_lib.count(model.abstract_params)
+  on = plans.setting()
+  held = memory.need(plans.turn('mmunlearner'), on).held
+  assert held['parameters'] == 4 * tree_lib.count(on.model.abstract_params)
   assert held['moments'] == pytest.approx(2 * held['parameters'], rel=1e-3)
   assert held['mask'] == pytest.approx(held['parameters'] / 32, rel=0.01)
 
 
 def test_a_run_holds_mask_and_reference_in_turns_that_read_neither():
-  bare, model, machine = plans.turn('finetune'), plans.model(), plans.machine()
-  peak = lambda p: memory.need(p, model, machine).peak
-  held = memory.need(bare, model, machine).held['parameters']
+  bare, on = plans.turn('finetune'), plans.setting()
+  peak = lambda p: memory.need(p, on).peak
+  held = memory.need(bare, on).held['parameters']
   assert peak(bare._replace(reference=True)) - peak(bare) == held
   masked = peak(bare._replace(mask=True)) - peak(bare)
   assert masked == pytest.approx(held / 32, rel=0.01)
 
 
 def test_a_reference_on_the_host_comes_back_for_the_turn_that_reads_it():
-  model = plans.model()
   forget, retain = (plans.turn('kl_min', i, reference=True) for i in (0, 1))
-  there, waits = plans.machine(), plans.machine(offload=('reference',))
-  needs = [memory.need(forget, model, m) for m in (there, waits)]
+  there, waits = plans.setting(), plans.setting(offload=('reference',))
+  needs = [memory.need(forget, on) for on in (there, waits)]
   assert needs[0].peak - needs[1].peak == needs[0].held['parameters']
   assert 'reference' not in needs[1].held
-  read = memory.need(retain, model, waits)
+  read = memory.need(retain, waits)
   assert read.phases['head']['reference'] == needs[0].held['parameters']
 
 
 @pytest.mark.parametrize('spec', ['data=8', 'fsdp=8', 'data=2,fsdp=4'])
 def test_rows_are_divided_by_data_and_fsdp_and_padded(spec):
-  machine, model = plans.machine(spec), plans.model()
-  assert memory.local_rows(memory.Rows(12, 104, 1), machine) == 2
+  on = plans.setting(spec)
+  assert on.local_rows(plans.turn('finetune', count=12)) == 2
   few, many = (
-    memory.need(plans.turn('finetune', count=n), model, machine)
-    for n in (8, 64)
+    memory.need(plans.turn('finetune', count=n), on) for n in (8, 64)
   )
   assert many.held['batch'] == 8 * few.held['batch']
   assert many.phases['head']['logits'] == 8 * few.phases['head']['logits']
-  whole = memory.need(plans.turn('finetune'), model, plans.machine())
+  whole = memory.need(plans.turn('finetune'), plans.setting())
   assert whole.held['batch'] == 8 * few.held['batch']
 
 
 def test_logits_and_their_gradient_are_counted_in_the_head():
-  need = memory.need(plans.turn('finetune'), plans.model(), plans.machine())
+  need = memory.need(plans.turn('finetune'), plans.setting())
   one = 8 * 104 * 370 * 4  # rows, tokens, words, float32
   assert 2 * one <= need.phases['head']['logits'] <= 5 * one
 
 
 def test_micro_batches_trade_activations_for_one_tree_of_sums():
-  program, model = plans.turn('finetune', count=32), plans.model()
+  program = plans.turn('finetune', count=32)
   one, eight = (
-    memory.need(program, model, plans.machine('data=1', n)).phases['layers']
+    memory.need(program, plans.setting('data=1', n)).phases['layers']
     for n in (1, 8)
   )
   # Some values do not grow with the rows.
@@ -149,35 +145,30 @@ def test_micro_batches_trade_activations_for_one_tree_of_sums():
 
 
 def test_rows_in_text_need_no_gradient_of_the_parameters_that_see():
-  model, machine = plans.model(), plans.machine()
+  on = plans.setting()
   seen, read = (
-    memory.need(plans.importance(room=room), model, machine) for room in (1, 0)
+    memory.need(plans.importance(room=room), on).phases['layers']['gradients']
+    for room in (1, 0)
   )
-  unread = read.held[memory.UNREAD]
-  grads = [need.phases['layers']['gradients'] for need in (seen, read)]
-  assert grads[0] - grads[1] == unread > 0
-  assert read.arguments == sum(read.held.values()) - unread
+  assert seen - read == on.unread > 0
 
 
 def test_a_mask_is_made_with_a_bool_for_each_tie_and_each_weight():
-  model = plans.model()
-  program = memory.Program('mask', '', memory.Rows(0, 0, 0), count=3)
-  found = memory.need(program, model, plans.machine()).largest
-  assert found['ties and mask'] == 2 * tree_lib.count(model.abstract_params)
+  on, program = plans.setting(), memory.Program('mask', '', count=3)
+  found = memory.need(program, on).largest
+  assert found['ties and mask'] == 2 * tree_lib.count(on.model.abstract_params)
 
 
 def test_a_cache_holds_keys_and_values_of_every_slot_twice():
   program = memory.Program('evaluate', '', memory.Rows(4, 100, 1), count=28)
-  found = memory.need(program, plans.model(), plans.machine())
+  found = memory.need(program, plans.setting())
   entries = 2 * 4 * 4 * (100 + 28) * 128  # layers, rows, slots, width
   assert found.phases['new tokens']['cache'] == 2 * 4 * entries
 
 
 def test_a_thousand_devices_share_a_model_that_none_of_them_has():
-  model = plans.model(plans.LLAVA_7B)
   whole, part = (
-    memory.tree_bytes(model.abstract_params, model, memory.make_mesh(fsdp=n))
-    for n in (1, 1024)
+    plans.setting(f'fsdp={n}', config=plans.LLAVA_7B).params for n in (1, 1024)
   )
   assert whole / 1024 <= part < 1.3 * whole / 1024  # norms are whole
 
@@ -190,12 +181,13 @@ def test_a_new_family_needs_what_its_twin_needs(monkeypatch):
   third = dataclasses.replace(llava.FAMILY, name='third', config=ThirdConfig)
   monkeypatch.setitem(models.MODELS, 'third', third)
   sizes = plans.PEOPLE
-  made = models.build(
-    ThirdConfig(sizes.vision_config, sizes.text_config, vision_feature_layer=-1)
+  twin = ThirdConfig(
+    sizes.vision_config, sizes.text_config, vision_feature_layer=-1
   )
-  assert made.family == 'third'
   answers = memory.Program('evaluate', '', memory.Rows(4, 100, 1), count=28)
   for program in (plans.turn('npo'), plans.importance(), answers):
-    for machine in (plans.machine(), plans.machine('fsdp=4,tensor=2')):
-      want = memory.need(program, plans.model(), machine)
-      assert memory.need(program, made, machine) == want
+    for mesh in ('data=1', 'fsdp=4,tensor=2'):
+      made = plans.setting(mesh, config=twin)
+      assert made.model.family == 'third'
+      want = memory.need(program, plans.setting(mesh))
+      assert memory.need(program, made) == want

@@ -12,8 +12,8 @@ from mmu_jax.stages import streams
 
 
 def _read(config, length=0):
-  _, jobs, note = programs.read_programs(config, length)
-  return {(p.stage, p.step): p for p in jobs}, note
+  _, jobs, notes = programs.read_job(config, length)
+  return {(p.stage, p.step): p for p in jobs}, notes[0]
 
 
 def test_a_published_model_is_planned_without_data():
@@ -77,11 +77,10 @@ def test_an_option_out_of_range_is_refused(values, length, message):
   config = plans.config()
   config.update_from_flattened_dict(values)
   with pytest.raises(ValueError, match=message):
-    programs.read_machine(config)
-    programs.read_programs(config, length)
+    programs.read_job(config, length)
 
 
 def test_an_open_mesh_is_planned_for_one_device_with_a_note():
-  machine, notes = programs.read_machine(plans.config(mesh='fsdp=-1,tensor=2'))
-  assert dict(machine.mesh.shape) == {'data': 1, 'fsdp': 1, 'tensor': 2}
-  assert 'fsdp=-1' in notes[0]
+  on, _, notes = programs.read_job(plans.config(mesh='fsdp=-1,tensor=2'))
+  assert dict(on.mesh.shape) == {'data': 1, 'fsdp': 1, 'tensor': 2}
+  assert 'fsdp=-1' in notes[1]

@@ -7,12 +7,10 @@ import plans
 import pytest
 
 from mmu_jax import methods
-from mmu_jax import sharding
 from mmu_jax.models import clip_vit
 from mmu_jax.models import llama
 from mmu_jax.models import llava
 from mmu_jax.planning import compiled
-from mmu_jax.planning import memory
 from mmu_jax.planning import roofline
 
 # One layer in each stack: XLA counts the body of a loop once.
@@ -25,8 +23,8 @@ SHALLOW = llava.LlavaConfig(
 
 def _step(spec, count=8, method='finetune'):
   program = plans.turn(method, 0, count, 768)
-  model = plans.model(plans.LLAVA_7B)
-  return roofline.step(program, model, plans.machine(spec), 'h100')
+  on = plans.setting(spec, config=plans.LLAVA_7B)
+  return roofline.step_time(program, on, 'h100')
 
 
 def test_a_scan_counts_as_often_as_it_runs():
@@ -37,10 +35,8 @@ def test_a_scan_counts_as_often_as_it_runs():
 
 
 def test_operations_are_those_that_xla_counts():
-  program, model = plans.turn('finetune', 0, 8, 64), plans.model(SHALLOW)
-  mesh = sharding.make_mesh('data=1')
-  with jax.set_mesh(mesh):
-    made = compiled._lower_turn(program, model, mesh, 1).compile()
+  on = plans.setting(config=SHALLOW)
+  made = compiled.lower(plans.turn('finetune', 0, 8, 64), on).compile()
   found = 8 * roofline.row_flops(SHALLOW, methods.descend, 64, 1)
   # XLA adds what is no matrix product, optimizer included.
   assert found == pytest.approx(made.cost_analysis()['flops'], rel=0.15)
@@ -58,11 +54,9 @@ def test_a_gradient_costs_six_for_each_weight_and_token_and_remat_two_more():
 
 
 def test_fsdp_moves_the_weights_three_times():
-  model, mesh = plans.model(plans.LLAVA_7B), memory.make_mesh(fsdp=1024)
+  on = plans.setting('fsdp=1024', config=plans.LLAVA_7B)
   weights = sum(
-    leaf.size
-    for leaf in memory.leaves(model, mesh).values()
-    if leaf.local < leaf.size
+    leaf.size for leaf in on.leaves.values() if leaf.local < leaf.size
   )
   moved = _step('fsdp=1024', count=1024).moved
   assert moved == pytest.approx(3 * 2 * weights, rel=3e-3)

@@ -17,13 +17,13 @@ MESHES = ('fsdp=8', 'data=2,fsdp=2,tensor=2', 'data=1')
 def _written(plan, width):
   out = io.StringIO()
   writer = console.Console(file=out, width=width)
-  for part in planning.tables(plan):
+  for part in planning.plan_tables(plan):
     writer.print(part)
   return out.getvalue()
 
 
 def _tables(plan):
-  return [t for t in planning.tables(plan) if hasattr(t, 'columns')]
+  return [t for t in planning.plan_tables(plan) if hasattr(t, 'columns')]
 
 
 @pytest.fixture(scope='module', params=MESHES)
@@ -51,7 +51,7 @@ def test_no_column_and_no_number_is_lost(plan, width):
 
 def test_the_verdict_is_the_first_line(plan):
   first = _written(plan, 300).splitlines()[0]
-  answer = 'does not fit' if plan.machine.mesh.size == 1 else 'fits'
+  answer = 'does not fit' if plan.setting.mesh.size == 1 else 'fits'
   assert first.startswith(f'The job {answer} on ')
   size = gib(plan.worst[1].peak)
   assert f'{size} GiB per device' in first and 'is fsdp=4.' in first
