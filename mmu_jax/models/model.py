@@ -42,6 +42,7 @@ class Model:
       are the slots it sees.
     components: component -> regex over leaf names.
     partition_rules: (regex over leaf names, PartitionSpec) for ``sharding``.
+    abstract_params: shapes and dtypes of the parameters, nothing allocated.
     params: parameters, if the model was loaded from a checkpoint.
     processor: tokenizer and image processor of that checkpoint, if it has any.
     source: folder of that checkpoint.
@@ -56,14 +57,10 @@ class Model:
   extend: Callable[..., Any]
   components: dict[str, str]
   partition_rules: Rules
+  abstract_params: Params
   params: Params = None
   processor: Any = None
   source: pathlib.Path | None = None
-
-  @property
-  def abstract_params(self) -> Params:
-    """Shapes and dtypes of the parameters, nothing allocated."""
-    return _abstract(self.init)
 
 
 @functools.cache
@@ -91,7 +88,7 @@ def build(config: Any) -> Model:
     raise TypeError(f'a model config is one of {kinds}, got {config!r}.')
   family = MODELS[name]
   abstract = nnx.eval_shape(lambda: family.module(config, nnx.Rngs(0)))
-  definition = nnx.split(abstract)[0]
+  definition, state = nnx.split(abstract)
 
   def merge(params: Params) -> nnx.Module:
     return nnx.merge(definition, nnx.State(params))
@@ -155,6 +152,9 @@ def build(config: Any) -> Model:
     extend=extend,
     components=dict(family.components),
     partition_rules=family.partition_rules,
+    abstract_params=jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nnx.to_pure_dict(state)
+    ),
   )
 
 
@@ -177,12 +177,6 @@ def from_options(name: str, vocab_size: int, **options: Any) -> Model:
     options.get('text_config', {}), vocab_size=vocab_size
   )
   return build(_config(MODELS[name].config, 'model', options))
-
-
-@functools.cache
-def _abstract(init: Callable[[jax.Array], Params]) -> Params:
-  """The shapes that an init gives."""
-  return jax.eval_shape(init, jax.random.key(0))
 
 
 def _config(kind: type, where: str, options: dict[str, Any]) -> Any:
