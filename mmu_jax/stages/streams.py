@@ -13,14 +13,7 @@ from mmu_jax.typing import Batch
 
 
 class Placed:
-  """A stream whose batches are on the mesh; every process makes its rows.
-
-  Example:
-    >>> mesh = sharding.make_mesh('fsdp=-1')
-    >>> placed = Placed(stream, mesh)  # doctest: +SKIP
-    >>> placed(0)['tokens'].sharding.spec  # doctest: +SKIP
-    PartitionSpec(('data', 'fsdp'),)
-  """
+  """A stream whose batches are on the mesh; every process makes its rows."""
 
   def __init__(
     self, stream: batching.Stream, mesh: jax.sharding.Mesh, total: int

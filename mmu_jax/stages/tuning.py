@@ -65,15 +65,14 @@ def _try_all(job: Job) -> list[dict[str, Any]]:
   for run, spec in config.runs.items():
     for rate in config.tune.rates:
       name = f'{run}-{rate:g}'
-      run_method(job, name, Config({**spec.to_dict(), 'rate': rate}), probe=False)
+      settings = Config({**spec.to_dict(), 'rate': rate})
+      run_method(job, name, settings, probe=False)
       scores = probe(final_params(job, name))
-      by_role = lambda role: [
-        value
-        for name, value in scores.items()
-        if job.data.tasks[name].role == role
-      ]
-      utility = float(np.mean(by_role(KEEP)))
-      score = (1 - float(np.mean(by_role(FORGET))) + utility) / 2
+      mean = lambda role: float(
+        np.mean([scores[k] for k in scores if job.data.tasks[k].role == role])
+      )
+      utility = mean(KEEP)
+      score = (1 - mean(FORGET) + utility) / 2
       rows.append(
         {
           'seed': config.seed,

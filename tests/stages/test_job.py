@@ -10,39 +10,11 @@ from mmu_jax import workdir as workdir_lib
 from mmu_jax.stages import masking
 from mmu_jax.stages import runs
 from mmu_jax.stages import scoring
-from mmu_jax.stages import streams
 
 
 @pytest.fixture
 def config():
   return recipes.load('people:fast')
-
-
-def test_a_split_left_out_is_left_out_of_roles_too(config, tmp_path):
-  job = stages.open_job(config, tmp_path)
-  parts = [recipes.part('vqa:everybody', size=2)]
-  everybody = streams.make_stream(job, parts, 'train')
-  others = streams.make_stream(job, parts, 'train', ['vqa/forget'])
-  forget = {row.key for row in job.data.train['vqa/forget']}
-  drawn = lambda stream: {k for step in range(80) for k in stream.keys(step)}
-  assert drawn(everybody) & forget
-  assert not drawn(others) & forget
-
-
-@pytest.mark.parametrize(
-  'splits, without, message',
-  [
-    (['vqa/nobody'], [], "unknown split 'vqa/nobody'"),
-    (['vqa:nobody'], [], "'vqa:nobody' has an unknown role"),
-    (['vqa/forget'], ['vqa/forgot'], "unknown split 'vqa/forgot'"),
-  ],
-)
-def test_an_unknown_split_is_an_error(
-  config, tmp_path, splits, without, message
-):
-  job = stages.open_job(config, tmp_path)
-  with pytest.raises(ValueError, match=message):
-    streams.make_stream(job, [recipes.part(*splits, size=1)], 'train', without)
 
 
 def test_a_model_of_another_image_size_is_refused(config, tmp_path):

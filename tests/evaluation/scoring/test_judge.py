@@ -89,7 +89,8 @@ def test_500_forever_leaves_a_row_without_a_score_and_counts_it(
 
 def test_a_dead_server_is_given_up_after_ten_answers(serve, tmp_path):
   stub, endpoint = serve(lambda n, p: (503, '{}'), tries=2, parallel=1)
-  verdicts = judge.ask_judge(endpoint, _predictions(40), tmp_path / 'judge.jsonl')
+  cache = tmp_path / 'judge.jsonl'
+  verdicts = judge.ask_judge(endpoint, _predictions(40), cache)
   assert all(v.score is None for v in verdicts)
   assert 20 <= len(stub.asked) <= 24
   reasons = [v.reason for v in verdicts]

@@ -91,7 +91,8 @@ def test_wrong_answers_make_a_truth_ratio():
   alone = answer(text='', likelihoods=[likelihood('answer', 10.0, 5)])
   found = scores.score(alone)
   assert found['probability'] == pytest.approx(np.exp(-2))
-  assert scores.truth_ratio_of(alone) is None and 'truth_ratio_forget' not in found
+  assert scores.truth_ratio_of(alone) is None
+  assert 'truth_ratio_forget' not in found
   assert (found['empty'], found['contains']) == (1, 0)
 
 
@@ -104,7 +105,8 @@ def test_a_brief_protocol_leaves_out_the_details():
 
 
 def test_shares_of_options_are_of_the_whole_likelihood():
-  shares = scores.shares_of_options(choice([0, np.log(3), 50], tokens=(1, 2, 9)))
+  record = choice([0, np.log(3), 50], tokens=(1, 2, 9))
+  shares = scores.shares_of_options(record)
   np.testing.assert_allclose(shares, [0.75, 0.25, 0], atol=1e-6)
   assert scores.shares_of_options(answer(text='a')) is None
 
