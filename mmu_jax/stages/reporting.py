@@ -35,5 +35,5 @@ def _report(job: Job) -> str:
   row = results[0]
   folder = scoring.answers_folder(job, row['protocol'], row['shots'])
   runs = list(dict.fromkeys(row['run'] for row in results))
-  gallery.save(job.folder, runs, job.data, predictions=folder)
+  gallery.save_gallery(job.folder, runs, job.data, predictions=folder)
   return str(page.write_report(job.folder, predictions=folder))

@@ -39,12 +39,12 @@ def _judged(folder: Path, task: Task, tasks, judged) -> list[dict]:
 def mistakes(
   predictions: Path, run: str, layout: Layout, tasks: Mapping[str, Task]
 ) -> list[dict]:
-  """What is still recognised, and what was lost against the vanilla model.
+  """Answers that still recognise, and answers lost against vanilla.
 
   Args:
     predictions: the folder with the answers, ``<run>/<task>.jsonl``.
     run: name of the run whose mistakes are shown.
-    layout: says when an answer is right.
+    layout: layout of the results; its ``judged`` says when answers are right.
     tasks: every scored task by name.
 
   Returns:
@@ -84,8 +84,8 @@ def mistakes(
 
 def _title(task: Task, layout: Layout) -> str:
   """The title of a task where single answers are shown."""
-  about = lambda c: c.about and c.about.find({task.name: task})
-  shown = [c for b in layout.blocks for c in b.columns if about(c)]
+  columns = [c for block in layout.blocks for c in block.columns]
+  shown = [c for c in columns if c.of({task.name: task})]
   judged = [c for c in shown if c.metric == layout.judged[1]]
   return (judged or shown)[0].title if shown else task.name
 
@@ -142,7 +142,7 @@ def cards(
 
 
 def _marks(entry: dict, run: str | None, whole: bool) -> list[dict]:
-  """The three answers of a card: text, how right, and what was wanted.
+  """The three answers of a card: text, how right, and whether as wanted.
 
   Where whole answers are compared they are right or wrong; a sentence of a
   benchmark is near its reference or far from it, and ROUGE-L says how near.

@@ -40,7 +40,7 @@ def pick(tasks: Mapping[str, Task]) -> list[tuple[Task, Row]]:
   return picked
 
 
-def save(
+def save_gallery(
   folder: pathlib.Path,
   runs: Sequence[str],
   data: Dataset,

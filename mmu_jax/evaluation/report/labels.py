@@ -13,7 +13,7 @@ def _overlaps(a, b) -> bool:
   return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def place(ax, points: dict, colours: dict, avoid: Sequence = ()):
+def place_labels(ax, points: dict, colours: dict, avoid: Sequence = ()):
   """Names beside their points, moved until nothing covers anything.
 
   Every label tries rings of places around its point, nearest first, and takes

@@ -15,7 +15,6 @@ from mmu_jax.evaluation.report import plots
 from mmu_jax.evaluation.report import scored
 from mmu_jax.evaluation.report import summary
 from mmu_jax.evaluation.report import table
-from mmu_jax.evaluation.report.layouts import find_layout
 
 _FIELDS = (
   *('run', 'task', 'split', 'modality', 'role', 'holdout', 'headline'),
@@ -24,7 +23,7 @@ _FIELDS = (
 
 
 def read_results(workdir: str | Path) -> list[dict]:
-  """The scores of a workdir, each checked for what a table needs of it.
+  """The scores of a workdir, each checked for the fields that tables need.
 
   Raises:
     FileNotFoundError: if nothing has been evaluated.
@@ -76,11 +75,11 @@ def _people(folder: Path, tasks: Mapping[str, Task]) -> int | None:
 def _draw(workdir: Path, results, histories: dict, masks: dict) -> dict:
   """Writes the plots to ``plots/`` and returns them as data URIs."""
   figures = {'bars': plots.bars(results), 'tradeoff': plots.tradeoff(results)}
-  forget = scored.headlines(scored.tasks_of(results), FORGET)
+  forget = scored.headlines(scored.tasks_in(results), FORGET)
   if any(_is_probed(rows, forget) for rows in histories.values()):
     figures['trajectory'] = plots.trajectory(histories, results)
   if masks:
-    figures['density'] = plots.density(masks)
+    figures['density'] = plots.mask_density(masks)
   folder = workdir / 'plots'
   folder.mkdir(exist_ok=True)
   shown = {}
@@ -166,8 +165,8 @@ def write_report(
   predictions = predictions or workdir / 'predictions'
   results = read_results(workdir)
   rows, found = scored.rows(results), scored.scores(results)
-  layout, blocks = find_layout(results), scored.shown_blocks(results)
-  tasks = scored.tasks_of(results)
+  layout, blocks = scored.shown_layout(results), scored.shown_blocks(results)
+  tasks = scored.tasks_in(results)
   run = summary.main_run(list(rows), main)
   histories, masks = _histories(workdir, list(rows)), _masks(workdir)
   config = _read_json(workdir / 'config.json')

@@ -14,7 +14,6 @@ from mmu_jax.data.dataset import VQA
 from mmu_jax.evaluation.report import labels
 from mmu_jax.evaluation.report import scored
 from mmu_jax.evaluation.report import table
-from mmu_jax.evaluation.report.layouts import find_layout
 from mmu_jax.evaluation.report.layouts.columns import Column
 
 # Okabe & Ito's palette first, then Tol's muted one: told apart by readers
@@ -141,7 +140,7 @@ def tradeoff(results: Sequence[dict]):
   Returns:
     A ``matplotlib.figure.Figure``.
   """
-  shown, layout = scored.rows(results), find_layout(results)
+  shown, layout = scored.rows(results), scored.shown_layout(results)
   style = styles(list(shown))
   figure, axes = _axes(1, 2, (12, 5))
   forget = layout.forget
@@ -158,7 +157,9 @@ def tradeoff(results: Sequence[dict]):
     spans = [path for x, y in pairs.values() for path in _spans(x, y)]
     if points and not layout.exact:
       _zoom(ax, spans, points)
-    labels.place(ax, points, {run: style[run][0] for run in points}, spans)
+    labels.place_labels(
+      ax, points, {run: style[run][0] for run in points}, spans
+    )
   return figure
 
 
@@ -174,7 +175,7 @@ def trajectory(histories: dict[str, list[dict]], results: Sequence[dict]):
     A ``matplotlib.figure.Figure``: forget VQA (on held-out images, where there
     are some) against retain VQA (left) and forget QA (right).
   """
-  found, tasks = scored.scores(results), scored.tasks_of(results)
+  found, tasks = scored.scores(results), scored.tasks_in(results)
   style = styles(list(dict.fromkeys([*found, *histories])))
   figure, axes = _axes(1, 2, (12, 5))
   forget = next(iter(scored.headlines(tasks, FORGET)), None)
@@ -211,10 +212,10 @@ def trajectory(histories: dict[str, list[dict]], results: Sequence[dict]):
         mec='white',
       )
     ends = {run: path[-1] for run, path in paths.items()} | fixed
-    if ends and not find_layout(results).exact:
+    if ends and not scored.shown_layout(results).exact:
       _zoom(ax, list(paths.values()), ends)
     colours = {run: style[run][0] for run in ends}
-    labels.place(ax, ends, colours, list(paths.values()))
+    labels.place_labels(ax, ends, colours, list(paths.values()))
   return figure
 
 
@@ -265,7 +266,7 @@ def bars(results: Sequence[dict]):
   Returns:
     A ``matplotlib.figure.Figure``.
   """
-  shown, layout = scored.rows(results), find_layout(results)
+  shown, layout = scored.rows(results), scored.shown_layout(results)
   blocks = [
     block
     for block in scored.shown_blocks(results)
@@ -334,7 +335,7 @@ def _bar(ax, row: int, score, colour: str):
   )
 
 
-def density(masks: dict[str, dict]):
+def mask_density(masks: dict[str, dict]):
   """How much each mask lets change, by component and by layer.
 
   Args:

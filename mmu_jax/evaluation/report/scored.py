@@ -1,19 +1,19 @@
 """One row per model: its scores, and what follows from them.
 
 A *result* is one line of ``results.jsonl``: a dict with ``run``, ``metric``,
-``value``, ``n``, ``low`` and ``high``; with ``task`` and what its score means,
-see ``data.dataset.Task``; with ``layout``, ``protocol`` and ``shots``.
+``value``, ``n``, ``low`` and ``high``; with ``task`` and its meaning, as in
+``data.dataset.Task``; with ``layout``, ``protocol`` and ``shots``.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from mmu_jax.data.dataset import FORGET
 from mmu_jax.data.dataset import KEEP
 from mmu_jax.data.dataset import Task
 from mmu_jax.errors import UserError
+from mmu_jax.evaluation.report.layouts import columns as c
 from mmu_jax.evaluation.report.layouts import find_layout
-from mmu_jax.evaluation.report.layouts.columns import Column
-from mmu_jax.evaluation.report.layouts.columns import ColumnBlock
 
 VANILLA, RETRAINED = 'vanilla', 'retrained'
 _MEANING = ('split', 'modality', 'role', 'holdout', 'headline')  # of a task
@@ -47,7 +47,7 @@ def scores(results: Sequence[dict]) -> dict[str, dict[tuple, Score]]:
   return found
 
 
-def tasks_of(results: Iterable[dict]) -> dict[str, Task]:
+def tasks_in(results: Iterable[dict]) -> dict[str, Task]:
   """The tasks that some results are scores of, by name and without rows.
 
   Raises:
@@ -70,57 +70,120 @@ def headlines(tasks: Mapping[str, Task], role: str) -> list[Task]:
   return [t for t in tasks.values() if t.headline and t.role == role]
 
 
-def _values(run: dict[tuple, Score], metrics: Collection[str]):
-  """The values of some metrics in every task."""
-  return {key: x.value for key, x in run.items() if key[1] in metrics}
-
-
-def utility(run: dict[tuple, Score], kept: Sequence[Task]) -> float | None:
-  """U: mean exact match of what is to be kept; None if a task is missing.
-
-  Args:
-    run: scores of a run.
-    kept: headline tasks to keep: see ``headlines``.
-  """
+def _utility(run: dict[tuple, Score], kept: Sequence[Task]) -> float | None:
+  """U: mean exact match of tasks to keep; None if a task is missing."""
   keys = [(task.name, 'exact_match') for task in kept]
   if not keys or not set(keys) <= set(run):
     return None
   return sum(run[key].value for key in keys) / len(keys)
 
 
-def distance(
+def _distance(
   run: dict[tuple, Score],
   retrained: dict[tuple, Score] | None,
-  metrics: Collection[str] = ('exact_match',),
+  metrics: Collection[str],
 ) -> float | None:
   """Mean absolute difference to the retrained model, in [0, 1].
 
   It counts too much forgotten and too much kept alike. None without a
   retrained model, or if the two were not asked the same tasks: a mean over
   some of them could not be compared with the other rows.
-
-  Args:
-    run: scores of a run.
-    retrained: scores of the retrained model.
-    metrics: metrics that are compared, in every task that has them.
   """
-  if not retrained:
-    return None
-  values, gold = _values(run, metrics), _values(retrained, metrics)
+  values, gold = (
+    {key: x.value for key, x in scored.items() if key[1] in metrics}
+    for scored in (run, retrained or {})
+  )
   if not gold or set(values) != set(gold):
     return None
   return sum(abs(values[key] - gold[key]) for key in gold) / len(gold)
 
 
+def shown_layout(results: Sequence[dict]) -> c.Layout:
+  """Returns the layout of some results, fitted to the tasks they are about.
+
+  Tasks that no column of the layout shows have a block of their own. Where a
+  column that the summary speaks about has no task, another one about the same
+  split with the same role and metric takes its place. And the role of a task
+  says which way its scores are wanted to go.
+  """
+  layout, tasks = find_layout(results), tasks_in(results)
+  blocks = [
+    block._replace(
+      columns=tuple(_by_role(x, layout, tasks) for x in block.columns)
+    )
+    for block in layout.blocks
+  ]
+  shown = {
+    task.name for b in blocks for x in b.columns if (task := x.of(tasks))
+  }
+  others = tuple(
+    c.Column(
+      f'{task.name}/{metric}',
+      f'{task.name}, {metric}',
+      f'{task.name} {metric}'.replace('_', ' '),
+      c.DOWN if task.role == FORGET else c.UP,
+      f'A task of its own, about the split {task.split!r}.',
+      c.About(task.split, task.modality, task.holdout, task.name),
+      metric,
+    )
+    for task in tasks.values()
+    for metric in dict.fromkeys(row['metric'] for row in results)
+    if task.name not in shown and metric in layout.compared
+  )
+  if others:
+    blocks.append(c.ColumnBlock('other tasks', '', others))
+  columns = [x for block in blocks for x in block.columns]
+  text = _told(layout.text, columns, tasks)
+  kept = [
+    (text.key, text.title) if key == layout.text.key else (key, title)
+    for key, title in layout.kept
+  ]
+  return layout._replace(
+    blocks=tuple(blocks),
+    forget=_told(layout.forget, columns, tasks),
+    text=text,
+    kept=tuple(kept),
+  )
+
+
+def _by_role(column: c.Column, layout: c.Layout, tasks) -> c.Column:
+  """A column with the direction that the role of its task asks for."""
+  task = column.of(tasks)
+  if not task or column.metric not in layout.compared:
+    return column
+  return column._replace(wanted=c.DOWN if task.role == FORGET else c.UP)
+
+
+def _told(told: c.Told, columns: Sequence[c.Column], tasks) -> c.Told:
+  """A column of the summary, or another about the same where it has no task."""
+  usual = next(x for x in columns if x.key == told.key)
+  if usual.of(tasks):
+    return told
+  role = FORGET if usual.wanted == c.DOWN else KEEP
+  about = [
+    x
+    for x in columns
+    if (task := x.of(tasks)) and (task.split, task.role) == (FORGET, role)
+  ]
+  same = [x for x in about if x.metric == usual.metric]
+  if not about:
+    return told
+  x = (same or about)[0]
+  told = told._replace(
+    key=x.key, title=x.title, words=f'questions of {x.title}'
+  )
+  return told if same else told._replace(right=x.metric != 'rougeL', chance=0.0)
+
+
 def rows(results: Sequence[dict]) -> dict[str, dict[str, Score]]:
   """The cells of a table: ``{run: {column key: Score}}``, gaps left out."""
-  layout, found = find_layout(results), scores(results)
-  tasks = tasks_of(results)
+  layout, found = shown_layout(results), scores(results)
+  tasks = tasks_in(results)
   table = {}
   for name, run in found.items():
     derived = {
-      'utility': utility(run, headlines(tasks, KEEP)),
-      'distance': distance(run, found.get(RETRAINED), layout.compared),
+      'utility': _utility(run, headlines(tasks, KEEP)),
+      'distance': _distance(run, found.get(RETRAINED), layout.compared),
     }
     cells = {
       column.key: _cell(column, run, tasks, derived)
@@ -131,23 +194,23 @@ def rows(results: Sequence[dict]) -> dict[str, dict[str, Score]]:
   return table
 
 
-def _cell(column: Column, run, tasks, derived) -> Score | None:
-  """What one run has in a column."""
+def _cell(column: c.Column, run, tasks, derived) -> Score | None:
+  """The score of one run in a column."""
   if column.about is None:
     value = derived[column.key]
     return None if value is None else Score(value)
-  task = column.about.find(tasks)
+  task = column.of(tasks)
   return run.get((task.name, column.metric)) if task else None
 
 
-def shown_blocks(results: Sequence[dict]) -> list[ColumnBlock]:
+def shown_blocks(results: Sequence[dict]) -> list[c.ColumnBlock]:
   """The blocks of the layout, without the columns that no run has."""
   return with_data(results, [rows(results)])
 
 
 def with_data(
   results: Sequence[dict], tables: Sequence[Mapping[str, Mapping[str, Score]]]
-) -> list[ColumnBlock]:
+) -> list[c.ColumnBlock]:
   """The blocks of the layout, without the columns that no table has.
 
   Args:
@@ -156,7 +219,7 @@ def with_data(
   """
   held = {key for table in tables for cells in table.values() for key in cells}
   blocks = [
-    block._replace(columns=tuple(c for c in block.columns if c.key in held))
-    for block in find_layout(results).blocks
+    block._replace(columns=tuple(x for x in block.columns if x.key in held))
+    for block in shown_layout(results).blocks
   ]
   return [block for block in blocks if block.columns]

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 from mmu_jax.evaluation.report import scored
-from mmu_jax.evaluation.report.layouts import find_layout
 from mmu_jax.evaluation.report.layouts.columns import Layout
 from mmu_jax.evaluation.report.layouts.columns import Told
 from mmu_jax.evaluation.report.table import number
 
 MAIN = 'mmunlearner'
-CHANCE = 0.25  # of the four-option questions
+_CHANCE = 0.25  # of the four-option questions
 
 
 def _percent(score: scored.Score | None) -> str:
@@ -62,7 +61,7 @@ def _kept(before, after) -> tuple[str, bool]:
 def headline(
   results: Sequence[dict], people: int | None = None, main: str = MAIN
 ) -> list[str]:
-  """What was asked and what happened, in sentences made from the numbers.
+  """Says in sentences, made from the numbers, how forgetting went.
 
   'No longer recognises' stands for at least 90 % of the way from the vanilla
   to the retrained model (held-out images, exact match), 'mostly' for 50 %, 'in
@@ -71,13 +70,13 @@ def headline(
 
   Args:
     results: lines of ``results.jsonl``.
-    people: how many were to be forgotten, if known.
+    people: number of people to forget, if known.
     main: the run to speak about; the first method if it is not there.
 
   Returns:
-    Sentences; the first says what was asked, the second what happened.
+    Sentences: first the task, then the outcome, then doubts.
   """
-  rows, layout = scored.rows(results), find_layout(results)
+  rows, layout = scored.rows(results), scored.shown_layout(results)
   who = (
     f'{people} {"person" if people == 1 else "people"}'
     if people
@@ -186,17 +185,17 @@ def _residue(score, gold) -> list[str]:
     return []
   text = (
     'With four answers to choose from about a new picture it picks the right '
-    f'one in {_percent(score)} (chance {100 * CHANCE:.0f}%'
+    f'one in {_percent(score)} (chance {100 * _CHANCE:.0f}%'
   )
   text += f', retrained {_percent(gold)})' if gold else ')'
   if score.low is None or score.high is None:
     return [text + '.']
-  if gold and CHANCE < score.low <= gold.value:
+  if gold and _CHANCE < score.low <= gold.value:
     # Four options can be told apart by more than the knowledge of a person.
     return [text + ': more than chance, as without their pictures.']
-  if score.low > CHANCE:
+  if score.low > _CHANCE:
     return [text + ': more than chance, so something is left.']
-  if score.high < CHANCE:
+  if score.high < _CHANCE:
     return [text + ': less than chance, so it shuns the right answer.']
   return [text + ': these questions cannot tell it from chance.']
 

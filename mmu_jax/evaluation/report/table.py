@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.report import scored
-from mmu_jax.evaluation.report.layouts import find_layout
 from mmu_jax.evaluation.report.layouts.columns import Column
 from mmu_jax.evaluation.report.layouts.columns import ColumnBlock
 from mmu_jax.evaluation.report.scored import Score
@@ -88,8 +87,8 @@ def results_table(results: Sequence[dict], intervals: bool = True):
 
 
 def _caption(results, intervals) -> str:
-  """What the numbers are, below the last table."""
-  layout = find_layout(results)
+  """Explains the numbers, below the last table."""
+  layout = scored.shown_layout(results)
   below = 'below it the 95 % interval' if intervals else ''
   what = ', '.join(filter(None, (layout.note or 'value', below)))
   asked = asked_by(results)
@@ -186,7 +185,7 @@ def markdown_table(
     if seeds is None
     else (f'(lowest–highest) over seeds {", ".join(map(str, seeds))}')
   )
-  layout = find_layout(everything)
+  layout = scored.shown_layout(everything)
   said = '; '.join(filter(None, (asked_by(everything), layout.note, spread)))
   derived = layout.derived[:1].upper() + layout.derived[1:]
   return '\n'.join([*lines, f'{said[:1].upper()}{said[1:]}. {derived}.'])

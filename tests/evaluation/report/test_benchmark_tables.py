@@ -119,7 +119,7 @@ def test_mllmu_bench_has_a_table_for_each_measure():
 
 def test_clear_has_names_captions_text_and_the_real_world_in_one_table():
   first, *others = scored.shown_blocks(_clear())
-  tasks = scored.tasks_of(_clear())
+  tasks = scored.tasks_in(_clear())
   shown = [(c.about.find(tasks).name, c.metric) for c in first.columns]
   assert shown == [
     ('forget_vqa', 'accuracy'),

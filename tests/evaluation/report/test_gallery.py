@@ -87,7 +87,7 @@ def test_the_gallery_holds_the_answers_of_every_model(tasks, tmp_path):
         [answered.answer(r.key, text=f'{run} on {r.key}') for r in task.rows],
       )
   names = {'p0': 'Maria Lopez', 'p1': 'Ada Obi'}
-  gallery.save(
+  gallery.save_gallery(
     tmp_path,
     ['vanilla', 'ga'],
     Dataset({}, tasks, names),

@@ -250,7 +250,7 @@ def test_every_plot_draws_something_for_every_run():
     plots.tradeoff(results),
     plots.trajectory(history, results),
     plots.bars(results),
-    plots.density(MASKS),
+    plots.mask_density(MASKS),
   )
   for figure in figures:
     figure.canvas.draw()

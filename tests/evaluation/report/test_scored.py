@@ -6,6 +6,7 @@ from results import result
 from mmu_jax.evaluation.report import plots
 from mmu_jax.evaluation.report import scored
 from mmu_jax.evaluation.report import summary
+from mmu_jax.evaluation.report import table
 
 VALUES = {  # vanilla, retrained, ga
   'forget_vqa': (1.0, 0.0, 0.1),
@@ -58,7 +59,7 @@ def test_a_task_to_forget_is_not_in_the_utility():
 
 
 def test_headlines_are_found_by_role():
-  tasks = scored.tasks_of(_results())
+  tasks = scored.tasks_in(_results())
   names = lambda role: [task.name for task in scored.headlines(tasks, role)]
   assert names('forget') == ['forget_vqa_holdout']
   assert names('keep') == ['forget_qa', 'retain_vqa', 'retain_qa', 'real_vqa']
@@ -77,3 +78,61 @@ def test_scores_that_do_not_say_what_they_mean_are_refused():
   row = {k: v for k, v in _results()[0].items() if k != 'role'}
   with pytest.raises(ValueError, match='run `mmu evaluate` again'):
     scored.rows([row])
+
+
+def _all_about(tasks, layout, metric):
+  """Scores of three runs; tasks by name are ``(values, changed fields)``."""
+  return [
+    result(run, task, metric, values[i], layout=layout) | changes
+    for i, run in enumerate(('vanilla', 'retrained', 'ga'))
+    for task, (values, changes) in tasks.items()
+  ]
+
+
+OF_LAYOUTS = pytest.mark.parametrize(
+  'layout, metric',
+  [
+    ('people', 'exact_match'),
+    ('mllmu_bench', 'accuracy'),
+    ('clear', 'accuracy'),
+  ],
+)
+
+
+@OF_LAYOUTS
+def test_a_task_of_no_dataset_has_a_column_and_counts(layout, metric):
+  """A request made later: another task with the same split and modality."""
+  more = {'role': 'forget', 'headline': False}
+  tasks = {
+    'forget_vqa': ((1.0, 0.0, 0.1), {}),
+    'forget_qa': ((1.0, 1.0, 1.0), {}),
+    'forget_vqa_later': ((0.9, 0.1, 0.5), more | {'holdout': False}),
+    'retain_vqa_later': ((0.9, 0.9, 0.7), {'holdout': False}),
+  }
+  results = _all_about(tasks, layout, metric)
+  cells = scored.rows(results)['ga']
+  others = scored.shown_blocks(results)[-1]
+  assert others.title == 'other tasks'
+  wanted = {column.about.name: column.wanted for column in others.columns}
+  assert wanted == {'forget_vqa_later': '↓'}
+  assert cells[f'forget_vqa_later/{metric}'].value == 0.5
+  known = (0.1 + 0) + (0.4 + 0.2)  # forget_vqa, forget_qa and the two others
+  assert cells['distance'].value == pytest.approx(known / 4)
+  assert 'forget_vqa_later' in table.markdown_table(results)
+
+
+@OF_LAYOUTS
+def test_the_verdict_is_about_another_task_where_the_usual_one_is_missing(
+  layout, metric
+):
+  fields = {'split': 'forget', 'modality': 'audio', 'holdout': False}
+  tasks = {
+    'songs': ((1.0, 0.0, 0.02), fields | {'role': 'forget'}),
+    'lyrics': ((1.0, 1.0, 0.7), fields | {'role': 'keep'}),
+  }
+  results = _all_about(tasks, layout, metric)
+  happened = summary.headline(results)[1]
+  assert 'no longer recognises' in happened
+  assert (
+    'questions of songs' in happened and '2% right, 100% before' in happened
+  )

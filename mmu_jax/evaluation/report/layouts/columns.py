@@ -67,6 +67,10 @@ class Column(NamedTuple):
   about: About | None = None
   metric: str = 'exact_match'
 
+  def of(self, tasks: Mapping[str, Task]) -> Task | None:
+    """Returns the task of the scores, among some tasks."""
+    return self.about.find(tasks) if self.about else None
+
 
 class ColumnBlock(NamedTuple):
   """Columns under one title; '' for the only block of a layout."""
