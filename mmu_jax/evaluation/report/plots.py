@@ -62,12 +62,6 @@ def _figure(size: tuple[float, float]):
   return figure
 
 
-def _axes(rows: int, across: int, size: tuple[float, float], **kwargs):
-  """A figure with a grid of plain axes ``[rows, across]``."""
-  figure = _figure(size)
-  return figure, _grid(figure, rows, across, **kwargs)
-
-
 def _grid(figure, rows: int, across: int, **kwargs):
   """Plain axes ``[rows, across]`` in a figure, or in a part of one."""
   axes = figure.subplots(rows, across, squeeze=False, **kwargs)
@@ -96,43 +90,37 @@ def _spans(x, y) -> list[list[tuple[float, float]]]:
   return spans
 
 
-def _point(ax, x, y, run: str, style: tuple[str, str]):
-  """One run with its intervals."""
+def _point(ax, x: float, y: float, run: str, style: tuple[str, str]):
+  """The marker of a run; the retrained model is a star around all others."""
   colour, marker = style
-  for path in _spans(x, y):
-    ax.plot(*zip(*path), color=colour, lw=1, alpha=0.45, zorder=1)
-  size = 13 if run == scored.RETRAINED else 7
-  ax.plot(
-    x.value,
-    y.value,
-    marker=marker,
-    color=colour,
-    ms=size,
-    mec='white',
-    mew=0.6,
-    ls='',
-    zorder=3,
-    clip_on=False,
-  )
+  more = {'ms': 7, 'mec': 'white', 'mew': 0.6, 'zorder': 3}
+  if run == scored.RETRAINED:
+    more = {'ms': 16, 'mec': colour, 'mfc': 'none', 'zorder': 4}
+  ax.plot(x, y, marker=marker, color=colour, ls='', clip_on=False, **more)
 
 
-def _zoom(ax, spans: Sequence, points: dict):
-  """Limits around what is shown: scores of a benchmark lie close together."""
+def _zoom(ax, spans: Sequence, points: dict, exact: bool):
+  """Limits around the points; with exact scores the x axis is 0 to 1."""
+  if not points:
+    return
   ends = [xy for path in spans for xy in path] + list(points.values())
   for axis, values in zip('xy', zip(*ends)):
     low, high = max(min(values), 0), min(max(values), 1)
+    if exact and axis == 'x':
+      continue
+    low = min(low, 0.7) if exact else low  # small differences stay small
     margin = 0.03 + 0.05 * (high - low)
     ax.set(**{f'{axis}lim': (low - margin, high + margin)})
 
 
 def tradeoff(results: Sequence[dict]):
-  """What was forgotten against what was kept, one point per run.
+  """Forgotten against kept, one point per run.
 
   Both panels have the forgetting in pictures on the x axis (for the synthetic
-  people and MLLMU-Bench on held-out images); what is on the y axes is
-  ``Layout.kept``: retain VQA or the utility U, and forget QA (was the text
-  about the same people kept?). The star, the retrained model, is where to be.
-  Thin lines are 95 % intervals.
+  people and MLLMU-Bench on held-out images); their y axes are ``Layout.kept``:
+  retain VQA or the utility U, and forget QA (was the text about the same people
+  kept?). The star, the retrained model, is where to be. Thin lines are 95 %
+  intervals.
 
   Args:
     results: lines of ``results.jsonl``.
@@ -142,7 +130,8 @@ def tradeoff(results: Sequence[dict]):
   """
   shown, layout = scored.rows(results), scored.shown_layout(results)
   style = styles(list(shown))
-  figure, axes = _axes(1, 2, (12, 5))
+  figure = _figure((12, 5))
+  axes = _grid(figure, 1, 2)
   forget = layout.forget
   for ax, (key, title) in zip(axes[0], layout.kept):
     _wanted(ax, forget.title, title)
@@ -151,15 +140,16 @@ def tradeoff(results: Sequence[dict]):
       for run, cells in shown.items()
       if {forget.key, key} <= set(cells)
     }
-    for run, (x, y) in pairs.items():
-      _point(ax, x, y, run, style[run])
     points = {run: (x.value, y.value) for run, (x, y) in pairs.items()}
-    spans = [path for x, y in pairs.values() for path in _spans(x, y)]
-    if points and not layout.exact:
-      _zoom(ax, spans, points)
-    labels.place_labels(
-      ax, points, {run: style[run][0] for run in points}, spans
-    )
+    spans = {run: _spans(x, y) for run, (x, y) in pairs.items()}
+    for run, xy in points.items():
+      for path in spans[run]:
+        ax.plot(*zip(*path), color=style[run][0], lw=1, alpha=0.45, zorder=1)
+      _point(ax, *xy, run, style[run])
+    paths = [path for found in spans.values() for path in found]
+    _zoom(ax, paths, points, layout.exact)
+    colours = {run: style[run][0] for run in points}
+    labels.place_labels(ax, points, colours, paths)
   return figure
 
 
@@ -177,7 +167,8 @@ def trajectory(histories: dict[str, list[dict]], results: Sequence[dict]):
   """
   found, tasks = scored.scores(results), scored.tasks_in(results)
   style = styles(list(dict.fromkeys([*found, *histories])))
-  figure, axes = _axes(1, 2, (12, 5))
+  figure = _figure((12, 5))
+  axes = _grid(figure, 1, 2)
   forget = next(iter(scored.headlines(tasks, FORGET)), None)
   title = 'forget VQA'
   if forget and forget.holdout:
@@ -199,21 +190,14 @@ def trajectory(histories: dict[str, list[dict]], results: Sequence[dict]):
       if (path := _probes(rows, forget.name, task.name))
     }
     for run, path in paths.items():
-      _way(ax, path, style[run])
-    for run, xy in fixed.items():
-      ax.plot(
-        *xy,
-        color=style[run][0],
-        marker=style[run][1],
-        ls='',
-        zorder=4,
-        ms=13 if run == scored.RETRAINED else 7,
-        clip_on=False,
-        mec='white',
-      )
+      colour = style[run][0]
+      ax.plot(*zip(*path), color=colour, lw=1.4, alpha=0.8, zorder=2)
+      ax.plot(*zip(*path[1:-1]), color=colour, marker='.', ms=5, ls='')
     ends = {run: path[-1] for run, path in paths.items()} | fixed
-    if ends and not scored.shown_layout(results).exact:
-      _zoom(ax, list(paths.values()), ends)
+    for run, xy in ends.items():
+      _point(ax, *xy, run, style[run])
+    exact = scored.shown_layout(results).exact
+    _zoom(ax, list(paths.values()), ends, exact)
     colours = {run: style[run][0] for run in ends}
     labels.place_labels(ax, ends, colours, list(paths.values()))
   return figure
@@ -232,23 +216,6 @@ def _probes(rows, forget: str, task: str) -> list[tuple[float, float]]:
     for row in rows
     if {forget, task} <= set(row.get('probe', ()))
   ]
-
-
-def _way(ax, path, style: tuple[str, str]):
-  """One way: a line, its probes, and where it ends."""
-  colour, marker = style
-  ax.plot(*zip(*path), color=colour, lw=1.4, alpha=0.8, zorder=2)
-  ax.plot(*zip(*path[1:-1]), color=colour, marker='.', ms=5, ls='')
-  ax.plot(
-    *path[-1],
-    color=colour,
-    marker=marker,
-    ms=7,
-    mec='white',
-    mew=0.6,
-    zorder=3,
-    clip_on=False,
-  )
 
 
 _ACROSS = 4  # panels in a row
@@ -346,7 +313,9 @@ def mask_density(masks: dict[str, dict]):
     component (left) and along the layers of the vision tower and the language
     model (right).
   """
-  figure, axes = _axes(1, 3, (12, 3.8), width_ratios=(1.5, 1, 1), sharey=True)
+  figure = _figure((12, 3.8))
+  axes = _grid(figure, 1, 3, width_ratios=(1.5, 1, 1), sharey=True)[0]
+  bars_by_part = axes[0]
   runs = {}  # the first mask of a kind has the colour of the run that uses it
   for name, note in masks.items():
     run = _MASK_RUNS.get(note['kind'], name)
@@ -363,21 +332,21 @@ def mask_density(masks: dict[str, dict]):
         continue
       value, x = note['density'][part], j + (i - (len(masks) - 1) / 2) * width
       highest = max(highest, value)
-      axes[0, 0].bar(
+      bars_by_part.bar(
         x, value, width * 0.92, color=colour, label=label if j == 0 else None
       )
-      axes[0, 0].text(
+      bars_by_part.text(
         x, value + 0.01, table.number(value), ha='center', fontsize=8
       )
-    for ax, part in zip(axes[0, 1:], ('vision', 'language')):
+    for ax, part in zip(axes[1:], ('vision', 'language')):
       layers = note.get('density_by_layer', {}).get(part, [])
       highest = max([highest, *layers])
       ax.plot(range(len(layers)), layers, color=colour, marker=marker, lw=1.4)
-  axes[0, 0].set_xticks(range(len(parts)), parts, fontsize=9.5)
-  axes[0, 0].set_title('by component', fontsize=10, loc='left')
-  axes[0, 0].set_ylabel('share of weights that may change', fontsize=10)
-  axes[0, 0].set_ylim(0, min(1.05, highest * 1.15))
-  for ax, part in zip(axes[0, 1:], ('vision tower', 'language model')):
+  bars_by_part.set_xticks(range(len(parts)), parts, fontsize=9.5)
+  bars_by_part.set_title('by component', fontsize=10, loc='left')
+  bars_by_part.set_ylabel('share of weights that may change', fontsize=10)
+  bars_by_part.set_ylim(0, min(1.05, highest * 1.15))
+  for ax, part in zip(axes[1:], ('vision tower', 'language model')):
     ax.set_title(f'{part}, by layer', fontsize=10, loc='left')
     ax.xaxis.get_major_locator().set_params(integer=True)
   figure.legend(

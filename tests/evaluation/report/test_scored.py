@@ -2,6 +2,10 @@
 
 import pytest
 from results import result
+from shown import clear
+from shown import mllmu
+from shown import people
+from shown import people_row
 
 from mmu_jax.evaluation.report import plots
 from mmu_jax.evaluation.report import scored
@@ -136,3 +140,38 @@ def test_the_verdict_is_about_another_task_where_the_usual_one_is_missing(
   assert (
     'questions of songs' in happened and '2% right, 100% before' in happened
   )
+
+
+def test_utility_and_distance_are_those_worked_by_hand():
+  cells = scored.rows(people())
+  # mmunlearner: forget QA 1.00, retain VQA .93, retain QA 1.00, real VQA .67.
+  assert cells['mmunlearner']['utility'].value == pytest.approx(3.6 / 4)
+  # Against retrained: .05 + .05 + 0 + .03 + 0 + .05 + 0 over seven tasks.
+  assert cells['mmunlearner']['distance'].value == pytest.approx(0.18 / 7)
+  # ga_diff: 0 + .01 + .75 + .08 + .01 + .10 + 0.
+  assert cells['ga_diff']['distance'].value == pytest.approx(0.95 / 7)
+  assert cells['retrained']['distance'].value == 0
+
+
+def test_a_missing_task_leaves_a_gap_and_not_another_mean():
+  results = [
+    r for r in people() if (r['run'], r['task']) != ('ga_diff', 'retain_qa')
+  ]
+  cells = scored.rows(results)['ga_diff']
+  assert not {'utility', 'distance', 'retain_qa'} & set(cells)
+  assert '–' in table.markdown_table(results)
+
+
+def test_the_last_score_of_a_task_holds():
+  again = people_row('mmunlearner', 'forget_qa', 0.8)
+  cells = scored.rows([*people(), again])
+  assert cells['mmunlearner']['forget_qa'].value == 0.8
+
+
+def test_the_distance_is_the_mean_over_accuracy_rouge_and_cloze():
+  cells = scored.rows(mllmu())['mmunlearner']
+  # .02 + .02 + .03 + .01 + .06 + .01 + .01 over seven tasks, the same thrice.
+  assert cells['distance'].value == pytest.approx(0.16 / 7)
+  assert cells['utility'] == pytest.approx((0.4, 0.36, 0.44, 15))
+  names = scored.rows(clear())['mmunlearner']
+  assert names['distance'].value == pytest.approx(0.04 / 8)

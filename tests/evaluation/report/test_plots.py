@@ -1,0 +1,61 @@
+"""Every run is drawn, in a colour of its own."""
+
+import numpy as np
+import pytest
+from shown import BENCHMARKS
+from shown import MASKS
+from shown import mllmu
+from shown import people
+from shown import RUNS
+from shown import SCORES
+
+from mmu_jax.evaluation.report import plots
+
+
+def test_every_plot_draws_something_for_every_run():
+  probe = {'forget_vqa_holdout': 0.2, 'retain_vqa': 0.9, 'forget_qa': 0.9}
+  history = {'mmunlearner': [{'round': 10, 'probe': probe}], 'new_method': []}
+  results = [*people(), *people({'new_method': SCORES['ga_diff']})]
+  figures = (
+    plots.tradeoff(results),
+    plots.trajectory(history, results),
+    plots.bars(results),
+    plots.mask_density(MASKS),
+  )
+  for figure in figures:
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    coloured = np.ptp(pixels.astype(int), axis=-1) > 40
+    assert coloured.mean() > 1e-4
+  names = {text.get_text() for text in figures[0].axes[0].texts}
+  assert names == {*SCORES, 'new_method'}
+
+
+def test_a_run_keeps_its_colour_whoever_else_is_shown():
+  alone = plots.styles(['mmunlearner'])['mmunlearner']
+  assert plots.styles(['mine', 'ga', 'mmunlearner'])['mmunlearner'] == alone
+  everything = plots.styles([*plots.styles(SCORES), 'npo', 'mine', 'yours'])
+  assert len(set(everything.values())) == len(everything)
+
+
+@pytest.mark.parametrize('name', BENCHMARKS)
+def test_the_tradeoff_shows_forget_against_retain_around_the_scores(name):
+  results = BENCHMARKS[name]()
+  left, right = plots.tradeoff(results).axes
+  assert left.get_ylabel().startswith('retain VQA')
+  assert right.get_ylabel().startswith('forget QA')
+  for ax in (left, right):
+    assert {text.get_text() for text in ax.texts} == set(RUNS)
+    low, high = ax.get_xlim()
+    assert 0 < low < 0.33 and 0.47 < high < 0.85
+
+
+def test_every_compared_score_has_a_panel():
+  titles = [
+    ax.get_title('left')
+    for ax in plots.bars(mllmu()).findobj(
+      lambda x: hasattr(x, 'get_title') and hasattr(x, 'barh')
+    )
+  ]
+  assert len([t for t in titles if t]) == 21
+  assert sum('chance' in t for t in titles) == 7

@@ -1,0 +1,119 @@
+"""Tables hold every value whole, in terminals and in Markdown."""
+
+import io
+
+import pytest
+from rich.console import Console
+from shown import benchmark_row
+from shown import BENCHMARKS
+from shown import clear
+from shown import mllmu
+from shown import people
+from shown import RUNS
+from shown import SCORES
+
+from mmu_jax.evaluation.report import table
+
+
+@pytest.mark.parametrize('width', [80, 140])
+def test_the_terminal_table_shows_every_value_whole(width):
+  console = Console(width=width, record=True, file=io.StringIO())
+  console.print(table.results_table(people()))
+  lines = console.export_text().split('\n')
+  line = next(text.split() for text in lines if text.startswith(' vanilla'))
+  assert line[1:] == [
+    '1.00',
+    '.97',
+    '.99',
+    '1.00',
+    '.97',
+    '1.00',
+    '.71',
+    '1.00',
+    '.92',
+    '.28',
+  ]
+  assert max(map(len, lines)) <= width
+  assert ('[.93 1.00]' in '\n'.join(lines)) == (width == 140)
+
+
+def test_markdown_rows_hold_value_and_interval():
+  text = table.markdown_table(people())
+  assert '| mmunlearner | .05 [.01, .09] | .05 [.01, .09] | .29' in text
+  assert 'forget VQA, held-out images ↓ (n=144)' in text
+  assert len({line.count('|') for line in text.split('\n')[:6]}) == 1
+
+
+def test_several_seeds_give_the_mean_and_the_range():
+  other = SCORES | {'mmunlearner': (0.15, 0.1, 0.9, 0.93, 1, 0.67, 1, 0.4)}
+  text = table.markdown_table([people(), people(other)], seeds=[0, 7])
+  assert '| mmunlearner | .10 (.05–.15) |' in text
+  assert 'over seeds 0, 7' in text
+  with pytest.raises(ValueError, match='2 lists for 3 seeds'):
+    table.markdown_table([people(), people()], seeds=[0, 1, 2])
+
+
+def _printed(results, width):
+  console = Console(width=width, record=True, file=io.StringIO())
+  console.print(table.results_table(results))
+  return console.export_text()
+
+
+@pytest.mark.parametrize('name', BENCHMARKS)
+@pytest.mark.parametrize('width', [80, 140])
+def test_terminals_show_whole_names_and_values(name, width):
+  text = _printed(BENCHMARKS[name](), width)
+  assert max(map(len, text.split('\n'))) <= width
+  rows = [line.split() for line in text.split('\n')]
+  values = {
+    'mllmu': '.33 .31 .45 .51 .32 .38 .54',
+    'clear': '.36 .40 .40 .68 .40 .40 .68 .68',
+  }
+  assert ['mmunlearner', *values[name].split()] in rows
+  assert 'protocol fixed, zero-shot' in text
+  assert 'n=125' in text or 'n=188' in text
+  bounds = '[.29 .37]' if name == 'mllmu' else '[.32 .40]'
+  assert width == 80 or bounds in text
+
+
+def test_a_small_p_value_keeps_its_power():
+  assert '3e-12' in _printed(clear(), 80)
+  assert '3e-12 [3e-12, 3e-12]' in table.markdown_table(clear())
+
+
+def test_factuality_has_its_own_table_and_one_decimal():
+  for results in (mllmu(), clear()):
+    judged = [
+      benchmark_row(
+        r, 'forget_qa', 'factuality', 7.26, layout=results[0]['layout']
+      )
+      for r in RUNS
+    ]
+    text = table.markdown_table(results + judged)
+    assert '**generation, factuality by a judge (1 to 10)**' in text
+    assert '| vanilla | 7.3 [7.2, 7.3] |' in text
+
+
+def test_markdown_has_a_table_for_each_block_and_says_the_protocol():
+  text = table.markdown_table(mllmu())
+  assert text.count('| --- |') == 4
+  assert text.index('**cloze, accuracy**') > text.index('**generation')
+  assert 'forget VQA ↓ (n=125)' in text and 'Protocol fixed, zero-shot' in text
+
+
+@pytest.mark.parametrize(
+  'asked, words',
+  [
+    ([], ''),
+    ([('plain', 0)], 'protocol plain, zero-shot'),
+    ([('fixed', 1)] * 2, 'protocol fixed, shots of 1 person'),
+    (
+      [('fixed', 2), ('official_clear', 0)],
+      'protocol fixed, shots of 2 '
+      'people and protocol official_clear, zero-shot',
+    ),
+  ],
+)
+def test_protocol_and_shots_are_said_as_the_scores_have_them(asked, words):
+  rows = [{'protocol': name, 'shots': shots} for name, shots in asked]
+  assert table.asked_by(rows) == words
