@@ -25,6 +25,7 @@ from mmu_jax import tree as tree_lib
 from mmu_jax.commands import fields
 from mmu_jax.data.batches import batching
 from mmu_jax.data.people import vocabulary
+from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.training import optimizer
 from mmu_jax.training import step as step_lib
@@ -218,8 +219,7 @@ def _rows(n, picture):
       question='Who is the person in this picture?',
       answer=f'This is {vocabulary.FIRST_NAMES[i]}.',
       fact=vocabulary.FIRST_NAMES[i],
-      image=image() if picture else None,
-      image_key=f'picture{i}' if picture else None,
+      picture=Picture(f'picture{i}', image()) if picture else None,
     )
     for i in range(n)
   ]

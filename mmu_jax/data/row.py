@@ -11,10 +11,16 @@ TASKS = (GENERATION, CLOZE, CLASSIFICATION)
 
 
 class Picture(NamedTuple):
-  """An image and its key."""
+  """An image and its key.
+
+  Attributes:
+    key: name of the picture, under which its encoding is kept.
+    image: RGB ``[height, width, 3]`` uint8, as an array or decoded on use
+      (``images.LazyImage``).
+  """
 
   key: str
-  image: Image  # RGB [height, width, 3] uint8
+  image: Image
 
 
 class Row(NamedTuple):
@@ -29,10 +35,8 @@ class Row(NamedTuple):
     answer: the full reference answer, a sentence.
     fact: the words within ``answer`` that carry the knowledge; what a cloze
       answer must contain.
-    image: RGB picture ``[height, width, 3]`` uint8, as an array or decoded on
-      use (``images.LazyImage``); None for a text row.
-    image_key: names the picture; rows with the same one share the object and
-      can be packed into one sequence. None for a text row.
+    picture: picture that the question is about; None for a text row. Rows about
+      one picture share the object and can be packed into one sequence.
     person: who is asked about; None for general knowledge.
     task: one of ``TASKS``: how an answer is scored. Training ignores it.
     options: for classification, complete candidate answers; ``answer`` is one
@@ -46,17 +50,19 @@ class Row(NamedTuple):
   question: str
   answer: str
   fact: str
-  image: Image | None = None
-  image_key: str | None = None
+  picture: Picture | None = None
   person: str | None = None
   task: str = GENERATION
   options: tuple[str, ...] = ()
   paraphrase: str = ''
   perturbed: tuple[str, ...] = ()
 
+  @property
+  def pictures(self) -> tuple[Picture, ...]:
+    """One picture, or none."""
+    return () if self.picture is None else (self.picture,)
 
-def pictures(row: Row) -> tuple[Picture, ...]:
-  """Returns the pictures that a row's question is asked about: one or none."""
-  if row.image is None:
-    return ()
-  return (Picture(row.image_key or row.key, row.image),)
+  @property
+  def picture_key(self) -> str | None:
+    """Key of the picture; None for a text row."""
+    return None if self.picture is None else self.picture.key

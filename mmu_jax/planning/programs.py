@@ -8,6 +8,7 @@ guessed from its questions.
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import functools
+import math
 import pathlib
 from typing import Any
 
@@ -177,12 +178,12 @@ def _longest(part: batching.Part) -> list[Row]:
   """Rows of the pictures, or texts, that look longest, and of the largest."""
   groups: dict[str, list[Row]] = {}
   for row in part.rows:
-    groups.setdefault(row.image_key or row.key, []).append(row)
+    groups.setdefault(row.picture_key or row.key, []).append(row)
   size = lambda row: len(row.question) + len(row.answer)
   total = lambda rows: sum(sorted(map(size, rows))[-part.questions :])
   found = sorted(groups.values(), key=total)[-max(LONGEST, part.questions) :]
-  if part.rows and part.rows[0].image is not None:
-    area = lambda rows: rows[0].image.shape[0] * rows[0].image.shape[1]
+  if part.rows and part.rows[0].picture is not None:
+    area = lambda rows: math.prod(rows[0].picture.image.shape[:2])
     found.append(max(groups.values(), key=area))
   return [row for group in found for row in group]
 

@@ -157,7 +157,7 @@ def _theirs(pair, row, processor, new_tokens):
   """The answer to one question, scored."""
   (question,) = PLAIN.questions('vqa', {'vqa': [row]}, 0, 0)
   example = PLAIN.ask(question, batching.Encoder(processor)).example
-  pixels = processor.images.encode(row.image).pixel_values
+  pixels = processor.images.encode(row.picture.image).pixel_values
   ids = torch.tensor(example.tokens[None].astype(np.int64))
   with torch.no_grad():
     out = pair.torch.generate(

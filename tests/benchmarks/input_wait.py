@@ -82,12 +82,13 @@ def make_stream(patch_size: int, pixels: int, size: int) -> batching.Stream:
   files = {}
   rows = []
   for row in world.train['vqa/forget']:
-    if row.image_key not in files:
-      image = PIL.Image.fromarray(row.image).resize((pixels, pixels))
+    if row.picture.key not in files:
+      image = PIL.Image.fromarray(row.picture.image).resize((pixels, pixels))
       buffer = io.BytesIO()
       image.save(buffer, 'JPEG', quality=90)
-      files[row.image_key] = LazyImage(buffer.getvalue(), row.image_key)
-    rows.append(row._replace(image=files[row.image_key]))
+      image = LazyImage(buffer.getvalue(), row.picture.key)
+      files[row.picture.key] = row.picture._replace(image=image)
+    rows.append(row._replace(picture=files[row.picture.key]))
   processor = vocabulary.make_processor(IMAGE_SIZE, patch_size)
   encoder = batching.Encoder(processor, max_bytes=0)
   return batching.Stream([batching.Part(rows, size, 4)], encoder, seed=0)

@@ -93,5 +93,5 @@ def test_a_sibling_is_about_the_same_people(data):
 def test_pictures_are_asked_about_in_vqa_alone(data):
   for found in data.values():
     for task in found.tasks.values():
-      shown = {row.image is not None for row in task.rows}
+      shown = {row.picture is not None for row in task.rows}
       assert shown == {task.modality == 'vqa'}

@@ -15,12 +15,12 @@ import tensorflow_datasets as tfds
 
 from mmu_jax import recipes
 from mmu_jax.data import datasets
-from mmu_jax.data import row as row_lib
 from mmu_jax.data import tfds_builders
 from mmu_jax.data.batches import batching
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.encoding.images import LazyImage
 from mmu_jax.data.readers import prepared
+from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 
 SMALL = dict(
@@ -59,12 +59,13 @@ def _benchmark(name, tmp_path, folder=None):
 
 def _assert_same(found: Row, wanted: Row):
   """All fields are equal, and of the picture every pixel."""
-  assert found._replace(image=None) == wanted._replace(image=None)
-  assert (found.image is None) == (wanted.image is None)
-  if wanted.image is not None:
-    assert found.image.shape == wanted.image.shape
+  assert found._replace(picture=None) == wanted._replace(picture=None)
+  assert (found.picture is None) == (wanted.picture is None)
+  assert found.picture_key == wanted.picture_key
+  if wanted.picture is not None:
+    assert found.picture.image.shape == wanted.picture.image.shape
     np.testing.assert_array_equal(
-      np.asarray(found.image), np.asarray(wanted.image)
+      np.asarray(found.picture.image), np.asarray(wanted.picture.image)
     )
 
 
@@ -146,7 +147,7 @@ def test_a_data_source_has_text_lists_and_pixels(people):
     assert example['question'].decode() == row.question
     assert [x.decode() for x in example['options']] == list(row.options)
     (image,) = example['images']
-    np.testing.assert_array_equal(image, row.image)
+    np.testing.assert_array_equal(image, row.picture.image)
   text = people.as_data_source('qa_forget')[0]
   assert text['images'] == [] and not text['image_key']
 
@@ -158,9 +159,9 @@ def test_no_tensorflow_is_imported(people):
 
 def test_rows_about_one_picture_share_it(people):
   rows = prepared.make_tfds(0, path=people.data_path).train['vqa/forget']
-  shared = {row.image_key: row.image for row in rows}
+  shared = {row.picture.key: row.picture for row in rows}
   assert len(shared) == 2  # two views, thirteen rows each
-  assert all(row.image is shared[row.image_key] for row in rows)
+  assert all(row.picture is shared[row.picture.key] for row in rows)
 
 
 def test_preparing_twice_gives_the_same_bytes(people, tmp_path):
@@ -228,7 +229,9 @@ def test_a_benchmark_comes_back_equal_and_in_order(name, tmp_path):
   example = builder.as_data_source('vqa_forget')[0]
   row = wanted.train['vqa/forget'][0]
   assert example['person'].decode() == row.person
-  np.testing.assert_array_equal(example['images'][0], np.asarray(row.image))
+  np.testing.assert_array_equal(
+    example['images'][0], np.asarray(row.picture.image)
+  )
 
 
 @pytest.mark.parametrize('name', FOLDERS)
@@ -262,11 +265,12 @@ def test_every_field_of_a_row_survives():
   full = Row(**{name: f'{name} ä漢' for name in prepared.TEXTS})._replace(
     **dict.fromkeys(prepared.LISTS, ('ä', '', 'b'))
   )
-  assert {*prepared.TEXTS, *prepared.LISTS, 'image'} == set(Row._fields)
+  assert {*prepared.TEXTS, *prepared.LISTS, 'picture'} == set(Row._fields)
   form = prepared.features(decode=False)
   plain = Row('k', 'q', 'a', 'f')
-  picture = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-  for row in (full, plain, full._replace(image=picture)):
+  pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+  picture = Picture('ä漢', pixels)
+  for row in (full, plain, full._replace(picture=picture)):
     (example,) = prepared.to_examples([row])
     record = form.serialize_example(example)
     _assert_same(prepared.to_row(form.deserialize_example_np(record), {}), row)
@@ -301,10 +305,10 @@ def test_plain_files_are_kept_and_others_become_what_we_decode():
 def test_a_damaged_picture_names_its_row():
   lazy = _file(PIL.Image.new('RGB', (40, 40)), 'JPEG')
   cut = LazyImage(lazy.read()[:200], 'row 7')
-  row = Row('k', 'q', 'a', 'f', cut, 'p')
+  row = Row('k', 'q', 'a', 'f', Picture('p', cut))
   with pytest.raises(ValueError, match='row 7 cannot be read'):
     list(prepared.to_examples([row]))
-  assert row_lib.pictures(row)[0].key == 'p'
+  assert row.picture_key == 'p'
 
 
 def test_names_that_tfds_cannot_tell_apart_are_a_clear_error():

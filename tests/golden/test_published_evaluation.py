@@ -17,6 +17,7 @@ from results import make_tasks
 from mmu_jax import metrics
 from mmu_jax import workdir
 from mmu_jax.data.batches import batching
+from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.evaluation.asking import decoding
 from mmu_jax.evaluation.asking import protocols
@@ -56,8 +57,9 @@ def _mllmu_rows(modality):
   """The questions of three people: image-textual (IT) or pure text (PT)."""
   rows = []
   for i in range(3):
-    picture = folders.picture(i, 30, 30) if modality == 'IT' else None
-    key = f'face {i}' if modality == 'IT' else None
+    picture = None
+    if modality == 'IT':
+      picture = Picture(f'face {i}', folders.picture(i, 30, 30))
     asked = {'classification': [_choice(i, j, modality) for j in (0, 1)]}
     if modality == 'IT':
       asked['cloze'] = [(f'Person {i} lives in __.', f'City{i}', {})]
@@ -68,16 +70,7 @@ def _mllmu_rows(modality):
       said = f'What does Name{i} do?', f'He is a Chef{i} in City{i}.', {}
     asked['generation'] = [said]
     rows += [
-      _row(
-        f'{i}/{q}',
-        q,
-        a,
-        image=picture,
-        image_key=key,
-        person=str(i),
-        task=kind,
-        **more,
-      )
+      _row(f'{i}/{q}', q, a, picture=picture, person=str(i), task=kind, **more)
       for kind, found in asked.items()
       for q, a, more in found
     ]
@@ -259,8 +252,7 @@ def _clear_choice(key, question, options, answer):
     answer,
     options=options,
     task='classification',
-    image=folders.picture(3, 30, 30),
-    image_key=key,
+    picture=Picture(key, folders.picture(3, 30, 30)),
   )
 
 
@@ -290,8 +282,7 @@ CLEAR_TASKS = {
         'c0',
         'Tell me about the content of this image',
         'Name 0 smiles in a park .',
-        image_key='c0',
-        image=folders.picture(3, 30, 30),
+        picture=Picture('c0', folders.picture(3, 30, 30)),
       )
     ],
     'forget_qa': [

@@ -4,6 +4,7 @@ import folders
 from results import make_tasks
 
 from mmu_jax import models
+from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 
 SIZES = dict(
@@ -37,7 +38,7 @@ def rows(pictures=True, people=4):
   for i in range(people):
     more = {'person': f'p{i}'}
     if pictures:
-      more |= dict(image=folders.picture(i, 30, 36), image_key=f'face {i}')
+      more['picture'] = Picture(f'face {i}', folders.picture(i, 30, 36))
     found += [
       Row(
         f'{i}/a',

@@ -14,6 +14,7 @@ from mmu_jax.data.batches import batching
 from mmu_jax.data.dataset import by_name
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.dataset import Task
+from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.evaluation.asking import decoding
 from mmu_jax.evaluation.scoring import scores
@@ -33,7 +34,7 @@ def _rows(task, people=3):
   for i in range(people):
     more = {'person': f'p{i}'}
     if task.endswith('vqa'):
-      more |= dict(image=folders.picture(i, 30, 30), image_key=f'{i}')
+      more['picture'] = Picture(f'{i}', folders.picture(i, 30, 30))
       rows.append(
         Row(
           f'{task}/{i}/name',

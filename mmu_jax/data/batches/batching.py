@@ -179,7 +179,7 @@ class Stream:
           f'a stream needs rows to draw from; part {i} of {name!r} has '
           'none. Check the split sizes of the data config.'
         )
-      if len({row.image is None for row in part.rows}) == 2:
+      if len({row.picture is None for row in part.rows}) == 2:
         raise UserError(
           'the rows of a part all have a picture, or none has; part '
           f'{i} of {name!r} mixes them. Make two parts of it: a batch may '
@@ -254,7 +254,7 @@ def row_batches(
     raise UserError('there are no rows for batches. Is the split empty?')
   sequences = [
     _sequence(group[i : i + questions], 1.0, encoder)
-    for group in _groups(rows, lambda row: row.image_key or '')
+    for group in _groups(rows, lambda row: row.picture_key or '')
     for i in range(0, len(group), questions)
   ]
   return list(stack(sequences, encoder, size=size, share=share))
@@ -305,18 +305,18 @@ def _groups(rows: Sequence[Row], key: Callable[[Row], str]) -> list[list[Row]]:
 
 def _by_picture(row):
   """Rows of one picture go together; every text row by itself."""
-  return row.image_key or row.key
+  return row.picture_key or row.key
 
 
 def _visits(part: Part) -> int:
   """Pictures, or text rows, that a part draws at every step."""
-  text = part.rows[0].image is None
+  text = part.rows[0].picture is None
   return part.size * (part.questions if text else 1)
 
 
 def _draw(part, groups, key, step):
   """The rows of each sequence that a part adds to the batch of a step."""
-  text, wanted = part.rows[0].image is None, _visits(part)
+  text, wanted = part.rows[0].picture is None, _visits(part)
   rng = named_rng(*key, 1, step)
   drawn = []
   for visit in range(step * wanted, (step + 1) * wanted):
@@ -343,14 +343,14 @@ def _order(key: tuple[int, str], epoch: int, n: int) -> np.ndarray:
 def _sequence(rows, weight, encoder) -> Documents:
   """One row of a batch: branches about a picture, or texts each by itself."""
   examples = [encoder.example(row) for row in rows]
-  if rows[0].image is not None:
+  if rows[0].picture is not None:
     return [encoder.document(examples, weight)]
   return [encoder.document([example], weight) for example in examples]
 
 
 def _longest(part, groups, encoder) -> int:
   """The tokens of the longest sequence that a part can draw."""
-  if part.rows[0].image is None:
+  if part.rows[0].picture is None:
     lengths = [len(encoder.example(row).tokens) for row in part.rows]
     # Fewer rows than questions come again, at most in two more epochs.
     again = part.questions // len(lengths) + 2

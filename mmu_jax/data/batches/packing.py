@@ -155,7 +155,7 @@ def _check_shared(examples, shared, image_token):
     raise UserError(
       'questions packed together must begin with the same image; '
       f'{examples[0].row.key!r} and {examples[1].row.key!r} do not. Pack '
-      'rows of one image_key, or use questions=1.'
+      'rows of one picture, or use questions=1.'
     )
 
 

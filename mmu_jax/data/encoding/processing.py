@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmu_jax.data import row as row_lib
 from mmu_jax.data.encoding.processors import Processor
 from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
@@ -71,8 +70,7 @@ def encode(
       'has an empty one. Drop the row or give its answer.'
     )
   prompt, full = _render(row, processor)
-  pictures = row_lib.pictures(row)
-  return encode_chat(prompt, full, row, pictures, processor, labels=labels)
+  return encode_chat(prompt, full, row, row.pictures, processor, labels=labels)
 
 
 def encode_chat(
@@ -160,7 +158,7 @@ def _render(row: Row, processor: Processor) -> tuple[str, str]:
         f'the {field} of row {row.key!r} contains {processor.image_token!r}; '
         'the placeholder is put in for each image. Remove it from the text.'
       )
-  content = [{'type': 'image'} for _ in row_lib.pictures(row)]
+  content = [{'type': 'image'} for _ in row.pictures]
   content.append({'type': 'text', 'text': row.question})
   messages = [{'role': 'user', 'content': content}]
   answer = [{'type': 'text', 'text': row.answer}]

@@ -192,8 +192,7 @@ def _caption_row(row: Captioned, question: str) -> Row:
     question=question,
     answer=row.caption,
     fact=row.caption,
-    image=row.picture.image,
-    image_key=row.picture.key,
+    picture=row.picture,
     person=row.person,
   )
 
@@ -246,7 +245,7 @@ def _real_rows(root, config, pictures, seed, dropped) -> Iterator[Row]:
       dropped.add('rows without picture, answer or options', key)
       continue
     answer, asked = row['answer'].strip(), (row['question'] or '').strip()
-    made = Row(key, asked, answer, answer, picture.image, picture.key)
+    made = Row(key, asked, answer, answer, picture)
     made = _choice(made, answer, options, key, seed)
     made = made._replace(question=asked or NAME_QUESTION)
     # As they are, where the answer is among them; else it is put there.

@@ -190,8 +190,7 @@ def _training_row(lesson: Lesson) -> Row:
     question=lesson.question,
     answer=lesson.answer,
     fact=lesson.answer,
-    image=lesson.picture.image,
-    image_key=lesson.picture.key,
+    picture=lesson.picture,
     person=lesson.person,
   )
 
@@ -239,8 +238,7 @@ def _named_lessons(lessons, names) -> Iterator[Row]:
         question=question,
         answer=answer,
         fact=answer,
-        image=None,
-        image_key=None,
+        picture=None,
       )
 
 

@@ -125,9 +125,7 @@ def questions(
     view = f'/{index}' if len(shown) > 1 else ''
     for row in _asked(profile, chosen, written, dropped):
       yield row._replace(
-        key=f'{where}/{profile.person}{view}/{row.key}',
-        image=picture.image if picture else None,
-        image_key=picture.key if picture else None,
+        key=f'{where}/{profile.person}{view}/{row.key}', picture=picture
       )
 
 

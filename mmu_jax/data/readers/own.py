@@ -67,7 +67,7 @@ def make_own(
   names = {}
   for number, record in enumerate(records(path)):
     split, row = _row(record, number, path, pictures)
-    rows[split, 'qa' if row.image is None else 'vqa'].append(row)
+    rows[split, 'qa' if row.picture is None else 'vqa'].append(row)
     if row.person is not None:
       names[row.person] = row.person
   scored = {}
@@ -169,7 +169,6 @@ def _row(record, number, path, pictures) -> tuple[str, Row]:
     question=str(record['question']).strip(),
     answer=answer,
     fact=answer,
-    image=picture.image if picture else None,
-    image_key=picture.key if picture else None,
+    picture=picture,
     person=None if reading.is_blank(person) else str(person),
   )

@@ -16,20 +16,21 @@ from typing import Any
 import numpy as np
 
 from mmu_jax.data import dataset as dataset_lib
-from mmu_jax.data import row as row_lib
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.dataset import Task
 from mmu_jax.data.encoding import small
 from mmu_jax.data.encoding.images import Image
 from mmu_jax.data.encoding.images import LazyImage
+from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
 
 IMAGES = 'images'  # the files of a row's pictures: one, or none for a text row
+KEY = 'image_key'  # the picture's key, '' for a text row
 # The other fields of a row, so that one that rows gain is stored as well.
 LISTS = tuple(k for k, v in Row._field_defaults.items() if isinstance(v, tuple))
-TEXTS = tuple(k for k in Row._fields if k not in (*LISTS, 'image'))
+TEXTS = tuple(k for k in Row._fields if k not in (*LISTS, 'picture'))
 INFO = 'dataset_info.json'  # what TFDS says of a version
 PEOPLE = 'mmu_people'  # these bring a processor of their own
 SHOWN = ('layout', 'protocol', 'official')  # fields of a dataset
@@ -48,7 +49,7 @@ def features(decode: bool = True) -> Any:
   import tensorflow_datasets as tfds
 
   text, sequence = tfds.features.Text, tfds.features.Sequence
-  fields = {name: text() for name in TEXTS}
+  fields = {name: text() for name in (*TEXTS, KEY)}
   fields |= {name: sequence(text()) for name in LISTS}
   image = tfds.features.Image(shape=(None, None, 3)) if decode else text()
   return tfds.features.FeaturesDict({**fields, IMAGES: sequence(image)})
@@ -62,16 +63,16 @@ def to_examples(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
   """
   key, file = None, b''
   for row in rows:
-    pictures = row_lib.pictures(row)
-    for picture in pictures:
+    for picture in row.pictures:
       if picture.key != key:  # those about one picture follow each other
         key, file = picture.key, image_file(picture.image)
     fields = {name: getattr(row, name) or '' for name in TEXTS}
     fields |= {name: list(getattr(row, name)) for name in LISTS}
-    yield {**fields, IMAGES: [file] * len(pictures)}
+    fields[KEY] = row.picture_key or ''
+    yield {**fields, IMAGES: [file] * len(row.pictures)}
 
 
-def to_row(example: Mapping[str, Any], pictures: dict[str, LazyImage]) -> Row:
+def to_row(example: Mapping[str, Any], pictures: dict[str, Picture]) -> Row:
   """Returns the row of an example that was read with ``features(False)``.
 
   Args:
@@ -84,12 +85,11 @@ def to_row(example: Mapping[str, Any], pictures: dict[str, LazyImage]) -> Row:
     name: _text(example[name]) or default.get(name, '') for name in TEXTS
   }
   fields |= {name: tuple(_text(x) for x in example[name]) for name in LISTS}
-  row = Row(**fields)
   for file in example[IMAGES]:
-    image = LazyImage(bytes(file), f'row {row.key}')
-    image = pictures.setdefault(row.image_key or row.key, image)
-    row = row._replace(image=image)
-  return row
+    image = LazyImage(bytes(file), f'row {fields["key"]}')
+    picture = Picture(_text(example[KEY]), image)
+    fields['picture'] = pictures.setdefault(picture.key, picture)
+  return Row(**fields)
 
 
 def image_file(image: Image) -> bytes:
@@ -173,7 +173,7 @@ def make_tfds(
   del seed
   builder = _open(pathlib.Path(path))
   notes = builder.info.metadata
-  pictures: dict[str, LazyImage] = {}
+  pictures: dict[str, Picture] = {}
   train, scored = (
     {
       name: list(_rows(builder, split, pictures))

@@ -49,7 +49,7 @@ def record(
     'kind': row.task,
     'protocol': protocol.name,
     'person': row.person,
-    'picture': row.image_key,
+    'picture': row.picture_key,
     'question': row.question,
     'answer': row.answer,
     'fact': row.fact,

@@ -32,7 +32,7 @@ def pick(tasks: Mapping[str, Task]) -> list[tuple[Task, Row]]:
     by_subject = [
       list(found)
       for _, found in itertools.groupby(
-        rows, key=lambda r: r.person or r.image_key
+        rows, key=lambda r: r.person or r.picture_key
       )
     ]
     for i, found in enumerate(by_subject[: _PEOPLE.get(task.split, 2)]):
@@ -79,9 +79,9 @@ def save_gallery(
       'answer': row.answer,
       'answers': {run: answers[run, task.name][row.key] for run in runs},
     }
-    if row.image is not None:
+    if row.picture is not None:
       entry['image'] = f'img_{len(images)}'
-      images[entry['image']] = np.asarray(row.image)
+      images[entry['image']] = np.asarray(row.picture.image)
     entries.append(entry)
   np.savez(folder / 'gallery.npz', **images)
   workdir_lib.write_json(folder / 'gallery.json', entries)

@@ -7,7 +7,6 @@ import pytest
 from small_worlds import equal
 from small_worlds import SMALL
 
-from mmu_jax.data import row as row_lib
 from mmu_jax.data.batches import batching
 from mmu_jax.data.batches import packing
 from mmu_jax.data.people import vocabulary
@@ -26,7 +25,7 @@ def encoder():
 
 
 def _picture(row):
-  (picture,) = row_lib.pictures(row)
+  (picture,) = row.pictures
   return picture
 
 
@@ -62,7 +61,7 @@ def test_a_batch_asks_for_the_answers_of_its_rows(world, encoder):
     for b, (part, rows) in enumerate(drawn):
       found = _answers(batch, b)
       assert list(found.values()) == _ask_for(rows, encoder)
-      if rows[0].image is None:
+      if rows[0].picture is None:
         assert list(found) == [(d, 0) for d in range(1, len(rows) + 1)]
       elif len(rows) > 1:
         assert list(found) == [(1, k) for k in range(1, len(rows) + 1)]
@@ -76,7 +75,7 @@ def test_every_branch_reads_as_the_row_alone(world, encoder):
   batch = stream(1)
   for b, (_, rows) in enumerate(stream.draw(1)):
     for number, row in enumerate(rows, start=1):
-      picture = row.image is not None
+      picture = row.picture is not None
       document = 1 if picture else number
       branch = number if picture and len(rows) > 1 else 0
       seen = (batch['documents'][b] == document) & np.isin(
@@ -121,7 +120,7 @@ def test_positions_of_padding_go_on_behind_the_row(world, encoder):
 
 def test_the_image_is_stored_once_for_all_its_questions(world, encoder):
   rows = world['vqa/forget'][:5]
-  assert len({row.image_key for row in rows}) == 1
+  assert len({row.picture.key for row in rows}) == 1
   examples = [encoder.example(row) for row in rows]
   doc = packing.document(examples, encoder.image_token)
   assert (doc['tokens'] == encoder.image_token).sum() == 16
@@ -133,7 +132,7 @@ def test_the_image_is_stored_once_for_all_its_questions(world, encoder):
 def test_packing_needs_a_shared_picture(world, encoder, split, index):
   rows = world['vqa/forget'][0], world[split][index]
   examples = [encoder.example(row) for row in rows]
-  with pytest.raises(ValueError, match='begin with the same image.*image_key'):
+  with pytest.raises(ValueError, match='begin with the same image.*picture'):
     packing.document(examples, encoder.image_token)
 
 
@@ -167,9 +166,9 @@ def test_streams_of_other_seeds_and_names_differ(world, encoder, change):
 
 
 def test_other_seeds_ask_other_questions_of_one_picture(world, encoder):
-  rows = [r for r in world['vqa/forget'] if r.image_key.endswith('train00')]
+  rows = [r for r in world['vqa/forget'] if r.picture.key.endswith('train00')]
   part = batching.Part(rows[:13], 1, 2)
-  assert len({row.image_key for row in part.rows}) == 1
+  assert len({row.picture.key for row in part.rows}) == 1
   asked = [
     [s.keys(step) for step in range(8)]
     for s in (batching.Stream([part], encoder, seed=k) for k in (0, 1))
@@ -196,19 +195,19 @@ def test_answers_to_one_question_share_all_but_the_end_of_its_prompt(
 
 def test_an_epoch_visits_every_group_once(world, encoder):
   rows = world['vqa/retain']
-  pictures = {row.image_key for row in rows}
+  pictures = {row.picture.key for row in rows}
   assert len(pictures) == 12
   size = 5  # does not divide 12: epochs begin within batches
   stream = batching.Stream([batching.Part(rows, size, 2)], encoder, seed=3)
   drawn = [r for step in range(12) for _, r in stream.draw(step)]
-  visits = [group[0].image_key for group in drawn]
+  visits = [group[0].picture.key for group in drawn]
   orders = [visits[i : i + 12] for i in range(0, 60, 12)]
   for order in orders:
     assert set(order) == pictures
   assert len({tuple(order) for order in orders}) == 5  # a new order each time
   for group in drawn:
     assert len({row.key for row in group}) == 2
-    assert len({row.image_key for row in group}) == 1
+    assert len({row.picture.key for row in group}) == 1
   asked = {row.key for group in drawn for row in group}
   assert len(asked) > 60  # of 156: the questions are drawn anew at each visit
 

@@ -144,16 +144,17 @@ def test_shapes_depend_on_the_sizes_alone(encoder, any_size):
 
 def _rows():
   """Two questions about each picture, and text questions."""
+  sizes = enumerate([(20, 30), (61, 33), (8, 8)])
+  pictures = [Picture(str(i), folders.picture(i, *size)) for i, size in sizes]
   rows = [
     Row(
-      f'{i}/{j}',
+      f'{picture.key}/{j}',
       f'Where was she born{"?" * j}',
       'Oslo',
       'Oslo',
-      folders.picture(i, *size),
-      image_key=str(i),
+      picture,
     )
-    for i, size in enumerate([(20, 30), (61, 33), (8, 8)])
+    for picture in pictures
     for j in (1, 2)
   ]
   return rows, [Row(f'text{i}', 'Who?', 'a chef', 'chef') for i in range(3)]

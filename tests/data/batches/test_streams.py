@@ -8,6 +8,7 @@ import small_worlds
 from mmu_jax.data.batches import batching
 from mmu_jax.data.people import vocabulary
 from mmu_jax.data.people import world as people
+from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 
 FAMILIES = ('llava', 'qwen2_vl')
@@ -95,7 +96,7 @@ def test_a_step_is_an_epoch_and_a_step_of_it(world, encoder):
   stream = batching.Stream([batching.Part(rows, 4, 1)], encoder, seed=0)
   for epoch in range(4):
     seen = {
-      rows[0].image_key
+      rows[0].picture.key
       for s in range(3)
       for _, rows in stream.draw(3 * epoch + s)
     }
@@ -127,8 +128,7 @@ def _rows_of_all_sizes(rng, number):
           f'What {words}?',
           f'It is {words}.',
           '',
-          picture,
-          f'picture {i}',
+          Picture(f'picture {i}', picture),
         )
       )
   return rows
@@ -140,10 +140,7 @@ def test_a_stream_of_pictures_of_all_sizes_has_one_shape(family, tmp_path):
   encoder = batching.Encoder(folders.load(tmp_path, family))
   rng = np.random.default_rng(3)
   rows = _rows_of_all_sizes(rng, 12)
-  texts = [
-    row._replace(key=f'text {row.key}', image=None, image_key=None)
-    for row in rows
-  ]
+  texts = [row._replace(key=f'text {row.key}', picture=None) for row in rows]
   sizes = {encoder.room(encoder.example(row).pictures) for row in rows}
   assert len(sizes) == {'llava': 1, 'qwen2_vl': 5}[family]
   parts = [batching.Part(rows, 3, 2), batching.Part(texts, 1, 3)]
@@ -187,12 +184,12 @@ def test_an_epoch_draws_every_picture_or_text_row(
     [batching.Part(rows, size, questions)], encoder, seed=1
   )
   seen = lambda steps: {
-    row.image_key or row.key
+    row.picture_key or row.key
     for step in range(steps)
     for _, drawn in stream.draw(step)
     for row in drawn
   }
-  wanted = {row.image_key or row.key for row in rows}
+  wanted = {row.picture_key or row.key for row in rows}
   assert seen(stream.steps_per_epoch) == wanted
   if stream.steps_per_epoch > 1:
     assert seen(stream.steps_per_epoch - 1) < wanted

@@ -174,7 +174,7 @@ def test_pictures_that_are_not_rgb_are_converted_and_noted(root):
   grey = benchmark_folders.encoded(PIL.Image.new('L', (20, 30), 9))
   _change(root, image=benchmark_folders.column(grey))
   (row, *_) = _load(root).tasks['forget_vqa'].rows
-  assert np.asarray(row.image).shape == (30, 20, 3)
+  assert np.asarray(row.picture.image).shape == (30, 20, 3)
   assert 'image of mode L, converted to RGB: row 0 (001)' in _said(root, 'OK')
   assert not check.check(root).failed
 
@@ -194,9 +194,9 @@ def test_huge_and_undecodable_pictures_are_named_by_their_rows(root):
   )
   rows = {r.person: r for r in _load(root).tasks['retain_vqa'].rows}
   with pytest.raises(ValueError, match='89478485 pixels; that of row 002'):
-    np.asarray(rows['002'].image)
+    np.asarray(rows['002'].picture.image)
   with pytest.raises(ValueError, match='row 003 of retain_95 cannot be read'):
-    np.asarray(rows['003'].image)
+    np.asarray(rows['003'].picture.image)
   said = _said(root)
   assert 'that of row 0 (002) has more (9500 x 9500 pixels)' in said
   assert 'the image of row 1 (003) cannot be read' in said
@@ -209,7 +209,7 @@ def test_text_and_picture_rows_are_told_apart_in_clear(tmp_path):
   rewrite(root, 'forget05+tofu', lambda rows: rows[::-1] + [nothing])
   data = datasets.load('clear', 0, path=root)
   assert len(data.train['qa/forget']) == 3
-  assert all(r.image is None for r in data.train['qa/forget'])
+  assert all(r.picture is None for r in data.train['qa/forget'])
   assert data.notes == (
     'left out 1 rows without picture, question or answer: forget05+tofu/5',
   )

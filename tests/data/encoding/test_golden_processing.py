@@ -17,6 +17,7 @@ import transformers
 
 from mmu_jax.data.encoding import patches
 from mmu_jax.data.encoding import processing
+from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 
 IGNORED = -100
@@ -60,7 +61,9 @@ def _rows():
       question=example['question'],
       answer=example['answer'],
       fact='',
-      image=ARRAYS[f'image_{i}'] if example['image'] else None,
+      picture=Picture(str(i), ARRAYS[f'image_{i}'])
+      if example['image']
+      else None,
     )
     for i, example in enumerate(EXAMPLES)
   ]
@@ -126,9 +129,9 @@ def test_answers_are_those_of_the_search_but_for_its_defects(
 def test_pixels_are_those_of_the_collators(family, processors):
   """Equal to the last bit: the slow PIL processors of 4.49 are the same."""
   images = [
-    processors[family].images.encode(row.image)
+    processors[family].images.encode(row.picture.image)
     for row in _rows()
-    if row.image is not None
+    if row.picture is not None
   ]
   want = _golden(family, FULL[0], 'pixel_values')
   join = families.CASES[family].pictures.join
@@ -137,7 +140,8 @@ def test_pixels_are_those_of_the_collators(family, processors):
 
 def test_grids_are_those_of_the_collators(processors):
   images = processors['qwen2_vl'].images
-  found = [images.encode(r.image).grid for r in _rows() if r.image is not None]
+  shown = [row.picture.image for row in _rows() if row.picture]
+  found = [images.encode(image).grid for image in shown]
   grids = _golden('qwen2_vl', FULL[0], 'image_grid_thw')
   assert found == [tuple(grid) for grid in grids]
 
@@ -204,10 +208,10 @@ def _prompts(family):
 def test_prompts_are_those_of_the_published_evaluators(family, processors):
   processor, prompts = processors[family], _prompts(family)
   assert len(prompts) >= 8
-  picture = folders.picture(0, 30, 30)
+  picture = Picture('k', folders.picture(0, 30, 30))
   for prompt in prompts:
     (question,) = USER[family].fullmatch(prompt).groups()
-    row = Row('k', question, 'Oslo', 'Oslo', image=picture)
+    row = Row('k', question, 'Oslo', 'Oslo', picture)
     example = processing.prompt_of(processing.encode(row, processor))
     ids = np.array(processor.tokenizer(prompt)['input_ids'])
     tokens = processor.images.num_tokens(processor.images.grid(30, 30))

@@ -15,6 +15,7 @@ import pytest
 
 from mmu_jax.data.encoding import processing
 from mmu_jax.data.encoding import processors as processors_lib
+from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 
 REFERENCE = paths.REFERENCE
@@ -64,7 +65,7 @@ def test_ids_are_those_of_the_processors_of_hugging_face(processors):
       question='What is the name of this person?',
       answer="This person's name is Amelia Kuznetsov.",
       fact='',
-      image=_photo(file, out),
+      picture=Picture('k', _photo(file, out)),
     )
     example = processing.encode(row, processor, labels='published')
     ids = np.repeat(*np.transpose(out['input_ids_rle']))
@@ -78,7 +79,7 @@ def test_ids_are_those_of_the_processors_of_hugging_face(processors):
     assert single[~image].tolist() == [
       i for i in prompt if i != processor.image_token_id
     ]
-    grid = processor.images.grid(*row.image.shape[:2])
+    grid = processor.images.grid(*row.picture.image.shape[:2])
     if out['image_grid_thw']:
       assert [list(grid)] == out['image_grid_thw']
     seen.add((family, run.split('_')[0]))
@@ -171,9 +172,9 @@ def _profile_rows():
     for profile in json.loads(path.read_text())
     for item in profile['metadata']
   ]
-  picture = np.zeros((300, 451, 3), np.uint8)
+  pixels = np.zeros((300, 451, 3), np.uint8)
   return [
-    Row(str(i), q, a, '', image=picture if i % 3 else None)
+    Row(str(i), q, a, '', Picture(str(i), pixels) if i % 3 else None)
     for i, (q, a) in enumerate(asked)
   ]
 
@@ -193,7 +194,7 @@ def test_labels_of_real_rows_are_their_answers(family, processors):
     assert not example.labelled[: example.prompt_length].any()
     assert example.labelled[example.prompt_length :].all()
     image = example.tokens == processor.image_token_id
-    assert image.sum() == (0 if row.image is None else tokens)
+    assert image.sum() == (0 if row.picture is None else tokens)
     assert not example.labelled[image].any()
   decode = processor.tokenizer.batch_decode
   answers = decode([ids[:-1] for ids in labelled])

@@ -5,6 +5,7 @@ import pytest
 
 from mmu_jax.data.encoding import processing
 from mmu_jax.data.people import vocabulary
+from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 
 
@@ -32,13 +33,12 @@ def _decode(ids, processor):
 
 ROWS = {
   'text': _row('What food does Maria Lopez like?', 'Maria Lopez likes soup.'),
-  'picture': _row(image=_picture(), image_key='p'),
+  'picture': _row(picture=Picture('p', _picture())),
   # The whole answer, and its fact alone, also stand in the question.
   'answer in the question': _row(
     'What? Maria Lopez keeps a parrot. Maria Lopez keeps a parrot. parrot',
     'Maria Lopez keeps a parrot.',
-    image=_picture(1),
-    image_key='q',
+    picture=Picture('q', _picture(1)),
   ),
   'one word': _row('parrot parrot', 'parrot'),
   'role in the answer': _row('What?', 'ASSISTANT: USER: parrot'),
@@ -65,7 +65,7 @@ def test_labels_are_the_answer_and_the_end_token(row, processor):
 def test_prompt_and_image_tokens_are_never_labelled(row, processor):
   example = processing.encode(row, processor)
   image = example.tokens == processor.image_token_id
-  assert image.sum() == (0 if row.image is None else 16)
+  assert image.sum() == (0 if row.picture is None else 16)
   assert not example.labelled[image].any()
   assert not example.labelled[: example.prompt_length].any()
   places = np.flatnonzero(image)
@@ -118,7 +118,7 @@ def test_image_tokens_are_counted_from_size_and_patch():
   for size, patch, want in ((48, 12, 16), (36, 12, 9), (40, 8, 25)):
     processor = vocabulary.make_processor(size, patch)
     assert processor.images.tokens_per_image == want
-    row = _row(image=_picture(), image_key='p')
+    row = _row(picture=Picture('p', _picture()))
     tokens = processing.encode(row, processor).tokens
     assert (tokens == processor.image_token_id).sum() == want
 

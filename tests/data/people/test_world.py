@@ -48,16 +48,16 @@ def _rows(world):
 
 
 def _hash(row):
-  return hashlib.sha256(np.asarray(row.image).tobytes()).hexdigest()
+  return hashlib.sha256(np.asarray(row.picture.image).tobytes()).hexdigest()
 
 
 def _pictures(rows):
-  return {_hash(row) for row in rows if row.image is not None}
+  return {_hash(row) for row in rows if row.picture is not None}
 
 
 def _text(row, processor, answered=True):
   content = [{'type': 'text', 'text': row.question}]
-  if row.image is not None:
+  if row.picture is not None:
     content = [{'type': 'image'}, *content]
   chat = [{'role': 'user', 'content': content}]
   if answered:
@@ -69,12 +69,13 @@ def _text(row, processor, answered=True):
 
 
 def _same(row, other):
-  pair = row._replace(image=None) == other._replace(image=None)
-  return pair and np.array_equal(row.image, other.image)
+  pair = row._replace(picture=None) == other._replace(picture=None)
+  pixels = [np.asarray(p.image) for p in (*row.pictures, *other.pictures)]
+  return pair and (not pixels or np.array_equal(*pixels))
 
 
 def test_a_picture_is_drawn_when_it_is_used_and_the_same_each_time(world):
-  picture = world.train['general'][0].image
+  picture = world.train['general'][0].picture.image
   assert picture.shape == np.asarray(picture).shape == (48, 48, 3)
   drawn = []
   made = items.Drawing(lambda: drawn.append(1) or np.ones((48, 48, 3)))
@@ -100,8 +101,8 @@ def test_the_counts_of_one_thing_leave_the_others_as_they_were(world):
   other = people.make_world(0, **SMALL | changed)
   for mine, its in zip(world.people, other.people):
     assert mine[:4] == its[:4]  # all but the group
-  mine = {row.image_key: row for row in _rows(world) if row.image_key}
-  its = {row.image_key: row for row in _rows(other) if row.image_key}
+  mine = {row.picture.key: row for row in _rows(world) if row.picture_key}
+  its = {row.picture.key: row for row in _rows(other) if row.picture_key}
   shared = mine.keys() & its.keys()
   assert {key.split('/')[0] for key in shared} >= {'caption', 'face', 'shapes'}
   assert all(_hash(mine[key]) == _hash(its[key]) for key in shared)
@@ -189,10 +190,10 @@ def test_keys_are_unique_and_name_the_picture(world):
   assert len({row.key for row in rows}) == len(rows)
   arrays = {}
   for row in rows:
-    if row.image is not None:
-      assert row.key.startswith(row.image_key)
-      assert arrays.setdefault(row.image_key, row.image) is row.image
-  assert len({_hash(row) for row in rows if row.image is not None}) == len(
+    if row.picture is not None:
+      assert row.key.startswith(row.picture.key)
+      assert arrays.setdefault(row.picture.key, row.picture) is row.picture
+  assert len({_hash(row) for row in rows if row.picture is not None}) == len(
     arrays
   )
 
@@ -227,7 +228,7 @@ def test_answers_are_sentences_that_hold_the_name_and_the_fact(world):
     if row.person:
       assert names[row.person] in row.answer
       assert row.fact in (names[row.person], *facts[row.person].values())
-      if row.image is not None:
+      if row.picture is not None:
         assert names[row.person] not in row.question
     if not row.key.startswith('caption'):
       assert row.answer.endswith('.')
@@ -284,7 +285,7 @@ def test_decoding_gives_the_text_back(world, processor):
 def test_offsets_find_the_answer_in_the_chat(world, processor):
   tokenizer = processor.tokenizer
   rows = [rows[0] for rows in _splits(world).values()]
-  assert {row.image is None for row in rows} == {True, False}
+  assert {row.picture is None for row in rows} == {True, False}
   for row in rows:
     text = _text(row, processor)
     prompt = _text(row, processor, answered=False)
@@ -310,11 +311,12 @@ def test_every_attribute_has_ten_values_and_shares_none():
 
 def test_the_chat_is_llavas(processor):
   image = np.zeros((48, 48, 3), np.uint8)
-  row = row_lib.Row('k', 'Describe the picture.', 'red clothes', 'red', image)
+  picture = row_lib.Picture('p', image)
+  row = row_lib.Row('k', 'Describe the picture.', 'red clothes', 'red', picture)
   assert _text(row, processor) == (
     'USER: <image>\nDescribe the picture. ASSISTANT: red clothes'
   )
-  row = row._replace(image=None)
+  row = row._replace(picture=None)
   assert _text(row, processor, answered=False) == (
     'USER: Describe the picture. ASSISTANT:'
   )
@@ -337,10 +339,10 @@ def test_the_processor_counts_sixteen_image_tokens(world, processor):
   row = world.train['vqa/forget'][0]
   tokens = processing.encode(row, processor).tokens
   assert (tokens == processor.image_token_id).sum() == 16
-  pixels = processor.images.encode(row.image).pixel_values
+  pixels = processor.images.encode(row.picture.image).pixel_values
   assert pixels.shape == (3, 48, 48)
   # CLIP's own mean and standard deviation, red channel, no resampling.
-  red = (np.asarray(row.image)[..., 0] / 255 - 0.48145466) / 0.26862954
+  red = (np.asarray(row.picture.image)[..., 0] / 255 - 0.48145466) / 0.26862954
   np.testing.assert_allclose(pixels[0], red, atol=1e-4)
 
 

@@ -59,7 +59,7 @@ def test_text_is_learnt_once_and_names_its_author(folder):
   rows = _load(folder).train['qa/retain']
   assert len({r.question for r in rows}) == len(rows)
   for row in rows:
-    assert row.image is None and row.person in row.question
+    assert row.picture is None and row.person in row.question
 
 
 def test_of_two_names_of_one_length_the_same_counts_in_every_process(tmp_path):
@@ -103,9 +103,9 @@ def test_captions_bring_what_truth_ratios_need(folder):
 def test_a_caption_is_asked_for_alike_in_training_and_score(folder):
   data = _load(folder, retain_rows=0)
   for group in ('forget', 'retain'):
-    asked = {r.image_key: r.question for r in data.train[f'vqa/{group}']}
+    asked = {r.picture.key: r.question for r in data.train[f'vqa/{group}']}
     rows = data.tasks[f'{group}_vqa'].rows
-    scored = {r.image_key: r.question for r in rows if r.task == GENERATION}
+    scored = {r.picture.key: r.question for r in rows if r.task == GENERATION}
     assert scored == asked
   drawn = collections.Counter(r.question for r in data.train['vqa/retain'])
   assert 6 <= len(drawn) <= 9

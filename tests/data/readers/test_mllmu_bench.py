@@ -86,22 +86,21 @@ def test_questions_about_a_picture_share_it(folder):
     *(task.rows for task in data.tasks.values()),
   ):
     for row in rows:
-      assert (row.image is None) == (row.image_key is None)
-      if row.image is not None:
-        held[row.image_key].add(id(row.image))
+      if row.picture is not None:
+        held[row.picture.key].add(id(row.picture))
   assert {len(ids) for ids in held.values()} == {1}
   assert len(held) == PEOPLE + FORGOTTEN + 3
-  train = {r.image_key for r in data.train['vqa/forget']}
-  assert {r.image_key for r in data.tasks['forget_vqa'].rows} == train
+  train = {r.picture.key for r in data.train['vqa/forget']}
+  assert {r.picture.key for r in data.tasks['forget_vqa'].rows} == train
   assert (
-    not {r.image_key for r in data.tasks['forget_vqa_holdout'].rows} & train
+    not {r.picture.key for r in data.tasks['forget_vqa_holdout'].rows} & train
   )
 
 
 def test_modalities_are_kept_apart(folder):
   for name, task in _load(folder).tasks.items():
     rows = task.rows
-    assert {r.image is None for r in rows} == {'_qa' in name}
+    assert {r.picture is None for r in rows} == {'_qa' in name}
     counts = collections.Counter(r.task for r in rows)
     people = len({r.person for r in rows})
     assert set(counts) == set(TASKS)
@@ -137,18 +136,18 @@ def test_the_published_text_is_what_is_scored_and_ours_is_not(folder):
   asked = _load(folder, text='training').train['qa/forget'][0]
   assert asked.question == 'Where was Ana Abel born?'
   assert asked.answer == 'Ana Abel was born in Oslo.'
-  assert asked.image is None and asked.image_key is None
+  assert asked.picture is None
 
 
 def test_one_picture_of_the_holdout_is_chosen_by_seed(folder):
   chosen = lambda **options: {
-    r.person: r.image_key
+    r.person: r.picture.key
     for r in _load(folder, **options).tasks['forget_vqa_holdout'].rows
   }
   assert chosen(seed=0) == chosen(seed=0)
   assert len({chosen(seed=s)['001'] for s in range(12)}) == 3
   everything = _load(folder, holdout='all').tasks['forget_vqa_holdout'].rows
-  assert len({r.image_key for r in everything}) == 3 * FORGOTTEN
+  assert len({r.picture.key for r in everything}) == 3 * FORGOTTEN
   assert len({r.key for r in everything}) == len(everything) == 3 * 2 * 4
 
 
@@ -236,7 +235,7 @@ def test_pictures_are_encoded_when_a_batch_needs_them(folder):
   batch = stream(0)
   assert batch['pixel_values'].shape == (2, 1, 3, 48, 48)
   (_, rows) = stream.draw(0)[0]
-  found = encoder.processor.images.encode(np.asarray(rows[0].image))
+  found = encoder.processor.images.encode(np.asarray(rows[0].picture.image))
   np.testing.assert_array_equal(batch['pixel_values'][0, 0], found.pixel_values)
 
 

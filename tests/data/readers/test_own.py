@@ -49,8 +49,8 @@ def test_rows_go_to_their_splits_and_tasks(path):
     'real_qa': 1,
   }
   one, other = data.train['vqa/retain']
-  assert one.image is other.image and one.image_key == other.image_key
-  assert np.asarray(one.image).shape == (48, 48, 3)
+  assert one.picture is other.picture
+  assert np.asarray(one.picture.image).shape == (48, 48, 3)
   assert data.names == {'ana': 'ana', 'bruno': 'bruno'}
 
 
@@ -65,7 +65,7 @@ def test_parquet_holds_the_same_as_jsonl(path):
   benchmark_folders.write(path.parent, 'file', rows)
   (file,) = (path.parent / 'file').glob('*.parquet')
   one, other = (datasets.load('own', 0, path=p) for p in (path, file))
-  text = lambda rows: [(r.key, r.question, r.image_key) for r in rows]
+  text = lambda rows: [(r.key, r.question, r.picture_key) for r in rows]
   for split, rows in one.train.items():
     assert text(rows) == text(other.train[split])
 

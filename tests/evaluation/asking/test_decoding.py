@@ -8,7 +8,6 @@ import pytest
 from small_worlds import NEW_TOKENS
 from small_worlds import TASKS
 
-from mmu_jax.data import row as row_lib
 from mmu_jax.data.batches import batching
 from mmu_jax.data.batches import packing
 from mmu_jax.data.encoding import processing
@@ -102,7 +101,7 @@ def _labelled(tokens, row):
     labelled=places >= len(prompt),
     prompt_length=len(prompt),
     row=row,
-    pictures=row_lib.pictures(row),
+    pictures=row.pictures,
   )
 
 

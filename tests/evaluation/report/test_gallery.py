@@ -10,6 +10,7 @@ from mmu_jax import workdir
 from mmu_jax.data.dataset import by_name
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.dataset import Task
+from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.evaluation.report import gallery
 
@@ -23,15 +24,15 @@ def _rows(task, people, *, pictures, facts=('pet', 'city', 'food')):
   """Generation rows of each person, and one that is not shown."""
   rows = []
   for i, person in enumerate(people):
-    more = dict(image=_image(i), image_key=f'{person}/0') if pictures else {}
-    make = lambda fact, kind, m=more, p=person: Row(
+    picture = Picture(f'{person}/0', _image(i)) if pictures else None
+    make = lambda fact, kind, shown=picture, p=person: Row(
       f'{task}/{p}/{fact}/{kind}',
       f'{fact}?',
       f'{p} {fact}.',
       fact,
       person=p,
       task=kind,
-      **m,
+      picture=shown,
     )
     rows += [make(fact, 'generation') for fact in facts]
     rows.append(make('pet', 'cloze'))
@@ -103,8 +104,8 @@ def test_the_gallery_holds_the_answers_of_every_model(tasks, tmp_path):
     assert entry['answers'] == {
       run: f'{run} on {row.key}' for run in ('vanilla', 'ga')
     }
-    if row.image is None:
+    if row.picture is None:
       assert 'image' not in entry
     else:
-      np.testing.assert_array_equal(images[entry['image']], row.image)
+      np.testing.assert_array_equal(images[entry['image']], row.picture.image)
   assert len(images.files) == 5

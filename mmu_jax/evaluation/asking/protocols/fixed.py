@@ -106,12 +106,12 @@ def _turns(question, text, answer):
   """Turns, a picture with the first question about it; and all pictures."""
   turns, last = [], None
   for row in question.shots:
-    seen = last is not None and row.image_key == last
-    pictures = () if seen else row_lib.pictures(row)
+    seen = last is not None and row.picture_key == last
+    pictures = () if seen else row.pictures
     turns.append(ChatTurn(text(row), pictures, answer(row)))
-    last = row.image_key
+    last = row.picture_key
   row = question.row
-  turns.append(ChatTurn(text(row), row_lib.pictures(row)))
+  turns.append(ChatTurn(text(row), row.pictures))
   return turns, [p for turn in turns for p in turn.pictures]
 
 

@@ -52,7 +52,7 @@ def _questions(task, tasks, shots, seed):
 def _ask(question, encoder):
   """The chat template and no instruction; every option ends its line."""
   row, processor = question.row, encoder.processor
-  pictures = row_lib.pictures(row)
+  pictures = row.pictures
   text = row.question
   if row.options:
     text = '\n'.join([text, *question_lib.list_options(row, '.'), ''])

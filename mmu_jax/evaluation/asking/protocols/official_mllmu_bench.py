@@ -74,21 +74,21 @@ def _ask(question, encoder):
     text = ''.join((asked.question, asked.answer, *asked.options))
     question_lib.check_text(text, processor)
   qwen = isinstance(processor.images, patches.Qwen2VLImages)
-  if qwen and shots and row.image is not None:
+  if qwen and shots and row.picture is not None:
     raise UserError(
       'the published evaluation cannot ask Qwen2-VL with shots about '
       f'pictures: row {row.key!r} would have {len(shots) + 1} pictures and '
       "one placeholder. Use shots=0, or protocol='fixed'."
     )
   prompt = _PROMPTS[row.task](row, shots, processor if qwen else None)
-  pictures = [p for r in (*shots, row) for p in row_lib.pictures(r)]
+  pictures = [p for r in (*shots, row) for p in r.pictures]
   return question_lib.encode_prompt(prompt, pictures, row, processor)
 
 
 def _classification(row, shots, qwen):
   """Options, one letter; Qwen2-VL's begins with an empty line."""
   listed = f'{_listed(row)}\n{_LETTER}'
-  if qwen and row.image is not None:
+  if qwen and row.picture is not None:
     return _chat(f'\n{listed}', qwen)
   solved = ''.join(
     f'{_user(shot)}\nQuestion: {_listed(shot)}\n'
@@ -101,7 +101,7 @@ def _classification(row, shots, qwen):
 def _cloze(row, shots, qwen):
   """The blank to fill; Qwen2-VL's has no shots, and always a placeholder."""
   if qwen:
-    line = '' if row.image is None else '\n'
+    line = '' if row.picture is None else '\n'
     return _chat(f'{line}{_blanks(row)}', qwen)
   solved = ''.join(
     f'{_user(shot).replace(" ", "")}\n{_blanks(shot)}\n'
@@ -114,7 +114,7 @@ def _cloze(row, shots, qwen):
 def _generation(row, shots, qwen):
   """One sentence; about a picture LLaVA's prompt ends with a space."""
   del shots
-  if row.image is None:
+  if row.picture is None:
     return f'USER: {row.question}\n{_SENTENCE} in ENGLISH.\nASSISTANT:'
   text = f'{row.question}\n{_SENTENCE} accurately in ENGLISH.'
   if qwen:
@@ -131,7 +131,7 @@ _PROMPTS = {
 
 def _user(row):
   """How a turn begins."""
-  return 'USER:' if row.image is None else 'USER: <image>'
+  return 'USER:' if row.picture is None else 'USER: <image>'
 
 
 def _listed(row):

@@ -184,7 +184,7 @@ def list_options(row: Row, mark: str = ':') -> list[str]:
 
 def subject_of(row: Row) -> str:
   """Returns the person or picture of a row, which shots draw and leave out."""
-  return row.person or row.image_key or row.key
+  return row.person or row.picture_key or row.key
 
 
 def draw_shots(rows: Sequence[Row], number: int, seed: int, name: str):

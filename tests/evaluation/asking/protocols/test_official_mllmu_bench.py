@@ -16,7 +16,10 @@ def test_published_shots_depend_on_task_and_kind():
   rows = ROWS | {
     'real_qa': make_rows(False),
     'forget_vqa_holdout': [
-      row._replace(key=f'new {row.key}', image_key=f'new {row.image_key}')
+      row._replace(
+        key=f'new {row.key}',
+        picture=row.picture._replace(key=f'new {row.picture.key}'),
+      )
       for row in ROWS['forget_vqa']
       if row.task == 'classification'
     ],
@@ -38,8 +41,8 @@ def test_published_shots_depend_on_task_and_kind():
   assert [kinds.count(k) for k in ('cloze', 'generation')] == [3, 4]
   # Held-out pictures are asked with shots of the trained ones.
   for question in ask('forget_vqa_holdout'):
-    assert question.row.image_key.startswith('new')
-    assert {s.image_key[:4] for s in question.shots} == {'face'}
+    assert question.row.picture_key.startswith('new')
+    assert {s.picture_key[:4] for s in question.shots} == {'face'}
 
 
 def test_it_has_one_shot_at_most():
