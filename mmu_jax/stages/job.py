@@ -28,11 +28,11 @@ from mmu_jax.typing import Params
 
 Config = ml_collections.ConfigDict
 Folder = str | pathlib.Path
-WORLD = ('seed', 'labels', 'data', 'model')  # what all of a workdir shares
+_WORLD = ('seed', 'labels', 'data', 'model')  # shared by all of a workdir
 TRAINED = ('base', 'vanilla', 'retrained')  # before any run of the config
 MASKS = ('saliency', 'literal', 'topk', 'random')
-KEEP = ('importances', 'log_ratio')  # what is kept of a saliency
-OFFLOAD = ('reference',)  # what may wait in the memory of the host
+_KEPT = ('importances', 'log_ratio')  # on disk, when masks are made
+_OFFLOAD = ('reference',)  # trees that may wait in the memory of the host
 
 
 class Job(NamedTuple):
@@ -92,7 +92,7 @@ def open_job(
   folder = pathlib.Path(workdir)
   plain = config.to_dict()
   data, encoder, scorer, model = load_world(config)
-  world = {k: plain[k] for k in WORLD}
+  world = {k: plain[k] for k in _WORLD}
   # A job that ran out of memory may go on with other ways to compute the same.
   world['model'] = {
     k: v for k, v in world['model'].items() if k not in ('attention', 'remat')
@@ -108,15 +108,15 @@ def open_job(
 
 def check_hardware(config: Config) -> None:
   """Raises ValueError unless these are known ways to save memory."""
-  if config.saliency.keep not in KEEP:
+  if config.saliency.keep not in _KEPT:
     raise UserError(
-      f'config.saliency.keep is one of {", ".join(KEEP)}; got '
+      f'config.saliency.keep is one of {", ".join(_KEPT)}; got '
       f'{config.saliency.keep!r}.'
     )
-  unknown = sorted(set(config.offload) - set(OFFLOAD))
+  unknown = sorted(set(config.offload) - set(_OFFLOAD))
   if unknown or config.micro_batches < 1:
     raise UserError(
-      f'config.offload may hold {", ".join(OFFLOAD)}, and '
+      f'config.offload may hold {", ".join(_OFFLOAD)}, and '
       f'config.micro_batches is at least 1; got {tuple(config.offload)} and '
       f'{config.micro_batches}.'
     )
@@ -156,7 +156,7 @@ def load_world(
     The dataset, its encoders for training and for scoring, and the model.
   """
   plain = config.to_dict()
-  return _load(json.dumps({k: plain[k] for k in WORLD}, sort_keys=True))
+  return _load(json.dumps({k: plain[k] for k in _WORLD}, sort_keys=True))
 
 
 @functools.lru_cache(maxsize=2)
@@ -169,7 +169,10 @@ def _load(text: str) -> tuple[Any, ...]:
     progress.say(f'data: {note}')
   path, reading = sizes.pop('path', ''), sizes.pop('processor', {})
   if path:
-    model = _open_checkpoint(path, sizes)
+    ways = ('dtype', 'attention', 'remat')
+    ways = {name: sizes[name] for name in ways if name in sizes}
+    model, _ = checkpoints.read_headers(path, **ways)
+    model = dataclasses.replace(model, source=pathlib.Path(path))
     processor = _open_processor(model, path, **reading)
   else:
     processor = _own_processor(data)
@@ -206,17 +209,6 @@ def _open_processor(
     min_pixels=min_pixels or None,
     max_pixels=max_pixels or None,
   )
-
-
-def _open_checkpoint(path: str, options: dict[str, Any]) -> Model:
-  """The model of a checkpoint, without its parameters."""
-  computation = {
-    name: options[name]
-    for name in ('dtype', 'attention', 'remat')
-    if name in options
-  }
-  model, _ = checkpoints.read_headers(path, **computation)
-  return dataclasses.replace(model, source=pathlib.Path(path))
 
 
 def recipe(spec: Config) -> dict[str, Any]:

@@ -39,7 +39,6 @@ from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
 from mmu_jax.stages.job import open_job
 
-RESULTS = 'results.jsonl'
 _NOTE = 'note.json'  # the rounds of a model, for its parameters may go
 
 
@@ -148,10 +147,8 @@ def _ask(job: Job, run: str) -> None:
 
 
 def _settings(job: Job) -> dict[str, Any]:
-  """The settings that answers depend on, beside the name of their folder.
-
-  The judge may be asked later, and fewer questions at a time if memory is out.
-  """
+  """The settings that answers depend on, beside the name of their folder."""
+  # The judge may be asked later, and fewer questions at a time to save memory.
   elsewhere = ('judge', 'batch_size', 'protocol', 'shots')
   spec = job.config.evaluation.to_dict()
   return {k: v for k, v in spec.items() if k not in elsewhere}
@@ -238,5 +235,5 @@ def _collect(job: Job, judge: chat.Endpoint | None) -> list[dict[str, Any]]:
     )
   asked = {'protocol': protocol.name, 'shots': _shots(job)}
   rows = [row | asked | {'layout': job.data.layout} for row in rows]
-  workdir_lib.write_jsonl(job.folder / RESULTS, rows)
+  workdir_lib.write_jsonl(job.folder / 'results.jsonl', rows)
   return rows

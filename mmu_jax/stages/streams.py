@@ -44,12 +44,12 @@ def make_stream(
 
   Args:
     job: the job.
-    parts: dicts of ``splits``, ``size``, ``questions``, ``weight``.
+    parts: dicts as for ``draw_from``.
     name: name of the stream; streams of one name draw in one order.
     without: splits that are left out.
 
   Raises:
-    ValueError: if a split is unknown, or a part has no rows left.
+    ValueError: if a split or role is unknown, or a part has no rows left.
   """
   drawn = draw_from(job, parts, without)
   micro_batches = job.config.micro_batches
@@ -71,11 +71,13 @@ def draw_from(
 
   Args:
     job: the job.
-    parts: dicts as for ``make_stream``.
+    parts: dicts of ``splits``, ``size``, ``questions``, ``weight``; a split is
+      one of the dataset (``'vqa/forget'``), or all of a role: ``'vqa:forget'``
+      stands for the splits of every group with the role ``forget``.
     without: splits that are left out.
 
   Raises:
-    ValueError: if a split is unknown.
+    ValueError: if a split or role is unknown.
   """
   left_out = _split_names(job, without)
   drawn = []
@@ -94,16 +96,7 @@ def draw_from(
 
 
 def _split_names(job: Job, splits: Iterable[str]) -> list[str]:
-  """Returns the splits of the dataset that some names stand for.
-
-  Args:
-    job: the job.
-    splits: names of the dataset (``'vqa/forget'``), or of a role
-      (``'vqa:forget'``: the splits of all groups with the role ``forget``).
-
-  Raises:
-    ValueError: if there is no such split or role.
-  """
+  """The splits that names stand for, of the dataset or of a role."""
   names = []
   for split in splits:
     kind, _, role = split.partition(':')

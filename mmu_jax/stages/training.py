@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 
-from mmu_jax import checkpoint
 from mmu_jax import distributed
 from mmu_jax import masks as masks_lib
 from mmu_jax import methods
@@ -25,6 +24,7 @@ from mmu_jax.stages.job import recipe
 from mmu_jax.stages.job import run_settings
 from mmu_jax.stages.job import TRAINED
 from mmu_jax.stages.runs import final_params
+from mmu_jax.stages.runs import is_finished
 from mmu_jax.stages.runs import model_folder
 from mmu_jax.stages.runs import require
 from mmu_jax.stages.streams import make_stream
@@ -78,7 +78,7 @@ def run_method(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
     probe: whether to look at the model on the way, for the plots.
   """
   config = job.config.unlearn
-  if _is_finished(job, name, _unlearn_settings(job, run)):
+  if _found_finished(job, name, _unlearn_settings(job, run)):
     return
   require(job, 'vanilla')
   plan = unlearning_plan(
@@ -257,7 +257,7 @@ def _train_model(job: Job, name: str) -> None:
   settings = {'stage': recipe(spec), 'without': without}
   if name != 'base':
     settings['base'] = recipe(config.base)
-  if _is_finished(job, name, settings):
+  if _found_finished(job, name, settings):
     return
   if name != 'base':
     require(job, 'base')
@@ -279,11 +279,11 @@ def _random(job: Job) -> Params:
   return init(jax.random.key(job.config.seed))
 
 
-def _is_finished(job: Job, name: str, settings: dict[str, Any]) -> bool:
+def _found_finished(job: Job, name: str, settings: dict[str, Any]) -> bool:
   """Claims the folder of a run; returns whether it holds the final model."""
   folder = model_folder(job, name)
   workdir_lib.claim(folder, settings)
-  if checkpoint.latest_step(folder / loop.FINAL) is None:
+  if not is_finished(folder):
     return False
   progress.say(f'{name}: found in {folder}')
   # A run that was killed at its very end may have left its train states.

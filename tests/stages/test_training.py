@@ -24,7 +24,7 @@ def test_a_run_is_trained_with_the_mask_of_its_kind(monkeypatch, kind, want):
   nothing = lambda *_, **__: None
   for name in ('require', 'make_stream', '_reference', '_unlearn_settings'):
     monkeypatch.setattr(training, name, nothing)
-  monkeypatch.setattr(training, '_is_finished', lambda *_: False)
+  monkeypatch.setattr(training, '_found_finished', lambda *_: False)
   monkeypatch.setattr(training.masking, 'mask', lambda _, kind: f'mask {kind}')
   monkeypatch.setattr(
     training, 'unlearning_plan', lambda config, run, **given: given

@@ -65,12 +65,18 @@ def predict(
     given = _Stack(encoder, size, (protocol.answers(q, encoder) for q in group))
     _check_length(model, max(ask.end + max_new_tokens, given.end))
     for chunk in left:
-      texts = _texts(
-        model, params, chunk, protocol, ask, max_new_tokens=max_new_tokens
+      said = _said(
+        model,
+        params,
+        _present(protocol.ask, chunk, encoder),
+        ask,
+        max_new_tokens=max_new_tokens,
       )
-      found = _likelihoods(model, params, chunk, protocol, given)
+      found = _likelihoods(
+        model, params, _present(protocol.answers, chunk, encoder), given
+      )
       yield [
-        answers.record(question, protocol, texts.get(i), found.get(i, ()))
+        answers.record(question, protocol, said.get(i), found.get(i, ()))
         for i, question in enumerate(chunk)
       ]
 
@@ -138,32 +144,27 @@ def _prompts(question, protocol, encoder) -> list[Example]:
   return [asked.example] if asked else []
 
 
-def _texts(model, params, chunk, protocol, stack, *, max_new_tokens):
+def _present(of, chunk, encoder):
+  """Place in the chunk -> prompt or given answers, of questions with some."""
+  return {i: x for i, q in enumerate(chunk) if (x := of(q, encoder))}
+
+
+def _said(model, params, asked, stack, *, max_new_tokens):
   """Place in the chunk -> prompt and generated answer."""
-  asked = {
-    i: x
-    for i, q in enumerate(chunk)
-    if (x := protocol.ask(q, stack.encoder)) is not None
-  }
   if not asked:
     return {}
-  said = decoding.answer_texts(
+  texts = decoding.answer_texts(
     model,
     params,
     stack.batch([[x.example] for x in asked.values()]),
     stack.encoder.processor,
     max_new_tokens=max_new_tokens,
   )
-  return {i: (x.text, text) for (i, x), text in zip(asked.items(), said)}
+  return {i: (x.text, text) for (i, x), text in zip(asked.items(), texts)}
 
 
-def _likelihoods(model, params, chunk, protocol, stack):
+def _likelihoods(model, params, given, stack):
   """Place in the chunk -> given answers, each with its nll."""
-  given = {
-    i: x
-    for i, q in enumerate(chunk)
-    if (x := protocol.answers(q, stack.encoder))
-  }
   if not given:
     return {}
   found = decoding.answer_nll(model, params, stack.batch([*given.values()]))

@@ -144,11 +144,9 @@ def _paired(function, answers, retrained):
 
 
 def _quality(people, ratios):
-  """The KS p-value; people are resampled, the same in both models.
-
-  The interval is rough: rows that are drawn twice make two samples look less
-  alike, so it lies low.
-  """
+  """The KS p-value; people are resampled, the same in both models."""
+  # The interval is rough: rows that are drawn twice make two samples look less
+  # alike, so it lies low.
   drawn = bootstrap.resampled_rows(people, num_resamples=_KS_RESAMPLES, seed=0)
   quality = lambda rows: metrics.forget_quality(*ratios[rows].T)
   low, high = bootstrap.quantiles([quality(rows) for rows in drawn])

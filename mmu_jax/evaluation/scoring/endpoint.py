@@ -19,22 +19,14 @@ import warnings
 
 from mmu_jax.errors import UserError
 
-PATH = '/chat/completions'
-LONGEST_WAIT = 60.0  # seconds, whatever the server asks for
+_PATH = '/chat/completions'
+_LONGEST_WAIT = 60.0  # seconds, whatever the server asks for
 _REFUSED = (401, 403, 404, 405)  # the same for every question
 _HERE = ('localhost', '127.0.0.1', '::1')
 
 
-class Refused(UserError):
-  """No question can be answered: the key, address or model is wrong."""
-
-
 class Failed(Exception):
-  """One question was not answered."""
-
-
-class Stopped(Exception):
-  """Raised after another request showed that all others would fail too."""
+  """One question was not answered; others may be."""
 
 
 class Endpoint(NamedTuple):
@@ -103,8 +95,13 @@ def make_endpoint(settings: Mapping[str, Any]) -> Endpoint | None:
     raise UserError(
       f'timeout of the judge is above 0 seconds, got {endpoint.timeout}.'
     )
-  if _key(endpoint):
-    _warn_if_open(endpoint.url)
+  parts = urllib.parse.urlsplit(endpoint.url)
+  if _key(endpoint) and parts.scheme == 'http' and parts.hostname not in _HERE:
+    warnings.warn(
+      f'the key of the judge goes to {parts.hostname} over http, which '
+      'anybody on the way can read. Use https.',
+      stacklevel=2,
+    )
   return endpoint
 
 
@@ -122,17 +119,6 @@ def _check_url(url: str) -> None:
       f'written into files; the url of {parts.hostname!r} does. Put '
       'the key into an environment variable and its name into '
       'evaluation.judge.key_variable.'
-    )
-
-
-def _warn_if_open(url: str) -> None:
-  """Warns if the key would go over the network unencrypted."""
-  parts = urllib.parse.urlsplit(url)
-  if parts.scheme == 'http' and parts.hostname not in _HERE:
-    warnings.warn(
-      f'the key of the judge goes to {parts.hostname} over http, which '
-      'anybody on the way can read. Use https.',
-      stacklevel=3,
     )
 
 
@@ -195,18 +181,17 @@ def ask(
     The model's reply; a key in it is replaced by ``***``.
 
   Raises:
-    ValueError: if the key is gone from the environment.
-    Refused: if key, address or model are wrong (401, 403, 404, 405, and
+    ValueError: if no question can be answered: the key is gone from the
+      environment, or key, address or model are wrong (401, 403, 404, 405, and
       redirections, which would carry the key elsewhere).
-    Failed: if there is no answer after all tries, or the endpoint does not
-      take this question (another 4xx).
-    Stopped: if ``stop`` was set.
+    Failed: if there is no answer after all tries, the endpoint does not take
+      this question (another 4xx), or ``stop`` was set.
   """
   stop = stop or threading.Event()
   wait, reason, key = 0.0, '', _key(endpoint)
   for trial in range(endpoint.tries):
     if stop.wait(wait):
-      raise Stopped
+      raise Failed('stopped')
     wait = endpoint.first_wait * 2**trial
     try:
       return _said(_post(endpoint, prompt, key), key)
@@ -217,7 +202,7 @@ def ask(
     # A lost connection, a timeout while reading, a reply that is none.
     except (OSError, http.client.HTTPException, ValueError) as error:
       reason = _hide(_told(error), key)
-    wait = min(wait, LONGEST_WAIT)
+    wait = min(wait, _LONGEST_WAIT)
   raise Failed(f'{reason}, {endpoint.tries} times')
 
 
@@ -240,7 +225,7 @@ def _post(endpoint: Endpoint, prompt: str, key: str) -> bytes:
     'messages': [{'role': 'user', 'content': prompt}],
   }
   request = urllib.request.Request(
-    url if url.endswith(PATH) else url + PATH,
+    url if url.endswith(_PATH) else url + _PATH,
     json.dumps(body).encode(),
     headers,
     method='POST',
@@ -266,7 +251,7 @@ def _raise_if_final(endpoint, error, reason: str) -> None:
   """Raises where asking again is of no use."""
   if error.code in _REFUSED or 300 <= error.code < 400:
     key = f', key from {endpoint.key_variable}' if endpoint.key_variable else ''
-    raise Refused(
+    raise UserError(
       f'the judge at {endpoint.url} refuses every question: {reason} (model '
       f'{endpoint.model!r}{key}). Check url, model and key; its answers '
       'so far are kept.'

@@ -24,7 +24,6 @@ import re
 import threading
 from typing import Any, NamedTuple
 
-from mmu_jax import metrics
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.dataset import Task
 from mmu_jax.data.row import GENERATION
@@ -33,11 +32,14 @@ from mmu_jax.evaluation.asking.answers import Answer
 from mmu_jax.evaluation.scoring import endpoint as chat
 from mmu_jax.evaluation.scoring.summarize import group_of
 from mmu_jax.evaluation.scoring.summarize import result
+from mmu_jax.evaluation.scoring.summarize import summarize
+from mmu_jax.evaluation.scoring.summarize import Values
+from mmu_jax.metrics import bootstrap_interval
 
-LEAST, MOST = 1, 10
-MOST_FAILED = 10  # one after the other; then the others are not asked
+_LEAST, _MOST = 1, 10
+_MOST_FAILED = 10  # one after the other; then the others are not asked
 
-PROMPT = """\
+_PROMPT = """\
 You compare an answer with a reference that is true, and score its facts.
 
 Question: {question}
@@ -107,12 +109,12 @@ def read_score(reply: str) -> float | None:
   if len(values) != 1:
     return None
   value = values.pop()
-  return value if LEAST <= value <= MOST else None
+  return value if _LEAST <= value <= _MOST else None
 
 
-def judge_prompt(answer: Answer) -> str:
-  """Returns the text that the judge reads of one answer."""
-  return PROMPT.format(
+def _prompt(answer: Answer) -> str:
+  """The text that the judge reads of one answer."""
+  return _PROMPT.format(
     question=answer['question'].strip(),
     answer=answer['answer'].strip(),
     prediction=answer['text'].strip(),
@@ -138,10 +140,10 @@ def ask_judge(
     A verdict for each.
 
   Raises:
-    ValueError: if the endpoint refuses every question (``chat.Refused``).
+    ValueError: if the endpoint refuses every question.
     OSError: if the cache cannot be written: the disk is full, say.
   """
-  prompts = [judge_prompt(answer) for answer in answers]
+  prompts = [_prompt(answer) for answer in answers]
   keys = {prompt: _hash(endpoint.model, prompt) for prompt in prompts}
   replies = {}
   if cache.exists():
@@ -194,7 +196,7 @@ def _ask(endpoint, prompts, title) -> Iterator[tuple[str, str, str]]:
       bar.update()
       yield prompt, reply, reason
       in_a_row = in_a_row + 1 if reason else 0
-      if in_a_row == MOST_FAILED:
+      if in_a_row == _MOST_FAILED:
         return
 
 
@@ -238,24 +240,21 @@ def average(
     for verdict, group in zip(verdicts, groups, strict=True)
     if verdict.score is not None
   ]
-  make = lambda metric, value, bounds, n: result(
-    run, step, task, metric, value, bounds, n
-  )
   results = []
   if scored:
     # From 0 to 1: an interval of equal scores is then one of a proportion.
-    values = [(score - LEAST) / (MOST - LEAST) for score, _ in scored]
-    bounds = metrics.bootstrap_interval(values, groups=[g for _, g in scored])
+    span = _MOST - _LEAST
+    values = [(score - _LEAST) / span for score, _ in scored]
+    bounds = bootstrap_interval(values, groups=[group for _, group in scored])
     value, *bounds = (
-      LEAST + (MOST - LEAST) * x for x in (sum(values) / len(values), *bounds)
+      _LEAST + span * x for x in (sum(values) / len(values), *bounds)
     )
-    results.append(make('factuality', value, bounds, len(scored)))
-  if verdicts:
-    missing = [int(verdict.score is None) for verdict in verdicts]
-    bounds = metrics.bootstrap_interval(missing, groups=groups)
-    share = sum(missing) / len(missing)
-    results.append(make('factuality_unscored', share, bounds, len(missing)))
-  return results
+    results.append(
+      result(run, step, task, 'factuality', value, bounds, len(values))
+    )
+  missing = Values([int(v.score is None) for v in verdicts], groups)
+  unscored = {'factuality_unscored': missing} if verdicts else {}
+  return results + summarize(unscored, task=task, run=run, step=step)
 
 
 def factuality(

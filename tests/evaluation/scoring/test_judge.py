@@ -56,10 +56,12 @@ def test_equal_questions_are_asked_once(serve, tmp_path):
   assert len(stub.asked) == 2
 
 
-def test_the_judge_reads_question_reference_and_answer():
-  prompt = judge.judge_prompt(_predictions()[1])
+def test_the_judge_reads_question_reference_and_answer(serve, tmp_path):
+  stub, endpoint = serve(lambda n, p: reply('7'))
+  judge.ask_judge(endpoint, _predictions()[1:2], tmp_path / 'judge.jsonl')
+  ((_, _, body),) = stub.asked
   for text in ('Where does 1 live?', 'In Oslo.', 'In {Rome} 1.', '1 to 10'):
-    assert text in prompt
+    assert text in body['messages'][0]['content']
 
 
 def test_500_forever_leaves_a_row_without_a_score_and_counts_it(
