@@ -30,7 +30,7 @@ def shown(monkeypatch, tmp_path):
     found.update(page=predictions)
     return folder / 'report.html'
 
-  monkeypatch.setattr(reporting.gallery, 'save', save)
+  monkeypatch.setattr(reporting.gallery, 'save_gallery', save)
   monkeypatch.setattr(reporting.page, 'write_report', write)
 
   def make(rows):

@@ -347,7 +347,7 @@ def test_a_report_shows_the_answers_of_its_scores(
   read = {}
   save = lambda folder, runs, *args, **kwargs: read.update(kwargs, runs=runs)
   write = lambda *args, **kwargs: read.update(page=kwargs['predictions'])
-  monkeypatch.setattr(reporting.gallery, 'save', save)
+  monkeypatch.setattr(reporting.gallery, 'save_gallery', save)
   monkeypatch.setattr(reporting.page, 'write_report', write)
   monkeypatch.setattr(reporting, 'open_job', scoring.open_job)
   reporting.report(_config(), tmp_path)
