@@ -7,15 +7,6 @@ import numpy as np
 from mmu_jax.errors import UserError
 
 
-def _wilson(successes: float, n: int, confidence: float) -> tuple[float, float]:
-  """Wilson score interval of a proportion."""
-  from scipy import stats
-
-  test = stats.binomtest(int(successes), n)
-  low, high = test.proportion_ci(confidence, method='wilson')
-  return float(low), float(high)
-
-
 def _index(groups: Sequence[Hashable | None]) -> list[int]:
   """The number of every item's group; None is its own group."""
   index: dict[Hashable, int] = {}
@@ -23,14 +14,6 @@ def _index(groups: Sequence[Hashable | None]) -> list[int]:
     index.setdefault(('item', i) if g is None else ('group', g), len(index))
     for i, g in enumerate(groups)
   ]
-
-
-def _totals(
-  values: np.ndarray, groups: Sequence[Hashable | None]
-) -> tuple[np.ndarray, np.ndarray]:
-  """Sum and count of every group, each ``[groups]``."""
-  rows = _index(groups)
-  return np.bincount(rows, values), np.bincount(rows)
 
 
 def bootstrap_interval(
@@ -108,9 +91,13 @@ def bootstrap_interval(
       f'{confidence} and {num_resamples}'
     )
   if (scores == scores[0]).all():
-    if scores[0] in (0, 1):
-      return _wilson(scores.sum(), scores.size, confidence)
-    return float(scores[0]), float(scores[0])
+    if scores[0] not in (0, 1):
+      return float(scores[0]), float(scores[0])
+    from scipy import stats
+
+    test = stats.binomtest(int(scores.sum()), scores.size)
+    low, high = test.proportion_ci(confidence, method='wilson')
+    return float(low), float(high)
 
   means = resampled_means(
     scores, groups=groups, num_resamples=num_resamples, seed=seed
@@ -162,7 +149,8 @@ def resampled_means(
   scores = np.asarray(values, np.float64)
   sums, counts = scores, np.ones(scores.size)
   if groups is not None:
-    group_sums, group_counts = _totals(scores, groups)
+    rows = _index(groups)
+    group_sums, group_counts = np.bincount(rows, scores), np.bincount(rows)
     if np.ptp(group_sums / group_counts) > 0:
       sums, counts = group_sums, group_counts
   drawn = _draw(sums.size, num_resamples, seed)

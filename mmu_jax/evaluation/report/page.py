@@ -76,7 +76,8 @@ def _draw(workdir: Path, results, histories: dict, masks: dict) -> dict:
   """Writes the plots to ``plots/`` and returns them as data URIs."""
   figures = {'bars': plots.bars(results), 'tradeoff': plots.tradeoff(results)}
   forget = scored.headlines(scored.tasks_in(results), FORGET)
-  if any(_is_probed(rows, forget) for rows in histories.values()):
+  probes = [row['probe'] for rows in histories.values() for row in rows]
+  if any(task.name in probe for probe in probes for task in forget):
     figures['trajectory'] = plots.trajectory(histories, results)
   if masks:
     figures['density'] = plots.mask_density(masks)
@@ -88,11 +89,6 @@ def _draw(workdir: Path, results, histories: dict, masks: dict) -> dict:
     figure.savefig(path)
     shown[name] = examples.data_uri(path.read_bytes())
   return shown
-
-
-def _is_probed(rows: Sequence[dict], tasks: Sequence[Task]) -> bool:
-  """Whether the probes of a run looked at one of some tasks."""
-  return any(task.name in row['probe'] for row in rows for task in tasks)
 
 
 def _histories(workdir: Path, runs: Sequence[str]) -> dict[str, list[dict]]:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from mmu_jax.data.dataset import FORGET
 from mmu_jax.data.dataset import KEEP
 from mmu_jax.data.dataset import QA
-from mmu_jax.data.dataset import Task
 from mmu_jax.data.dataset import VQA
 from mmu_jax.evaluation.report import labels
 from mmu_jax.evaluation.report import scored
@@ -38,6 +37,7 @@ _MASK_RUNS = {
   'topk': 'mmunlearner_topk',
   'random': 'mmunlearner_random',
 }
+_MATCH = 'exact_match'  # the metric of probes
 # What probes are plotted against: split and modality of what is kept.
 _KEPT = (('retain', VQA, 'retain VQA'), (FORGET, QA, 'forget QA (text)'))
 
@@ -170,24 +170,31 @@ def trajectory(histories: dict[str, list[dict]], results: Sequence[dict]):
   figure = _figure((12, 5))
   axes = _grid(figure, 1, 2)
   forget = next(iter(scored.headlines(tasks, FORGET)), None)
+  keep = scored.headlines(tasks, KEEP)
   title = 'forget VQA'
   if forget and forget.holdout:
     title = 'forget VQA, held-out images'
   for ax, (split, modality, kept) in zip(axes[0], _KEPT):
     _wanted(ax, title, kept)
-    task = _kept_task(tasks, split, modality)
+    task = next((x for x in keep if x[2:4] == (split, modality)), None)
     if not forget or not task:
       continue
-    fixed = {}
-    for run in (scored.VANILLA, scored.RETRAINED):
-      ends = [(name, 'exact_match') for name in (forget.name, task.name)]
-      mine = found.get(run, {})
-      if set(ends) <= set(mine):
-        fixed[run] = tuple(mine[key].value for key in ends)
-    paths = {
-      run: path
-      for run, rows in histories.items()
-      if (path := _probes(rows, forget.name, task.name))
+    both = {forget.name, task.name}
+    paths = {}  # where a run was at every probe
+    for run, rows in histories.items():
+      probes = [row.get('probe', {}) for row in rows]
+      paths[run] = [
+        (probe[forget.name], probe[task.name])
+        for probe in probes
+        if both <= probe.keys()
+      ]
+    paths = {run: path for run, path in paths.items() if path}
+    fixed = {
+      run: tuple(
+        found[run][name, _MATCH].value for name in (forget.name, task.name)
+      )
+      for run in (scored.VANILLA, scored.RETRAINED)
+      if {(name, _MATCH) for name in both} <= found.get(run, {}).keys()
     }
     for run, path in paths.items():
       colour = style[run][0]
@@ -201,21 +208,6 @@ def trajectory(histories: dict[str, list[dict]], results: Sequence[dict]):
     colours = {run: style[run][0] for run in ends}
     labels.place_labels(ax, ends, colours, list(paths.values()))
   return figure
-
-
-def _kept_task(tasks, split: str, modality: str) -> Task | None:
-  """The headline task to keep of a split, if there is one."""
-  kept = scored.headlines(tasks, KEEP)
-  return next((t for t in kept if t[2:4] == (split, modality)), None)
-
-
-def _probes(rows, forget: str, task: str) -> list[tuple[float, float]]:
-  """The points of a way, probe by probe."""
-  return [
-    (row['probe'][forget], row['probe'][task])
-    for row in rows
-    if {forget, task} <= set(row.get('probe', ()))
-  ]
 
 
 _ACROSS = 4  # panels in a row

@@ -163,7 +163,7 @@ def markdown_table(
 
   Returns:
     A table in GitHub's Markdown for each block, one row per run, and a line
-    that says what the brackets are.
+    about the brackets.
 
   Raises:
     ValueError: if there are not as many lists as seeds.

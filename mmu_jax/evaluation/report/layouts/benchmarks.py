@@ -1,7 +1,5 @@
 """The tables of MLLMU-Bench and CLEAR, as their papers lay them out."""
 
-from collections.abc import Iterable
-
 from mmu_jax.evaluation.report.layouts import columns as c
 
 _KEEP = 'The same for people to keep.'
@@ -23,14 +21,6 @@ _WHO = (
 )
 
 
-def _columns(rows: Iterable[tuple]) -> tuple[c.Column, ...]:
-  """Columns of rows that name task and metric first, and the meaning last."""
-  return tuple(
-    c.Column(key, title, short, wanted, meaning, about, metric)
-    for about, metric, key, title, short, wanted, meaning in rows
-  )
-
-
 def _mllmu_columns(metric: str) -> tuple[c.Column, ...]:
   """One metric by whom is asked about, first in pictures, then in text."""
   rows = []
@@ -41,7 +31,7 @@ def _mllmu_columns(metric: str) -> tuple[c.Column, ...]:
       meaning = f'Pictures: {seen}.' if kind == 'vqa' else f'Text: {told}.'
       key = f'{name}/{metric}'
       rows.append((about, metric, key, name, name, wanted, meaning))
-  return _columns(rows)
+  return c.columns_of(rows)
 
 
 def _clear_columns(names: str, written: str) -> tuple[c.Column, ...]:
@@ -87,7 +77,7 @@ def _clear_columns(names: str, written: str) -> tuple[c.Column, ...]:
       'Questions about other pictures, with options.',
     ),
   )
-  return _columns(
+  return c.columns_of(
     (about, metric, f'{title}/{metric}', title, *rest)
     for about, metric, title, *rest in rows
     if metric
@@ -138,7 +128,7 @@ def _traces(forget: c.About, key: str, title: str, short: str) -> c.ColumnBlock:
       *('retain VQA, probability', 'retain prob.', c.UP, _KEEP),
     ),
   )
-  return c.ColumnBlock('traces in the likelihoods', '', _columns(rows))
+  return c.ColumnBlock('traces in the likelihoods', '', c.columns_of(rows))
 
 
 def _whole() -> c.ColumnBlock:
@@ -168,7 +158,9 @@ def _whole() -> c.ColumnBlock:
     meaning='The mean absolute difference to the retrained model over all '
     'scores of the tables of accuracy and ROUGE-L; 0 is the same behaviour.'
   )
-  return c.ColumnBlock('the model as a whole', '', (*_columns(rows), distance))
+  return c.ColumnBlock(
+    'the model as a whole', '', (*c.columns_of(rows), distance)
+  )
 
 
 _JUDGED = 'generation, factuality by a judge (1 to 10)'

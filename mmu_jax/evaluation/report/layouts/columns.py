@@ -5,7 +5,7 @@ wanted to go, and which of them say whether something was forgotten. Columns
 find tasks by meaning, see ``About``, and not by their names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from mmu_jax.data.dataset import Task
@@ -65,11 +65,19 @@ class Column(NamedTuple):
   wanted: str
   meaning: str
   about: About | None = None
-  metric: str = 'exact_match'
+  metric: str = ''
 
   def of(self, tasks: Mapping[str, Task]) -> Task | None:
     """Returns the task of the scores, among some tasks."""
     return self.about.find(tasks) if self.about else None
+
+
+def columns_of(rows: Iterable[tuple]) -> tuple[Column, ...]:
+  """Columns of rows that name task and metric first, and the meaning last."""
+  return tuple(
+    Column(key, title, short, wanted, meaning, about, metric)
+    for about, metric, key, title, short, wanted, meaning in rows
+  )
 
 
 class ColumnBlock(NamedTuple):
