@@ -1,8 +1,10 @@
 """Single questions and answers, as a report shows them."""
 
 import base64
+import collections
 from collections.abc import Mapping
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -78,8 +80,18 @@ def mistakes(
       sections.append({'title': title, 'rows': lost, 'n': len(before)})
   for section in sections:
     section['count'] = len(section['rows'])
-    section['rows'] = section['rows'][:_EXAMPLES]
+    section['rows'] = _spread(section['rows'])[:_EXAMPLES]
   return sections
+
+
+def _spread(rows: list[dict]) -> list[dict]:
+  """Every answer once, one about each person before the next ones."""
+  words = lambda row: (row.get('person'), row['question'], row['text'])
+  by_person = collections.defaultdict(list)
+  for key, row in {words(row): row for row in rows}.items():
+    by_person[key[0]].append(row)
+  turns = itertools.zip_longest(*by_person.values())
+  return [row for turn in turns for row in turn if row]
 
 
 def _title(task: Task, layout: Layout) -> str:

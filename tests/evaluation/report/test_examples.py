@@ -5,10 +5,13 @@ import json
 import answered
 import numpy as np
 import pytest
+from results import make_tasks
 from shown import clear
 from shown import mllmu
 from shown import write_jsonl
 
+from mmu_jax.evaluation.report import examples
+from mmu_jax.evaluation.report import layouts
 from mmu_jax.evaluation.report import page as report
 
 
@@ -49,3 +52,19 @@ def test_mistakes_are_cloze_answers_or_sentences_far_from_the_reference(
   assert 'Still answered: forget VQA, captions: 0 of 1' in page
   assert 'Right before and wrong now: forget QA: 1 of 1' in page
   assert 'from a ROUGE-L of .5 on' in page
+
+
+def test_mistakes_are_shown_once_and_of_several_people(full):
+  tasks = make_tasks({'forget_vqa_holdout': ()})
+  rows = [
+    answered.answer(str(i), person=who, text=answered.ANSWER, question=asked)
+    for i, (who, asked) in enumerate(
+      [('p1', 'Q?'), ('p1', 'Q?'), ('p1', 'R?'), ('p2', 'Q?')]
+    )
+  ]
+  folder = full / 'predictions'
+  write_jsonl(folder / 'ga' / 'forget_vqa_holdout.jsonl', rows)
+  (left,) = examples.mistakes(folder, 'ga', layouts.PEOPLE, tasks)
+  shown = [(row['person'], row['question']) for row in left['rows']]
+  assert shown == [('p1', 'Q?'), ('p2', 'Q?'), ('p1', 'R?')]
+  assert (left['count'], left['n']) == (4, 4)
