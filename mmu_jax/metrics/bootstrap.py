@@ -147,7 +147,8 @@ def resampled_means(
     [1.0, 1.0]
   """
   scores = np.asarray(values, np.float64)
-  sums, counts = scores, np.ones(scores.size)
+  sums: np.ndarray = scores
+  counts: np.ndarray = np.ones(scores.size)
   if groups is not None:
     rows = _index(groups)
     group_sums, group_counts = np.bincount(rows, scores), np.bincount(rows)
