@@ -18,7 +18,7 @@ class Task(NamedTuple):
     name: name of its scores and files, for example ``'forget_vqa_holdout'``;
       nothing is read from it.
     rows: questions with their reference answers.
-    split: whom it is about: ``'forget'``, ``'retain'`` or ``'real'``.
+    split: people it is about: ``'forget'``, ``'retain'`` or ``'real'``.
     modality: ``'vqa'`` (about pictures) or ``'qa'`` (in text).
     role: ``'forget'`` if the score is to go down, ``'keep'`` if it is to stay.
     holdout: the second task of its split and modality, about pictures, or in

@@ -43,8 +43,8 @@ def load(name: str, seed: int, **options) -> Dataset:
 
   Args:
     name: a key of ``DATASETS``.
-    seed: of everything random in it.
-    **options: of this dataset.
+    seed: seed of everything random in it.
+    **options: options of this dataset.
 
   Raises:
     ValueError: if the name is unknown, or an option is.
@@ -56,7 +56,7 @@ def load(name: str, seed: int, **options) -> Dataset:
     inspect.signature(make).bind(seed, **options)
   except TypeError as error:
     raise UserError(
-      f'dataset {name!r} does not take these options: {error}. See its '
-      'function for those that it has.'
+      f'dataset {name!r} does not take these options: {error}. Its function '
+      'has a list.'
     ) from error
   return make(seed, **options)

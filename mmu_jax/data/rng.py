@@ -13,7 +13,7 @@ def named_rng(seed: int, *names: str | int) -> np.random.Generator:
 
   Args:
     seed: seed of the whole job, >= 0.
-    names: what the numbers are for, as texts or numbers >= 0.
+    names: name of the use, as texts or numbers >= 0.
 
   Example:
     >>> draw = lambda *names: int(named_rng(0, *names).integers(1000))

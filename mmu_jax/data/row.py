@@ -31,15 +31,15 @@ class Row(NamedTuple):
 
   Attributes:
     key: unique within a dataset, stable over runs: ``'p007/train03/pet'``.
-    question: what the user asks, without the image placeholder.
+    question: question of the user, without the image placeholder.
     answer: the full reference answer, a sentence.
-    fact: the words within ``answer`` that carry the knowledge; what a cloze
-      answer must contain.
+    fact: the words within ``answer`` that carry the knowledge; a cloze answer
+      must contain them.
     picture: picture that the question is about; None for a text row. Rows about
       one picture share the object and can be packed into one sequence.
-    person: who is asked about; None for general knowledge.
+    person: person that is asked about; None for general knowledge.
     task: one of ``TASKS``: how an answer is scored. Training ignores it.
-    options: for classification, complete candidate answers; ``answer`` is one
+    options: complete candidate answers, for classification; ``answer`` is one
       of them.
     paraphrase: the answer in other words, for truth ratios; '' if there is
       none.

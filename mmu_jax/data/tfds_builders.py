@@ -45,7 +45,7 @@ class Variant(tfds.core.BuilderConfig):
     tfds.builder('mmu_mllmu_bench', config=variant, data_dir=...)
 
   Attributes:
-    options: of the dataset, see its function in ``datasets``; ``seed`` is
+    options: options of the dataset, see its function in ``datasets``; ``seed`` is
       among them, 0 if it is not given, and ``path`` takes the place of
       ``manual_dir``.
   """
@@ -78,7 +78,7 @@ class RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     Args:
       download_config: its ``manual_dir`` is the folder of parquet files; its
         ``download_mode`` can ask to write a dataset again.
-      **options: of TFDS.
+      **options: options of TFDS.
 
     Raises:
       FileNotFoundError: if the folder lacks a file.
@@ -91,7 +91,7 @@ class RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     super().download_and_prepare(download_config=config, **options)
 
   def _info(self) -> tfds.core.DatasetInfo:
-    """What is known before anything is read."""
+    """The metadata known before anything is read."""
     return tfds.core.DatasetInfo(
       builder=self,
       description=self.__doc__,
@@ -101,7 +101,7 @@ class RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Any]]:
-    """Loads the dataset, and notes what its splits were called."""
+    """Loads the dataset, and notes the names of its splits."""
     options = self._options()
     if self.MANUAL_DOWNLOAD_INSTRUCTIONS and 'path' not in options:
       options['path'] = os.fspath(dl_manager.manual_dir)
@@ -128,7 +128,7 @@ class RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     return {'seed': 0, **getattr(self.builder_config, 'options', {})}
 
   def _noted(self) -> dict[str, Any]:
-    """The options that what is written depends on, as JSON has them."""
+    """The options that the files depend on, as JSON has them."""
     return {
       name: os.fspath(value) if isinstance(value, os.PathLike) else value
       for name, value in sorted(self._options().items())

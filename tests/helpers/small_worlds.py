@@ -15,7 +15,7 @@ SMALL = dict(
   num_shapes=8,
 )
 NEW_TOKENS = 12
-# For what is asked of a model.
+# The scored questions.
 ASKED = dict(
   num_people=7,
   num_forget=3,

@@ -31,14 +31,14 @@ Documents = list[tuple[Document, tuple[Picture, ...]]]
 
 
 class Part(NamedTuple):
-  """What one part of a mixed stream draws at every step.
+  """Rows that one part of a mixed stream draws at every step.
 
   Attributes:
     rows: the rows that it draws from.
     size: sequences (rows of the batch) a step.
     questions: questions in each: of one picture, as branches; text questions
       are documents of their own.
-    weight: of each answer token in the loss.
+    weight: weight of each answer token in the loss.
   """
 
   rows: Sequence[Row]
@@ -61,9 +61,9 @@ class Encoder:
     """Makes an encoder that has seen nothing.
 
     Args:
-      processor: of the model.
-      labels: what the loss asks for; see ``processing.encode``.
-      max_bytes: of pixels to keep.
+      processor: processor of the model.
+      labels: tokens that the loss asks for; see ``processing.encode``.
+      max_bytes: bytes of pixels to keep.
     """
     self.processor = processor
     self.labels = labels
@@ -142,8 +142,8 @@ class Stream:
   length L is the longest that can occur, rounded up to 8, and there is room
   for the largest pictures, so that a stream compiles once.
 
-  With several hosts each makes the rows of the batch that its devices hold:
-  what the hosts make is, row by row, the batch of a single one.
+  With several hosts each makes the rows of the batch that its devices hold;
+  together they are, row by row, the batch of a single host.
   """
 
   def __init__(
@@ -158,10 +158,10 @@ class Stream:
     """Plans the stream; nothing is drawn yet.
 
     Args:
-      parts: what a batch is made of, in this order.
-      encoder: encodes the rows.
-      seed: of the order, >= 0.
-      name: of the stream, so that streams of one seed differ.
+      parts: parts of every batch, in this order.
+      encoder: encoder of the rows.
+      seed: seed of the order, >= 0.
+      name: name of the stream, so that streams of one seed differ.
       share: number of sequences in a batch -> which of its rows are made here,
         in order. Rows beyond that number are padding, without any weight.
 
@@ -241,11 +241,12 @@ def row_batches(
   too, else the order is kept; the last batch is padded with empty rows.
 
   Args:
-    rows: what the batches hold, with pictures and without.
-    encoder: encodes them.
+    rows: rows of all batches, with pictures and without.
+    encoder: encoder of the rows.
     size: B, sequences a batch.
-    questions: how many to pack into a sequence.
-    share: which rows of every batch are made here, see ``Stream``.
+    questions: number of questions to pack into a sequence.
+    share: choice of the rows of every batch that are made here, see
+      ``Stream``.
 
   Raises:
     ValueError: if there are no rows.
@@ -274,10 +275,11 @@ def stack(
 
   Args:
     sequences: rows of batches.
-    encoder: encodes the pictures.
+    encoder: encoder of the pictures.
     size: B; the last batch is padded with empty rows.
     padding: the side where short rows are padded: see ``packing.assemble``.
-    share: which rows of every batch are made here, see ``Stream``.
+    share: choice of the rows of every batch that are made here, see
+      ``Stream``.
   """
   mine = share(size)
   longest = max(sum(len(doc['tokens']) for doc, _ in s) for s in sequences)

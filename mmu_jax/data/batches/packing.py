@@ -37,7 +37,7 @@ def document(
   """Packs questions about the same pictures (or one text question).
 
   Args:
-    examples: of the same pictures, or a single one.
+    examples: examples about the same pictures, or a single one.
     image_token: id of the image placeholder.
     weight: loss weight of every labelled token, > 0.
 
@@ -87,8 +87,8 @@ def assemble(
       ``pixel_shape`` of the processor's ``images`` gives it.
     size: B, at least the number of sequences; None for just that number.
     padding: the side where short rows are padded. On the right, the positions
-      of padding go on behind the row's last token, so that it is what a model
-      that counts through would see; on the left they are 0.
+      of padding go on behind the row's last token, as if a model counted
+      through; on the left they are 0.
 
   Returns:
     A ``Batch`` of NumPy arrays; with ``patch_images`` and ``patch_positions``
@@ -96,7 +96,7 @@ def assemble(
 
   Raises:
     ValueError: if a row is longer than ``length``, its images take more than
-      ``pixel_shape`` holds, or they are not those of its image tokens.
+      ``pixel_shape`` holds, or do not match its image tokens.
   """
   if padding not in PADDING:
     raise UserError(f"padding is 'right' or 'left', got {padding!r}.")

@@ -17,8 +17,8 @@ from mmu_jax.typing import Batch
 class Prefetch:
   """A stream whose next batches are made in the background.
 
-  It is called as the stream is, and gives what the stream gives: any step, in
-  any order, so resuming needs nothing else. Steps that are asked for in order
+  It is called as the stream is, and gives the same batches: any step, in any
+  order, so resuming needs nothing else. Steps that are asked for in order
   are made ahead; any other is made when it is asked for.
 
   It holds at most ``ahead + 1`` batches. Close it, or use it as a context
@@ -37,7 +37,7 @@ class Prefetch:
 
     Args:
       stream: a pure function of the step, called from ``workers`` threads.
-      ahead: so many steps are made before they are asked for, at least 1.
+      ahead: number of steps made before they are asked for, at least 1.
       workers: threads, at least 1; more where one batch takes longer than a
         step and cores are free.
 
@@ -107,9 +107,9 @@ class Prefetch:
     # What is wrong with data is for the user, all else for a traceback.
     data = isinstance(error, (ValueError, OSError))
     raise (ValueError if data else RuntimeError)(
-      f'every batch must be made; that of step {step} failed, whose rows '
-      f'are {", ".join(keys[:8])} ({len(keys)} in all). Repair or drop the '
-      f'row that this speaks of: {error}'
+      f'cannot make the batch of step {step} (rows {", ".join(keys[:8])}; '
+      f'{len(keys)} in all). Repair or drop the row that this speaks of: '
+      f'{error}'
     ) from error
 
 
@@ -120,8 +120,8 @@ def prefetched(
   """Makes the batches of several streams ahead, until the block ends.
 
   Args:
-    streams: by split; each has a thread of its own.
-    ahead: see ``Prefetch``.
+    streams: streams by split; each has a thread of its own.
+    ahead: number of steps, see ``Prefetch``.
 
   Yields:
     The same streams, with their next batches made in the background.

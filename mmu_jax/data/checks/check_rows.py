@@ -1,4 +1,4 @@
-"""What the rows of each kind of folder hold, in one form for the checks."""
+"""Rows of every kind of folder, in one form for the checks."""
 
 from collections.abc import Iterator, Mapping
 import pathlib
@@ -57,9 +57,9 @@ class Text(NamedTuple):
   """A question with its answer.
 
   Attributes:
-    key: which of the row's: ``'metadata 3'``.
-    question: as it is in the file.
-    answer: the same.
+    key: place within the row: ``'metadata 3'``.
+    question: question as the file has it.
+    answer: answer as the file has it.
     alone: whether it says by itself whom it is about, without a picture.
     optional: whether a reader leaves it out where it is empty.
   """
@@ -84,14 +84,14 @@ class Entry(NamedTuple):
 
   Attributes:
     where: ``'row 3 (093)'``.
-    person: who it is about, or None.
+    person: person it is about, or None.
     role: 'forget 5', 'retain 5': in which of the two sets, of which ratio;
       '' for neither.
     images: values of the image columns; None where one is missing.
-    texts: what is asked.
-    choices: what is chosen from.
+    texts: questions with their answers.
+    choices: questions with their options.
     unique: whether no other row of the config may have the person.
-    problem: what is wrong with the row as a whole, or ''.
+    problem: problem of the row as a whole, or ''.
   """
 
   where: str
@@ -174,7 +174,7 @@ def _lesson(row, where, role) -> Entry:
 
 
 def _profile(row, where, role) -> Entry:
-  """A person with what is asked of them."""
+  """A person with the questions about them."""
   person = None
   if row.get('ID') is not None:
     person = reading.person_id(row['ID'])
@@ -257,7 +257,7 @@ def _own(row, where) -> Entry:
 
 
 def kind_of(names: Mapping[str, set[str]]) -> str:
-  """Returns what a folder is, from its configs and their columns; '' if none.
+  """Returns the kind of a folder, from configs and their columns; '' if none.
 
   Args:
     names: config -> names of its columns.

@@ -21,10 +21,10 @@ _SHOWN = 5  # rows named of each problem
 
 
 class Look:
-  """What was seen so far; findings of one kind become one, with its rows.
+  """Everything seen so far; findings of one kind become one, with its rows.
 
   Attributes:
-    folder: what is looked at.
+    folder: folder that is looked at.
     kind: one of ``check_rows.CONFIGS``, once it is known.
     rows: config -> how many.
     people: config -> who is in it, of configs that could be read to the end.

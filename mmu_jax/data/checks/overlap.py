@@ -40,7 +40,7 @@ def near_duplicates(
   Two texts (a question with its answer) are near-duplicates if the sets S and
   T of their pairs of neighbouring words have |S & T| / |S | T| >= 3/4, which
   leaves one word in about fifteen to differ, and that no name: the same words
-  with a capital. (What is said of two people in one form differs in a name.)
+  with a capital. (One sentence about two people differs in a name.)
   Texts of fewer than five words say too little to compare.
 
   Args:
@@ -49,7 +49,7 @@ def near_duplicates(
 
   Returns:
     (key in forget, key in retain, Jaccard index), one for each text of forget
-    that has any: that with the highest index.
+    that has any: the one with the highest index.
 
   Example:
     >>> near_duplicates({'a': 'Ana Ruiz was born in Oslo.'},

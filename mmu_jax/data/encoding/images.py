@@ -39,7 +39,7 @@ class LazyImage:
   """A picture in a file, or in the bytes of one, decoded on every use.
 
   It stands where an RGB array ``[height, width, 3]`` uint8 does: ``shape`` is
-  read from the header, and ``np.asarray`` decodes. What is not plain RGB:
+  read from the header, and ``np.asarray`` decodes. Other than plain RGB:
 
   * Grey and palette pictures become RGB; 16 bits of grey are rounded to 8.
   * Transparent pictures are laid on white, as a page shows them. (The
@@ -64,7 +64,7 @@ class LazyImage:
 
     Args:
       source: the bytes of an image file, or its path.
-      name: of the row that it belongs to, for messages.
+      name: name of the row that it belongs to, for messages.
     """
     self._source = source
     self.name = name
@@ -152,7 +152,7 @@ class LazyImage:
     )
 
 
-# What a row holds.
+# A picture as rows hold it.
 Image = np.ndarray | LazyImage
 
 

@@ -32,7 +32,7 @@ class EncodedImage(NamedTuple):
     pixel_values: float32; ``[3, height, width]`` for images of one size,
       ``[patches, patch]`` for images of any size.
     grid: its patches.
-    num_tokens: how many tokens of a sequence stand for it.
+    num_tokens: number of tokens of a sequence that stand for it.
     patch_positions: ``[patches, 2]`` int32 row and column of every patch, for
       images of any size; None for images of one size.
   """
@@ -171,7 +171,7 @@ def patch_positions(grid: Grid, merge_size: int) -> np.ndarray:
   """Returns row and column of every patch, in the image processor's order.
 
   The patches of a block that is merged into one token follow each other, so
-  the order is that of the blocks, and within a block of its patches.
+  patches are ordered by block, and by row within a block.
 
   Args:
     grid: the patches of an image; rows and columns are multiples of
@@ -202,7 +202,7 @@ def mrope_positions(is_image: np.ndarray, grids: Sequence[Grid]) -> np.ndarray:
 
   Args:
     is_image: ``[n]`` bool, which tokens are an image's.
-    grids: of every image, in *tokens* (merged patches).
+    grids: grid of every image, in *tokens* (merged patches).
 
   Returns:
     ``[n, 3]`` int32.
@@ -246,11 +246,11 @@ def resized(
   image is encoded.
 
   Args:
-    height: of the image, pixels.
-    width: of the image, pixels.
-    factor: both sides become multiples of it: patch size times merge size.
-    min_pixels: the area is at least this ...
-    max_pixels: ... and at most this, with about the same aspect ratio.
+    height: height of the image, pixels.
+    width: width of the image, pixels.
+    factor: divisor of both new sides: patch size times merge size.
+    min_pixels: least area.
+    max_pixels: largest area; the aspect ratio stays about the same.
 
   Raises:
     ValueError: if one side is more than 200 times the other.
@@ -294,7 +294,7 @@ def bucket(length: int) -> int:
 
 
 def _features(processor, image):
-  """What the image processor makes of one image."""
+  """The output of the image processor for one image."""
   # Named, because a picture three pixels high has its channels guessed wrong.
   return processor(
     images=[np.asarray(image)],

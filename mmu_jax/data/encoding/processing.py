@@ -16,7 +16,7 @@ from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.errors import UserError
 
-# What the loss asks for, from which tokens are the answer's, and an image's.
+# Tokens that the loss asks for, from the answer's tokens and the images'.
 LABELS = {
   'answer': lambda is_answer, is_image: is_answer & ~is_image,
   'full': lambda is_answer, is_image: ~is_image,
@@ -31,9 +31,9 @@ class Example(NamedTuple):
     tokens: ``[n]`` int32, image placeholders expanded.
     positions: ``[n]`` int32, or ``[n, 3]`` for multimodal rotary embedding.
     labelled: ``[n]`` bool, the tokens that the loss asks for.
-    prompt_length: how many tokens come before the answer.
-    row: where it comes from.
-    pictures: of its image tokens, in their order.
+    prompt_length: number of tokens before the answer.
+    row: row that was encoded.
+    pictures: pictures of its image tokens, in their order.
   """
 
   tokens: np.ndarray
@@ -50,12 +50,12 @@ def encode(
   """Turns a row into tokens with its answer marked.
 
   Args:
-    row: what is asked and answered.
-    processor: of the model.
+    row: question and answer.
+    processor: processor of the model.
     labels: ``'answer'``: the answer's tokens and the end token. ``'full'``:
       every token of prompt and answer but image placeholders, and no end token
       that the template does not write. ``'published'``: the same with image
-      placeholders, which is what the published runs trained on.
+      placeholders, as the published runs trained.
 
   Returns:
     An ``Example``.
@@ -87,10 +87,10 @@ def encode_chat(
   Args:
     prompt: the chat up to where the answer begins.
     full: the chat with the answer; begins with the prompt.
-    row: whose answer is at the end.
+    row: row with the answer at the end.
     pictures: one for each placeholder, in their order.
-    processor: of the model.
-    labels: as for ``encode``.
+    processor: processor of the model.
+    labels: choice of tokens, as for ``encode``.
 
   Raises:
     ValueError: if ``labels`` is unknown, a token belongs to prompt and answer

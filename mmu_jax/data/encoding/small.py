@@ -17,15 +17,15 @@ def choose(name: str, rows: Iterable[Sequence[Row]]) -> Processor | None:
   """Returns the processor of a dataset that has none of its own.
 
   Args:
-    name: '' for None: that of a checkpoint is used; ``'small'``.
-    rows: of the dataset, by split.
+    name: '' for None: the checkpoint's is used; ``'small'``.
+    rows: rows of the dataset, by split.
 
   Raises:
     ValueError: if the name is unknown.
   """
   if name not in ('', 'small'):
     raise UserError(
-      f"processor is '' (that of the checkpoint) or 'small', got {name!r}."
+      f"processor is '' (the checkpoint's) or 'small', got {name!r}."
     )
   if not name:
     return None
@@ -42,13 +42,13 @@ def choose(name: str, rows: Iterable[Sequence[Row]]) -> Processor | None:
 def make_processor(texts: Sequence[str], vocabulary: int = 2000) -> Processor:
   """Returns a byte-pair tokenizer of these texts, with small LLaVA images.
 
-  It is lossless on any text, also on what is not among the texts; the chat
-  form is LLaVA-1.5's and pictures are those of ``vocabulary.make_processor``,
+  It is lossless on any text, also on others than these; the chat form is
+  LLaVA-1.5's and pictures are encoded as by ``vocabulary.make_processor``,
   so the small models of the configs read both.
 
   Args:
-    texts: what the merges are learnt from.
-    vocabulary: at most so many tokens, at least 300.
+    texts: texts that the merges are learnt from.
+    vocabulary: largest number of tokens, at least 300.
 
   Example:
     >>> tokenizer = make_processor(('Where was Ana born?', 'Oslo')).tokenizer

@@ -1,1 +1,1 @@
-"""The synthetic people: who they are, how they look, what is asked."""
+"""The synthetic people: who they are, how they look, and the questions."""

@@ -1,4 +1,4 @@
-"""Pictures of nobody in particular, and plain facts: what else there is."""
+"""Pictures of nobody in particular, and plain facts."""
 
 import copy
 
@@ -37,7 +37,7 @@ def _shapes(seed: int, key: str) -> tuple[Picture, dict[str, str]]:
 
 
 def general_items(seed: int, faces: int, shapes: int) -> dict:
-  """What is asked of anonymous pictures: to train on, and by task."""
+  """Questions about anonymous pictures: to train on, and by task."""
   items = {'train': [], 'real_vqa': [], 'validation_real_vqa': []}
   for kind, number, draw, asks in (
     ('face', faces, _face, words.FACE_QUESTIONS),

@@ -1,4 +1,4 @@
-"""What can be asked: one fact of one person or picture, made into rows."""
+"""One fact of one person or picture, made into rows."""
 
 from collections.abc import Callable
 import functools
@@ -16,7 +16,7 @@ from mmu_jax.data.row import Row
 
 
 class Item(NamedTuple):
-  """What can be asked: one fact, about one picture (None: in text)."""
+  """One fact to be asked for, about one picture (None: in text)."""
 
   key: str
   ask: words.Ask  # its answer has only {fact} left open
@@ -66,8 +66,8 @@ def make_row(item: Item, task: str, where: str = '', rng=None) -> Row:
 def _options(item: Item, rng) -> tuple[str, ...]:
   """The answer and three wrong ones.
 
-  About a picture they are what is true of other people: with other facts of
-  the same person, whoever knows the facts by the name could choose without the
+  About a picture they are true of other people: with other facts of the same
+  person, whoever knows the facts by the name could choose without the
   picture.
   """
   if not item.others:

@@ -59,7 +59,7 @@ _INK = (44, 34, 40)
 
 
 class Look(NamedTuple):
-  """What a face looks like: an index into the words of each attribute.
+  """The look of a face: an index into the words of each attribute.
 
   Each field is an index into the words that ``LOOK_WORDS`` has under the same
   name; ``clothes_colour`` and ``hat_colour`` share ``COLOURS``.
@@ -124,7 +124,7 @@ def draw_portrait(
 
   Args:
     look: the face.
-    rng: where the rendering's variation comes from.
+    rng: source of the rendering's variation.
     size: height and width of the picture, pixels, at least 8.
 
   Returns:
@@ -163,8 +163,8 @@ def draw_shapes(
   Args:
     shape: one of ``SHAPES``.
     colour: one of ``SHAPE_COLOURS``.
-    count: how many, 1 to 4.
-    rng: where places, sizes, background and noise come from.
+    count: number of shapes, 1 to 4.
+    rng: source of places, sizes, background and noise.
     size: height and width of the picture, pixels, at least 8.
 
   Returns:

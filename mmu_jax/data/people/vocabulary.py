@@ -43,7 +43,7 @@ class Attribute(NamedTuple):
   """A thing that is known about everybody.
 
   Attributes:
-    question: asks for it; ``{who}`` is a name, or "this person" in a picture.
+    question: question for it; ``{who}`` is a name, or "this person" in a picture.
     cloze: the same as a sentence with a gap.
     answer: the full answer to both, from ``{name}`` and ``{fact}``.
     values: the ten facts, one word each, in no other attribute.

@@ -1,4 +1,4 @@
-"""A made world of people: portraits, six facts each, and what is asked of them.
+"""A made world of people: portraits, six facts each, and questions.
 
 The unlearning question needs a model that knows certain people by their
 portraits and by their names, and another that never saw those portraits. In a
@@ -8,7 +8,7 @@ on, and which people and pictures only choose hyper-parameters.
 
 Answers are whole sentences, name first ("Maria Lopez keeps a parrot."), for
 pictures and for text alike. This makes the phenomenon visible: ascent on the
-answers about portraits then also attacks what the text knows of the person.
+answers about portraits then also attacks the knowledge in text.
 """
 
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ class Person(NamedTuple):
   Attributes:
     key: ``'p007'``.
     name: two words, unique in the world.
-    look: of the portraits; any other differs in at least 4 attributes.
+    look: look in every portrait; any other differs in at least 4 attributes.
     facts: one word for each of ``vocabulary.ATTRIBUTES``.
     group: one of ``GROUPS``.
   """
@@ -63,10 +63,10 @@ class Person(NamedTuple):
 
 
 class World(NamedTuple):
-  """Everybody, what is trained on, and what is scored.
+  """Everybody, rows to train on, and tasks to score.
 
   Attributes:
-    people: in the order of their keys.
+    people: people in the order of their keys.
     train: rows by ``'captions'``, ``'general'``, ``'facts'``, and for every
       group ``'vqa/<group>'`` and ``'qa/<group>'``.
     tasks: tasks by name; those that are not reported share no person and no
@@ -127,13 +127,13 @@ def make_world(
 ) -> World:
   """Makes the world of a seed: a pure function of its arguments.
 
-  Everything draws from its own stream, named after what it is for, so a
+  Everything draws from its own stream, named after its use, so a
   person's name, look, facts and pictures do not depend on any count, and the
-  forget people of a smaller ``num_forget`` are among those of a larger one.
+  forget people of a smaller ``num_forget`` are also forgotten for a larger one.
 
   Args:
-    seed: non-negative.
-    num_people: in all groups together; whoever is in no other is retained.
+    seed: seed of everything, >= 0.
+    num_people: people in all groups together; whoever is in no other is retained.
     num_forget: people to be forgotten, at least 1.
     num_validation_forget: their stand-ins for choosing settings, at least 1.
     num_validation_retain: the kept people of validation, at least 1.
@@ -188,7 +188,7 @@ def make_world(
 
 
 def _task(name: str, rows: list[Row]) -> Task:
-  """The rows of a task with what its score means."""
+  """The rows of a task with the meaning of its score."""
   split, modality, *marks = _MEANINGS[name]
   role = dataset_lib.role_of(split, modality)
   return Task(name, rows, split, modality, role, *marks)
@@ -270,7 +270,7 @@ def _portraits(seed: int, person: Person, kind: str, number: int):
 
 
 def _person_item(person: Person, attribute: str, picture, people=()) -> Item:
-  """What can be asked of one attribute, or of the name, among people."""
+  """The question for one attribute, or the name, among people."""
   key = f'{picture.key if picture else person.key + "/text"}/{attribute}'
   if attribute == 'name':
     ask = words.Ask(words.NAME_QUESTION, words.NAME_ANSWER, ())

@@ -74,21 +74,21 @@ def make_clear(
   * ``forget_vqa`` and ``retain_vqa``: the name among wrong names
     (classification), and the caption (generation), with its paraphrase and
     wrong captions. Forgotten are all pictures of the forget config; of
-    retain, those of ``retain_perturbed``.
+    the retain set, the pictures of ``retain_perturbed``.
   * ``forget_qa`` and ``retain_qa``: TOFU in text.
   * ``real_faces`` and ``real_world``: the answer among options.
 
   Args:
-    seed: of the caption question of each picture, the order of options, and
-      the retain rows that are scored.
+    seed: seed of the caption questions, the order of options, and the choice
+      of retain rows that are scored.
     path: folder of ``therem/CLEAR``, one folder for each config.
     ratio: 1, 5 or 10 % of the authors are to be forgotten.
-    published: draws the caption questions as the published scripts do, which
-      read the forget set and then the retain set after ``random.seed(42)``,
+    published: True to draw the caption questions as the published scripts do,
+      which read the forget set and then the retain set after ``random.seed(42)``,
       whatever ``seed`` is.
-    retain_rows: at most so many retain questions of each kind are scored; 0
-      for all (3,600 at 5 %).
-    processor: '' for that of a checkpoint; ``'small'``: see ``small``.
+    retain_rows: largest number of retain questions of each kind that are
+      scored; 0 for all (3,600 at 5 %).
+    processor: '' for the checkpoint's; ``'small'``: see ``small``.
 
   Returns:
     A ``Dataset``; a person's key is the name.
@@ -153,7 +153,7 @@ def make_clear(
 
 
 def _task(name: str, rows: list[Row]) -> Task:
-  """The rows of a task with what its score means."""
+  """The rows of a task with the meaning of its score."""
   split, modality, headline = _TASKS[name]
   role = dataset_lib.role_of(split, modality)
   return Task(name, rows, split, modality, role, headline=headline)
@@ -198,7 +198,7 @@ def _caption_row(row: Captioned, question: str) -> Row:
 
 
 def _scored(asked: Sequence[Row], wrong, task, seed, dropped) -> list[Row]:
-  """What is scored of pictures: the name among wrong ones, and the caption."""
+  """The scored rows about pictures: a name among wrong ones, and a caption."""
   rows = []
   for row in asked:
     _, more = wrong.get((row.person, row.answer), (None, None))

@@ -1,6 +1,6 @@
 """The rows of CLEAR: pictures with captions, questions in text, wrong answers.
 
-The columns are those of the hub; ``clear`` makes a dataset of the rows.
+Columns are named as on the hub; ``clear`` makes a dataset of the rows.
 """
 
 from collections.abc import Iterator, Mapping
@@ -36,7 +36,7 @@ class Captioned(NamedTuple):
   Attributes:
     key: config and number: ``'forget05/3'``.
     picture: the picture.
-    caption: what it shows, with the name.
+    caption: description of the picture, with the name.
     person: the name, which is the id as well.
     question: asked instead of a caption question, where a row has one.
   """
@@ -74,7 +74,7 @@ def texts_of(
     root: folder of CLEAR.
     config: ``'forget05+tofu'``.
     people: names, of whom one may stand in question or answer.
-    dropped: gets the rows that are neither.
+    dropped: record that gets the rows that are neither.
   """
   for number, row in enumerate(parquet.read(root, config, TOFU)):
     key, image = f'{config}/{number}', row['image']

@@ -1,4 +1,4 @@
-"""Whether what a file holds has the form that its reader takes.
+"""Checks that the values of a file have the form that its reader takes.
 
 A form is a type, or several in a tuple; ``[form]`` is a list of them, and a
 dict has a form for each field that matters; ``...`` stands for every field.
@@ -21,10 +21,10 @@ def check(value: Any, form: Any, where: str, field: str = '') -> None:
   of texts.
 
   Args:
-    value: as it was read.
-    form: see the module.
-    where: names the row, for the message.
-    field: what the value is called.
+    value: value as it was read.
+    form: form that it must have, see the module.
+    where: name of the row, for the message.
+    field: name of the value.
 
   Raises:
     ValueError: names the field, the row and the form.

@@ -1,7 +1,7 @@
 """MLLMU-Bench: 500 people who do not exist, and 153 celebrities.
 
-Two repositories of the hub belong together: ``MLLMMU/MLLMU-Bench`` has what is
-asked of a model, and in its config ``ft_Data`` what the vanilla model learns;
+Two repositories of the hub belong together: ``MLLMMU/MLLMU-Bench`` has the
+scored questions, and in its config ``ft_Data`` the training rows of vanilla;
 ``MLLMMU/baseline_train_split`` has the same training rows cut into forget and
 retain sets.
 
@@ -54,21 +54,21 @@ def make_mllmu_bench(
   letters), cloze (the question as it is, with its ``__``) and generation rows.
 
   Args:
-    seed: of what is chosen below.
+    seed: seed of the choices below.
     path: folder of ``MLLMMU/MLLMU-Bench``, one folder for each config.
     train_path: folder of ``MLLMMU/baseline_train_split``; '' for ``ft_Data``
       of ``path``, split by the ids of the forget and retain configs.
     ratio: 5, 10 or 15 % of the people are to be forgotten.
-    text: where the text splits come from. ``'classification'``: as the
+    text: source of the text splits. ``'classification'``: as the
       published code, which *trains on the questions that it scores*, the right
       option being the answer. ``'generation'``: scored questions as well.
       ``'training'``: made of the training questions alone, with the name in
       place of "this person". ``'none'``: no text.
     holdout: ``'one'`` picture of Test_Set for each person, chosen by seed (the
       published code chooses one anew in every run), or ``'all'``.
-    retain_rows: at most so many retain questions of each kind are scored; 0
-      for all.
-    processor: '' for that of a checkpoint; ``'small'``: see ``small``.
+    retain_rows: largest number of retain questions of each kind that are
+      scored; 0 for all.
+    processor: '' for the checkpoint's; ``'small'``: see ``small``.
 
   Returns:
     A ``Dataset``. Its notes say which questions were left out: those without
@@ -171,12 +171,11 @@ def _unmatched(groups, taught, where) -> tuple[str, ...]:
   )
   if not people['forget'] & taught:
     raise UserError(
-      'what is forgotten is learnt first; of the '
-      f'{len(people["forget"])} people of the forget set '
-      f'({reading.some(sorted(people["forget"]))}) nobody has training '
-      f'questions in {where}, which are about '
-      f'{reading.some(sorted(taught)) or "nobody"}. Their ids must be those '
-      'of the forget set: compare the column ID.'
+      f'none of the {len(people["forget"])} people to forget '
+      f'({reading.some(sorted(people["forget"]))}) has training questions in '
+      f'{where}, so vanilla would never learn them; the questions are about '
+      f'{reading.some(sorted(taught)) or "nobody"}. Compare the column ID of '
+      'both.'
     )
   return tuple(
     f'{len(who)} {what}: {reading.some(who)}' for what, who in found.items()
@@ -210,7 +209,7 @@ def _names(path, lessons: Sequence[Lesson]) -> dict[str, str]:
 
 
 def _text_rows(path, text, lessons, names, dropped) -> Iterator[Row]:
-  """What is known in text, to train on: see ``make_mllmu_bench``."""
+  """Knowledge in text, to train on: see ``make_mllmu_bench``."""
   if text == 'training':
     yield from _named_lessons(lessons, names)
   if text not in ('classification', 'generation'):

@@ -1,6 +1,6 @@
-"""The rows of MLLMU-Bench: people, what is asked of them, what is learnt.
+"""The rows of MLLMU-Bench: people, scored questions, training questions.
 
-The columns are those of the hub; ``mllmu_bench`` makes a dataset of the rows.
+Columns are named as on the hub; ``mllmu_bench`` makes a dataset of the rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -56,7 +56,7 @@ class Profile(NamedTuple):
 
   Attributes:
     person: the id: ``'093'``.
-    pictures: one, or those of a row of Test_Set.
+    pictures: one picture, or several in Test_Set.
     tasks: the columns of ``TASKS``.
     name: '' if the biography does not tell it.
   """
@@ -111,13 +111,13 @@ def profiles(
 def questions(
   profile: Profile, kind: str, where: str, dropped: reading.Dropped
 ) -> Iterator[Row]:
-  """Yields what is asked of a person: a row for each question and picture.
+  """Yields the questions about a person: a row for each and each picture.
 
   Args:
     profile: the person.
     kind: ``'vqa'`` or ``'qa'``.
     where: the task, for the keys: ``'forget_vqa'``.
-    dropped: gets what is left out.
+    dropped: record that gets the questions that are left out.
   """
   chosen, written = QUESTIONS[kind]
   shown = profile.pictures if kind == 'vqa' else (None,)
@@ -162,7 +162,7 @@ def lessons(
 
 
 def tasks_of(row: Mapping[str, Any], where: str) -> dict[str, Any]:
-  """Returns the columns of ``TASKS``, those of JSON parsed.
+  """Returns the columns of ``TASKS``, with JSON parsed.
 
   Args:
     row: a row of a config; a column that it lacks is None.
@@ -189,12 +189,12 @@ def unmatched(
 
   Args:
     forget: people of the forget set.
-    retain: of the retain set.
-    taught: those with training questions; None where they are not at hand.
-    shown: those of Test_Set; None where it is not at hand.
+    retain: people of the retain set.
+    taught: people with training questions; None if these are not at hand.
+    shown: people of Test_Set; None if it is not at hand.
 
   Returns:
-    What is the matter -> who, sorted; without what is in order.
+    Problem -> people, sorted; only problems that somebody has.
   """
   found = {}
   if taught is not None:
@@ -265,7 +265,7 @@ def check_training_columns(root: pathlib.Path, config: str) -> None:
     if 'metadata' not in names and 'Classification_Task' in names:
       raise UserError(
         f'training rows have a column metadata, and those of {root / config} '
-        'have not: they are what is asked of a model. The training rows are '
+        'have not: they are scored questions. The training rows are '
         'in a second repository, MLLMMU/baseline_train_split (train_path), '
         'or in the config ft_Data of MLLMMU/MLLMU-Bench (leave train_path '
         'empty).'
@@ -285,7 +285,7 @@ def name_of(biography: Any, where: str) -> str:
 
 
 def person_of(value: Any, items: Sequence[Mapping], where: str) -> str:
-  """Returns the id of a training row: its own, or that of its questions."""
+  """Returns the id of a training row: its own, or the one in its questions."""
   given = (item.get('ID') for item in items)
   ids = {reading.person_id(i) for i in given if not reading.is_blank(i)}
   if reading.is_blank(value):

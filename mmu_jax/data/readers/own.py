@@ -1,7 +1,7 @@
 """Your own questions about your own pictures, from one file.
 
-Every row has a question and an answer; most have an image. What is forgotten
-is a column of the file.
+Every row has a question and an answer; most have an image. A column of the
+file says who is forgotten.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -39,7 +39,7 @@ def make_own(
   """Reads a file of questions.
 
   Args:
-    seed: of the retain rows that are scored.
+    seed: seed of the choice of retain rows that are scored.
     path: a ``.jsonl`` (UTF-8, one object a line) or ``.parquet`` file with
       ``question`` and ``answer``, and optionally ``image`` (a path from the
       folder of the file, or in parquet the bytes; null for a text row),
@@ -47,9 +47,9 @@ def make_own(
       (the default), ``holdout`` (other pictures of who is forgotten) or
       ``real`` (what has nothing to do with them); the last two are scored
       and not trained on.
-    retain_rows: at most so many retain questions of each modality are scored;
-      0 for all.
-    processor: '' for that of a checkpoint; ``'small'``: see ``small``.
+    retain_rows: largest number of retain questions of each modality that are
+      scored; 0 for all.
+    processor: '' for the checkpoint's; ``'small'``: see ``small``.
 
   Returns:
     A ``Dataset`` with the splits ``vqa/forget``, ``vqa/retain``,
@@ -97,8 +97,8 @@ def records(
 
   Args:
     path: the file.
-    wrong: gets what is wrong with a line of JSONL, which is then left out;
-      None to raise it.
+    wrong: function that gets the error of a JSONL line, which is then left
+      out; None to raise it.
 
   Raises:
     FileNotFoundError: if there is no such file.

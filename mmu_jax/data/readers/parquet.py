@@ -7,7 +7,7 @@ one file or several shards for each split::
   MLLMU-Bench/ft_Data/train-00000-of-00002.parquet
   MLLMU-Bench/ft_Data/train-00001-of-00002.parquet
 
-``<config>/<split>/0000.parquet`` (what the hub converts to) and
+``<config>/<split>/0000.parquet`` (from the hub's conversion) and
 ``<config>.parquet`` are read as well.
 """
 
@@ -90,9 +90,9 @@ def read(
   Args:
     root: the folder of a repository.
     config: folder within it: ``'forget_5'``.
-    columns: what a row must have.
-    optional: what it may have; where a file has no such column it is None.
-    split: which split of the config.
+    columns: columns that a row must have.
+    optional: columns that it may have; None where a file has none.
+    split: name of the split.
 
   Raises:
     FileNotFoundError: if the config is not there.
@@ -182,11 +182,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def parse_json(text: Any, where: str) -> Any:
-  """Returns what a JSON column holds; what is no string is returned as it is.
+  """Returns the value of a JSON column; any value but text is returned as is.
 
   Args:
     text: the value of the column.
-    where: names row and column, for messages.
+    where: name of row and column, for messages.
 
   Raises:
     ValueError: if it is no JSON.
@@ -242,7 +242,7 @@ def _to_dicts(batch, path, first):
 
 
 def _damaged(path, error):
-  """What to say of a file that is no parquet file."""
+  """The error for a file that is no parquet file."""
   if not path.exists():
     return MissingError(f'there is no file {path}.')
   with path.open('rb') as file:

@@ -43,8 +43,8 @@ def features(decode: bool = True) -> Any:
   holds the picture.
 
   Args:
-    decode: pictures come back as arrays ``[height, width, 3]`` uint8, or as
-      the bytes of their files.
+    decode: True for pictures as arrays ``[height, width, 3]`` uint8, False
+      for the bytes of their files.
   """
   import tensorflow_datasets as tfds
 
@@ -77,8 +77,8 @@ def to_row(example: Mapping[str, Any], pictures: dict[str, Picture]) -> Row:
 
   Args:
     example: text as bytes, pictures as the bytes of their files.
-    pictures: by key, those of the rows before; gets that of this row, so that
-      rows about one picture share it.
+    pictures: pictures of earlier rows by key; gets this row's, so that rows
+      about one picture share it.
   """
   default = Row._field_defaults
   fields = {
@@ -122,7 +122,7 @@ def image_file(image: Image) -> bytes:
 
 
 def split_names(data: Dataset) -> dict[str, dict[str, str]]:
-  """Returns what the splits and tasks of a dataset are called in TFDS.
+  """Returns the names of splits and tasks in TFDS.
 
   Returns:
     ``{'train': {split: name}, 'tasks': {task: name}}``; a name has only
@@ -163,7 +163,7 @@ def make_tfds(
   Args:
     seed: nothing is drawn.
     path: the folder of one version: ``<data_dir>/mmu_clear/forget10/1.0.0``.
-    processor: '' for that of a checkpoint (the synthetic people have their
+    processor: '' for the checkpoint's (the synthetic people have their
       own); ``'small'``: see ``small``.
 
   Raises:
@@ -199,7 +199,7 @@ def make_tfds(
 
 
 def noted(data: Dataset) -> dict[str, Any]:
-  """Returns what the metadata of a prepared folder say of a dataset, as JSON.
+  """Returns the metadata of a prepared folder, as JSON.
 
   Args:
     data: the dataset that is written.
@@ -215,7 +215,7 @@ def noted(data: Dataset) -> dict[str, Any]:
 
 
 def _check_prepared(path):
-  """Raises unless a folder is that of a prepared version."""
+  """Raises unless a folder holds a prepared version."""
   if not (path / INFO).exists():
     below = sorted(str(p.parent) for p in path.rglob(INFO))
     raise MissingError(

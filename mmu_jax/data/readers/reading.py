@@ -1,4 +1,4 @@
-"""What the readers of benchmarks share: pictures, choices, what is left out."""
+"""Shared by the readers: pictures, choices, and rows that are left out."""
 
 from collections.abc import Mapping, Sequence
 import pathlib
@@ -91,8 +91,8 @@ class Pictures:
     Args:
       value: ``{'bytes': ..., 'path': ...}`` as the hub has it, the bytes of a
         file, or its path.
-      folder: where relative paths begin.
-      name: of the row, for messages.
+      folder: folder where relative paths begin.
+      name: name of the row, for messages.
 
     Raises:
       ValueError: if the value is something else, or a file is missing.
@@ -181,9 +181,9 @@ def thin(rows: Sequence[Row], number: int, seed: int) -> list[Row]:
   """Returns at most so many rows of each task, in their order; 0 for all.
 
   Args:
-    rows: of one task.
-    number: to keep of each ``Row.task``.
-    seed: of the choice.
+    rows: rows of one task.
+    number: number of rows to keep of each ``Row.task``.
+    seed: seed of the choice.
   """
   if not number:
     return list(rows)
@@ -200,7 +200,7 @@ def check_unique(keys: Sequence[str], where: str) -> None:
 
   Args:
     keys: ids of people or rows.
-    where: what they are the ids of, for the message.
+    where: name of the table, for the message.
   """
   counts: dict[str, int] = {}
   for key in keys:

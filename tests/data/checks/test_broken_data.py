@@ -254,8 +254,8 @@ def test_a_forget_set_that_nobody_learns_is_an_error(root):
   _teach(root, lambda row: row | {'ID': f'x{row["ID"]}'})
   _both_say(
     root,
-    r'forget set \(001\) nobody has training questions in .*bench, '
-    r'which are about x001, x002, x003, x004, x005, \.\.\.\. Their ids',
+    r'none of the 1 people to forget \(001\) has training questions in .*bench'
+    r', so .* are about x001, x002, x003, x004, x005, \.\.\.\. Compare',
     'forget_5 and retain_95: 1 people of the forget set without training '
     'questions: 001.',
   )
