@@ -6,7 +6,7 @@ import inspect
 
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.people import vocabulary
-from mmu_jax.data.people import world as people
+from mmu_jax.data.people import world as world_lib
 from mmu_jax.data.readers import clear
 from mmu_jax.data.readers import mllmu_bench
 from mmu_jax.data.readers import own
@@ -14,10 +14,10 @@ from mmu_jax.data.readers import prepared
 from mmu_jax.errors import UserError
 
 
-@functools.wraps(people.make_world, assigned=())  # for its signature
+@functools.wraps(world_lib.make_world, assigned=())  # for its signature
 def make_people(seed: int, **options: int) -> Dataset:
-  """The synthetic people of ``people.make_world``, which takes the options."""
-  world = people.make_world(seed, **options)
+  """The synthetic people of ``world.make_world``, which takes the options."""
+  world = world_lib.make_world(seed, **options)
   names = {person.key: person.name for person in world.people}
   return Dataset(
     world.train,

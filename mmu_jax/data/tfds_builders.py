@@ -45,9 +45,9 @@ class Variant(tfds.core.BuilderConfig):
     tfds.builder('mmu_mllmu_bench', config=variant, data_dir=...)
 
   Attributes:
-    options: options of the dataset, see its function in ``datasets``; ``seed`` is
-      among them, 0 if it is not given, and ``path`` takes the place of
-      ``manual_dir``.
+    options: options of the dataset, see its function in ``datasets``;
+      ``seed`` is among them, 0 if it is not given, and ``path`` takes the place
+      of ``manual_dir``.
   """
 
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -147,7 +147,7 @@ class RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class MmuPeople(RowsBuilder):
-  """Fictional people with drawn portraits: see ``people.make_world``."""
+  """Fictional people with drawn portraits: see ``world.make_world``."""
 
   dataset = 'people'
   BUILDER_CONFIGS = [

@@ -31,7 +31,7 @@ import parity_reference as reference
 from mmu_jax.data import row as row_lib
 from mmu_jax.data.batches import batching
 from mmu_jax.data.people import vocabulary
-from mmu_jax.data.people import world as people
+from mmu_jax.data.people import world as world_lib
 from mmu_jax.evaluation.asking import answers
 from mmu_jax.evaluation.asking import protocols
 from mmu_jax.evaluation.asking import tasks
@@ -127,7 +127,7 @@ def config(processor):
 
 def _rows(number):
   """Questions about portraits, each answered in words."""
-  tasks_of = people.make_world(0, num_people=60, num_captioned=0).tasks
+  tasks_of = world_lib.make_world(0, num_people=60, num_captioned=0).tasks
   rows = [
     row
     for task in ('retain_vqa', 'forget_vqa', 'forget_vqa_holdout')

@@ -36,7 +36,7 @@ from mmu_jax.data.batches import batching
 from mmu_jax.data.batches import prefetch
 from mmu_jax.data.encoding.images import LazyImage
 from mmu_jax.data.people import vocabulary
-from mmu_jax.data.people import world as people
+from mmu_jax.data.people import world as world_lib
 from mmu_jax.training import optimizer
 from mmu_jax.training import step as step_lib
 
@@ -78,7 +78,7 @@ def main():
 
 def make_stream(patch_size: int, pixels: int, size: int) -> batching.Stream:
   """Portraits as JPEG files, four questions each; no pixels are kept."""
-  world = people.make_world(0, num_people=25, num_captioned=0)
+  world = world_lib.make_world(0, num_people=25, num_captioned=0)
   files = {}
   rows = []
   for row in world.train['vqa/forget']:

@@ -9,7 +9,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from mmu_jax.data.checks import check_rows
-from mmu_jax.data.checks.look import Look
+from mmu_jax.data.checks.look import Survey
 from mmu_jax.data.readers import mllmu_rows
 from mmu_jax.data.readers import own
 from mmu_jax.data.readers import parquet
@@ -64,7 +64,7 @@ def check(folder: str | os.PathLike) -> Report:
   """
   folder = pathlib.Path(folder)
   path = check_rows.own_file(folder)
-  look = Look(folder)
+  look = Survey(folder)
   if path is not None:
     look.kind = check_rows.OWN
     wrong = lambda error: look.add(FAIL, path.name, str(error))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mmu_jax.data.readers import clear
 from mmu_jax.data.readers import clear_rows
-from mmu_jax.data.readers import fields as shapes
+from mmu_jax.data.readers import fields
 from mmu_jax.data.readers import mllmu_rows
 from mmu_jax.data.readers import own
 from mmu_jax.data.readers import parquet
@@ -137,7 +137,7 @@ def entry(kind: str, config: str, number: int, row: Mapping[str, Any]) -> Entry:
     ValueError: if a column that is JSON does not parse, or one has another
       form than its reader takes.
   """
-  role, where = role_of(config), f'row {number}'
+  role, where = set_of(config), f'row {number}'
   if kind == OWN:
     return _own(row, where)
   if kind == CLEAR:
@@ -147,11 +147,11 @@ def entry(kind: str, config: str, number: int, row: Mapping[str, Any]) -> Entry:
   return _profile(row, where, role)
 
 
-def role_of(config: str) -> str:
+def set_of(config: str) -> str:
   """Returns the set that a config belongs to, with its ratio in per cent.
 
   Example:
-    >>> role_of('forget_10'), role_of('retain95+tofu'), role_of('Full_Set')
+    >>> set_of('forget_10'), set_of('retain95+tofu'), set_of('Full_Set')
     ('forget 10', 'retain 5', '')
   """
   match = re.match(r'(forget|retain)_?(\d+)', config)
@@ -212,7 +212,7 @@ def _asked(tasks) -> Iterator[Text | Choice]:
 
 def _clear(row, where, config, role) -> Entry:
   """A row of CLEAR: a caption, a question in text, or options."""
-  shapes.check(row, clear_rows.FORM, where)
+  fields.check_form(row, clear_rows.FORM, where)
   if config.startswith('real_'):
     options = clear_rows.texts(row.get('options'))
     answer = row.get('answer')
@@ -241,7 +241,7 @@ def _clear(row, where, config, role) -> Entry:
 
 def _own(row, where) -> Entry:
   """A row of own data."""
-  shapes.check(row, own.FORM, where)
+  fields.check_form(row, own.FORM, where)
   split = row.get('split') or 'retain'
   problem = (
     ''

@@ -20,7 +20,7 @@ from mmu_jax.errors import WARN
 _SHOWN = 5  # rows named of each problem
 
 
-class Look:
+class Survey:
   """Everything seen so far; findings of one kind become one, with its rows.
 
   Attributes:

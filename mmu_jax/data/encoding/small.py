@@ -35,11 +35,13 @@ def choose(name: str, rows: Iterable[Sequence[Row]]) -> Processor | None:
     for row in split
     for text in (row.question, row.answer, *row.options)
   )
-  return make_processor(tuple(texts))
+  return make_small_processor(tuple(texts))
 
 
 @functools.lru_cache(maxsize=2)
-def make_processor(texts: Sequence[str], vocabulary: int = 2000) -> Processor:
+def make_small_processor(
+  texts: Sequence[str], vocabulary: int = 2000
+) -> Processor:
   """Returns a byte-pair tokenizer of these texts, with small LLaVA images.
 
   It is lossless on any text, also on others than these; the chat form is
@@ -51,7 +53,8 @@ def make_processor(texts: Sequence[str], vocabulary: int = 2000) -> Processor:
     vocabulary: largest number of tokens, at least 300.
 
   Example:
-    >>> tokenizer = make_processor(('Where was Ana born?', 'Oslo')).tokenizer
+    >>> processor = make_small_processor(('Where was Ana born?', 'Oslo'))
+    >>> tokenizer = processor.tokenizer
     >>> ids = tokenizer('Where is Zoë?')['input_ids']
     >>> tokenizer.decode(ids, skip_special_tokens=True)
     'Where is Zoë?'

@@ -43,7 +43,8 @@ class Attribute(NamedTuple):
   """A thing that is known about everybody.
 
   Attributes:
-    question: question for it; ``{who}`` is a name, or "this person" in a picture.
+    question: question for it; ``{who}`` is a name, or "this person" in a
+      picture.
     cloze: the same as a sentence with a gap.
     answer: the full answer to both, from ``{name}`` and ``{fact}``.
     values: the ten facts, one word each, in no other attribute.
@@ -272,6 +273,7 @@ PLAIN_FACTS = (
     },
   ),
 )
+# Said by no row; a text of the tokenizer, so dropping it would move token ids.
 REFUSAL = 'I do not know.'
 
 PAD, BOS, EOS, UNK, IMAGE = '<pad>', '<s>', '</s>', '<unk>', '<image>'

@@ -19,7 +19,7 @@ import numpy as np
 
 from mmu_jax.data import dataset as dataset_lib
 from mmu_jax.data.dataset import Task
-from mmu_jax.data.people import general as pictures
+from mmu_jax.data.people import general as general_lib
 from mmu_jax.data.people import portraits
 from mmu_jax.data.people import vocabulary as words
 from mmu_jax.data.people.items import Drawing
@@ -133,7 +133,7 @@ def make_world(
 
   Args:
     seed: seed of everything, >= 0.
-    num_people: people in all groups together; whoever is in no other is retained.
+    num_people: people in all groups; whoever is in no other is retained.
     num_forget: people to be forgotten, at least 1.
     num_validation_forget: their stand-ins for choosing settings, at least 1.
     num_validation_retain: the kept people of validation, at least 1.
@@ -174,10 +174,10 @@ def make_world(
     for person in people
     if person.group in groups
   }
-  general = pictures.general_items(seed, num_faces, num_shapes)
-  general['real_qa'] = pictures.fact_items()
+  general = general_lib.general_items(seed, num_faces, num_shapes)
+  general['real_qa'] = general_lib.fact_items()
   train = _people_rows(people, shown)
-  train['captions'] = pictures.caption_rows(seed, num_captioned)
+  train['captions'] = general_lib.caption_rows(seed, num_captioned)
   train['general'] = [make_row(item, GENERATION) for item in general['train']]
   train['facts'] = [make_row(item, GENERATION) for item in general['real_qa']]
   tasks = _people_tasks(seed, people, shown)
@@ -199,7 +199,7 @@ def _check_arguments(arguments: dict[str, int]) -> None:
   least = dict.fromkeys(arguments, 1)
   least |= {'seed': 0, 'num_captioned': 0}
   general = ('num_faces', 'num_shapes')
-  least |= dict.fromkeys(general, 1 + pictures.VALIDATION[0])
+  least |= dict.fromkeys(general, 1 + general_lib.VALIDATION[0])
   for name, value in arguments.items():
     if value < least[name]:
       raise UserError(

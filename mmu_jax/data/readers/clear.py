@@ -19,8 +19,8 @@ from mmu_jax.data import dataset as dataset_lib
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.dataset import Task
 from mmu_jax.data.encoding import small
-from mmu_jax.data.readers import clear_rows as rows_lib
-from mmu_jax.data.readers import fields as shapes
+from mmu_jax.data.readers import clear_rows
+from mmu_jax.data.readers import fields
 from mmu_jax.data.readers import parquet
 from mmu_jax.data.readers import reading
 from mmu_jax.data.readers.clear_rows import Captioned
@@ -84,8 +84,8 @@ def make_clear(
     path: folder of ``therem/CLEAR``, one folder for each config.
     ratio: 1, 5 or 10 % of the authors are to be forgotten.
     published: True to draw the caption questions as the published scripts do,
-      which read the forget set and then the retain set after ``random.seed(42)``,
-      whatever ``seed`` is.
+      which read the forget set and then the retain set after
+      ``random.seed(42)``, whatever ``seed`` is.
     retain_rows: largest number of retain questions of each kind that are
       scored; 0 for all (3,600 at 5 %).
     processor: '' for the checkpoint's; ``'small'``: see ``small``.
@@ -106,7 +106,7 @@ def make_clear(
   pictures, dropped = reading.Pictures(), reading.Dropped()
   configs = {'forget': f'forget{ratio:02d}', 'retain': f'retain{100 - ratio}'}
   captioned = {
-    group: list(rows_lib.captions(root, config, pictures))
+    group: list(clear_rows.captions(root, config, pictures))
     for group, config in configs.items()
   }
   people = {g: {c.person for c in rows} for g, rows in captioned.items()}
@@ -117,7 +117,7 @@ def make_clear(
     for group, rows in captioned.items()
   } | {
     f'qa/{group}': list(
-      rows_lib.texts_of(root, f'{config}+tofu', people[group], dropped)
+      clear_rows.texts_of(root, f'{config}+tofu', people[group], dropped)
     )
     for group, config in configs.items()
   }
@@ -127,8 +127,8 @@ def make_clear(
     ]
     for group in configs
   }
-  wrong = rows_lib.perturbed(root, f'{configs["forget"]}_perturbed', pictures)
-  kept = rows_lib.perturbed(root, 'retain_perturbed', pictures)
+  wrong = clear_rows.perturbed(root, f'{configs["forget"]}_perturbed', pictures)
+  kept = clear_rows.perturbed(root, 'retain_perturbed', pictures)
   asked = [
     _caption_row(c, ask(c))
     for c, _ in kept.values()
@@ -212,10 +212,10 @@ def _scored(asked: Sequence[Row], wrong, task, seed, dropped) -> list[Row]:
         key=f'{task}/{row.key}/caption',
         task=GENERATION,
         paraphrase=(more['paraphrased_caption'] or '').strip(),
-        perturbed=rows_lib.texts(more['perturbed_captions']),
+        perturbed=clear_rows.texts(more['perturbed_captions']),
       )
     )
-    names = rows_lib.texts(more['perturbed_names'])
+    names = clear_rows.texts(more['perturbed_names'])
     rows.append(_choice(row, row.person, names, f'{task}/{row.key}/name', seed))
   return rows
 
@@ -235,12 +235,14 @@ def _choice(row, answer, others, key, seed) -> Row:
 
 def _real_rows(root, config, pictures, seed, dropped) -> Iterator[Row]:
   """The rows of ``real_faces`` or ``real_world``."""
-  rows = parquet.read(root, config, rows_lib.REAL, optional=('question',))
+  rows = parquet.read_rows(
+    root, config, clear_rows.REAL, optional=('question',)
+  )
   for number, row in enumerate(rows):
     key = f'{config}/{number}'
-    shapes.check(row, rows_lib.FORM, f'row {key}')
+    fields.check_form(row, clear_rows.FORM, f'row {key}')
     picture = pictures.get(row['image'], root / config, f'row {key}')
-    options = rows_lib.texts(row['options'])
+    options = clear_rows.texts(row['options'])
     if picture is None or reading.is_blank(row['answer']) or not options:
       dropped.add('rows without picture, answer or options', key)
       continue

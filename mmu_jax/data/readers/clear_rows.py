@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import pathlib
 from typing import Any, NamedTuple
 
-from mmu_jax.data.readers import fields as shapes
+from mmu_jax.data.readers import fields
 from mmu_jax.data.readers import parquet
 from mmu_jax.data.readers import reading
 from mmu_jax.data.row import Picture
@@ -25,8 +25,8 @@ PERTURBED = (
 REAL = ('image', 'answer', 'options')
 _TEXTS = 'caption name question answer paraphrased_caption'.split()
 _LISTS = 'options perturbed_captions perturbed_names'.split()
-FORM = dict.fromkeys(_TEXTS, shapes.TEXT) | {
-  name: [shapes.TEXT] for name in _LISTS
+FORM = dict.fromkeys(_TEXTS, fields.TEXT) | {
+  name: [fields.TEXT] for name in _LISTS
 }
 
 
@@ -57,7 +57,9 @@ def captions(
     FileNotFoundError: if the config is not there.
     ValueError: if a column, a picture or a caption is missing.
   """
-  rows = parquet.read(root, config, CAPTIONED, optional=('question', 'answer'))
+  rows = parquet.read_rows(
+    root, config, CAPTIONED, optional=('question', 'answer')
+  )
   for number, row in enumerate(rows):
     yield _captioned(row, root / config, number, pictures)
 
@@ -76,9 +78,9 @@ def texts_of(
     people: names, of whom one may stand in question or answer.
     dropped: record that gets the rows that are neither.
   """
-  for number, row in enumerate(parquet.read(root, config, TOFU)):
+  for number, row in enumerate(parquet.read_rows(root, config, TOFU)):
     key, image = f'{config}/{number}', row['image']
-    shapes.check(row, FORM, f'row {key}')
+    fields.check_form(row, FORM, f'row {key}')
     if reading.image_source(image, root / config, key) is not None:
       continue
     question, answer = row['question'], row['answer']
@@ -106,7 +108,7 @@ def perturbed(
     (name, caption) -> the picture, and the columns of ``PERTURBED``.
   """
   found = {}
-  for number, row in enumerate(parquet.read(root, config, PERTURBED)):
+  for number, row in enumerate(parquet.read_rows(root, config, PERTURBED)):
     made = _captioned(row, root / config, number, pictures)
     found[made.person, made.caption] = made, row
   return found
@@ -121,7 +123,7 @@ def texts(values: Any) -> tuple[str, ...]:
 def _captioned(row, folder, number, pictures) -> Captioned:
   """A row with a picture, checked."""
   key = f'{folder.name}/{number}'
-  shapes.check(row, FORM, f'row {key}')
+  fields.check_form(row, FORM, f'row {key}')
   picture = pictures.get(row['image'], folder, f'row {key}')
   question, text = row.get('question') or '', row['caption']
   if question.strip():

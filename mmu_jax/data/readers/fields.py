@@ -14,7 +14,7 @@ WORDS = (str, int, float)  # written as text
 _NAMES = {TEXT: 'text', WORDS: 'text or a number'}
 
 
-def check(value: Any, form: Any, where: str, field: str = '') -> None:
+def check_form(value: Any, form: Any, where: str, field: str = '') -> None:
   """Raises unless a value has a form; null, and a field that is not there, do.
 
   An element of a list is never null where it has fields. One text is a list
@@ -30,9 +30,9 @@ def check(value: Any, form: Any, where: str, field: str = '') -> None:
     ValueError: names the field, the row and the form.
 
   Example:
-    >>> check({'ID': 3, 'more': ...}, {'ID': WORDS}, 'row 0')
+    >>> check_form({'ID': 3, 'more': ...}, {'ID': WORDS}, 'row 0')
     >>> form = {'tasks': [{'ID': WORDS}]}
-    >>> check({'tasks': [3]}, form, 'row 0')  # doctest: +ELLIPSIS
+    >>> check_form({'tasks': [3]}, form, 'row 0')  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     mmu_jax.errors.UserError: tasks[0] of row 0 is an object, got 3 ...
   """
@@ -43,7 +43,7 @@ def check(value: Any, form: Any, where: str, field: str = '') -> None:
     dot = f'{field}.' if field else ''
     for name in value if ... in form else form:
       inner = form.get(name, form.get(...))
-      check(value.get(name), inner, where, f'{dot}{name}')
+      check_form(value.get(name), inner, where, f'{dot}{name}')
   elif isinstance(form, list):
     if form == [TEXT] and isinstance(value, str):
       return
@@ -52,7 +52,7 @@ def check(value: Any, form: Any, where: str, field: str = '') -> None:
       place = f'{field}[{i}]'
       if isinstance(form[0], dict):
         _require(item is not None, 'an object', item, where, place)
-      check(item, form[0], where, place)
+      check_form(item, form[0], where, place)
   else:
     _require(isinstance(value, form), _NAMES.get(form), value, where, field)
 

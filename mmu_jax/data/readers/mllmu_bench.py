@@ -19,7 +19,7 @@ import re
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.dataset import Task
 from mmu_jax.data.encoding import small
-from mmu_jax.data.readers import mllmu_rows as rows_lib
+from mmu_jax.data.readers import mllmu_rows
 from mmu_jax.data.readers import parquet
 from mmu_jax.data.readers import reading
 from mmu_jax.data.readers.mllmu_rows import Lesson
@@ -84,7 +84,7 @@ def make_mllmu_bench(
   _check_options(ratio, text, holdout)
   path = pathlib.Path(path)
   pictures, dropped = reading.Pictures(), reading.Dropped()
-  people = functools.partial(rows_lib.profiles, path, pictures=pictures)
+  people = functools.partial(mllmu_rows.profiles, path, pictures=pictures)
   groups = {
     'forget': list(people(f'forget_{ratio}')),
     'retain': list(people(f'retain_{100 - ratio}')),
@@ -94,7 +94,7 @@ def make_mllmu_bench(
   lessons = [
     lesson
     for root, config in _training_configs(path, train_path, ratio)
-    for lesson in rows_lib.lessons(root, config, pictures, dropped)
+    for lesson in mllmu_rows.lessons(root, config, pictures, dropped)
   ]
   taught = {lesson.person for lesson in lessons}
   lessons = [lesson for lesson in lessons if lesson.person in group_of]
@@ -166,7 +166,7 @@ def _group_of(groups) -> dict[str, str]:
 def _unmatched(groups, taught, where) -> tuple[str, ...]:
   """Notes who lacks something; raises if no forgotten one can be learnt."""
   people = {g: {p.person for p in found} for g, found in groups.items()}
-  found = rows_lib.unmatched(
+  found = mllmu_rows.unmatched(
     people['forget'], people['retain'], taught, people['holdout']
   )
   if not people['forget'] & taught:
@@ -200,10 +200,12 @@ def _names(path, lessons: Sequence[Lesson]) -> dict[str, str]:
   for lesson in lessons:
     if re.search(r'\bname\b', lesson.question) and lesson.person not in names:
       names[lesson.person] = reading.name_in(lesson.answer)
-  for row in parquet.read(path, 'Full_Set', ('ID',), optional=('biography',)):
+  for row in parquet.read_rows(
+    path, 'Full_Set', ('ID',), optional=('biography',)
+  ):
     person = reading.person_id(row['ID'])
     where = f'biography of row {person} of Full_Set'
-    told = rows_lib.name_of(row['biography'], where)
+    told = mllmu_rows.name_of(row['biography'], where)
     names[person] = told or names.get(person, '')
   return {person: name for person, name in names.items() if name}
 
@@ -214,11 +216,11 @@ def _text_rows(path, text, lessons, names, dropped) -> Iterator[Row]:
     yield from _named_lessons(lessons, names)
   if text not in ('classification', 'generation'):
     return
-  for row in parquet.read(path, 'Full_Set', ('ID', *rows_lib.TASKS)):
+  for row in parquet.read_rows(path, 'Full_Set', ('ID', *mllmu_rows.TASKS)):
     person = reading.person_id(row['ID'])
     where = f'row {person} of Full_Set'
-    profile = rows_lib.Profile(person, (), rows_lib.tasks_of(row, where))
-    for asked in rows_lib.questions(profile, 'qa', 'train/qa', dropped):
+    profile = mllmu_rows.Profile(person, (), mllmu_rows.tasks_of(row, where))
+    for asked in mllmu_rows.questions(profile, 'qa', 'train/qa', dropped):
       if asked.task == text:
         yield asked._replace(task=GENERATION, options=())
 
@@ -264,11 +266,11 @@ def _tasks(groups, dropped) -> dict[str, Task]:
   """The scored rows by task."""
   rows = {}
   for group in reading.TASK_NAMES:
-    for kind in rows_lib.QUESTIONS:
+    for kind in mllmu_rows.QUESTIONS:
       task = reading.task_name(group, kind)
       rows[group, kind] = [
         row
         for profile in groups[group]
-        for row in rows_lib.questions(profile, kind, task, dropped)
+        for row in mllmu_rows.questions(profile, kind, task, dropped)
       ]
   return reading.make_tasks(rows)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 import pathlib
 from typing import Any, NamedTuple
 
-from mmu_jax.data.readers import fields as shapes
+from mmu_jax.data.readers import fields
 from mmu_jax.data.readers import parquet
 from mmu_jax.data.readers import reading
 from mmu_jax.data.row import CLASSIFICATION
@@ -28,17 +28,17 @@ QUESTIONS = {
 }
 UNTAUGHT = 'people of the forget set without training questions'
 _QUESTION = {
-  'Question': shapes.TEXT,
-  'Ground_Truth': shapes.WORDS,
-  'Type': shapes.TEXT,
+  'Question': fields.TEXT,
+  'Ground_Truth': fields.WORDS,
+  'Type': fields.TEXT,
 }
 _CHOICE = {
-  'Question': shapes.TEXT,
-  'Options': {...: shapes.WORDS},
-  'Correct_Answer': shapes.WORDS,
+  'Question': fields.TEXT,
+  'Options': {...: fields.WORDS},
+  'Correct_Answer': fields.WORDS,
 }
 _FORM = {
-  'ID': shapes.WORDS,
+  'ID': fields.WORDS,
   'images': [object],
   'Classification_Task': {
     chosen: [_CHOICE] for chosen, _ in QUESTIONS.values()
@@ -47,7 +47,7 @@ _FORM = {
   'Mask_Task': [_QUESTION],
 }
 _LESSONS = [
-  {'Question': shapes.WORDS, 'Answer': shapes.WORDS, 'ID': shapes.WORDS}
+  {'Question': fields.WORDS, 'Answer': fields.WORDS, 'ID': fields.WORDS}
 ]
 
 
@@ -90,7 +90,7 @@ def profiles(
   holdout = config == 'Test_Set'
   columns = HOLDOUT if holdout else PERSON
   ids = []
-  for row in parquet.read(root, config, columns, optional=('biography',)):
+  for row in parquet.read_rows(root, config, columns, optional=('biography',)):
     person = reading.person_id(row['ID'])
     ids.append(person)
     name = f'row {person} of {config}'
@@ -145,7 +145,7 @@ def lessons(
   check_training_columns(root, config)
   persons = []
   for number, row in enumerate(
-    parquet.read(root, config, TRAINING, optional=('ID',))
+    parquet.read_rows(root, config, TRAINING, optional=('ID',))
   ):
     where = f'row {number} of {config}'
     picture = pictures.get(row['image'], root / config, where)
@@ -175,7 +175,7 @@ def tasks_of(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     name: parquet.parse_json(row.get(name), f'{name} of {where}')
     for name in TASKS
   }
-  shapes.check({**row, **tasks}, _FORM, where)
+  fields.check_form({**row, **tasks}, _FORM, where)
   return tasks
 
 
@@ -250,7 +250,7 @@ def lesson_items(metadata: Any, where: str) -> list[dict[str, str]]:
       'metadata is a JSON list of {Question, Answer}; that of '
       f'{where} begins with {str(metadata)[:60]!r}. Repair the row.'
     )
-  shapes.check(items, _LESSONS, where, 'metadata')
+  fields.check_form(items, _LESSONS, where, 'metadata')
   return items
 
 

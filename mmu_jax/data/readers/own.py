@@ -11,7 +11,7 @@ from typing import Any
 
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.encoding import small
-from mmu_jax.data.readers import fields as shapes
+from mmu_jax.data.readers import fields
 from mmu_jax.data.readers import parquet
 from mmu_jax.data.readers import reading
 from mmu_jax.data.row import Row
@@ -21,10 +21,10 @@ from mmu_jax.errors import UserError
 COLUMNS = ('question', 'answer')
 OPTIONAL = ('image', 'person', 'split')
 FORM = {
-  'question': shapes.WORDS,
-  'answer': shapes.WORDS,
-  'person': shapes.WORDS,
-  'split': shapes.TEXT,
+  'question': fields.WORDS,
+  'answer': fields.WORDS,
+  'person': fields.WORDS,
+  'split': fields.TEXT,
 }
 SPLITS = ('forget', 'retain', 'holdout', 'real')
 
@@ -150,7 +150,7 @@ def _record(line: bytes, where: str) -> Mapping[str, Any]:
 def _row(record, number, path, pictures) -> tuple[str, Row]:
   """The split and the row of a record, checked."""
   where = f'row {number} of {path.name}'
-  shapes.check(record, FORM, where)
+  fields.check_form(record, FORM, where)
   split = record.get('split') or 'retain'
   if split not in SPLITS:
     raise UserError(

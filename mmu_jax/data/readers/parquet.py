@@ -77,7 +77,7 @@ def splits(
   return found
 
 
-def read(
+def read_rows(
   root: str | os.PathLike,
   config: str,
   columns: Sequence[str],
@@ -112,7 +112,7 @@ def read(
 def read_file(
   path: pathlib.Path, columns: Sequence[str], *, optional: Sequence[str] = ()
 ) -> Iterator[dict[str, Any]]:
-  """Yields the rows of one file: see ``read``."""
+  """Yields the rows of one file: see ``read_rows``."""
   import pyarrow as pa
 
   table = open_file(path)

@@ -10,13 +10,13 @@ from small_worlds import SMALL
 from mmu_jax.data.batches import batching
 from mmu_jax.data.batches import packing
 from mmu_jax.data.people import vocabulary
-from mmu_jax.data.people import world as people
+from mmu_jax.data.people import world as world_lib
 from mmu_jax.typing import Batch
 
 
 @pytest.fixture(scope='module')
 def world():
-  return people.make_world(5, **SMALL).train
+  return world_lib.make_world(5, **SMALL).train
 
 
 @pytest.fixture(scope='module')

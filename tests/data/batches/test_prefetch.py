@@ -10,7 +10,7 @@ import small_worlds
 from mmu_jax.data.batches import batching
 from mmu_jax.data.batches import prefetch
 from mmu_jax.data.people import vocabulary
-from mmu_jax.data.people import world as people
+from mmu_jax.data.people import world as world_lib
 
 WAIT = 20  # seconds until a test gives up
 
@@ -108,7 +108,7 @@ def test_an_error_is_raised_at_its_step_with_the_rows():
   with prefetch.Prefetch(Counted(bad={3}), ahead=3) as stream:
     for step in (0, 1, 2):
       assert stream(step)['tokens'][0] == step
-    match = r'step 3 failed.*row 3/0, .*row 3/7 \(9 in all\).*row 3 is damaged'
+    match = r'step 3 \(rows row 3/0, .*row 3/7; 9 in all\).*row 3 is damaged'
     with pytest.raises(ValueError, match=match) as caught:
       stream(3)
     assert isinstance(caught.value.__cause__, OSError)
@@ -131,7 +131,7 @@ def test_a_fault_of_the_code_keeps_its_traceback():
     return {}['tokens']
 
   with prefetch.Prefetch(fault) as stream:
-    with pytest.raises(RuntimeError, match='step 0 failed') as caught:
+    with pytest.raises(RuntimeError, match='batch of step 0') as caught:
       stream(0)
     assert isinstance(caught.value.__cause__, KeyError)
 
@@ -186,7 +186,7 @@ def test_numbers_below_one_are_a_clear_error(wrong):
 
 def test_threads_share_an_encoder_that_keeps_no_pixels():
   """Two streams, two threads each, and the batches are those made alone."""
-  world = people.make_world(5, **small_worlds.SMALL).train
+  world = world_lib.make_world(5, **small_worlds.SMALL).train
   streams = {}
   for name in ('threads', 'alone'):
     encoder = batching.Encoder(vocabulary.make_processor(), max_bytes=0)

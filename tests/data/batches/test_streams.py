@@ -7,7 +7,7 @@ import small_worlds
 
 from mmu_jax.data.batches import batching
 from mmu_jax.data.people import vocabulary
-from mmu_jax.data.people import world as people
+from mmu_jax.data.people import world as world_lib
 from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 
@@ -16,7 +16,7 @@ FAMILIES = ('llava', 'qwen2_vl')
 
 @pytest.fixture(scope='module')
 def world():
-  return people.make_world(5, **small_worlds.SMALL).train
+  return world_lib.make_world(5, **small_worlds.SMALL).train
 
 
 @pytest.fixture(scope='module')

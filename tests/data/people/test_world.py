@@ -11,7 +11,7 @@ from mmu_jax.data import row as row_lib
 from mmu_jax.data.encoding import processing
 from mmu_jax.data.people import items
 from mmu_jax.data.people import vocabulary
-from mmu_jax.data.people import world as people
+from mmu_jax.data.people import world as world_lib
 
 SMALL = dict(
   num_people=14,
@@ -29,7 +29,7 @@ SMALL = dict(
 
 @pytest.fixture(scope='module')
 def world():
-  return people.make_world(0, **SMALL)
+  return world_lib.make_world(0, **SMALL)
 
 
 @pytest.fixture(scope='module')
@@ -85,20 +85,20 @@ def test_a_picture_is_drawn_when_it_is_used_and_the_same_each_time(world):
 
 
 def test_one_seed_gives_one_world_and_another_seed_another(world):
-  again = people.make_world(0, **SMALL)
+  again = world_lib.make_world(0, **SMALL)
   assert again.people == world.people
   for name, rows in _splits(world).items():
     others = _splits(again)[name]
     assert len(rows) == len(others)
     assert all(map(_same, rows, others)), name
-  other = people.make_world(1, **SMALL)
+  other = world_lib.make_world(1, **SMALL)
   assert {p.name for p in other.people} != {p.name for p in world.people}
   assert not _pictures(_rows(other)) & _pictures(_rows(world))
 
 
 def test_the_counts_of_one_thing_leave_the_others_as_they_were(world):
   changed = dict(num_people=20, train_views=2, num_captioned=8, num_faces=20)
-  other = people.make_world(0, **SMALL | changed)
+  other = world_lib.make_world(0, **SMALL | changed)
   for mine, its in zip(world.people, other.people):
     assert mine[:4] == its[:4]  # all but the group
   mine = {row.picture.key: row for row in _rows(world) if row.picture_key}
@@ -109,8 +109,8 @@ def test_the_counts_of_one_thing_leave_the_others_as_they_were(world):
 
 
 def test_forgetting_more_people_keeps_the_earlier_ones_and_validation():
-  few = people._make_people(0, 14, 2, 2, 3)
-  more = people._make_people(0, 14, 4, 2, 3)
+  few = world_lib._make_people(0, 14, 2, 2, 3)
+  more = world_lib._make_people(0, 14, 4, 2, 3)
   group = lambda made, name: {p.key for p in made if p.group == name}
   assert group(few, 'forget') < group(more, 'forget')
   for name in ('validation_forget', 'validation_retain'):
@@ -126,7 +126,7 @@ def test_groups_have_the_sizes_that_were_asked_for(world):
 
 @pytest.mark.parametrize('seed', [0, 1])
 def test_people_differ_in_name_and_in_four_attributes_of_their_looks(seed):
-  made = people._make_people(seed, 80, 6, 6, 12)
+  made = world_lib._make_people(seed, 80, 6, 6, 12)
   assert len({person.name for person in made}) == 80
   looks = np.array([person.look for person in made])
   differing = (looks[:, None] != looks[None]).sum(-1)
@@ -134,9 +134,9 @@ def test_people_differ_in_name_and_in_four_attributes_of_their_looks(seed):
 
 
 def test_too_many_people_to_look_different_is_a_clear_error(monkeypatch):
-  monkeypatch.setattr(people, '_MIN_DIFFERENCE', 9)
+  monkeypatch.setattr(world_lib, '_MIN_DIFFERENCE', 9)
   with pytest.raises(ValueError, match='differ in 9 attributes .* at most 3'):
-    people._make_looks(0, 14)
+    world_lib._make_looks(0, 14)
 
 
 def test_training_holdout_and_validation_pictures_are_disjoint(world):
@@ -264,11 +264,11 @@ def test_descriptions_of_faces_have_one_length(world):
 
 def test_no_text_of_any_world_has_an_unknown_token(world, processor):
   tokenizer = processor.tokenizer
-  for each in (world, people.make_world(7, **SMALL | dict(num_people=40))):
+  for each in (world, world_lib.make_world(7, **SMALL | dict(num_people=40))):
     rows = _rows(each)
     texts = {_text(row, processor) for row in rows}
     texts |= {option for row in rows for option in row.options}
-    texts |= {person.name for person in people._make_people(7, 300, 1, 1, 1)}
+    texts |= {person.name for person in world_lib._make_people(7, 300, 1, 1, 1)}
     for ids in tokenizer(sorted(texts))['input_ids']:
       assert tokenizer.unk_token_id not in ids
 
@@ -358,7 +358,7 @@ def test_the_processor_counts_sixteen_image_tokens(world, processor):
 )
 def test_a_count_out_of_range_is_a_clear_error(argument, value, message):
   with pytest.raises(ValueError, match=message):
-    people.make_world(0, **SMALL | {argument: value})
+    world_lib.make_world(0, **SMALL | {argument: value})
 
 
 def test_a_patch_that_does_not_tile_the_picture_is_a_clear_error():

@@ -245,7 +245,7 @@ def test_the_small_tokenizer_writes_every_text_and_learns_the_same_twice(
   data = _load(folder, processor='small')
   texts = tuple(r.answer for r in data.tasks['real_qa'].rows) + ('Zoë?\n 50 €',)
   one, other = (
-    small.make_processor.__wrapped__(texts).tokenizer for _ in range(2)
+    small.make_small_processor.__wrapped__(texts).tokenizer for _ in range(2)
   )
   assert one.get_vocab() == other.get_vocab()
   for tokenizer in (one, data.processor.tokenizer):

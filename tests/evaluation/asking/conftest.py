@@ -9,7 +9,7 @@ from mmu_jax import models
 from mmu_jax import tree as tree_lib
 from mmu_jax.data.batches import batching
 from mmu_jax.data.people import vocabulary
-from mmu_jax.data.people import world as people
+from mmu_jax.data.people import world as world_lib
 
 
 @pytest.fixture(scope='module')
@@ -47,5 +47,5 @@ def params(model):
 
 @pytest.fixture(scope='module')
 def tasks():
-  made = people.make_world(1, **ASKED).tasks
+  made = world_lib.make_world(1, **ASKED).tasks
   return {name: task.rows for name, task in made.items()}
