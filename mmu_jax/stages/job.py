@@ -98,7 +98,7 @@ def open_job(
     k: v for k, v in world['model'].items() if k not in ('attention', 'remat')
   }
   workdir_lib.claim(folder, world, 'world.json')
-  distributed.first(_describe_once, config, folder, mesh)
+  distributed.first(_write_manifest_once, config, folder, mesh)
   shared = config, folder, data, encoder, scorer, model
   if validation:
     groups = config.validation_groups
@@ -138,8 +138,8 @@ def write_manifest(
   )
 
 
-def _describe_once(config, folder, mesh) -> None:
-  """Writes it if it is not there."""
+def _write_manifest_once(config, folder, mesh) -> None:
+  """Writes config and manifest unless they are there."""
   if not (folder / workdir_lib.CONFIG).exists():
     write_manifest(config, folder, mesh)
 

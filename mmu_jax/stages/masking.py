@@ -141,7 +141,7 @@ def _packed(params: Params) -> Mask:
 
 
 def _make(job: Job, kind: str, params: Params) -> tuple[Mask, dict[str, Any]]:
-  """Makes a bool mask and what is worth knowing of it."""
+  """Makes a bool mask, and the note that is kept with it."""
   config = job.config.saliency
   note = {
     'threshold': config.threshold,

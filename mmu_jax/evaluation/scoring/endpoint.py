@@ -22,6 +22,7 @@ from mmu_jax.errors import UserError
 _PATH = '/chat/completions'
 _LONGEST_WAIT = 60.0  # seconds, whatever the server asks for
 _REFUSED = (401, 403, 404, 405)  # the same for every question
+_LOST = (OSError, http.client.HTTPException, ValueError)
 _HERE = ('localhost', '127.0.0.1', '::1')
 
 
@@ -85,12 +86,9 @@ def make_endpoint(settings: Mapping[str, Any]) -> Endpoint | None:
       'the judge has a url and no model. Set evaluation.judge.model to the '
       'name that the endpoint knows.'
     )
-  numbers = endpoint._asdict()
   for name, least in (('tries', 1), ('parallel', 1), ('first_wait', 0)):
-    if numbers[name] < least:
-      raise UserError(
-        f'{name} of the judge is at least {least}, got {numbers[name]}.'
-      )
+    if (number := getattr(endpoint, name)) < least:
+      raise UserError(f'{name} of the judge is at least {least}, got {number}.')
   if endpoint.timeout <= 0:
     raise UserError(
       f'timeout of the judge is above 0 seconds, got {endpoint.timeout}.'
@@ -200,7 +198,7 @@ def ask(
       _raise_if_final(endpoint, error, reason)
       wait = max(wait, _asked_wait(error))
     # A lost connection, a timeout while reading, a reply that is none.
-    except (OSError, http.client.HTTPException, ValueError) as error:
+    except _LOST as error:
       reason = _hide(_told(error), key)
     wait = min(wait, _LONGEST_WAIT)
   raise Failed(f'{reason}, {endpoint.tries} times')
@@ -264,13 +262,7 @@ def _reason(error: urllib.error.HTTPError, key: str) -> str:
   """``'HTTP 429'``, with the server's own message, without any key."""
   try:
     said = json.loads(error.read(4000))['error']['message']
-  except (
-    OSError,
-    http.client.HTTPException,
-    ValueError,
-    LookupError,
-    TypeError,
-  ):
+  except (*_LOST, LookupError, TypeError):
     return f'HTTP {error.code}'
   # Servers repeat the whole or a part of a wrong key in their message.
   said = _hide(str(said), key)
