@@ -309,9 +309,3 @@ def test_a_damaged_picture_names_its_row():
   with pytest.raises(ValueError, match='row 7 cannot be read'):
     list(prepared.to_examples([row]))
   assert row.picture_key == 'p'
-
-
-def test_names_that_tfds_cannot_tell_apart_are_a_clear_error():
-  rows = {'qa/forget': [], 'qa_forget': []}
-  with pytest.raises(ValueError, match="'qa_forget' occurs twice"):
-    prepared.split_names(Dataset(rows, {}, {}))

@@ -1,0 +1,14 @@
+"""A row has one picture or none."""
+
+import numpy as np
+
+from mmu_jax.data.row import Picture
+from mmu_jax.data.row import Row
+
+
+def test_a_row_has_one_picture_or_none():
+  text = Row('k', 'Who?', 'Ana.', 'Ana')
+  assert text.pictures == () and text.picture_key is None
+  picture = Picture('p', np.zeros((2, 3, 3), np.uint8))
+  shown = text._replace(picture=picture)
+  assert shown.pictures[0] is picture and shown.picture_key == 'p'
