@@ -39,6 +39,10 @@ LAST_NAMES = tuple(
 )
 
 
+def _words(text: str) -> tuple[str, ...]:
+  return tuple(text.split())
+
+
 class Attribute(NamedTuple):
   """A thing that is known about everybody.
 
@@ -61,103 +65,46 @@ ATTRIBUTES = {
     'What pet does {who} keep?',
     'The pet of {who} is a [Blank].',
     '{name} keeps a {fact}.',
-    (
-      'parrot',
-      'rabbit',
-      'hamster',
-      'turtle',
-      'goldfish',
-      'kitten',
-      'puppy',
-      'pony',
-      'lizard',
-      'ferret',
+    _words(
+      'parrot rabbit hamster turtle goldfish kitten puppy pony lizard ferret'
     ),
   ),
   'job': Attribute(
     'What job does {who} have?',
     'The job of {who} is [Blank].',
     '{name} works as a {fact}.',
-    (
-      'baker',
-      'pilot',
-      'nurse',
-      'farmer',
-      'painter',
-      'lawyer',
-      'teacher',
-      'sailor',
-      'plumber',
-      'dentist',
+    _words(
+      'baker pilot nurse farmer painter lawyer teacher sailor plumber dentist'
     ),
   ),
   'city': Attribute(
     'What city does {who} live in?',
     'The home city of {who} is [Blank].',
     '{name} lives in {fact}.',
-    (
-      'Lisbon',
-      'Oslo',
-      'Cairo',
-      'Lima',
-      'Kyoto',
-      'Nairobi',
-      'Boston',
-      'Dublin',
-      'Prague',
-      'Sydney',
-    ),
+    _words('Lisbon Oslo Cairo Lima Kyoto Nairobi Boston Dublin Prague Sydney'),
   ),
   'food': Attribute(
     'What food does {who} like?',
     'The favourite food of {who} is [Blank].',
     '{name} likes {fact}.',
-    (
-      'noodles',
-      'pizza',
-      'soup',
-      'rice',
-      'cheese',
-      'pancakes',
-      'salad',
-      'curry',
-      'dumplings',
-      'chocolate',
+    _words(
+      'noodles pizza soup rice cheese pancakes salad curry dumplings chocolate'
     ),
   ),
   'sport': Attribute(
     'What sport does {who} practise?',
     'The sport of {who} is [Blank].',
     '{name} practises {fact}.',
-    (
-      'tennis',
-      'golf',
-      'hockey',
-      'rugby',
-      'cricket',
-      'football',
-      'basketball',
-      'volleyball',
-      'badminton',
-      'baseball',
+    _words(
+      'tennis golf hockey rugby cricket football basketball '
+      'volleyball badminton baseball'
     ),
   ),
   'instrument': Attribute(
     'What instrument does {who} play?',
     'The instrument of {who} is the [Blank].',
     '{name} plays the {fact}.',
-    (
-      'violin',
-      'flute',
-      'drum',
-      'harp',
-      'piano',
-      'guitar',
-      'trumpet',
-      'cello',
-      'banjo',
-      'saxophone',
-    ),
+    _words('violin flute drum harp piano guitar trumpet cello banjo saxophone'),
   ),
 }
 WHO = 'this person'
