@@ -9,7 +9,7 @@ References:
   <https://arxiv.org/abs/2410.18057>`_, 2024.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 import functools
 import os
 import pathlib
@@ -110,7 +110,7 @@ def make_clear(
     for group, config in configs.items()
   }
   people = {g: {c.person for c in rows} for g, rows in captioned.items()}
-  _check_apart(people)
+  reading.check_apart(people['forget'], people['retain'])
   ask = _questions(seed, published)
   train = {
     f'vqa/{group}': [_caption_row(c, ask(c)) for c in rows]
@@ -157,16 +157,6 @@ def _task(name: str, rows: list[Row]) -> Task:
   split, modality, headline = _TASKS[name]
   role = dataset_lib.role_of(split, modality)
   return Task(name, rows, split, modality, role, headline=headline)
-
-
-def _check_apart(people: Mapping[str, set[str]]) -> None:
-  """Raises if somebody is in the forget and in the retain set."""
-  both = sorted(people['forget'] & people['retain'])
-  if both:
-    raise UserError(
-      f'nobody is both forgotten and retained; {len(both)} are: '
-      f'{", ".join(both[:5])}. The two configs must be of one ratio.'
-    )
 
 
 def _questions(seed, published):

@@ -154,12 +154,7 @@ def _training_configs(path, train_path, ratio):
 def _group_of(groups) -> dict[str, str]:
   """Person -> group; raises if somebody is in both."""
   forget, retain = ({p.person for p in groups[g]} for g in groups)
-  both = sorted(forget & retain)
-  if both:
-    raise UserError(
-      f'nobody is both forgotten and retained; {len(both)} are: '
-      f'{", ".join(both[:5])}. The two configs must be of one ratio.'
-    )
+  reading.check_apart(forget, retain)
   return dict.fromkeys(forget, 'forget') | dict.fromkeys(retain, 'retain')
 
 

@@ -1,6 +1,6 @@
 """Shared by the readers: pictures, choices, and rows that are left out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 import pathlib
 import re
 from typing import Any
@@ -211,6 +211,16 @@ def check_unique(keys: Sequence[str], where: str) -> None:
       f'an ID occurs once in {where}; {len(twice)} occur more often: '
       f'{", ".join(twice[:5])}. Which row holds is not known: drop the '
       'others. `mmu data check` lists them all.'
+    )
+
+
+def check_apart(forget: Set[str], retain: Set[str]) -> None:
+  """Raises if somebody is in the forget and in the retain set."""
+  both = sorted(forget & retain)
+  if both:
+    raise UserError(
+      f'nobody is both forgotten and retained; {len(both)} are: '
+      f'{", ".join(both[:5])}. The two configs must be of one ratio.'
     )
 
 
