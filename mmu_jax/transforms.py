@@ -13,9 +13,11 @@ the optimizer state, and can be sharded like the parameters::
       mask_updates(),              # stops weight decay and momentum
   )
   updates, state = tx.update(grads, state, params, mask=mask, against=retain)
-  params = apply_updates(params, updates, mask)  # the frozen bits stay
+  params = apply_updates(params, updates)  # the frozen bits stay
 
 Each extra argument may be None, which makes its transformation the identity.
+``apply_updates`` keeps the bits of a weight whose update is exactly 0; it takes
+the mask too, for a chain that does not end in ``mask_updates``.
 """
 
 from typing import Any, NamedTuple

@@ -161,13 +161,11 @@ def _has(config, fields):
 
 
 def test_the_lists_of_the_pages_are_whole():
-  readme, python = pages.read('README.md'), pages.read('docs/python.md')
+  readme = pages.read('README.md')
   for name in COMMANDS:
     assert f'`mmu {name}' in readme, name
   for name in recipes.known():
     assert f'`{name}`' in readme, name
-  for name in methods.METHODS:
-    assert name in python, name
 
 
 # Pages: their code.

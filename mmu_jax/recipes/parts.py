@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ml_collections import config_dict
+
 from mmu_jax.errors import UserError
 
 
@@ -85,7 +87,8 @@ def run(
     mask=mask,
     retain=retain,
     reference=reference,
-    rounds=rounds,
+    # A placeholder takes a number from the command line; its value is None.
+    rounds=config_dict.placeholder(int) if rounds is None else rounds,
     schedule=schedule,
     clip_norms=clip_norms or {},
     options=options,

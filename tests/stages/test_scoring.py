@@ -385,11 +385,13 @@ def test_every_score_has_n_and_an_interval(evaluate, tmp_path):
     'choice_gibberish',
     'unparsed',
   }
-  assert metrics('ga', 'retain_vqa') == of_text | of_choice | {
-    'truth_ratio_retain',
-    'js_divergence',
-  }
-  assert metrics('ga', 'forget_qa') == of_text | {
+  of_pairs = {'js_divergence', 'forget_quality'}
+  ratios = {'truth_ratio_retain', 'truth_ratio_forget'}
+  retain, forget = metrics('ga', 'retain_vqa'), metrics('ga', 'forget_qa')
+  assert of_text | of_choice <= retain and of_text <= forget
+  assert not of_choice & forget
+  assert retain & (ratios | of_pairs) == {'truth_ratio_retain', 'js_divergence'}
+  assert forget & (ratios | of_pairs) == {
     'truth_ratio_forget',
     'forget_quality',
   }
