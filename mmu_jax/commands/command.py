@@ -46,8 +46,9 @@ def add_config(
     required=required,
     default='',
     metavar='NAME[:VARIANT]',
-    help='people, mllmu_bench, clear, own or tfds, or a Python file with '
-    'get_config(); any of its fields can be set, as in --config.seed=1',
+    help='name of a config, as people (a wrong one lists them all), or a '
+    'Python file with get_config(); any of its fields can be set, as in '
+    '--config.seed=1',
   )
 
 

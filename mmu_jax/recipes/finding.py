@@ -56,8 +56,8 @@ def known() -> tuple[str, ...]:
   """Returns the names of the configs that come with the package.
 
   Example:
-    >>> known()
-    ('clear', 'mllmu_bench', 'own', 'people', 'tfds')
+    >>> 'people' in known()
+    True
   """
   return tuple(sorted(path.stem for path in _folder().glob('*.py')))
 

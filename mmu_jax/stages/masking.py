@@ -31,6 +31,7 @@ from mmu_jax.stages.job import open_job
 from mmu_jax.stages.job import recipe
 from mmu_jax.stages.runs import final_params
 from mmu_jax.stages.runs import require
+from mmu_jax.stages.streams import draw_from
 from mmu_jax.stages.streams import make_stream
 from mmu_jax.stages.streams import Placed
 from mmu_jax.training import loop
@@ -232,7 +233,7 @@ def measure(job: Job, name: str, parts: Any) -> None:
       'config.saliency.'
     )
   require(job, 'vanilla')
-  stream = make_stream(job, parts, f'importance/{name}')
+  stream = make_stream(job, draw_from(job, parts), f'importance/{name}')
   batches = config.batches or stream.steps_per_epoch
   save_importance(job, name, _go_on(job, name, stream, batches), batches)
   distributed.first(loop.clear, folder / loop.RUNNING)

@@ -34,24 +34,17 @@ class Placed:
     return sharding.place(self._stream(step), self._mesh, self._total)
 
 
-def make_stream(
-  job: Job,
-  parts: Iterable[Mapping[str, Any]],
-  name: str,
-  without: Sequence[str] = (),
-) -> Placed:
-  """Makes the stream that some parts of a config describe.
+def make_stream(job: Job, drawn: list[batching.Part], name: str) -> Placed:
+  """Makes a stream of batches on the job's mesh.
 
   Args:
     job: the job.
-    parts: dicts as for ``draw_from``.
+    drawn: rows to draw from, of a config by ``draw_from``.
     name: name of the stream; streams of one name draw in one order.
-    without: splits that are left out.
 
   Raises:
-    ValueError: if a split or role is unknown, or a part has no rows left.
+    ValueError: if a part has no rows.
   """
-  drawn = draw_from(job, parts, without)
   micro_batches = job.config.micro_batches
   count = lambda rows: sharding.row_count(rows, job.mesh, micro_batches)
   stream = batching.Stream(

@@ -27,6 +27,7 @@ from mmu_jax.stages.runs import final_params
 from mmu_jax.stages.runs import is_finished
 from mmu_jax.stages.runs import model_folder
 from mmu_jax.stages.runs import require
+from mmu_jax.stages.streams import draw_from
 from mmu_jax.stages.streams import make_stream
 from mmu_jax.training import loop
 from mmu_jax.training import optimizer
@@ -81,13 +82,14 @@ def run_method(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
   if _found_finished(job, name, _unlearn_settings(job, run)):
     return
   require(job, 'vanilla')
+  stream = lambda name, parts: make_stream(job, draw_from(job, parts), name)
   plan = unlearning_plan(
     config,
     run,
     forward=job.model.forward,
     streams={
-      'forget': make_stream(job, config.streams.forget, 'forget'),
-      'retain': make_stream(job, config.streams[run.retain], 'retain'),
+      'forget': stream('forget', config.streams.forget),
+      'retain': stream('retain', config.streams[run.retain]),
     },
     mask=masking.mask(job, run.mask) if run.mask else None,
     ref_params=_reference(job, run),
@@ -97,7 +99,7 @@ def run_method(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
     probing['probe'] = make_probe(job, config.probe_rows)
     probing['probe_every'] = config.probe_every
   start = lambda: final_params(job, 'vanilla')
-  _fit(job, name, plan, start, config.save_every, **probing)
+  fit_model(job, name, plan, start, config.save_every, **probing)
 
 
 def _unlearn_settings(job: Job, run: Config) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def _reference(job: Job, run: Config) -> Params | None:
   return step_lib.to_host(params) if offloaded else params
 
 
-def _fit(
+def fit_model(
   job: Job,
   name: str,
   plan: loop.Plan,
@@ -134,7 +136,17 @@ def _fit(
   save_every: int,
   **probing: Any,
 ) -> None:
-  """Runs a plan on the job's mesh, its batches made ahead."""
+  """Trains a model into its folder of the workdir, or goes on with it.
+
+  Args:
+    job: the job, whose mesh is set.
+    name: name of the model, its path in the workdir.
+    plan: turns, streams and rates, from ``training_plan`` or
+      ``unlearning_plan``.
+    start: function that returns the parameters to start from.
+    save_every: rounds between checkpoints.
+    **probing: ``probe`` and ``probe_every`` of ``loop.fit``.
+  """
   kept = job.config.checkpoints
   with prefetch.prefetched(plan.streams) as streams:
     loop.fit(
@@ -264,10 +276,10 @@ def _train_model(job: Job, name: str) -> None:
   plan = training_plan(
     spec,
     forward=job.model.forward,
-    stream=make_stream(job, spec.stream, 'train', without),
+    stream=make_stream(job, draw_from(job, spec.stream, without), 'train'),
   )
   start = lambda: _random(job) if name == 'base' else final_params(job, 'base')
-  _fit(job, name, plan, start, spec.save_every)
+  fit_model(job, name, plan, start, spec.save_every)
 
 
 def _random(job: Job) -> Params:

@@ -17,6 +17,8 @@ def test_convert_is_given_both_folders_and_its_options(monkeypatch, capsys):
 
 def test_inspect_prints_the_tables_of_a_folder(monkeypatch, capsys):
   monkeypatch.setattr(inspection, 'inspect', lambda path: path)
-  monkeypatch.setattr(inspection, 'tables', lambda found: [f'see {found}'])
+  monkeypatch.setattr(
+    inspection, 'content_tables', lambda found: [f'see {found}']
+  )
   assert command_line.main(['inspect', 'some_folder']) == 0
   assert capsys.readouterr().out == 'see some_folder\n'

@@ -7,6 +7,7 @@ import paths
 import pytest
 
 from mmu_jax import __main__ as command_line
+from mmu_jax import recipes
 from mmu_jax.commands import fields
 
 
@@ -18,7 +19,7 @@ def test_a_config_that_is_no_config_is_a_clear_error(fails, path):
 def test_an_unknown_name_of_a_config_lists_the_known_ones(fails):
   message = fails('report', config='--config=persons:fast')
   assert "no config 'persons'" in message
-  assert 'clear, mllmu_bench, own, people, tfds' in message
+  assert ', '.join(recipes.known()) in message
 
 
 def test_fields_without_a_config_are_an_error(capsys):

@@ -30,7 +30,7 @@ def test_a_job_that_was_asked_to_stop_ends_with_75(replaced, capsys):
 
 BEGUN = {
   'pipeline': 'config.json',
-  'train': 'vanilla',
+  'train': 'base',
   'saliency': 'mask',
   'evaluate': 'predictions',
   'report': 'report.html',
@@ -38,26 +38,40 @@ BEGUN = {
 }
 
 
+def _words(name):
+  """The words of the first example of a command, without its config."""
+  call = COMMANDS[name].examples.replace('\\\n', ' ').split('\n\n')[0]
+  first = call.strip().split('\n  mmu ')[0].split()[2:]
+  return [w for w in first if not w.startswith(('--config', '--workdir'))]
+
+
 def test_every_job_says_where_it_begins():
-  assert set(JOBS) == set(BEGUN)
+  for name, place in BEGUN.items():
+    assert COMMANDS[name].begun(_parsed(name)) == place
   begun = COMMANDS['train'].begun
   assert begun(argparse.Namespace(run='npo')) == 'unlearned/npo'
   assert begun(argparse.Namespace(run='retrained')) == 'retrained'
 
 
-@pytest.mark.parametrize('name', BEGUN)
+def _parsed(name):
+  words = [name, CONFIG, '--workdir=x', *_words(name)]
+  return command_line._parser().parse_args(words)
+
+
+@pytest.mark.parametrize('name', JOBS)
 def test_resume_never_refuses_what_an_earlier_call_has_begun(
   name, fails, replaced, tmp_path, capsys
 ):
   given = replaced(lambda: 0, name)
-  more = ['--run=vanilla'] if name == 'train' else []
+  more = _words(name)
+  place = COMMANDS[name].begun(_parsed(name))
   argv = [name, CONFIG, f'--workdir={tmp_path / "work"}', *more]
   assert command_line.main([*argv, '--resume=never']) == 0  # nothing is there
-  (tmp_path / 'work' / BEGUN[name]).mkdir(parents=True)
+  (tmp_path / 'work' / place).mkdir(parents=True)
   assert command_line.main(argv) == 0
   capsys.readouterr()
   message = fails(name, '--resume=never', *more)
-  assert str(tmp_path / 'work' / BEGUN[name]) in message
+  assert str(tmp_path / 'work' / place) in message
   assert 'leave --resume out' in message
   assert len(given) == 2
 

@@ -22,7 +22,7 @@ def test_a_batch_is_the_one_of_its_rows_alone_filled_for_micro_batches(
   config.mesh = ''
   job = stages.open_job(config, tmp_path)
   parts = [recipes.part('vqa:forget', size=3, questions=2)]
-  placed = streams.make_stream(job, parts, 'forget')
+  placed = streams.make_stream(job, streams.draw_from(job, parts), 'forget')
   alone = batching.Stream(
     streams.draw_from(job, parts), job.encoder, seed=config.seed, name='forget'
   )
@@ -37,8 +37,10 @@ def test_a_batch_is_the_one_of_its_rows_alone_filled_for_micro_batches(
 def test_a_split_left_out_is_left_out_of_roles_too(config, tmp_path):
   job = stages.open_job(config, tmp_path)
   parts = [recipes.part('vqa:everybody', size=2)]
-  everybody = streams.make_stream(job, parts, 'train')
-  others = streams.make_stream(job, parts, 'train', ['vqa/forget'])
+  everybody = streams.make_stream(job, streams.draw_from(job, parts), 'train')
+  others = streams.make_stream(
+    job, streams.draw_from(job, parts, ['vqa/forget']), 'train'
+  )
   forget = {row.key for row in job.data.train['vqa/forget']}
   drawn = lambda stream: {k for step in range(80) for k in stream.keys(step)}
   assert drawn(everybody) & forget
@@ -58,4 +60,5 @@ def test_an_unknown_split_is_an_error(
 ):
   job = stages.open_job(config, tmp_path)
   with pytest.raises(ValueError, match=message):
-    streams.make_stream(job, [recipes.part(*splits, size=1)], 'train', without)
+    drawn = streams.draw_from(job, [recipes.part(*splits, size=1)], without)
+    streams.make_stream(job, drawn, 'train')

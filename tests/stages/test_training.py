@@ -30,7 +30,7 @@ def test_a_run_is_trained_with_the_mask_of_its_kind(monkeypatch, kind, want):
     training, 'unlearning_plan', lambda config, run, **given: given
   )
   monkeypatch.setattr(
-    training, '_fit', lambda job, name, plan, *rest: plans.append(plan)
+    training, 'fit_model', lambda job, name, plan, *rest: plans.append(plan)
   )
   training.run_method(job, 'run', run, probe=False)
   assert [plan['mask'] for plan in plans] == [want]

@@ -25,8 +25,13 @@ def _figure(score: scored.Score | None, told: Told) -> str:
 
 def main_run(runs: Sequence[str], main: str) -> str | None:
   """The method that the report is about: ``main``, or else the first one."""
-  methods = [r for r in runs if r not in (scored.VANILLA, scored.RETRAINED)]
+  methods = [r for r in runs if _is_method(r)]
   return main if main in methods else next(iter(methods), None)
+
+
+def _is_method(run: str) -> bool:
+  """Whether a model is made from vanilla; ``attacks/x/ga`` is made from ga."""
+  return run not in (scored.VANILLA, scored.RETRAINED) and '/' not in run
 
 
 def _forgot(before, after, gold, chance: float) -> tuple[str, bool]:
@@ -211,7 +216,7 @@ def _rank(rows: dict, run: str) -> list[str]:
   far = {
     name: round(cells['distance'].value, 2)
     for name, cells in rows.items()
-    if 'distance' in cells and name not in (scored.VANILLA, scored.RETRAINED)
+    if 'distance' in cells and _is_method(name)
   }
   if run not in far or len(far) < 2:
     return []

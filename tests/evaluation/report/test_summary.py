@@ -9,6 +9,7 @@ from shown import mllmu
 from shown import people
 from shown import SCORES
 
+from mmu_jax.evaluation.report import scored
 from mmu_jax.evaluation.report import summary
 
 
@@ -85,3 +86,14 @@ def test_a_retrained_model_above_chance_is_no_trace_in_others():
   results = mllmu() + [choice('retrained', 0.40), choice('mmunlearner', 0.36)]
   said = ' '.join(summary.headline(results))
   assert 'more than chance, as without their pictures' in said
+
+
+def test_a_model_made_from_a_method_is_no_method():
+  assert summary.main_run(['vanilla', 'attacks/relearn/ga', 'ga'], 'x') == 'ga'
+  assert summary.main_run(['vanilla', 'attacks/relearn/ga'], 'x') is None
+  rows = {
+    name: {'distance': scored.Score(value)}
+    for name, value in {'ga': 0.3, 'npo': 0.2, 'attacks/x/ga': 0.1}.items()
+  }
+  (said,) = summary._rank(rows, 'ga')
+  assert said.startswith('Of the 2 methods, npo is nearest')
