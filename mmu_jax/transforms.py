@@ -6,7 +6,7 @@ argument* of ``update``, so it is neither baked into the program nor stored in
 the optimizer state, and can be sharded like the parameters::
 
   tx = optax.chain(
-      mask_updates(),              # clip and moments see what is trained
+      mask_updates(),              # clip and moments see trained weights
       project_updates('conflict'),
       optax.clip_by_global_norm(1.0),
       optax.adamw(1e-5),

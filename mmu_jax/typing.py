@@ -23,7 +23,7 @@ class Batch(TypedDict):
   text question). Within a document, branch 0 is the part that all its
   questions share and branches 1, 2, ... are the questions with their answers.
   A token sees what comes before it in its document, in its own branch and in
-  branch 0; so a packed question sees exactly what it would see alone.
+  branch 0; so a packed question sees exactly as much as it would alone.
 
   Attributes:
     tokens: ``[B, L]`` int32 token ids.

@@ -12,7 +12,7 @@ class Command(NamedTuple):
 
   Attributes:
     name: word after ``mmu``.
-    title: sentence that says what it does, for the list of commands.
+    title: sentence for the list of commands.
     examples: calls, each on a line that starts with two spaces, and a few
       sentences about them.
     add_arguments: function that adds its arguments to a parser.

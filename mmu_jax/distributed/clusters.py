@@ -178,7 +178,7 @@ def _find_tpu(environ):
 
 
 def _find_kubernetes(environ):
-  """Kubernetes: a job with numbered pods, such as those of a JobSet."""
+  """Kubernetes: a job with numbered pods, as in a JobSet."""
   needed = ('KUBERNETES_SERVICE_HOST', 'JOB_COMPLETION_INDEX')
   if any(name not in environ for name in needed):
     return None
@@ -193,7 +193,7 @@ def _find_kubernetes(environ):
 
 
 def _cluster(method, all_devices):
-  """Arguments for JAX, which else takes one GPU: that of the task's number.
+  """Arguments for JAX, which else takes the one GPU of the task's number.
 
   That is too few for the only task of a machine, and the wrong number where
   the launcher shows every task a GPU of its own.

@@ -20,7 +20,7 @@ _points = itertools.count()
 
 
 class Preempted(Exception):
-  """The job was asked to stop, and what it had is saved.
+  """The job was asked to stop, and its work so far is saved.
 
   Example:
     >>> print(Preempted('vanilla: saved after round 200'))

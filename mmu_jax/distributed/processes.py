@@ -139,9 +139,9 @@ def barrier(name: str) -> None:
 
 
 def first(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-  """Calls a function on process 0 alone; every process gets what it returns.
+  """Calls a function on process 0 alone; every process gets its result.
 
-  Or every process raises what it raised: where the disk of one machine is full
+  Every process raises its error, too: where the disk of one machine is full
   the job ends, instead of the others waiting for it. All processes call this
   from their main thread, in the same order. Within f, calls of ``first`` are
   plain calls, and nothing may be computed on the devices of other processes. On

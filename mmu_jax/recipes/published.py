@@ -27,7 +27,7 @@ def paper_exact(
   rate: float = 1e-5,
   masked: str = '',
 ) -> None:
-  """Makes a config do what the published code of MMUnlearner did, in float32.
+  """Makes a config compute as the published code did, in float32.
 
   Our defaults differ where that code differs from its paper, or lets weights
   move that it means to freeze; docs/published_code.md lists each one and its
@@ -138,7 +138,7 @@ def exempt(masked: str = '') -> str:
   """Returns a regex of the leaves that the published loop does not mask.
 
   Args:
-    masked: see ``paper_exact``.
+    masked: regex of the leaves in the mask, see ``paper_exact``.
 
   Example:
     >>> import re

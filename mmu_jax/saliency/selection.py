@@ -91,8 +91,8 @@ def mask_from_saliency(
     scores: tree of float32, a saliency (or an importance, for the top-k
       control).
     threshold: lowest salient score; the paper has 1.
-    density: instead of a threshold, the share in (0, 1] of all entries in
-      scope with the highest scores. Equal scores at the border are all taken.
+    density: share in (0, 1] of all entries in scope to mark, by the highest
+      scores, in place of a threshold. Equal scores at the border are all taken.
     ties: bool tree of entries that are not salient whatever their score, from
       ``dead``. None lets them compete: at threshold 1 a never used weight is
       then salient, as in the published code.

@@ -40,7 +40,7 @@ class Plan(NamedTuple):
     rates: split -> learning rate as a function of the round.
     rounds: number of rounds, >= 1.
     forward: the model.
-    tx: from ``optimizer.build``.
+    tx: optimizer, made by ``optimizer.build``.
     mask: mask of the masked turns.
     ref_params: parameters of the reference, for the turns that need one.
     clip_norms: split -> largest norm of its gradients, inf for no clip; for
@@ -234,8 +234,8 @@ def _check(plan: Plan) -> None:
 class Log:
   """A metrics.jsonl that a resumed run continues where its checkpoint is.
 
-  It holds only what a repeated run writes again; the times of its rows are in
-  ``timing.jsonl``. One process writes.
+  It holds nothing that a repeated run would write differently; the times of
+  its rows are in ``timing.jsonl``. One process writes.
   """
 
   def __init__(self, folder: pathlib.Path, start: int):

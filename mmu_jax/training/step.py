@@ -39,7 +39,7 @@ def init(
 
   Args:
     params: the starting parameters; not to be used afterwards.
-    tx: from ``optimizer.build``.
+    tx: optimizer, made by ``optimizer.build``.
     rules: a tuple of partition rules; on the mesh that is set, the optimizer's
       moments go where the parameters are.
   """
@@ -56,7 +56,7 @@ def abstract_state(
 
   Args:
     params: arrays, or their shapes and dtypes.
-    tx: from ``optimizer.build``.
+    tx: optimizer, made by ``optimizer.build``.
     rules: partition rules; none for no places.
     mesh: None for the mesh that is set, if one is.
   """
@@ -82,7 +82,7 @@ def to_host(tree: Any) -> Any:
   """Moves arrays to the memory of their devices' hosts; ``None`` stays.
 
   For reference parameters, which a turn reads once: ``take_turn`` brings them
-  back leaf by leaf. On a mesh every host keeps what its own devices held.
+  back leaf by leaf. On a mesh every host keeps the parts of its own devices.
 
   Args:
     tree: pytree of arrays; the caller frees their buffers on the devices.
@@ -142,7 +142,7 @@ def take_turn(
       norm in the state.
     forward: the model.
     turn: the turn to take.
-    tx: from ``optimizer.build``.
+    tx: optimizer, made by ``optimizer.build``.
     rules: a tuple of partition rules of the parameters: on the mesh that is
       set, they place gradients and state, so that one program serves every
       turn of a kind.
