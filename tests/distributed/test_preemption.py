@@ -75,11 +75,16 @@ def test_a_watch_in_a_thread_installs_nothing(calls):
 
 
 def test_ctrl_c_is_left_alone():
-  with preemption.watch():
-    with pytest.raises(KeyboardInterrupt):
-      os.kill(os.getpid(), signal.SIGINT)
-      threading.Event().wait(1)
-    assert not preemption.requested(1)
+  # A shell starts its background jobs with Ctrl-C ignored.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    with preemption.watch():
+      with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait(1)
+      assert not preemption.requested(1)
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 def test_the_message_says_what_is_saved_and_how_to_go_on():
@@ -96,7 +101,7 @@ GROUP = """
   import jax
   import numpy as np
   from jax.experimental import multihost_utils
-  from mmu_jax import preemption
+  from mmu_jax.distributed import preemption
 
   # Two loops of a pipeline, each of which counts its steps from 0. The signal
   # is heard between them: numbers as large as the last one do not come again.
@@ -131,7 +136,7 @@ HANDLER = """
   import ctypes, signal
   from mmu_jax import distributed
   distributed.initialize()
-  from mmu_jax import preemption
+  from mmu_jax.distributed import preemption
 
   libc = ctypes.CDLL(None)
   def handler():  # what the system calls; Python knows of its own ones alone
