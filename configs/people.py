@@ -1,8 +1,8 @@
 """Fictional people on two cores: the whole method in a few minutes.
 
-  mmu pipeline --config=people --workdir=runs/people       # 7 minutes
-  mmu pipeline --config=people:all --workdir=runs/people   # 3 minutes more
-  mmu pipeline --config=people:fast --workdir=runs/fast    # 1 minute
+  mmu pipeline --config=people --workdir=runs/people       # 9 minutes
+  mmu pipeline --config=people:all --workdir=runs/people   # 4 minutes more
+  mmu pipeline --config=people:fast --workdir=runs/fast    # 2 minutes
   mmu pipeline --config=people:paper_exact --workdir=runs/exact
 
 Expected, mean of three seeds (exact match on held-out pictures of the
