@@ -17,6 +17,8 @@ def trees(workdir: pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
   """Every final tree (parameters, importances, masks) by its folder."""
   found = {}
   for note in sorted(workdir.rglob('note.json')):
+    if checkpoint.latest_step(note.parent) is None:
+      continue  # the note of answers
     like = jax.tree.map(_on_host, checkpoint.describe(note.parent))
     made = checkpoint.restore(note.parent, like).tree
     name = str(note.parent.relative_to(workdir))
