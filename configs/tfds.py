@@ -1,10 +1,10 @@
 """A dataset that was prepared as a TFDS builder, from its folder.
 
   mmu pipeline --config=tfds --workdir=runs/tfds \
-      --config.data.path=tfds/mmu_clear/forget05/1.0.0 \
+      --config.data.path=tfds/mmu_clear/forget05/2.0.0 \
       --config.model.path=llava-1.5-7b-hf
   mmu pipeline --config=tfds:fast --workdir=runs/fast \
-      --config.data.path=tfds/mmu_clear/forget05/1.0.0     # 2 minutes
+      --config.data.path=tfds/mmu_clear/forget05/2.0.0     # 2 minutes
 
 The path is the folder of one version: it has a `dataset_info.json`. Ratio and
 text were chosen when it was prepared. Rounds suit 25 pictures to forget of

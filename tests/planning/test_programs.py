@@ -33,6 +33,8 @@ def test_a_published_model_is_planned_without_data():
   assert jobs['importance', 'text'].rows.room == 0
   assert jobs['kl_min', 'forget'].reference
   assert jobs['mmunlearner', 'retain'].mask
+  # One leaf of the forget set, and of two preserve sets for the language.
+  assert jobs['mask', ''].count == 3
 
 
 def test_rows_are_those_of_the_streams_of_a_job():

@@ -122,6 +122,8 @@ def test_a_name_that_nobody_would_find_is_refused(job, name):
 def test_a_missing_model_says_how_to_train_it(job):
   with pytest.raises(FileNotFoundError, match='mmu train --run=ga'):
     runs.final_folder(job, 'ga')
+  with pytest.raises(FileNotFoundError, match='mmu train --run=ga'):
+    runs.claim_model(job, 'a/x/ga', made_by='x', source='ga', settings={})
   with pytest.raises(FileNotFoundError, match='mmu train --run=base'):
     runs.require(job, 'base')
   job.model.source = 'a checkpoint'

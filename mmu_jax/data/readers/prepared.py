@@ -162,7 +162,7 @@ def make_tfds(
 
   Args:
     seed: nothing is drawn.
-    path: the folder of one version: ``<data_dir>/mmu_clear/forget10/1.0.0``.
+    path: the folder of one version: ``<data_dir>/mmu_clear/forget10/2.0.0``.
     processor: '' for the checkpoint's (the synthetic people have their
       own); ``'small'``: see ``small``.
 
