@@ -181,7 +181,10 @@ def _longest(part: batching.Part) -> list[Row]:
     groups.setdefault(row.picture_key or row.key, []).append(row)
   size = lambda row: len(row.question) + len(row.answer)
   total = lambda rows: sum(sorted(map(size, rows))[-part.questions :])
-  found = sorted(groups.values(), key=total)[-max(LONGEST, part.questions) :]
+  kept = max(LONGEST, part.questions)
+  # As many more as let epochs end at the same places of a sequence of texts.
+  kept += (len(groups) - kept) % part.questions
+  found = sorted(groups.values(), key=total)[-kept:]
   if part.rows and part.rows[0].picture is not None:
     area = lambda rows: math.prod(rows[0].picture.image.shape[:2])
     found.append(max(groups.values(), key=area))

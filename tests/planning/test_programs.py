@@ -5,6 +5,8 @@ import pytest
 
 from mmu_jax import recipes
 from mmu_jax.data.batches import batching
+from mmu_jax.data.people import vocabulary
+from mmu_jax.data.row import Row
 from mmu_jax.planning import memory
 from mmu_jax.planning import programs
 from mmu_jax.stages import job as job_lib
@@ -53,6 +55,23 @@ def test_rows_are_those_of_the_streams_of_a_job():
     room = stream(0)['pixel_values'].shape[1]
     want = memory.Rows(stream.num_rows, stream.length, room)
     assert jobs[name].rows == want, name
+
+
+@pytest.mark.parametrize('number', (3, 12, 18, 19))
+def test_texts_that_stand_for_all_are_as_long_as_all(number):
+  """Few of many texts are encoded; epochs end at the same places of both."""
+  processor = vocabulary.make_processor()
+  rows = [
+    Row(f'{i}', 'Who?', ' '.join(['red'] * (3 * i + 1)), '')
+    for i in range(number)
+  ]
+  part = batching.Part(rows, 2, 4)
+  some = part._replace(rows=programs._longest(part))
+  all_of, few = (
+    batching.Stream([p], batching.Encoder(processor), seed=0).length
+    for p in (part, some)
+  )
+  assert few == all_of and len(some.rows) <= 12
 
 
 def test_shots_lengthen_the_prompts_of_the_evaluation():

@@ -7,6 +7,8 @@ step alone.
 import collections
 from collections.abc import Callable, Iterator, Sequence
 import functools
+import itertools
+import math
 import threading
 from typing import NamedTuple
 
@@ -138,9 +140,10 @@ class Stream:
   """A stream of batches: a pure function of the step number.
 
   Every part goes through its pictures (or text rows) in an order that is new
-  in each epoch; at each visit a picture's questions are drawn at random. The
-  length L is the longest that can occur, rounded up to 8, and there is room
-  for the largest pictures, so that a stream compiles once.
+  in each epoch; at each visit a picture's questions are drawn at random. A
+  sequence of texts may end one epoch and begin the next, and so hold a row
+  twice. The length L is the longest that can occur, rounded up to 8, and there
+  is room for the largest pictures, so that a stream compiles once.
 
   With several hosts each makes the rows of the batch that its devices hold;
   together they are, row by row, the batch of a single host.
@@ -353,11 +356,9 @@ def _sequence(rows, weight, encoder) -> Documents:
 def _longest(part, groups, encoder) -> int:
   """The tokens of the longest sequence that a part can draw."""
   if part.rows[0].picture is None:
-    lengths = [len(encoder.example(row).tokens) for row in part.rows]
-    # Fewer rows than questions come again, at most in two more epochs.
-    again = part.questions // len(lengths) + 2
-    often = again if part.questions > len(lengths) else 1
-    return sum(sorted(lengths * often)[-part.questions :])
+    tokens = lambda row: len(encoder.example(row).tokens)
+    lengths = [sum(map(tokens, group)) for group in groups]
+    return _most(lengths, part.questions)
   longest = 0
   for group in groups:
     # The longest questions share at least what all of the group share.
@@ -368,6 +369,23 @@ def _longest(part, groups, encoder) -> int:
     total = sum(len(e.tokens) - shared for e in examples) + shared
     longest = max(longest, total)
   return longest
+
+
+def _most(lengths: Sequence[int], number: int) -> int:
+  """The most that so many visits in a row can add up to.
+
+  Epochs follow each other without a gap, each in any order. One may end within
+  the visits, which begin at a multiple of their number; then the longest can
+  come twice: of 5, 1 and 1 the most of two visits is 10.
+  """
+  n = len(lengths)
+  most = [0, *itertools.accumulate(sorted(lengths, reverse=True))]
+  step, found = math.gcd(n, number), 0
+  for left in range(step, n + 1, step):  # visits until an epoch ends
+    epochs, rest = divmod(max(number - left, 0), n)
+    first = most[min(left, number)]
+    found = max(found, first + epochs * most[n] + most[rest])
+  return found
 
 
 def _most_room(groups, encoder) -> int:

@@ -1,5 +1,7 @@
 """Hosts share a batch, and every stream has one shape, whatever it draws."""
 
+import itertools
+
 import folders
 import numpy as np
 import pytest
@@ -193,3 +195,56 @@ def test_an_epoch_draws_every_picture_or_text_row(
   assert seen(stream.steps_per_epoch) == wanted
   if stream.steps_per_epoch > 1:
     assert seen(stream.steps_per_epoch - 1) < wanted
+
+
+def _texts(rng, number):
+  """Text rows of very unequal lengths."""
+  said = lambda most: ' '.join(['red'] * int(rng.integers(1, most)))
+  return [
+    Row(f'text {i}', f'{said(9)}?', f'{said(60)}.', '') for i in range(number)
+  ]
+
+
+def _tokens(rows, encoder):
+  """The tokens of a sequence of texts."""
+  return sum(len(encoder.example(row).tokens) for row in rows)
+
+
+@pytest.mark.parametrize('seed', range(40))
+def test_no_sequence_of_texts_is_longer_than_the_stream(seed):
+  """From one row up, fewer than the questions or more, over many epochs."""
+  rng = np.random.default_rng(seed)
+  encoder = batching.Encoder(vocabulary.make_processor())
+  rows = _texts(rng, int(rng.integers(1, 24)))
+  size, questions = int(rng.integers(1, 4)), int(rng.integers(1, 20))
+  part = batching.Part(rows, size, questions)
+  stream = batching.Stream([part], encoder, seed=seed)
+  drawn = {
+    step: max(_tokens(rows, encoder) for _, rows in stream.draw(step))
+    for step in range(6 * len(rows))
+  }
+  longest = max(drawn, key=drawn.get)
+  batch = stream(longest)
+  assert (batch['documents'] > 0).sum(1).max() == drawn[longest]
+  assert drawn[longest] <= stream.length
+
+
+@pytest.mark.parametrize('number', range(1, 4))
+@pytest.mark.parametrize('questions', range(1, 7))
+def test_the_length_of_texts_is_the_least_that_holds_any_order(
+  number, questions
+):
+  """Every order of every epoch, at every place where a sequence can begin."""
+  rng = np.random.default_rng(number)
+  encoder = batching.Encoder(vocabulary.make_processor())
+  rows = _texts(rng, number)
+  part = batching.Part(rows, 2, questions)
+  orders = list(itertools.permutations(rows))
+  longest = 0
+  for begin in {questions * k % number for k in range(number)}:
+    epochs = -(-(begin + questions) // number)
+    for chosen in itertools.product(orders, repeat=epochs):
+      visits = list(itertools.chain(*chosen))[begin : begin + questions]
+      longest = max(longest, _tokens(visits, encoder))
+  stream = batching.Stream([part], encoder, seed=0)
+  assert stream.length == -(-longest // 8) * 8
