@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import contextlib
 import importlib.metadata
 import json
+import math
 import pathlib
 import platform
 import subprocess
@@ -45,7 +46,7 @@ def claim(
   """
   from mmu_jax import distributed
 
-  settings = json.loads(json.dumps(settings))  # tuples become lists
+  settings = json.loads(to_json(settings))  # tuples become lists
   distributed.first(_claim, str(folder), settings, name)
 
 
@@ -68,6 +69,23 @@ def differences(old: Any, new: Any, name: str = '') -> list[str]:
       )
     ]
   return [f'{name}: {old!r} there, {new!r} asked for']
+
+
+def to_json(value: Any, **options: Any) -> str:
+  """Returns a value as JSON that every reader takes.
+
+  JSON has no word for NaN and infinity. A number that is undefined is null,
+  and an infinite one, as a setting may be, is the text 'inf' or '-inf'.
+
+  Args:
+    value: JSON value, whose numbers need not be finite.
+    **options: options of ``json.dumps``.
+
+  Example:
+    >>> to_json({'value': float('nan'), 'clip_norm': float('inf')})
+    '{"value": null, "clip_norm": "inf"}'
+  """
+  return json.dumps(_finite(value), allow_nan=False, **options)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -96,12 +114,12 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes a JSON file; the file is whole or as it was."""
-  write_text(path, json.dumps(value, indent=2) + '\n')
+  write_text(path, to_json(value, indent=2) + '\n')
 
 
 def write_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
   """Writes a JSON line for each row; the file is whole or as it was."""
-  write_text(path, ''.join(json.dumps(row) + '\n' for row in rows))
+  write_text(path, ''.join(to_json(row) + '\n' for row in rows))
 
 
 def append_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -113,7 +131,7 @@ def append_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
   """
   try:
     with path.open('a', encoding='utf-8') as file:
-      file.write(''.join(json.dumps(row) + '\n' for row in rows))
+      file.write(''.join(to_json(row) + '\n' for row in rows))
   except OSError as error:
     raise _failed(path, error) from error
 
@@ -125,7 +143,7 @@ def read_json(path: pathlib.Path) -> Any:
     ValueError: if it is not JSON; names the file.
   """
   try:
-    return json.loads(path.read_text(encoding='utf-8'))
+    return _loads(path.read_text(encoding='utf-8'))
   except ValueError as error:  # not JSON, or not text
     raise UserError(
       f'{path} is not JSON: {error}. Fetch or write it again.'
@@ -150,7 +168,7 @@ def read_jsonl(path: str | pathlib.Path) -> list[dict[str, Any]]:
   found: list[dict[str, Any]] = []
   for number, line in lines:
     try:
-      row = json.loads(line)
+      row = _loads(line)
     except json.JSONDecodeError as error:
       if number == lines[-1][0]:
         warnings.warn(
@@ -204,6 +222,11 @@ def manifest(
   }
 
 
+def _loads(text: str) -> Any:
+  """A JSON value; bare NaN and infinity of earlier versions as ``to_json``."""
+  return json.loads(text, parse_constant=lambda word: _finite(float(word)))
+
+
 def _claim(where: str, settings: Any, name: str) -> None:
   """Claims a folder, in one process."""
   folder = pathlib.Path(where)
@@ -221,6 +244,17 @@ def _claim(where: str, settings: Any, name: str) -> None:
     f'{"; ".join(differences(found, settings)[:4])}. Use another --workdir, '
     'set these back, or delete that folder to make it again.'
   )
+
+
+def _finite(value: Any) -> Any:
+  """A JSON value whose numbers are finite."""
+  if isinstance(value, float) and not math.isfinite(value):
+    return None if math.isnan(value) else str(float(value))
+  if isinstance(value, Mapping):
+    return {k: _finite(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_finite(v) for v in value]
+  return value
 
 
 def _failed(path: pathlib.Path, error: OSError) -> OSError:

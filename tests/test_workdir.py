@@ -1,6 +1,7 @@
 """A folder knows what it was made from, and its files are whole or absent."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -69,6 +70,53 @@ def test_claims_of_other_names_do_not_meet(tmp_path):
 )
 def test_differences_name_the_field_and_both_values(old, new, want):
   assert workdir.differences(old, new) == want
+
+
+UNDEFINED = {'a': math.nan, 'b': [math.inf, (-math.inf, 1.5)], 'c': {'d': 'x'}}
+READ = {'a': None, 'b': ['inf', ['-inf', 1.5]], 'c': {'d': 'x'}}
+
+
+def _strict(path):
+  """The JSON values of a file's lines, read as other programs read them."""
+
+  def refuse(word):
+    raise AssertionError(f'{path}: {word} is not JSON')
+
+  text = path.read_text()
+  lines = text.splitlines() if path.suffix == '.jsonl' else [text]
+  return [json.loads(line, parse_constant=refuse) for line in lines]
+
+
+@pytest.mark.parametrize('kind', ['json', 'jsonl', 'appended', 'claim'])
+def test_no_file_holds_bare_nan_or_infinity(kind, tmp_path):
+  path = tmp_path / ('f.json' if kind in ('json', 'claim') else 'f.jsonl')
+  if kind == 'json':
+    workdir.write_json(path, UNDEFINED)
+  elif kind == 'claim':
+    workdir.claim(tmp_path, UNDEFINED, path.name)
+    workdir.claim(tmp_path, UNDEFINED, path.name)  # the same settings
+  elif kind == 'jsonl':
+    workdir.write_jsonl(path, [UNDEFINED])
+  else:
+    workdir.append_jsonl(path, [UNDEFINED])
+  assert _strict(path) == [READ]
+  found = workdir.read_json(path) if path.suffix == '.json' else None
+  assert (found or workdir.read_jsonl(path)[0]) == READ
+
+
+def test_bare_nan_and_infinity_of_earlier_versions_are_read_the_same(tmp_path):
+  path = tmp_path / 'old.jsonl'
+  path.write_text(json.dumps(UNDEFINED) + '\n')
+  assert 'NaN' in path.read_text()
+  assert workdir.read_jsonl(path) == [READ]
+  assert workdir.read_json(path) == READ
+
+
+def test_an_infinite_setting_is_none_that_is_missing(tmp_path):
+  workdir.claim(tmp_path, {'clip_norm': math.inf})
+  (tmp_path / 'metrics.jsonl').write_text('')
+  with pytest.raises(ValueError, match="clip_norm: 'inf' there, None asked"):
+    workdir.claim(tmp_path, {'clip_norm': None})
 
 
 def test_a_write_that_was_killed_leaves_the_old_file(tmp_path):

@@ -7,7 +7,6 @@ holds.
 
 import contextlib
 import dataclasses
-import json
 import logging
 import pathlib
 from typing import Any
@@ -101,7 +100,7 @@ class _Written:
       index = jax.process_index()
       if index == 0:
         workdir_lib.write_text(
-          self.folder / step_folders.NOTE, json.dumps(self.note)
+          self.folder / step_folders.NOTE, workdir_lib.to_json(self.note)
         )
       mine = f'{step_folders.PART}{index}'
       digests.write(

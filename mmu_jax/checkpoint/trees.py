@@ -107,7 +107,9 @@ class Series:
         is full, say. Says what is still there.
       ValueError: if an array belongs to one of several processes.
     """
-    note = json.loads(json.dumps(dict(note)))  # raises here, not in a thread
+    note = json.loads(
+      workdir_lib.to_json(dict(note))
+    )  # raises here, not in a thread
     _check_global(tree)
     self.wait()
     self._step = step

@@ -89,6 +89,15 @@ def clear():
 BENCHMARKS = {'mllmu': mllmu, 'clear': clear}
 
 
+def undefined(results, metric, run='mmunlearner'):
+  """The results with one metric of a run undefined."""
+  gone = {'value': None, 'low': None, 'high': None}
+  return [
+    row | gone if (row['run'], row['metric']) == (run, metric) else row
+    for row in results
+  ]
+
+
 MASKS = {
   'mmunlearner': {
     'kind': 'saliency',

@@ -27,8 +27,9 @@ def read_results(workdir: str | Path) -> list[dict]:
 
   Raises:
     FileNotFoundError: if nothing has been evaluated.
-    ValueError: if there is no score, one without a finite value, or one that
-      lacks a field, as scores of earlier versions do.
+    ValueError: if there is no score, one whose value is neither finite nor
+      null (undefined), or one that lacks a field, as scores of earlier
+      versions do.
   """
   path = Path(workdir) / 'results.jsonl'
   if not path.is_file():
@@ -38,19 +39,25 @@ def read_results(workdir: str | Path) -> list[dict]:
     )
   results = workdir_lib.read_jsonl(path)
   for row in results:
-    value, missing = row.get('value'), [f for f in _FIELDS if f not in row]
-    if missing or not (
-      isinstance(value, (int, float)) and math.isfinite(value)
-    ):
+    missing = [f for f in (*_FIELDS, 'value') if f not in row]
+    if missing or not _is_number(row['value']):
       lacks = f'{", ".join(missing)} missing in' if missing else 'got'
       raise UserError(
-        f'{path}: a score has a finite value and says how it was asked and '
+        f'{path}: a score has a finite value, or null where it is undefined, '
+        'and says how it was asked and '
         f'what its task means; {lacks} {row}. Scores of an earlier version '
         'do not: run `mmu evaluate` again.'
       )
   if not results:
     raise UserError(f'{path} holds no score: run `mmu evaluate` again')
   return results
+
+
+def _is_number(value: object) -> bool:
+  """Whether the value of a score is finite, or null: undefined."""
+  if value is None:
+    return True
+  return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _read_json(path: Path) -> dict | list | None:

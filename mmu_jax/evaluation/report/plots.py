@@ -128,7 +128,8 @@ def tradeoff(results: Sequence[dict]):
   Returns:
     A ``matplotlib.figure.Figure``.
   """
-  shown, layout = scored.rows(results), scored.shown_layout(results)
+  shown = scored.defined(scored.rows(results))
+  layout = scored.shown_layout(results)
   style = styles(list(shown))
   figure = _figure((12, 5))
   axes = _grid(figure, 1, 2)
@@ -165,7 +166,8 @@ def trajectory(histories: dict[str, list[dict]], results: Sequence[dict]):
     A ``matplotlib.figure.Figure``: forget VQA (on held-out images, where there
     are some) against retain VQA (left) and forget QA (right).
   """
-  found, tasks = scored.scores(results), scored.tasks_in(results)
+  found = scored.defined(scored.scores(results))
+  tasks = scored.tasks_in(results)
   style = styles(list(dict.fromkeys([*found, *histories])))
   figure = _figure((12, 5))
   axes = _grid(figure, 1, 2)
@@ -186,7 +188,7 @@ def trajectory(histories: dict[str, list[dict]], results: Sequence[dict]):
       paths[run] = [
         (probe[forget.name], probe[task.name])
         for probe in probes
-        if both <= probe.keys()
+        if both <= probe.keys() and None not in map(probe.get, both)
       ]
     paths = {run: path for run, path in paths.items() if path}
     fixed = {
@@ -264,7 +266,7 @@ def _panel(ax, column: Column, shown: dict, chance: float):
     if key in cells:
       _bar(ax, row, cells[key], style[run][0])
   gold = shown.get(scored.RETRAINED, {}).get(key)
-  if gold:
+  if gold and gold.is_defined:
     ax.axvline(gold.value, color='black', lw=1, ls=':', zorder=2)
   title = column.title
   if chance:
@@ -277,9 +279,10 @@ def _panel(ax, column: Column, shown: dict, chance: float):
 
 
 def _bar(ax, row: int, score, colour: str):
-  """One bar with its interval and its number."""
-  ax.barh(row, score.value, color=colour, height=0.7, alpha=0.85)
-  end = score.value
+  """One bar with its interval and its number; no bar if it is undefined."""
+  end = score.value if score.is_defined else 0
+  if score.is_defined:
+    ax.barh(row, score.value, color=colour, height=0.7, alpha=0.85)
   if score.low is not None and score.high is not None:
     for colour, width in (('white', 2.6), ('#333333', 1)):
       ax.plot([score.low, score.high], [row, row], color=colour, lw=width)

@@ -6,6 +6,7 @@ A *result* is one line of ``results.jsonl``: a dict with ``run``, ``metric``,
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+import math
 from typing import NamedTuple
 
 from mmu_jax.data.dataset import FORGET
@@ -20,12 +21,20 @@ _MEANING = ('split', 'modality', 'role', 'holdout', 'headline')  # of a task
 
 
 class Score(NamedTuple):
-  """A value, its interval and its number of items, where known."""
+  """A value, its interval and its number of items, where known.
+
+  A value that is undefined, null in ``results.jsonl``, is NaN here.
+  """
 
   value: float
   low: float | None = None
   high: float | None = None
   n: int | None = None
+
+  @property
+  def is_defined(self) -> bool:
+    """Whether there is a value to compare or to draw."""
+    return not math.isnan(self.value)
 
 
 def scores(results: Sequence[dict]) -> dict[str, dict[tuple, Score]]:
@@ -42,7 +51,8 @@ def scores(results: Sequence[dict]) -> dict[str, dict[tuple, Score]]:
   """
   found = {}
   for row in results:
-    score = Score(row['value'], row.get('low'), row.get('high'), row.get('n'))
+    value = math.nan if row['value'] is None else row['value']
+    score = Score(value, row.get('low'), row.get('high'), row.get('n'))
     found.setdefault(row['run'], {})[row['task'], row['metric']] = score
   return found
 
@@ -192,6 +202,16 @@ def rows(results: Sequence[dict]) -> dict[str, dict[str, Score]]:
     }
     table[name] = {key: cell for key, cell in cells.items() if cell}
   return table
+
+
+def defined(
+  table: Mapping[str, Mapping[str, Score]],
+) -> dict[str, dict[str, Score]]:
+  """Returns a table without the cells whose value is undefined."""
+  return {
+    run: {key: cell for key, cell in cells.items() if cell.is_defined}
+    for run, cells in table.items()
+  }
 
 
 def _cell(column: c.Column, run, tasks, derived) -> Score | None:

@@ -81,7 +81,8 @@ def headline(
   Returns:
     Sentences: first the task, then the outcome, then doubts.
   """
-  rows, layout = scored.rows(results), scored.shown_layout(results)
+  rows = scored.defined(scored.rows(results))
+  layout = scored.shown_layout(results)
   who = (
     f'{people} {"person" if people == 1 else "people"}'
     if people

@@ -1,6 +1,7 @@
 """Tables of results, for the terminal and in Markdown."""
 
 from collections.abc import Iterable, Sequence
+import math
 
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.report import scored
@@ -30,12 +31,16 @@ def asked_by(results: Iterable[dict]) -> str:
 def number(value: float, metric: str = '') -> str:
   """Two decimals without the leading zero; a small p-value by its power.
 
+  A value that is NaN is 'undefined'.
+
   Example:
     >>> number(0.05), number(1), number(-0.3), number(-0.001)
     ('.05', '1.00', '-.30', '.00')
     >>> number(3e-12), number(3e-12, 'forget_quality')
     ('.00', '3e-12')
   """
+  if math.isnan(value):
+    return 'undefined'
   if metric == _P_VALUE and 0 < value < 0.005:
     return f'{value:.0e}'
   if metric == _OUT_OF_TEN:
@@ -141,6 +146,8 @@ def _over_seeds(tables: Sequence[dict], run: str, column: Column) -> str:
   ]
   if not values:
     return '–'
+  if any(map(math.isnan, values)):
+    return number(math.nan)
   text = lambda value: number(value, column.metric)
   mean = text(sum(values) / len(values))
   cell = f'{mean} ({text(min(values))}–{text(max(values))})'

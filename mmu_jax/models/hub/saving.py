@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 import functools
-import json
 import pathlib
 import secrets
 import shutil
@@ -261,5 +260,5 @@ def _state_dtype(folder: pathlib.Path, headers, dtype: str) -> None:
 
 def _write_json(file: pathlib.Path, content: dict[str, Any]) -> None:
   """Writes JSON as transformers does."""
-  text = json.dumps(content, indent=2, ensure_ascii=False) + '\n'
+  text = workdir_lib.to_json(content, indent=2, ensure_ascii=False) + '\n'
   workdir_lib.write_text(file, text)

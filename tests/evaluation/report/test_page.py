@@ -5,7 +5,9 @@ import re
 import pytest
 from shown import BENCHMARKS
 from shown import mllmu
+from shown import people
 from shown import people_row
+from shown import undefined
 from shown import write_jsonl
 
 from mmu_jax.evaluation.report import page as report
@@ -75,12 +77,23 @@ def test_a_damaged_line_elsewhere_is_an_error_with_file_and_line(bare):
     report.read_results(bare)
 
 
-@pytest.mark.parametrize('value', [None, float('nan'), 'high'])
+@pytest.mark.parametrize('value', [float('inf'), 'high', [1]])
 def test_a_score_without_a_number_is_refused(bare, value):
   row = people_row('ga', 'forget_qa', 0.0) | {'value': value}
   write_jsonl(bare / 'results.jsonl', [row])
   with pytest.raises(ValueError, match='a finite value'):
     report.read_results(bare)
+
+
+@pytest.mark.parametrize('name', ['people', *BENCHMARKS])
+def test_an_undefined_score_is_shown_as_one(tmp_path, name):
+  results = people() if name == 'people' else BENCHMARKS[name]()
+  metric = 'exact_match' if name == 'people' else 'accuracy'
+  write_jsonl(tmp_path / 'results.jsonl', undefined(results, metric))
+  page = report.write_report(tmp_path).read_text(encoding='utf-8')
+  assert not re.search(r'\bnan\b', re.sub('base64,[^"]*', '', page))
+  assert page.count('>undefined<') > 4
+  assert 'cannot be judged, for a score is missing' in page
 
 
 @pytest.mark.parametrize('name', BENCHMARKS)

@@ -8,6 +8,7 @@ from shown import mllmu
 from shown import people
 from shown import RUNS
 from shown import SCORES
+from shown import undefined
 
 from mmu_jax.evaluation.report import plots
 
@@ -29,6 +30,26 @@ def test_every_plot_draws_something_for_every_run():
     assert coloured.mean() > 1e-4
   names = {text.get_text() for text in figures[0].axes[0].texts}
   assert names == {*SCORES, 'new_method'}
+
+
+def test_an_undefined_score_has_no_point_and_no_bar():
+  results = undefined(mllmu(), 'accuracy')
+  for ax in plots.tradeoff(results).axes:
+    assert {text.get_text() for text in ax.texts} == {*RUNS} - {'mmunlearner'}
+  words, widths = [], []
+  for ax in plots.bars(results).findobj(lambda x: hasattr(x, 'barh')):
+    words += [text.get_text() for text in ax.texts]
+    widths += [bar.get_width() for bar in ax.patches]
+  assert words.count('undefined') == 7
+  assert len(widths) == len(words) - 7 and min(widths) > 0
+
+
+def test_a_probe_that_was_undefined_is_left_out_of_the_way():
+  probe = {'forget_vqa_holdout': 0.2, 'retain_vqa': 0.9, 'forget_qa': 0.9}
+  rows = [probe, probe | {'retain_vqa': None}, probe | {'forget_qa': 0.8}]
+  history = {'mine': [{'round': i, 'probe': p} for i, p in enumerate(rows)]}
+  left, _ = plots.trajectory(history, people()).axes
+  assert [len(line.get_xdata()) for line in left.lines][0] == 2
 
 
 def test_a_run_keeps_its_colour_whoever_else_is_shown():

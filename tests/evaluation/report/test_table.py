@@ -11,6 +11,7 @@ from shown import mllmu
 from shown import people
 from shown import RUNS
 from shown import SCORES
+from shown import undefined
 
 from mmu_jax.evaluation.report import table
 
@@ -51,6 +52,20 @@ def test_several_seeds_give_the_mean_and_the_range():
   assert 'over seeds 0, 7' in text
   with pytest.raises(ValueError, match='2 lists for 3 seeds'):
     table.markdown_table([people(), people()], seeds=[0, 1, 2])
+
+
+def test_an_undefined_score_is_called_so():
+  gone = undefined(people(), 'exact_match')
+  line = _row(table.markdown_table(gone), 'mmunlearner')
+  assert line.count('undefined') == 9 and 'nan' not in line  # U, distance too
+  line = _row(table.markdown_table([people(), gone], seeds=[0, 1]), 'vanilla')
+  assert 'undefined' not in line
+  both = table.markdown_table([people(), gone], seeds=[0, 1])
+  assert _row(both, 'mmunlearner').count('undefined') == 9
+
+
+def _row(text, run):
+  return next(x for x in text.split('\n') if x.startswith(f'| {run} '))
 
 
 def _printed(results, width):
