@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 from jax.sharding import AxisType
 from jax.sharding import Mesh
@@ -225,6 +226,25 @@ def replicate(tree: Any) -> Any:
   return jax.tree.map(
     lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), tree
   )
+
+
+def not_finite(tree: Any) -> list[str]:
+  """Returns the names of the leaves that hold a NaN or an infinity.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> not_finite({'a': jnp.ones(2), 'b': jnp.log(jnp.arange(2.))})
+    ['b']
+  """
+  leaves = tree_lib.flatten(tree)
+  finite = jax.device_get(_are_finite(list(leaves.values())))
+  return [name for name, good in zip(leaves, finite) if not good]
+
+
+@jax.jit
+def _are_finite(leaves: list[jax.Array]) -> list[jax.Array]:
+  """Which leaves are finite throughout."""
+  return replicate([jnp.all(jnp.isfinite(x)) for x in leaves])
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

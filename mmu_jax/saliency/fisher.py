@@ -7,12 +7,8 @@ from collections.abc import Callable, Iterable
 import functools
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from mmu_jax import gradients
 from mmu_jax import sharding
-from mmu_jax import tree as tree_lib
 from mmu_jax.errors import UserError
 from mmu_jax.gradients import BatchLoss
 from mmu_jax.gradients import Measure
@@ -116,18 +112,10 @@ def importance(
 
 def _check_finite(tree: Params) -> None:
   """Raises if an importance is NaN or infinite."""
-  leaves = tree_lib.flatten(tree)
-  finite = jax.device_get(_are_finite(list(leaves.values())))
-  bad = [name for name, is_finite in zip(leaves, finite) if not is_finite]
+  bad = sharding.not_finite(tree)
   if bad:
     raise FloatingPointError(
       f'an importance must be finite; {len(bad)} leaves are not, the first '
       f'is {bad[0]!r}. Look for a NaN loss in the batches, or compute in '
       'float32.'
     )
-
-
-@jax.jit
-def _are_finite(leaves: list[jax.Array]) -> list[jax.Array]:
-  """Which leaves are finite throughout."""
-  return sharding.replicate([jnp.all(jnp.isfinite(x)) for x in leaves])

@@ -136,7 +136,7 @@ def component_means(
     / float(sum(x.size for x in leaves))
     for component, leaves in groups.items()
   }
-  return {c: jnp.where(mean > 0, mean, 1) for c, mean in means.items()}
+  return {c: jnp.where(mean == 0, 1, mean) for c, mean in means.items()}
 
 
 def component_saliency(

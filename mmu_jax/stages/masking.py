@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import functools
+import math
 import pathlib
 import shutil
 from typing import Any
@@ -251,11 +252,13 @@ def save_importance(job: Job, name: str, found: Params, batches: int) -> None:
   folder = _folder(job, name)
   workdir_lib.claim(folder, _settings(job))
   means = _means(found, tuple(job.model.components.items()))
-  note = {
-    'split': name,
-    'batches': batches,
-    'means': {k: float(mean) for k, mean in jax.device_get(means).items()},
-  }
+  means = {k: float(mean) for k, mean in jax.device_get(means).items()}
+  if not all(map(math.isfinite, means.values())):
+    raise FloatingPointError(
+      f'an importance must be finite; the means of {name!r} are {means}. Look '
+      'for a NaN loss in the batches, or compute in float32.'
+    )
+  note = {'split': name, 'batches': batches, 'means': means}
   checkpoint.save(folder, found, note)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from mmu_jax import checkpoint
 from mmu_jax import distributed
+from mmu_jax import sharding
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
@@ -160,8 +161,22 @@ def final_params(job: Job, name: str) -> Params:
 
   Raises:
     FileNotFoundError: if it is not there, or not finished.
+    FloatingPointError: if a parameter is not finite; names the leaf.
   """
   if name == 'base' and job.model.source is not None:
-    return loading.load(job.model.source, mesh=job.mesh).params
-  folder = final_folder(job, name)
-  return checkpoint.restore(folder, job.placed(job.model.abstract_params)).tree
+    folder = job.model.source
+    params = loading.load(folder, mesh=job.mesh).params
+  else:
+    folder = final_folder(job, name)
+    like = job.placed(job.model.abstract_params)
+    params = checkpoint.restore(folder, like).tree
+  bad = sharding.not_finite(params)
+  if bad:
+    raise FloatingPointError(
+      f'every parameter must be finite; in {folder}, the model {name!r}, '
+      f'{len(bad)} leaves hold NaN or infinity, the first is {bad[0]!r}. Such '
+      'a model answers with the first token of its vocabulary and would pass '
+      'for one that forgot. Delete its folder and train it again at a lower '
+      'learning rate, or fetch the checkpoint again.'
+    )
+  return params

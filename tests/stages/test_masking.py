@@ -123,6 +123,18 @@ def test_a_mask_is_the_one_of_the_same_importances_in_memory(
   assert 0.2 < note['density']['all'] < 0.8
 
 
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_an_importance_that_is_not_finite_is_not_kept(bad, tmp_path):
+  job, tree = _job(tmp_path), _importances()['forget']
+  leaves, structure = jax.tree.flatten(tree)
+  leaves[0] = np.array(leaves[0])
+  leaves[0][..., 0] = bad
+  with jax.set_mesh(job.mesh):
+    with pytest.raises(FloatingPointError, match="means of 'forget'"):
+      masking.save_importance(job, 'forget', structure.unflatten(leaves), 2)
+  assert not (tmp_path / 'importance' / 'forget' / '0').exists()
+
+
 def test_controls_have_the_density_of_the_mask(tmp_path):
   job = _measured(tmp_path)
   (want, note), (top, _), (random, _) = (

@@ -71,6 +71,26 @@ def test_a_name_leads_back_to_its_folder(job):
   assert runs.model_folder(job, 'base') == job.folder / 'base'
 
 
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_parameters_that_are_not_finite_are_refused_by_name(job, bad):
+  """Whoever reads them: a NaN model would pass for one that forgot."""
+  tree = {'a': {'kernel': np.ones((2, 3))}, 'b': {'scale': np.ones(4)}}
+  job.model.abstract_params = tree
+  job.placed = lambda tree: tree
+  for name, value in (('good', 1), ('bad', bad)):
+    tree['b']['scale'][2] = value
+    folder = job.folder / 'attacks' / name
+    workdir_lib.write_json(folder / 'config.json', {})
+    checkpoint.save(folder / 'params', tree, {'rounds': 3})
+  read = runs.final_params(job, 'attacks/good')
+  np.testing.assert_array_equal(read['b']['scale'], np.ones(4))
+  with pytest.raises(FloatingPointError) as error:
+    runs.final_params(job, 'attacks/bad')
+  for part in ("1 leaves hold NaN or infinity, the first is 'b/scale'", 'bad'):
+    assert part in str(error.value)
+  assert str(job.folder) in str(error.value)
+
+
 def test_models_are_chosen_by_name(job):
   _make(job.folder / 'vanilla')
   _make(job.folder / 'attacks' / 'relearn' / 'ga')

@@ -20,6 +20,19 @@ from mmu_jax.typing import Forward
 from mmu_jax.typing import Params
 
 
+class NotFinite(FloatingPointError):
+  """Raised for logits that are NaN or infinite: no answer follows from them.
+
+  Attributes:
+    rows: numbers of the rows of the batch.
+  """
+
+  def __init__(self, bad: np.ndarray):
+    """Takes a bool for each row of the batch."""
+    self.rows = np.flatnonzero(bad).tolist()
+    super().__init__(f'the logits of the rows {self.rows} are not finite')
+
+
 def greedy(
   params: Params,
   batch: Batch,
@@ -42,7 +55,8 @@ def greedy(
     stop_ids: tokens that end an answer, at least one.
 
   Returns:
-    ``[B, T]`` int32 new tokens; from the stop token on, ``stop_ids[0]``.
+    ``[B, T]`` int32 new tokens; from the stop token on, ``stop_ids[0]``. Where
+    logits are not finite no token is the likeliest: there stands -1.
 
   Raises:
     ValueError: if there is no stop token, or none may be generated.
@@ -61,6 +75,9 @@ def greedy(
     max_new_tokens=max_new_tokens,
     stop_ids=tuple(stop_ids),
   )
+
+
+_NONE = -1  # the token that logits give which are not finite
 
 
 @functools.partial(
@@ -85,8 +102,10 @@ def _greedy(params, batch, *, prefill, extend, max_new_tokens, stop_ids):
 
   def write(t, out, logits, done):
     token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    token = jnp.where(jnp.all(jnp.isfinite(logits), axis=-1), token, _NONE)
     token = jnp.where(done, stops[0], token)
-    return token, out.at[:, t].set(token), done | jnp.isin(token, stops)
+    ended = jnp.isin(token, stops) | (token == _NONE)
+    return token, out.at[:, t].set(token), done | ended
 
   def unfinished(carry):
     t, _, _, done, _ = carry
@@ -163,6 +182,9 @@ def answer_texts(
 
   Returns:
     B answers without special tokens or space around them.
+
+  Raises:
+    NotFinite: if logits are not finite.
   """
   out = greedy(
     params,
@@ -171,9 +193,10 @@ def answer_texts(
     max_new_tokens=max_new_tokens,
     stop_ids=processor.stop_ids,
   )
-  decoded = processor.tokenizer.batch_decode(
-    np.asarray(out), skip_special_tokens=True
-  )
+  tokens = np.asarray(out)
+  if (tokens == _NONE).any():
+    raise NotFinite((tokens == _NONE).any(axis=1))
+  decoded = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
   return [answer.strip() for answer in decoded]
 
 
@@ -226,17 +249,35 @@ def answer_scores(
 def exact_share(
   params: Params, batches: Sequence[Batch], *, forward: Forward
 ) -> float:
-  """Returns the share of answers in the batches that greedy decoding gives."""
+  """Returns the share of answers in the batches that greedy decoding gives.
+
+  Raises:
+    NotFinite: if a likelihood is not finite.
+  """
   right = total = 0
   for batch in batches:
-    _, exact, is_answer = answer_scores(params, batch, forward=forward)
+    nll, exact, is_answer = answer_scores(params, batch, forward=forward)
+    _check_finite(nll, is_answer)
     right += int(exact.sum())
     total += int(is_answer.sum())
   return right / total
 
 
 def answer_nll(model: Model, params: Params, batch: Batch) -> list[np.ndarray]:
-  """Returns the nll of the answers in every row of a batch, nats, in order."""
+  """Returns the nll of the answers in every row of a batch, nats, in order.
+
+  Raises:
+    NotFinite: if a likelihood is not finite.
+  """
   nll, _, is_answer = answer_scores(params, batch, forward=model.forward)
-  nll, is_answer = np.asarray(nll), np.asarray(is_answer)
+  nll, is_answer = _check_finite(nll, is_answer)
   return [x[real] for x, real in zip(nll, is_answer)]
+
+
+def _check_finite(nll, is_answer) -> tuple[np.ndarray, np.ndarray]:
+  """Both arrays on the host; raises if the nll of an answer is not finite."""
+  nll, is_answer = np.asarray(nll), np.asarray(is_answer)
+  bad = (~np.isfinite(nll) & is_answer).any(axis=1)
+  if bad.any():
+    raise NotFinite(bad)
+  return nll, is_answer

@@ -1,6 +1,7 @@
 """Asks a model questions, batch by batch, and records its answers."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+import contextlib
 
 import numpy as np
 
@@ -53,6 +54,7 @@ def predict(
   Raises:
     ValueError: if a prompt and its answer are longer than the model's context,
       where its config says so; before anything is asked.
+    FloatingPointError: if logits are not finite; names the questions.
   """
   has_options = lambda q: q.row.task == row_lib.CLASSIFICATION
   for chosen in (False, True):
@@ -153,13 +155,14 @@ def _said(model, params, asked, stack, *, max_new_tokens):
   """Place in the chunk -> prompt and generated answer."""
   if not asked:
     return {}
-  texts = decoding.answer_texts(
-    model,
-    params,
-    stack.batch([[x.example] for x in asked.values()]),
-    stack.encoder.processor,
-    max_new_tokens=max_new_tokens,
-  )
+  with _naming([x.example.row.key for x in asked.values()]):
+    texts = decoding.answer_texts(
+      model,
+      params,
+      stack.batch([[x.example] for x in asked.values()]),
+      stack.encoder.processor,
+      max_new_tokens=max_new_tokens,
+    )
   return {i: (x.text, text) for (i, x), text in zip(asked.items(), texts)}
 
 
@@ -167,8 +170,25 @@ def _likelihoods(model, params, given, stack):
   """Place in the chunk -> given answers, each with its nll."""
   if not given:
     return {}
-  found = decoding.answer_nll(model, params, stack.batch([*given.values()]))
+  batch = stack.batch([*given.values()])
+  with _naming([examples[0].row.key for examples in given.values()]):
+    found = decoding.answer_nll(model, params, batch)
   return {
     i: [(x, float(value)) for x, value in zip(examples, nll, strict=True)]
     for (i, examples), nll in zip(given.items(), found)
   }
+
+
+@contextlib.contextmanager
+def _naming(keys: Sequence[str]) -> Iterator[None]:
+  """Says which questions of a batch have logits that are not finite."""
+  try:
+    yield
+  except decoding.NotFinite as error:
+    bad = [keys[row] for row in error.rows]
+    raise FloatingPointError(
+      'every logit must be finite, for a NaN has no likeliest token; those of '
+      f'the questions {", ".join(bad[:8])} ({len(bad)} in all) are not. Look '
+      'at these rows, or set config.model.dtype to float32; a model that '
+      'diverged is to be trained again.'
+    ) from error

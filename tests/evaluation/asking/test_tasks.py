@@ -2,13 +2,14 @@
 
 import types
 
+import jax
 import numpy as np
 import pytest
 
 from mmu_jax.data.row import Row
 from mmu_jax.evaluation.asking import decoding
 from mmu_jax.evaluation.asking import protocols
-from mmu_jax.evaluation.asking import tasks
+from mmu_jax.evaluation.asking import tasks as tasks_lib
 from mmu_jax.evaluation.asking.protocols import Asked
 from mmu_jax.evaluation.asking.protocols import Question
 from mmu_jax.models import llava
@@ -84,9 +85,9 @@ def predict(monkeypatch):
 
     monkeypatch.setattr(decoding, 'answer_texts', say)
     monkeypatch.setattr(decoding, 'answer_nll', answer_nll)
-    monkeypatch.setattr(tasks, '_Stack', _Stack)
+    monkeypatch.setattr(tasks_lib, '_Stack', _Stack)
     encoder = type('Encoder', (), {'processor': None})
-    batches = tasks.predict(
+    batches = tasks_lib.predict(
       MODEL,
       None,
       [Question(row) for row in rows],
@@ -172,6 +173,47 @@ def test_records_hold_no_score(predict):
     'text',
     'prompt',
   }
+
+
+@pytest.fixture(name='ask_for_real')
+def _ask_for_real(tasks, encoder, model):
+  """Asks five questions of a kind; ``ask(params, kind)``."""
+
+  def ask(params, kind):
+    rows = [r for r in tasks['real_qa'] if bool(r.options) == kind][:5]
+    found = tasks_lib.predict(
+      model,
+      params,
+      [Question(row) for row in rows],
+      encoder,
+      protocol=PLAIN,
+      max_new_tokens=2,
+      size=3,
+    )
+    return rows, [answer for batch in found for answer in batch]
+
+  return ask
+
+
+@pytest.mark.parametrize('has_options', [False, True])
+def test_logits_that_are_not_finite_stop_with_the_question(
+  has_options, ask_for_real, params, encoder
+):
+  """A NaN model once answered every question with token 0."""
+  rows, found = ask_for_real(params, has_options)
+  assert len(found) == len(rows) == 5
+  broken = jax.tree.map(np.array, params)
+  embedding = broken['language_model']['model']['embed_tokens']['embedding']
+  example = encoder.example(rows[3])  # in the second batch
+  others = [set(encoder.example(r).tokens) for r in rows[:3] + rows[4:]]
+  prompt = set(example.tokens[: example.prompt_length])
+  (token, *_) = prompt.difference(*others)
+  embedding[token] = np.nan
+  with pytest.raises(FloatingPointError) as error:
+    ask_for_real(broken, has_options)
+  assert rows[3].key in str(error.value)
+  assert not any(row.key in str(error.value) for row in rows[:3] + rows[4:])
+  assert '(1 in all)' in str(error.value) and 'dtype' in str(error.value)
 
 
 def test_batches_that_are_done_are_left_out(predict):
