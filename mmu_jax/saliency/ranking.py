@@ -75,11 +75,36 @@ def _count_reached(
   return sharding.replicate(jax.lax.map(counts, bounds))
 
 
+def reaches(x: jax.Array, bound: jax.Array | float) -> jax.Array:
+  """Returns where numbers are not below a bound, also among the smallest.
+
+  XLA compares numbers below 1.2e-38 as if they were 0. Squared gradients are
+  often as small, and a mask would hold more than its share.
+
+  Args:
+    x: float32 numbers.
+    bound: float32 number.
+
+  Returns:
+    A bool array like ``x``; False where it is NaN.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> reaches(jnp.array([0., 1e-40, 1.]), 1e-40).tolist()
+    [False, True, True]
+  """
+  bound = jnp.asarray(bound, jnp.float32)
+  return (_key(x) >= _key(bound)) & ~jnp.isnan(x) & ~jnp.isnan(bound)
+
+
 def _key(x: jax.Array) -> jax.Array:
-  """Integers in the order of the numbers: uint32."""
-  x = x.astype(jnp.float32) + 0.0  # -0.0 is 0.0
-  bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+  """Integers in the order of the numbers: uint32.
+
+  Only bits are looked at: arithmetic would make 0 of the smallest numbers.
+  """
+  bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
   top = jnp.uint32(1 << 31)
+  bits = jnp.where(bits == top, 0, bits)  # -0.0 is 0.0
   return jnp.where(bits >= top, ~bits, bits | top)
 
 

@@ -206,7 +206,7 @@ def _reaches(
 
   The threshold is an argument, so that one program serves all.
   """
-  salient = scores >= threshold
+  salient = ranking.reaches(scores, threshold)
   return salient if frozen is None else salient & ~frozen
 
 

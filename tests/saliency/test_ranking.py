@@ -20,13 +20,18 @@ def _numbers(seed, kind):
   draw = {
     'squares': lambda s: rng.standard_normal(s) ** 2 * 1e-9,
     'signed': lambda s: rng.normal(size=s) * 10.0 ** rng.integers(-30, 30),
+    'subnormal': lambda s: (
+      rng.normal(size=s) * 10.0 ** rng.uniform(-46, -36, s)
+    ),
     'few values': lambda s: rng.choice([-0.0, 0.0, 1.0, 2.5, -1.0], s),
   }[kind]
   arrays = [np.asarray(draw(shape), np.float32) for shape in SHAPES]
   return arrays, [rng.random(shape) < 0.7 for shape in SHAPES]
 
 
-@pytest.mark.parametrize('kind', ['squares', 'signed', 'few values'])
+@pytest.mark.parametrize(
+  'kind', ['squares', 'signed', 'subnormal', 'few values']
+)
 @pytest.mark.parametrize('bits', [2, 8])
 @pytest.mark.parametrize('masked', [False, True])
 def test_it_is_the_one_that_sorting_finds(kind, bits, masked):
@@ -39,6 +44,34 @@ def test_it_is_the_one_that_sorting_finds(kind, bits, masked):
     assert got == ordered[k - 1]
   with pytest.raises(ValueError, match=f'fewer than {len(ordered) + 1} numb'):
     ranking.kth_largest(lambda: zip(arrays, where), len(ordered) + 1, bits)
+
+
+def _smallest(seed, n=4096):
+  """Numbers around the smallest normal one, 1.2e-38, most of them below."""
+  rng = np.random.default_rng(seed)
+  x = rng.normal(size=n) * 10.0 ** rng.uniform(-46, -37, n)
+  x = x.astype(np.float32)
+  assert np.mean(np.abs(x) < np.finfo(np.float32).tiny) > 0.8
+  return x
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_the_smallest_numbers_are_told_apart(seed):
+  """XLA's arithmetic takes them for 0, and NumPy does not."""
+  x = _smallest(seed)
+  ordered = np.sort(x)[::-1]
+  for k in (1, 40, 1500, 2048, 2100, 4096):
+    got = ranking.kth_largest(lambda: [(x, None)], k)
+    assert got == ordered[k - 1] and (got != 0) == (ordered[k - 1] != 0)
+    for f in (ranking.reaches, jax.jit(ranking.reaches)):
+      np.testing.assert_array_equal(f(x, got), x >= ordered[k - 1])
+
+
+def test_no_number_reaches_nan_and_nan_reaches_none():
+  x = np.array([np.nan, -np.nan, np.inf, 1, 0, -np.inf], np.float32)
+  assert ranking.reaches(x, -np.inf).tolist() == [False] * 2 + [True] * 4
+  assert ranking.reaches(x, 0.0).tolist() == [False] * 2 + [True] * 3 + [False]
+  assert not ranking.reaches(x, np.nan).any()
 
 
 def test_arrays_are_read_once_in_a_round():

@@ -136,6 +136,19 @@ def test_a_density_marks_that_share_of_the_highest_scores(density):
   assert values[got == 1].min() >= values[got == 0].max(initial=0)
 
 
+@pytest.mark.parametrize('density', [0.02, 0.3, 0.9])
+def test_a_density_holds_among_the_smallest_numbers(density):
+  """Squared gradients below 1.2e-38 differ, though XLA compares them as 0."""
+  rng = np.random.default_rng(3)
+  x = (10.0 ** rng.uniform(-41, -37.5, 4000)).astype(np.float32)
+  mask = saliency_lib.mask_from_saliency({'w': jnp.array(x)}, density=density)
+  lowest = np.sort(x)[-round(density * x.size)]
+  np.testing.assert_array_equal(mask['w'], x >= lowest)
+  assert abs(float(np.mean(mask['w'])) - density) < 1e-3
+  top = saliency_lib.top_share({'w': jnp.array(x)}, {'a': density}, {'a': ''})
+  np.testing.assert_array_equal(top['w'], mask['w'])
+
+
 def test_equal_scores_at_the_border_of_a_density_are_all_taken():
   scores = {'w': jnp.array([3.0, 2.0, 2.0, 2.0, 1.0])}
   got = saliency_lib.mask_from_saliency(scores, density=0.4)
