@@ -100,6 +100,18 @@ def test_kl_divergence_is_never_negative_and_zero_only_for_equal_models():
     assert float(losses.kl_divergence(ref, ref, weights)) == 0
 
 
+@pytest.mark.parametrize('scale', [1, 10, 100])
+@pytest.mark.parametrize('vocabulary', [31, 30000])
+def test_the_slope_of_kl_is_rounding_at_the_reference(scale, vocabulary):
+  """Not 0: the shares of the reference add up to 1 but for rounding."""
+  rng = np.random.default_rng(5)
+  ref = rng.normal(0, scale, (1, 4, vocabulary)).astype(np.float32)
+  one = np.ones((1, 4), np.float32)
+  slope = jax.grad(lambda x: 4 * losses.kl_divergence(x, ref, one))
+  assert np.abs(slope(ref)).max() <= 2e-7
+  assert np.abs(slope(np.roll(ref, 1, axis=-1))).max() > 1e-4
+
+
 def test_kl_divergence_is_minimal_at_the_reference():
   _, ref, _, weights = _case(5)
   kl = lambda x: losses.kl_divergence(x, ref, weights)
