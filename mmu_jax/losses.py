@@ -100,8 +100,9 @@ def kl_divergence(
   r"""KL(p_ref || p_theta), the mean over the positions that count.
 
   It holds a model to a reference on the retain set: where the two agree the
-  gradient is zero but for rounding, below 2e-7 of a position's weight. The published code sums over every position,
-  padding included, and divides by B alone; here the weights choose.
+  gradient is zero but for rounding, below 2e-7 of a position's weight. The
+  published code sums over every position, padding included, and divides by B
+  alone; here the weights choose.
 
   .. math:: \frac{1}{\sum w} \sum_{bl} w_{bl} \sum_v p_{ref}
             (\log p_{ref} - \log p_\theta)

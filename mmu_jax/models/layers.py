@@ -6,6 +6,7 @@ from typing import Any
 from flax import nnx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmu_jax import sharding
 from mmu_jax.errors import UserError
@@ -88,6 +89,29 @@ class Mlp(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     return self.fc2(self.act(self.fc1(x)))
+
+
+def rotary_frequencies(width: int, theta: float) -> np.ndarray:
+  """Returns the frequencies of rotary embedding: a constant of the model.
+
+  They are made by NumPy and not by a compiled program. A last bit of one is
+  2e-3 of its cosine at position 32,768, so every step is rounded as PyTorch
+  rounds it: ratio, power and quotient to float32, each from exact numbers.
+
+  Args:
+    width: number of entries that are rotated, in pairs; even.
+    theta: base of the wavelengths.
+
+  Returns:
+    ``[width / 2]`` float32, from 1 down.
+
+  Example:
+    >>> rotary_frequencies(4, 100.0)
+    array([1. , 0.1], dtype=float32)
+  """
+  ratios = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+  powers = np.power(float(theta), ratios.astype(np.float64))
+  return np.float32(1) / powers.astype(np.float32)
 
 
 def fill_slots(

@@ -108,8 +108,7 @@ def rotary(
     Su et al., RoFormer, 2021 (https://arxiv.org/abs/2104.09864);
     Wang et al., Qwen2-VL, 2024 (https://arxiv.org/abs/2409.12191).
   """
-  exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
-  frequencies = 1.0 / theta**exponents  # [head_dim / 2]
+  frequencies = layers_lib.rotary_frequencies(head_dim, theta)
   if positions.ndim == 3:
     axes = np.repeat(np.arange(len(mrope_section)), mrope_section)
     positions = positions[..., axes]  # [B, L, head_dim / 2]

@@ -160,10 +160,9 @@ class Qwen2VLVision(nnx.Module):
 
 def _rotary(positions: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array]:
   """Rotary embedding whose frequencies follow the row, then the column."""
-  exponents = jnp.arange(0, head_dim // 2, 2, dtype=jnp.float32)
-  frequencies = 1.0 / 10000.0 ** (exponents / (head_dim // 2))
+  frequencies = layers_lib.rotary_frequencies(head_dim // 2, 10000.0)
   axes = np.repeat([0, 1], head_dim // 4)
-  angles = positions[..., axes].astype(jnp.float32) * jnp.tile(frequencies, 2)
+  angles = positions[..., axes].astype(jnp.float32) * np.tile(frequencies, 2)
   angles = jnp.concatenate([angles, angles], axis=-1)[..., None, :]
   return jnp.cos(angles), jnp.sin(angles)
 
