@@ -111,6 +111,7 @@ def benchmark(
   config.runs = _runs(rate, forget, retain)
   config.evaluation = dict(
     max_new_tokens=50,
+    repetition_penalty=0.0,  # 0: as generation_config.json has it; 1: none
     batch_size=16,
     protocol='',  # '' is 'fixed'; 'official' is the published one
     shots=0,  # people whose questions stand before each question

@@ -111,8 +111,9 @@ def greedy(
   given: dict[str, Any],
   num_tokens: int,
   stop_id: int | None = None,
+  **options: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Generates as transformers does.
+  """Generates as transformers does, with more options of ``generate``.
 
   Returns:
     ``[B, T]`` new tokens, padded with the stop id; and ``[B, T]``, by how much
@@ -127,9 +128,10 @@ def greedy(
     max_new_tokens=num_tokens,
     eos_token_id=stop_id,
     pad_token_id=stop_id or 0,
-    output_logits=True,
+    output_scores=True,
     return_dict_in_generate=True,
+    **options,
   )
   tokens = found.sequences[:, given['input_ids'].shape[1] :].numpy()
-  best = torch.stack(found.logits, dim=1).topk(2).values.numpy()
+  best = torch.stack(found.scores, dim=1).topk(2).values.numpy()
   return tokens, best[..., 0] - best[..., 1]

@@ -14,7 +14,7 @@ NEW = 20
 GAP = 1e-4  # two logits this close may change places by rounding
 
 
-def _ours(pair, made, side='right', *, stop_ids=None, **shape):
+def _ours(pair, made, side='right', *, stop_ids=None, penalty=1.0, **shape):
   """Our tokens; without stop ids, nothing ends an answer."""
   vocab = pair.ours.config.text_config.vocab_size
   return np.asarray(
@@ -24,14 +24,15 @@ def _ours(pair, made, side='right', *, stop_ids=None, **shape):
       model=pair.ours,
       max_new_tokens=NEW,
       stop_ids=stop_ids or (vocab,),  # one that no logit stands for
+      repetition_penalty=penalty,
     )
   )
 
 
-def _theirs(pair, made, stop_id=None):
+def _theirs(pair, made, stop_id=None, **options):
   """Theirs, and the gaps: padded on the left, as generate wants it."""
   given = rows.inputs(pair.torch.config, made, 'left')
-  return reference.greedy(pair.torch, given, NEW, stop_id)
+  return reference.greedy(pair.torch, given, NEW, stop_id, **options)
 
 
 def _assert_same(got, want, gaps):
@@ -50,6 +51,19 @@ def test_tokens_are_those_of_torch_padded_on_either_side(family, seed):
   assert len(np.unique(want)) > NEW / 2  # not one token again and again
   _assert_same(_ours(pair, made, 'left'), want, gaps)
   _assert_same(_ours(pair, made, 'right'), want, gaps)
+
+
+@pytest.mark.parametrize('penalty', [1.05, 1.5, 0.7])
+@pytest.mark.parametrize('family', reference.FAMILIES)
+def test_a_repetition_penalty_is_that_of_torch(family, penalty):
+  """Prompts of unequal length with images, padded on either side."""
+  pair = reference.pair(family, 3)
+  made = rows.draw(pair.torch.config, 140)
+  free, _ = _theirs(pair, made)
+  want, gaps = _theirs(pair, made, repetition_penalty=penalty)
+  assert penalty == 1.05 or (want != free).any()
+  _assert_same(_ours(pair, made, 'left', penalty=penalty), want, gaps)
+  _assert_same(_ours(pair, made, 'right', penalty=penalty), want, gaps)
 
 
 @pytest.mark.parametrize('family', reference.FAMILIES)

@@ -1,5 +1,6 @@
 """Evaluation survives a kill, and each protocol reaches the results."""
 
+import dataclasses
 import shutil
 import types
 
@@ -310,6 +311,20 @@ def test_the_batch_size_may_change(evaluate, model, tmp_path):
   assert results == evaluate(tmp_path, batch_size=2)
   with pytest.raises(ValueError, match='max_new_tokens: 50 there, 9 asked'):
     evaluate(tmp_path, max_new_tokens=9)
+
+
+@pytest.mark.parametrize('asked, want', [(0.0, 1.2), (1.0, 1.0), (1.5, 1.5)])
+def test_the_penalty_of_a_checkpoint_can_be_set_and_switched_off(
+  asked, want, tmp_path
+):
+  """It stands with the answers, which another penalty would change."""
+  processor = folders.load(tmp_path, 'llava')
+  processor = dataclasses.replace(processor, repetition_penalty=1.2)
+  job = types.SimpleNamespace(
+    config=_config(repetition_penalty=asked), scorer=batching.Encoder(processor)
+  )
+  assert scoring._scorer(job).processor.repetition_penalty == want
+  assert scoring._settings(job)['repetition_penalty'] == want
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ image before the image is encoded.
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 import re
@@ -31,12 +32,14 @@ class Processor:
       positions.
     image_token: the placeholder that the template writes for a picture.
     stop_ids: tokens that end an answer, at least one.
+    repetition_penalty: number > 0, see ``decoding.greedy``; 1 for none.
   """
 
   tokenizer: Any
   images: patches.Images
   image_token: str
   stop_ids: tuple[int, ...]
+  repetition_penalty: float = 1.0
 
   @property
   def image_token_id(self) -> int:
@@ -78,7 +81,9 @@ def read_processor(
 
   Returns:
     A ``Processor``; its ``stop_ids`` come from generation_config.json, or
-    else from the tokenizer.
+    else from the tokenizer, and its ``repetition_penalty`` from there, too.
+    Other fields of that file that change what transformers decodes greedily
+    are not applied, and named.
 
   Raises:
     FileNotFoundError: if a file is missing.
@@ -102,7 +107,10 @@ def read_processor(
   tokenizer = _tokenizer(folder, raw_tokenizer)
   tokenizer.chat_template = _chat_template(folder, tokenizer)
   image_token = _image_token(folder, config, tokenizer)
-  return Processor(tokenizer, images, image_token, _stop_ids(folder, tokenizer))
+  generation = _generation_config(folder)
+  stop_ids = _stop_ids(folder, generation, tokenizer)
+  penalty = _repetition_penalty(folder, generation)
+  return Processor(tokenizer, images, image_token, stop_ids, penalty)
 
 
 def _llava_images(folder, config, options, limits):
@@ -226,11 +234,63 @@ def _image_token(folder, config, tokenizer):
   return token
 
 
-def _stop_ids(folder, tokenizer):
+# Fields of generation_config.json that change what transformers decodes
+# greedily, each with the value at which it does nothing.
+_DECODING = {
+  'num_beams': 1,
+  'penalty_alpha': None,
+  'dola_layers': None,
+  'constraints': None,
+  'force_words_ids': None,
+  'guidance_scale': 1,
+  'sequence_bias': None,
+  'encoder_repetition_penalty': 1,
+  'no_repeat_ngram_size': 0,
+  'encoder_no_repeat_ngram_size': 0,
+  'bad_words_ids': None,
+  'min_length': 0,
+  'min_new_tokens': 0,
+  'forced_bos_token_id': None,
+  'forced_eos_token_id': None,
+  'exponential_decay_length_penalty': None,
+  'suppress_tokens': None,
+  'begin_suppress_tokens': None,
+  'watermarking_config': None,
+  'stop_strings': None,
+  'max_time': None,
+}
+
+
+def _generation_config(folder):
+  """generation_config.json, or nothing; names what is not applied of it."""
+  name = 'generation_config.json'
+  found = _read(folder, name) if (folder / name).exists() else {}
+  for field, neutral in _DECODING.items():
+    value = found.get(field)
+    if value not in (None, neutral, [], {}):
+      _say(
+        f'warning: {folder / name} has {field}={value!r}, with which '
+        'transformers decodes other answers. It is not applied: compare '
+        'scores only with models that are asked here.'
+      )
+  return found
+
+
+def _repetition_penalty(folder, generation):
+  """The penalty of generation_config.json; 1 for none."""
+  found = generation.get('repetition_penalty')
+  penalty = 1.0 if found is None else found
+  if not isinstance(penalty, (int, float)) or not 0 < penalty < math.inf:
+    raise UserError(
+      'a repetition_penalty is a number > 0, and 1 for none; '
+      f'generation_config.json in {folder} has {found!r}. Set it there.'
+    )
+  return float(penalty)
+
+
+def _stop_ids(folder, generation, tokenizer):
   """The end tokens of generation_config.json, or else the tokenizer's."""
-  stop = None
-  if (folder / 'generation_config.json').exists():
-    stop = _read(folder, 'generation_config.json').get('eos_token_id')
+  stop = generation.get('eos_token_id')
   if stop is None:
     stop = tokenizer.eos_token_id
   stops = tuple(stop) if isinstance(stop, list) else (stop,)

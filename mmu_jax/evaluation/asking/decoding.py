@@ -40,6 +40,7 @@ def greedy(
   model: Model,
   max_new_tokens: int,
   stop_ids: Sequence[int],
+  repetition_penalty: float = 1.0,
 ) -> jax.Array:
   """Continues prompts with the likeliest token, again and again.
 
@@ -53,6 +54,9 @@ def greedy(
     model: model from ``models.build`` or ``models.load``.
     max_new_tokens: T, the most tokens of an answer.
     stop_ids: tokens that end an answer, at least one.
+    repetition_penalty: number > 0 that makes tokens less likely which stand in
+      the prompt, image placeholders too, or in the answer so far: a positive
+      logit is divided by it, a negative one multiplied. 1 for none.
 
   Returns:
     ``[B, T]`` int32 new tokens; from the stop token on, ``stop_ids[0]``. Where
@@ -74,6 +78,7 @@ def greedy(
     extend=model.extend,
     max_new_tokens=max_new_tokens,
     stop_ids=tuple(stop_ids),
+    repetition_penalty=repetition_penalty,
   )
 
 
@@ -81,9 +86,25 @@ _NONE = -1  # the token that logits give which are not finite
 
 
 @functools.partial(
-  jax.jit, static_argnames=('prefill', 'extend', 'max_new_tokens', 'stop_ids')
+  jax.jit,
+  static_argnames=(
+    'prefill',
+    'extend',
+    'max_new_tokens',
+    'stop_ids',
+    'repetition_penalty',
+  ),
 )
-def _greedy(params, batch, *, prefill, extend, max_new_tokens, stop_ids):
+def _greedy(
+  params,
+  batch,
+  *,
+  prefill,
+  extend,
+  max_new_tokens,
+  stop_ids,
+  repetition_penalty,
+):
   """The jitted part of ``greedy``."""
   # 1. Read the prompts [B, L] once; the cache has room for T more tokens.
   # 2. Slots of the cache: the prompt in 0..L-1, new token t in L + t. Positions
@@ -100,32 +121,61 @@ def _greedy(params, batch, *, prefill, extend, max_new_tokens, stop_ids):
   prompt = jnp.pad(real, ((0, 0), (0, max_new_tokens)))
   stops = jnp.asarray(stop_ids, jnp.int32)
 
-  def write(t, out, logits, done):
+  penalize, seen = _repetition(repetition_penalty, batch, logits)
+
+  def write(t, out, logits, done, seen):
+    logits = penalize(logits, seen)
     token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     token = jnp.where(jnp.all(jnp.isfinite(logits), axis=-1), token, _NONE)
     token = jnp.where(done, stops[0], token)
     ended = jnp.isin(token, stops) | (token == _NONE)
-    return token, out.at[:, t].set(token), done | ended
+    seen = _add(seen, token[:, None])
+    return token, out.at[:, t].set(token), done | ended, seen
 
   def unfinished(carry):
-    t, _, _, done, _ = carry
+    t, _, _, done, _, _ = carry
     return (t < max_new_tokens) & ~jnp.all(done)
 
   def step(carry):
-    t, token, out, done, cache = carry
+    t, token, out, done, seen, cache = carry
     visible = prompt | ((slots >= length) & (slots < length + t))[None]
     logits, cache = extend(
       params, token, first_new + t - 1, visible, length + t - 1, cache
     )
-    token, out, done = write(t, out, logits, done)
-    return t + 1, token, out, done, cache
+    token, out, done, seen = write(t, out, logits, done, seen)
+    return t + 1, token, out, done, seen, cache
 
   out = jnp.full((rows, max_new_tokens), stops[0], jnp.int32)
   done = ~jnp.any(real, axis=1)  # padding rows
-  token, out, done = write(0, out, logits, done)
-  carry = (jnp.int32(1), token, out, done, cache)
+  token, out, done, seen = write(0, out, logits, done, seen)
+  carry = (jnp.int32(1), token, out, done, seen, cache)
   out = jax.lax.while_loop(unfinished, step, carry)[2]
   return sharding.replicate(out)  # every process reads all answers
+
+
+def _repetition(penalty, batch, logits):
+  """A function that lowers the logits of seen tokens, and the prompts' tokens.
+
+  Tokens are marked in ``[B, V]`` bool; in ``[B, 0]`` where nothing is lowered.
+  """
+  rows, size = logits.shape
+  if penalty == 1:
+    return lambda logits, seen: logits, jnp.zeros((rows, 0), bool)
+  tokens = jnp.where(batch['documents'] > 0, batch['tokens'], size)
+
+  def penalize(logits, seen):
+    logits = logits.astype(jnp.float32)
+    lower = jnp.where(logits < 0, logits * penalty, logits / penalty)
+    return jnp.where(seen, lower, logits)
+
+  return penalize, _add(jnp.zeros((rows, size), bool), tokens)
+
+
+def _add(seen, tokens):
+  """Marks tokens ``[B, n]``; those beyond the width are none."""
+  rows = jnp.arange(len(seen))[:, None]
+  tokens = jnp.where(tokens < 0, seen.shape[1], tokens)
+  return seen.at[rows, tokens].set(True, mode='drop')
 
 
 def _latest(positions: jax.Array) -> jax.Array:
@@ -192,6 +242,7 @@ def answer_texts(
     model=model,
     max_new_tokens=max_new_tokens,
     stop_ids=processor.stop_ids,
+    repetition_penalty=processor.repetition_penalty,
   )
   tokens = np.asarray(out)
   if (tokens == _NONE).any():

@@ -43,6 +43,58 @@ def test_without_generation_config_the_tokenizer_ends_answers(qwen):
   assert found.stop_ids == (found.tokenizer.eos_token_id,) == (2,)
 
 
+def test_the_repetition_penalty_of_a_folder_is_applied(qwen):
+  name = 'generation_config.json'
+  assert processors.read_processor(qwen).repetition_penalty == 1
+  _edit(qwen, name, repetition_penalty=1.05)
+  assert processors.read_processor(qwen).repetition_penalty == 1.05
+  for wrong in (0, -1.0, 'high', float('nan')):
+    _edit(qwen, name, repetition_penalty=wrong)
+    if wrong != wrong:  # NaN is read as none
+      assert processors.read_processor(qwen).repetition_penalty == 1
+      continue
+    with pytest.raises(ValueError, match=f'number > 0.*{name}.*{wrong!r}'):
+      processors.read_processor(qwen)
+
+
+OTHERS = {
+  'no_repeat_ngram_size': 3,
+  'bad_words_ids': [[7]],
+  'suppress_tokens': [5],
+  'num_beams': 4,
+  'min_new_tokens': 2,
+  'forced_eos_token_id': 2,
+}
+SILENT = {
+  'temperature': 0.01,
+  'top_p': 0.001,
+  'top_k': 1,
+  'do_sample': True,
+  'num_beams': 1,
+  'no_repeat_ngram_size': 0,
+  'min_length': 0,
+  'suppress_tokens': None,
+  'bad_words_ids': [],
+}
+
+
+@pytest.mark.parametrize('field, value', OTHERS.items())
+def test_a_setting_that_is_not_applied_is_named(qwen, capsys, field, value):
+  _edit(qwen, 'generation_config.json', **{field: value})
+  processors.read_processor(qwen)
+  said = capsys.readouterr()
+  assert f'{qwen}/generation_config.json has {field}={value!r}' in (
+    said.out + said.err
+  )
+
+
+def test_settings_without_effect_on_greedy_decoding_are_no_news(qwen, capsys):
+  _edit(qwen, 'generation_config.json', **SILENT)
+  processors.read_processor(qwen)
+  said = capsys.readouterr()
+  assert 'generation_config' not in said.out + said.err
+
+
 def test_limits_of_pixels_bound_the_tokens(qwen):
   wide = processors.read_processor(qwen, max_pixels=10**4).images
   assert wide.grid(80, 80) == (1, 20, 20)

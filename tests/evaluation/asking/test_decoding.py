@@ -27,7 +27,16 @@ def _forward(model):
   return jax.jit(model.forward)
 
 
-def _continue(model, params, batch, b):
+def _penalized(logits, tokens, penalty):
+  """The rule of transformers, a token at a time; however often it stands."""
+  logits = logits.copy()
+  for token in set(tokens):
+    factor = penalty if logits[token] < 0 else 1 / penalty
+    logits[token] *= np.float32(factor)
+  return logits
+
+
+def _continue(model, params, batch, b, penalty=1.0):
   """Twelve times: the whole forward again, of one row alone.
 
   Returns:
@@ -45,6 +54,7 @@ def _continue(model, params, batch, b):
   tokens, gap = [], np.inf
   for t in range(NEW_TOKENS):
     logits = np.asarray(_forward(model)(params, row))[0, end + t - 1]
+    logits = _penalized(logits, row['tokens'][0, : end + t].tolist(), penalty)
     second, first = np.sort(logits)[-2:]
     gap = min(gap, first - second)
     tokens.append(int(np.argmax(logits)))
@@ -89,6 +99,27 @@ def test_greedy_with_a_cache_is_the_plain_loop(continued, model, params):
     assert tokens == plain[:end] + [stop] * (NEW_TOKENS - end)
   assert got[-1].tolist() == [stop] * NEW_TOKENS  # a padding row says nothing
   assert len({tuple(tokens) for tokens in want}) > 1  # not one answer for all
+
+
+@pytest.mark.parametrize('penalty', [1.3, 0.8])
+def test_a_repetition_penalty_is_the_plain_loop_with_one(
+  continued, penalty, model, params
+):
+  """Of prompt and answer; image placeholders are tokens too."""
+  rows, batch, plain = continued
+  want = [_continue(model, params, batch, b, penalty) for b in range(len(rows))]
+  vocabulary = model.config.text_config.vocab_size
+  got = decoding.greedy(
+    params,
+    batch,
+    model=model,
+    max_new_tokens=NEW_TOKENS,
+    stop_ids=(vocabulary,),  # none that can come
+    repetition_penalty=penalty,
+  )
+  for tokens, (expected, gap) in zip(np.asarray(got).tolist(), want):
+    assert gap > 1e-4 and tokens == expected
+  assert [tokens for tokens, _ in want] != plain
 
 
 def _labelled(tokens, row):
