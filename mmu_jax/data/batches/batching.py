@@ -128,7 +128,14 @@ class Encoder:
       [(doc, [self.image(p) for p in pictures]) for doc, pictures in parts]
       for parts in sequences
     ]
-    return packing.assemble(encoded, length, pixel_shape, size, padding=padding)
+    return packing.assemble(
+      encoded,
+      length,
+      pixel_shape,
+      size,
+      padding=padding,
+      as_published=self.labels == 'published',
+    )
 
   def _grids(self, pictures) -> list[Grid]:
     """The patches of pictures, from their sizes."""

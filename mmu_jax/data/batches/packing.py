@@ -73,6 +73,7 @@ def assemble(
   size: int | None = None,
   *,
   padding: str = 'right',
+  as_published: bool = False,
 ) -> Batch:
   """Stacks sequences of documents into a batch, padded to a static shape.
 
@@ -89,6 +90,9 @@ def assemble(
     padding: the side where short rows are padded. On the right, the positions
       of padding go on behind the row's last token, as if a model counted
       through; on the left they are 0.
+    as_published: whether padding on the right has the positions that the
+      published runs gave it: those of time, row and column are all 1. Only
+      the published KL sees them.
 
   Returns:
     A ``Batch`` of NumPy arrays; with ``patch_images`` and ``patch_positions``
@@ -112,6 +116,8 @@ def assemble(
     _check_images(row, images)
     _put_tokens(batch, b, row, padding)
     _put_images(batch, b, images)
+  if as_published and axes:
+    batch['positions'][batch['documents'] == 0] = 1
   return batch
 
 

@@ -55,7 +55,8 @@ def encode(
     labels: ``'answer'``: the answer's tokens and the end token. ``'full'``:
       every token of prompt and answer but image placeholders, and no end token
       that the template does not write. ``'published'``: the same with image
-      placeholders, as the published runs trained.
+      placeholders, as the published runs trained; batches then have their
+      positions of padding, too.
 
   Returns:
     An ``Example``.

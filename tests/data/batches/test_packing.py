@@ -50,6 +50,23 @@ def _examples(encoder):
   return [_example(encoder, s, seed=i) for i, s in enumerate(SIZES)]
 
 
+def test_published_padding_has_the_positions_of_the_published_runs(encoder):
+  """1 for Qwen2-VL, by transformers 4.49; LLaVA counted through."""
+  published = batching.Encoder(encoder.processor, 'published')
+  batch, usual = (_batch(e, _examples(e)) for e in (published, encoder))
+  padding = batch['documents'] == 0
+  assert padding[:-1].any() and padding[-1].all()
+  positions = batch['positions']
+  np.testing.assert_array_equal(
+    positions[~padding], usual['positions'][~padding]
+  )
+  if positions.ndim == 3:
+    assert (positions[padding] == 1).all()
+    assert (usual['positions'][padding] > 1).mean() > 0.5
+  else:
+    np.testing.assert_array_equal(positions, usual['positions'])
+
+
 def _batch(encoder, examples, **options):
   sequences = [[encoder.document([example])] for example in examples]
   (batch,) = batching.stack(
