@@ -182,7 +182,7 @@ def _told(told: c.Told, columns: Sequence[c.Column], tasks) -> c.Told:
   told = told._replace(
     key=x.key, title=x.title, words=f'questions of {x.title}'
   )
-  return told if same else told._replace(right=x.metric != 'rougeL', chance=0.0)
+  return told if same else told._replace(right=x.right, chance=0.0)
 
 
 def rows(results: Sequence[dict]) -> dict[str, dict[str, Score]]:

@@ -46,6 +46,10 @@ RETAIN_QA = About('retain', 'qa')
 ALL = About('all', 'all')
 
 
+# Metrics that are no share of right answers: an answer has a part of them.
+_GRADED = frozenset({'rougeL', 'rougeL_recall', 'factuality'})
+
+
 class Column(NamedTuple):
   """One column of a table, and how to read it.
 
@@ -66,6 +70,11 @@ class Column(NamedTuple):
   meaning: str
   about: About | None = None
   metric: str = ''
+
+  @property
+  def right(self) -> bool:
+    """Whether the score is a share of right answers."""
+    return self.metric not in _GRADED
 
   def of(self, tasks: Mapping[str, Task]) -> Task | None:
     """Returns the task of the scores, among some tasks."""
