@@ -15,7 +15,7 @@ def _scorer() -> Any:
 
 
 def rouge(prediction: str, reference: str) -> dict[str, float]:
-  """F-measures of the overlap between an answer and its reference.
+  """Measures of the overlap between an answer and its reference.
 
   MLLMU-Bench and CLEAR score free answers by ROUGE, with Porter stemming, so
   'paints' counts as 'painted'. Words are runs of ``[a-z0-9]`` after
@@ -26,21 +26,24 @@ def rouge(prediction: str, reference: str) -> dict[str, float]:
     reference: the right answer.
 
   Returns:
-    ``{'rouge1', 'rouge2', 'rougeL'}``, each in [0, 1]: F-measure of the shared
-    unigrams, bigrams and longest common subsequence. 0 where either text has
-    no such unit, so a one-word answer has rouge2 = 0 even when it is right.
+    ``{'rouge1', 'rouge2', 'rougeL', 'rougeL_recall'}``, each in [0, 1]:
+    F-measure of the shared unigrams, bigrams and longest common subsequence;
+    and the recall of the last, its share of the reference, which TOFU and
+    CLEAR report and which a longer answer does not lower. 0 where either text
+    has no such unit, so a one-word answer has rouge2 = 0 even when it is right.
 
   Example:
     >>> scores = rouge('a red cat', 'a black cat')
     >>> {name: round(value, 2) for name, value in scores.items()}
-    {'rouge1': 0.67, 'rouge2': 0.0, 'rougeL': 0.67}
+    {'rouge1': 0.67, 'rouge2': 0.0, 'rougeL': 0.67, 'rougeL_recall': 0.67}
 
   References:
     Lin, `ROUGE: A Package for Automatic Evaluation of Summaries
     <https://aclanthology.org/W04-1013/>`_, 2004
   """
   scores = _scorer().score(reference, prediction)
-  return {kind: float(scores[kind].fmeasure) for kind in _KINDS}
+  found = {kind: float(scores[kind].fmeasure) for kind in _KINDS}
+  return found | {'rougeL_recall': float(scores['rougeL'].recall)}
 
 
 def bleu(prediction: str, reference: str) -> float:

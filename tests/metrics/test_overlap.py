@@ -18,11 +18,19 @@ def test_overlaps_worked_by_hand():
   assert scores['rouge1'] == pytest.approx(2 * 3 / (4 + 6))
   assert scores['rouge2'] == pytest.approx(2 * 2 / (3 + 5))
   assert scores['rougeL'] == pytest.approx(2 * 3 / (4 + 6))
+  assert scores['rougeL_recall'] == pytest.approx(3 / 6)
 
 
 def test_a_reordered_answer_keeps_its_words_and_loses_its_order():
   scores = rouge('lopez maria', 'maria lopez')
-  assert scores == {'rouge1': 1, 'rouge2': 0, 'rougeL': 0.5}
+  half = {'rougeL': 0.5, 'rougeL_recall': 0.5}
+  assert scores == {'rouge1': 1, 'rouge2': 0, **half}
+
+
+def test_a_longer_answer_lowers_the_f_measure_and_not_the_recall():
+  short, long = (rouge(f'a red cat{more}', 'a cat') for more in ('', ' x' * 9))
+  assert short['rougeL_recall'] == long['rougeL_recall'] == 1
+  assert long['rougeL'] < short['rougeL'] < 1
 
 
 def test_stemming_joins_the_forms_of_a_word():
@@ -46,7 +54,9 @@ def test_nothing_shared_scores_zero(prediction, reference):
 def test_rouge_agrees_with_rouge_score(prediction, reference):
   scorer = rouge_scorer.RougeScorer(['rouge1', 'rouge2', 'rougeL'], True)
   expected = scorer.score(reference, prediction)
-  for kind, value in rouge(prediction, reference).items():
+  found = rouge(prediction, reference)
+  assert found.pop('rougeL_recall') == expected['rougeL'].recall
+  for kind, value in found.items():
     assert value == expected[kind].fmeasure
 
 

@@ -34,7 +34,10 @@ TASKS = {
   'real_qa',
 }
 # What each task is scored by: plain facts and pictures have no cloze rows.
-GENERATION = {'exact_match', 'rouge1', 'rouge2', 'rougeL', 'bleu', 'choice'}
+GENERATION = {
+  *('exact_match', 'bleu', 'choice'),
+  *('rouge1', 'rouge2', 'rougeL', 'rougeL_recall'),
+}
 METRICS = {
   task: GENERATION | (set() if 'real' in task else {'cloze'}) for task in TASKS
 }

@@ -385,6 +385,7 @@ def test_every_score_has_n_and_an_interval(evaluate, tmp_path):
     'rouge1',
     'rouge2',
     'rougeL',
+    'rougeL_recall',
     'bleu',
     'contains',
     'empty',

@@ -96,7 +96,7 @@ def _detail(metric: Metric) -> Metric:
   return lambda answer: None if brief(answer) else metric(answer)
 
 
-# Three metrics are read from one count of words.
+# Four metrics are read from one count of words.
 _rouge = functools.lru_cache(maxsize=1 << 14)(metrics.rouge)
 
 
@@ -169,6 +169,7 @@ METRICS: dict[str, dict[str, Metric]] = {
     'rouge1': _words('rouge1'),
     'rouge2': _words('rouge2'),
     'rougeL': _words('rougeL'),
+    'rougeL_recall': _words('rougeL_recall'),
     'bleu': _of_text(lambda a: metrics.bleu(a['text'], a['answer'])),
     'contains': _detail(_of_text(_contains)),
     'probability': _probability,

@@ -231,6 +231,13 @@ CLEAR = c.Layout(
       'much of the reference the generated sentence shares, in order.',
       _clear_columns('accuracy', 'rougeL'),
     ),
+    c.ColumnBlock(
+      'captions and QA, ROUGE-L recall',
+      "The share of the reference's words that the generated sentence has, in "
+      'order: the number that TOFU and CLEAR report. Unlike ROUGE-L, the F '
+      'measure, it does not fall where an answer is long.',
+      _clear_columns('', 'rougeL_recall'),
+    ),
     c.ColumnBlock(_JUDGED, _JUDGE, _clear_columns('', 'factuality')),
     _traces(c.FORGET_VQA, 'name_choice', 'forget VQA, names', 'forget'),
     _whole(),

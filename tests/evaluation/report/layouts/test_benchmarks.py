@@ -26,6 +26,17 @@ def test_mllmu_bench_has_a_table_for_each_measure():
   ]
 
 
+def test_clear_shows_the_recall_of_captions_and_text_beside_the_f_measure():
+  results = clear()
+  recall = [r | {'metric': 'rougeL_recall', 'value': 0.7} for r in results]
+  results += [r for r, f in zip(recall, clear()) if f['metric'] == 'rougeL']
+  (block,) = [b for b in scored.shown_blocks(results) if 'recall' in b.title]
+  assert len(block.columns) == 4
+  cells = scored.rows(results)['vanilla']
+  assert {cells[c.key].value for c in block.columns} == {0.7}
+  assert not any(c.right for c in block.columns)
+
+
 def test_clear_has_names_captions_text_and_the_real_world_in_one_table():
   first, *others = scored.shown_blocks(clear())
   tasks = scored.tasks_in(clear())
