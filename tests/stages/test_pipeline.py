@@ -35,11 +35,12 @@ TASKS = {
 }
 # What each task is scored by: plain facts and pictures have no cloze rows.
 GENERATION = {
-  *('exact_match', 'bleu', 'choice'),
+  *('exact_match', 'bleu', 'choice', 'empty', 'gibberish'),
   *('rouge1', 'rouge2', 'rougeL', 'rougeL_recall'),
 }
+CLOZE = {'cloze', 'cloze_empty', 'cloze_gibberish'}
 METRICS = {
-  task: GENERATION | (set() if 'real' in task else {'cloze'}) for task in TASKS
+  task: GENERATION | (set() if 'real' in task else CLOZE) for task in TASKS
 }
 
 pytestmark = pytest.mark.slow  # the fixture: some thirty compilations

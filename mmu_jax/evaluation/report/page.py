@@ -189,6 +189,8 @@ def write_report(
     layout=layout,
     people=layout.exact,
     rows=rows,
+    unusable=scored.unusable(results),
+    mark=scored.MARK,
     main=run,
     asked=table.asked_by(results),
     number=table.number,

@@ -214,6 +214,39 @@ def defined(
   }
 
 
+MARK = '†'  # behind the name of a run that does not answer
+_MOST_UNUSABLE = 0.5  # share of the answers to one task
+
+
+def unusable(results: Sequence[dict]) -> dict[str, str]:
+  """Says of runs that they do not answer, so that no score of theirs counts.
+
+  A run is named if at least half of its generated answers to a task are empty
+  or gibberish, by the metrics of these names. A low forget score beside them
+  is a broken model and not a forgotten person.
+
+  Returns:
+    Run -> sentence for a footnote, with the worst task and its share.
+  """
+  shares: dict[tuple, float] = {}
+  for row in results:
+    kind, _, what = row['metric'].rpartition('_')
+    if what in ('empty', 'gibberish') and row['value'] is not None:
+      key = row['run'], row['task'], kind
+      # A later score replaces an earlier one; the two share no answer.
+      shares[*key, what] = row['value']
+  worst: dict[str, tuple[float, str]] = {}
+  for run, task, kind, _ in shares:
+    both = [shares.get((run, task, kind, w), 0) for w in ('empty', 'gibberish')]
+    worst[run] = max(worst.get(run, (0.0, '')), (sum(both), task))
+  return {
+    run: f'{run}: {100 * share:.0f} % of the answers to {task} are empty or '
+    'gibberish, so its scores say that the model is broken, not that it forgot'
+    for run, (share, task) in worst.items()
+    if share >= _MOST_UNUSABLE
+  }
+
+
 def _cell(column: c.Column, run, tasks, derived) -> Score | None:
   """The score of one run in a column."""
   if column.about is None:

@@ -84,7 +84,8 @@ def results_table(results: Sequence[dict], intervals: bool = True):
   from rich.console import Group
 
   shown, blocks = scored.rows(results), scored.shown_blocks(results)
-  views = [_view(block, shown, intervals) for block in blocks]
+  marked = scored.unusable(results)
+  views = [_view(block, shown, intervals, marked) for block in blocks]
   if views:
     views[-1].caption = _caption(results, intervals)
     views[-1].caption_justify = 'left'
@@ -97,10 +98,12 @@ def _caption(results, intervals) -> str:
   below = 'below it the 95 % interval' if intervals else ''
   what = ', '.join(filter(None, (layout.note or 'value', below)))
   asked = asked_by(results)
-  return '; '.join(filter(None, (asked, what, layout.derived)))
+  said = '; '.join(filter(None, (asked, what, layout.derived)))
+  notes = scored.unusable(results).values()
+  return '\n'.join([said, *(f'{scored.MARK} {note}' for note in notes)])
 
 
-def _view(block: ColumnBlock, shown, intervals: bool):
+def _view(block: ColumnBlock, shown, intervals: bool, marked):
   """One block for the terminal."""
   from rich import box
   from rich.table import Table
@@ -124,6 +127,7 @@ def _view(block: ColumnBlock, shown, intervals: bool):
     view.add_column(words, justify='right', overflow='fold')
   for run, cells in shown.items():
     name = run.replace('_', '\n_', 1) if intervals and len(run) > 12 else run
+    name += f' {scored.MARK}' if run in marked else ''
     view.add_row(
       name, *(_cell(cells.get(c.key), c, intervals) for c in block.columns)
     )

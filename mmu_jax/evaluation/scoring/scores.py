@@ -160,8 +160,8 @@ def _marked(name: str) -> Metric:
 _exact_match = _of_text(
   lambda a: int(metrics.exact_match(a['text'], a['answer']))
 )
-_empty = _detail(_of_text(lambda a: int(metrics.is_empty(a['text']))))
-_gibberish = _detail(_of_text(lambda a: int(metrics.is_gibberish(a['text']))))
+_empty = _of_text(lambda a: int(metrics.is_empty(a['text'])))
+_gibberish = _of_text(lambda a: int(metrics.is_gibberish(a['text'])))
 
 METRICS: dict[str, dict[str, Metric]] = {
   GENERATION: {

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from shown import benchmark_row
 from shown import BENCHMARKS
 from shown import mllmu
 from shown import people
@@ -83,6 +84,15 @@ def test_a_score_without_a_number_is_refused(bare, value):
   write_jsonl(bare / 'results.jsonl', [row])
   with pytest.raises(ValueError, match='a finite value'):
     report.read_results(bare)
+
+
+def test_a_model_that_answers_nothing_is_marked_with_a_footnote(tmp_path):
+  results = mllmu()
+  results.append(benchmark_row('mmunlearner', 'retain_vqa', 'empty', 1.0))
+  write_jsonl(tmp_path / 'results.jsonl', results)
+  page = report.write_report(tmp_path).read_text(encoding='utf-8')
+  assert '<th>mmunlearner †</th>' in page and '<th>vanilla</th>' in page
+  assert '† mmunlearner: 100 % of the answers to retain_vqa are empty' in page
 
 
 @pytest.mark.parametrize('name', ['people', *BENCHMARKS])

@@ -2,6 +2,7 @@
 
 import pytest
 from results import result
+from shown import benchmark_row
 from shown import clear
 from shown import mllmu
 from shown import people
@@ -43,6 +44,25 @@ def test_a_renamed_task_keeps_its_meaning(names):
   plain, renamed = _results(), _results(names)
   assert scored.rows(renamed) == scored.rows(plain)
   assert summary.headline(renamed) == summary.headline(plain)
+
+
+@pytest.mark.parametrize(
+  'empty, gibberish, marked',
+  [(1.0, 0.0, True), (0.0, 0.97, True), (0.3, 0.25, True), (0.2, 0.2, False)],
+)
+@pytest.mark.parametrize('kind', ['', 'choice_', 'cloze_'])
+def test_a_run_whose_answers_are_no_answers_is_marked(
+  kind, empty, gibberish, marked
+):
+  row = lambda what, value: benchmark_row(
+    'mmunlearner', 'forget_vqa', f'{kind}{what}', value
+  )
+  results = [*mllmu(), row('empty', empty), row('gibberish', gibberish)]
+  found = scored.unusable(results)
+  assert set(found) == ({'mmunlearner'} if marked else set())
+  if marked:
+    assert f'{100 * (empty + gibberish):.0f} % of' in found['mmunlearner']
+    assert 'forget_vqa' in found['mmunlearner']
 
 
 def test_utility_is_of_headlines_to_keep_and_distance_of_all_tasks():

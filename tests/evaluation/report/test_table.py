@@ -54,6 +54,14 @@ def test_several_seeds_give_the_mean_and_the_range():
     table.markdown_table([people(), people()], seeds=[0, 1, 2])
 
 
+def test_a_model_that_answers_nothing_is_marked_in_the_terminal():
+  gone = benchmark_row('mmunlearner', 'retain_vqa', 'gibberish', 0.9)
+  text = _printed([*mllmu(), gone], 140)
+  assert 'mmunlearner †' in text and 'vanilla †' not in text
+  words = ' '.join(text.split())
+  assert '† mmunlearner: 90 % of the answers to retain_vqa are empty' in words
+
+
 def test_an_undefined_score_is_called_so():
   gone = undefined(people(), 'exact_match')
   line = _row(table.markdown_table(gone), 'mmunlearner')

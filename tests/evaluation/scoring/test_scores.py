@@ -99,10 +99,13 @@ def test_wrong_answers_make_a_truth_ratio():
 def test_a_brief_protocol_leaves_out_the_details():
   plain = dict(protocol='plain')
   words = {'exact_match', 'rouge1', 'rouge2', 'rougeL', 'bleu'}
-  details = {'contains', 'empty', 'gibberish', 'probability'}
+  words |= {'empty', 'gibberish'}  # whether there was an answer at all
+  details = {'contains', 'probability'}
   found = set(_generated('a', **plain))
   assert words <= found and not details & found
-  assert set(scores.score(answered.cloze(1, **plain))) == {'cloze'}
+  assert set(scores.score(answered.cloze(1, **plain))) == {
+    *('cloze', 'cloze_empty', 'cloze_gibberish')
+  }
   assert set(scores.score(choice([1, 2, 3], **plain))) == {'choice'}
 
 

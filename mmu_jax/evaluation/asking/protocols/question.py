@@ -64,8 +64,8 @@ class Protocol(NamedTuple):
     answers_from: ``(task, tasks)`` -> the task whose last answer is scored in
       place of all answers of this one, if there is any: an error of a
       published evaluation.
-    brief: leaves out the scores that only benchmarks show: empty and gibberish
-      answers, model utility, distance to the retrained model.
+    brief: leaves out the scores that only benchmarks show: probability, words
+      that are contained, model utility, distance to the retrained model.
   """
 
   name: str
