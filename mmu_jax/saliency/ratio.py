@@ -25,11 +25,7 @@ ReadLeaf = Callable[[str, str], jax.Array]  # (importance, leaf) -> its array
 
 
 def saliency(
-  forget: Params,
-  preserve: Params | Sequence[Params],
-  *,
-  eps: float = EPS,
-  normalize: Mapping[str, str] | None = None,
+  forget: Params, preserve: Params | Sequence[Params], *, eps: float = EPS
 ) -> Params:
   r"""Divides the importance of the forget set by a preserve importance.
 
@@ -42,12 +38,7 @@ def saliency(
     forget: F_T, tree of float32 >= 0.
     preserve: F_P, a tree like it, or several: then their largest, entry by
       entry, so that each preserve set protects its own weights.
-    eps: number > 0; in units of squared gradients, or of their mean if
-      normalised.
-    normalize: None for the published ratio, or component -> regex over leaf
-      names: each importance is first divided by its mean over the component,
-      so that the ratio compares where the two sets look, not how large their
-      losses are. Without it a few hard retain items decide the density.
+    eps: number > 0, in the units of the importances.
 
   Returns:
     A tree of float32 > 0.
@@ -75,9 +66,6 @@ def saliency(
       got_name='a preserve importance',
       want_name='the forget importance',
     )
-  if normalize is not None:
-    forget = _normalized(forget, normalize)
-    preserves = [_normalized(tree, normalize) for tree in preserves]
   largest = functools.reduce(
     lambda a, b: jax.tree.map(jnp.maximum, a, b), preserves
   )
@@ -159,7 +147,9 @@ def component_saliency(
       ``score_leaves``.
     components: component -> regex over leaf names.
     normalize: whether to divide each importance by its mean over the
-      component, see ``saliency``. False is the published ratio.
+      component, so that the ratio compares where the sets look and not how
+      large their losses are. Without it, the published ratio, a few hard
+      retain items decide the density.
     eps: the eps of the ratio, > 0.
 
   Returns:
@@ -303,15 +293,6 @@ def _shares(
   ties = dead(forget, sets, eps=eps)
   sets = [leaf / mean for leaf, mean in zip(sets, means)]
   return saliency(forget / forget_mean, sets, eps=eps), ties
-
-
-def _normalized(tree: Params, components: Mapping[str, str]) -> Params:
-  """Divides every component by its mean; a component of zeros stays zero."""
-  means = component_means(tree, components)
-  return tree_lib.map_with_name(
-    lambda name, leaf: leaf / means[tree_lib.component_of(name, components)],
-    tree,
-  )
 
 
 def _as_list(preserve: Params | Sequence[Params]) -> list[Params]:

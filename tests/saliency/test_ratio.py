@@ -26,6 +26,19 @@ def _normalized(tree):
   return made
 
 
+def _shares(forget, preserves):
+  """The normalised saliency to sets that restrict every component."""
+  sets = {str(i): tree for i, tree in enumerate(preserves)}
+  scores, _ = saliency_lib.component_saliency(
+    forget,
+    sets,
+    protects=dict.fromkeys(RULES, [*sets]),
+    components=RULES,
+    normalize=True,
+  )
+  return scores
+
+
 def _three_importances():
   """Three random importances of very different sizes."""
   scale = lambda tree, c: jax.tree.map(lambda x: c * x, tree)
@@ -148,10 +161,8 @@ def test_a_component_is_scored_as_if_it_stood_alone(normalize):
     mean = jax.tree.map(lambda a, b: (a + b) / 2, vqa, qa)
     sets['language'] = [mean]
   for component, chosen in sets.items():
-    alone = saliency_lib.saliency(
-      f, chosen, normalize=RULES if normalize else None
-    )
-    alone = tree_lib.flatten(alone)
+    score = _shares if normalize else saliency_lib.saliency
+    alone = tree_lib.flatten(score(f, chosen))
     for name, got in tree_lib.flatten(scores).items():
       if tree_lib.component_of(name, RULES) == component:
         np.testing.assert_array_equal(got, alone[name], err_msg=name)
@@ -179,16 +190,16 @@ def test_in_the_whole_model_only_what_is_never_run_is_dead():
   assert np.all(tokens.all(1) == tokens.any(1))  # a token occurs or does not
 
 
-@pytest.mark.parametrize('normalize', [None, RULES])
-def test_the_saliency_of_a_set_with_itself_is_one_everywhere(normalize):
+@pytest.mark.parametrize('score', [saliency_lib.saliency, _shares])
+def test_the_saliency_of_a_set_with_itself_is_one_everywhere(score):
   params = toy.params(8)
   batches = [toy.batch(800 + i, 4, packed=False) for i in range(3)]
   found = saliency_lib.importance(toy.loss, params, batches)
   dead = saliency_lib.dead(found, found)
   assert 100 < toy.vector(dead).sum() < 700  # tokens that never occurred
-  for preserve in (found, [found], [found, found]):
-    scores = saliency_lib.saliency(found, preserve, normalize=normalize)
-    assert np.all(toy.vector(scores) == 1)
+  for preserve in ([found], [found, found]):
+    assert np.all(toy.vector(score(found, preserve)) == 1)
+  assert np.all(toy.vector(saliency_lib.saliency(found, found)) == 1)
 
 
 @pytest.mark.parametrize('eps', [1e-15, 1e-3])
@@ -202,7 +213,7 @@ def test_saliency_is_the_ratio_to_the_largest_preserve_importance(eps):
 
 def test_normalised_saliency_compares_shares_and_not_sizes():
   f, a, b = _three_importances()
-  got = saliency_lib.saliency(f, [a, b], normalize=RULES)
+  got = _shares(f, [a, b])
   share_f, share_a, share_b = map(_normalized, (f, a, b))
   for name, x in tree_lib.flatten(got).items():
     want = (share_f[name] + EPS) / (
@@ -210,14 +221,14 @@ def test_normalised_saliency_compares_shares_and_not_sizes():
     )
     np.testing.assert_allclose(x, want, rtol=1e-5)
   scaled = jax.tree.map(lambda x: 1e4 * x, f)
-  again = saliency_lib.saliency(scaled, [a, b], normalize=RULES)
+  again = _shares(scaled, [a, b])
   assert toy.relative_error(again, got) < 1e-6
 
 
 def test_a_component_that_is_never_used_stays_without_importance():
   f, a, _ = _three_importances()
   a['vision_tower'] = jax.tree.map(jnp.zeros_like, a['vision_tower'])
-  got = saliency_lib.saliency(f, a, normalize=RULES)
+  got = _shares(f, [a])
   assert np.all(np.isfinite(toy.vector(got)))
   assert np.all(toy.vector(got['vision_tower']) > 1e6)
 
