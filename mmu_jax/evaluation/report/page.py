@@ -10,6 +10,7 @@ from mmu_jax.data.dataset import FORGET
 from mmu_jax.data.dataset import Task
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
+from mmu_jax.evaluation.asking.protocols import PROTOCOLS
 from mmu_jax.evaluation.report import examples
 from mmu_jax.evaluation.report import plots
 from mmu_jax.evaluation.report import scored
@@ -77,6 +78,11 @@ def _people(folder: Path, tasks: Mapping[str, Task]) -> int | None:
       if people:
         return len(people)
   return None
+
+
+def _is_published(name: str) -> bool:
+  """Whether a protocol, by its name in the results, repeats its errors."""
+  return name in PROTOCOLS and PROTOCOLS[name].published
 
 
 def _draw(workdir: Path, results, histories: dict, masks: dict) -> dict:
@@ -193,6 +199,7 @@ def write_report(
     mark=scored.MARK,
     main=run,
     asked=table.asked_by(results),
+    published=any(_is_published(row['protocol']) for row in results),
     number=table.number,
     interval=table.interval,
     items={c.key: table.items(rows, c.key) for b in blocks for c in b.columns},

@@ -119,6 +119,17 @@ def test_a_report_shows_every_block_and_how_it_was_asked(tmp_path, name):
   assert len(re.findall('data:image/png', page)) == 2
 
 
+@pytest.mark.parametrize(
+  'protocol, warned',
+  [('official_clear', True), ('fixed', False), ('unofficial', False)],
+)
+def test_a_report_warns_of_a_published_protocol(tmp_path, protocol, warned):
+  results = [row | {'protocol': protocol} for row in BENCHMARKS['clear']()]
+  write_jsonl(tmp_path / 'results.jsonl', results)
+  page = report.write_report(tmp_path).read_text(encoding='utf-8')
+  assert ('the published protocol, its errors included' in page) == warned
+
+
 def test_scores_of_an_earlier_version_are_refused(tmp_path):
   for field in ('split', 'role', 'headline', 'layout', 'protocol'):
     old = [{k: v for k, v in r.items() if k != field} for r in mllmu()]

@@ -84,4 +84,5 @@ PROTOCOL = Protocol(
   _mark,
   max_new_tokens=50,
   answers_from=_answers_from,
+  published=True,
 )

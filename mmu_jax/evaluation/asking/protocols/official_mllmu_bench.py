@@ -157,5 +157,10 @@ def _mark(answer):
 
 
 PROTOCOL = Protocol(
-  'official_mllmu_bench', _questions, _ask, _mark, max_new_tokens=50
+  'official_mllmu_bench',
+  _questions,
+  _ask,
+  _mark,
+  max_new_tokens=50,
+  published=True,
 )

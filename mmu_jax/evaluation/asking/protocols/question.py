@@ -66,6 +66,7 @@ class Protocol(NamedTuple):
       published evaluation.
     brief: leaves out the scores that only benchmarks show: probability, words
       that are contained, model utility, distance to the retrained model.
+    published: it repeats a published evaluation, with its errors.
   """
 
   name: str
@@ -78,6 +79,7 @@ class Protocol(NamedTuple):
   max_new_tokens: int | None = None
   answers_from: Callable[[Task, Tasks], Task | None] = lambda task, tasks: None
   brief: bool = False
+  published: bool = False
 
 
 class _Blind(Processor):
