@@ -13,6 +13,7 @@ RANKS = {
   'typing': 0,
   'tree': 0,
   'errors': -1,
+  'inputs': -0.5,
   'recipes': 0,
   'distributed': 0.2,
   'sharding': 0.4,  # what is traced says where it is

@@ -10,15 +10,18 @@ import functools
 import hashlib
 import io
 import os
-import pathlib
 import struct
 from typing import Any
 import zlib
 
 import numpy as np
 
+from mmu_jax import inputs
 from mmu_jax.errors import UserError
 
+# Others (EPS, WMF, FITS, ...) call programs, or are no pictures.
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF')
+MAX_BYTES = 2**28  # of a file: as many as the most pixels take as RGB
 # The size at which PIL warns of a decompression bomb: 268 MB of RGB.
 MAX_PIXELS = 1024**3 // 4 // 3
 _SWAPPED = (5, 6, 7, 8)  # orientations of EXIF that turn height into width
@@ -39,7 +42,8 @@ class LazyImage:
   """A picture in a file, or in the bytes of one, decoded on every use.
 
   It stands where an RGB array ``[height, width, 3]`` uint8 does: ``shape`` is
-  read from the header, and ``np.asarray`` decodes. Other than plain RGB:
+  read from the header, and ``np.asarray`` decodes. The file has one of
+  ``FORMATS``, whatever its name says. Other than plain RGB:
 
   * Grey and palette pictures become RGB; 16 bits of grey are rounded to 8.
   * Transparent pictures are laid on white, as a page shows them. (The
@@ -79,8 +83,13 @@ class LazyImage:
     """
     with self._open() as image:
       width, height = image.size
-      if image.getexif().get(_ORIENTATION) in _SWAPPED:
-        width, height = height, width
+      try:
+        turned = image.getexif().get(_ORIENTATION) in _SWAPPED
+      except _UNREADABLE as error:  # a PNG is read to its end for that
+        raise self._unreadable(error) from error
+    # The size of a TIFF is that of the turned picture.
+    if turned and image.format != 'TIFF':
+      width, height = height, width
     return height, width, 3
 
   @functools.cached_property
@@ -88,6 +97,13 @@ class LazyImage:
     """How the file has its colours: ``'RGB'``, ``'L'``, ``'CMYK'``."""
     with self._open() as image:
       return image.mode
+
+  def is_plain(self) -> bool:
+    """Whether any decoder reads the pixels of the file as we do."""
+    with self._open() as image:
+      if image.mode != 'RGB':
+        return False
+      return np.array_equal(np.asarray(image), np.asarray(self))
 
   def __array__(self, dtype: Any = None, copy: bool | None = None):
     """Decodes to RGB ``[height, width, 3]`` uint8.
@@ -117,8 +133,8 @@ class LazyImage:
     if isinstance(self._source, bytes):
       return self._source
     try:
-      return pathlib.Path(self._source).read_bytes()
-    except OSError as error:
+      return inputs.read_bytes(self._source, MAX_BYTES)
+    except UserError as error:
       raise self._unreadable(error) from error
 
   def __repr__(self) -> str:
@@ -129,12 +145,17 @@ class LazyImage:
     import PIL.Image
 
     try:
-      image = PIL.Image.open(io.BytesIO(self.read()))
+      image = PIL.Image.open(io.BytesIO(self.read()), formats=FORMATS)
     except PIL.Image.DecompressionBombError as error:
       raise self._huge(str(error)) from error
+    except PIL.UnidentifiedImageError as error:
+      why = UserError(f'it is none of {", ".join(FORMATS)}')
+      raise self._unreadable(why) from error
     except _UNREADABLE as error:
       raise self._unreadable(error) from error
     width, height = image.size
+    if not width * height:
+      raise self._unreadable(UserError('it has no pixels'))
     if width * height > MAX_PIXELS:
       raise self._huge(f'{height} x {width} pixels')
     return image
@@ -177,4 +198,6 @@ def _to_rgb(image):
 def _short(error):
   """The first line of an error, without the address of a buffer."""
   text = str(error).split(' <_io.')[0].strip().rstrip('.')
+  if isinstance(error, UserError):
+    return text
   return f'{type(error).__name__}: {text}' if text else type(error).__name__

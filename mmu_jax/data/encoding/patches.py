@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmu_jax.data.encoding.images import Image
+from mmu_jax.data.encoding.images import MAX_PIXELS
 from mmu_jax.errors import UserError
 
 
@@ -69,8 +70,15 @@ class LlavaImages:
     return self.num_tokens(self.grid(1, 1))
 
   def grid(self, height: int, width: int) -> Grid:
-    """Returns the patches of an image, whatever its size."""
-    del height, width
+    """Returns the patches of an image of this size, pixels.
+
+    Raises:
+      ValueError: if it would have too many pixels between being resized and
+        being cropped.
+    """
+    edge = self.processor.size.get('shortest_edge')
+    if edge and self.processor.do_resize:
+      _check_pixels(edge, edge * max(height, width) // min(height, width))
     crop, p = self.processor.crop_size, self.patch_size
     return Grid(1, crop['height'] // p, crop['width'] // p)
 
@@ -253,7 +261,8 @@ def resized(
     max_pixels: largest area; the aspect ratio stays about the same.
 
   Raises:
-    ValueError: if one side is more than 200 times the other.
+    ValueError: if one side is more than 200 times the other, or the new size
+      has too many pixels.
 
   Example:
     >>> resized(100, 150, factor=28, min_pixels=3136, max_pixels=1003520)
@@ -276,6 +285,7 @@ def resized(
     beta = math.sqrt(min_pixels / area)
     rows = math.ceil(height * beta / factor)
     columns = math.ceil(width * beta / factor)
+  _check_pixels(rows * factor, columns * factor)
   return rows * factor, columns * factor
 
 
@@ -291,6 +301,16 @@ def bucket(length: int) -> int:
   """
   step = 16 if length <= 128 else 64 if length <= 1024 else 256
   return -(-length // step) * step
+
+
+def _check_pixels(short: int, long: int) -> None:
+  """Raises if an image would have too many pixels once it is resized."""
+  if short * long > MAX_PIXELS:
+    raise UserError(
+      f'an image that is resized has at most {MAX_PIXELS} pixels, and this '
+      f'would have {short} x {long}: it is too narrow, or the sizes of the '
+      'image processor are too large. Crop the image.'
+    )
 
 
 def _features(processor, image):

@@ -9,6 +9,7 @@ answer that also stands in the question is labelled once, in the right place.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jinja2
 import numpy as np
 
 from mmu_jax.data.encoding.processors import Processor
@@ -63,7 +64,8 @@ def encode(
 
   Raises:
     ValueError: if the answer is empty, question or answer contain the image
-      token, or the template does not put the answer after the prompt.
+      token, a picture has a shape that no model takes, or the template fails
+      or does not put the answer after the prompt; names the row.
   """
   if not row.answer.strip():
     raise UserError(
@@ -113,7 +115,7 @@ def encode_chat(
       'chat template of the tokenizer.'
     )
   images = processor.images
-  grids = [images.grid(*picture.image.shape[:2]) for picture in pictures]
+  grids = [_grid(images, picture, row) for picture in pictures]
   repeats = np.ones(len(ids), np.int64)
   repeats[is_image] = [images.num_tokens(grid) for grid in grids]
   labelled = LABELS[labels](is_answer, is_image)
@@ -137,8 +139,26 @@ def prompt_of(example: Example) -> Example:
   )
 
 
+def _grid(images, picture, row):
+  """The patches of a picture; an error names the row."""
+  shape = picture.image.shape  # names its row where it cannot be read
+  try:
+    return images.grid(*shape[:2])
+  except UserError as error:
+    name = getattr(picture.image, 'name', picture.key)
+    raise UserError(f'picture of row {row.key!r} ({name}): {error}') from error
+
+
 def _tokenize(prompt, full, row, tokenizer):
   """The ids of a chat, and which of them are the answer's."""
+  try:
+    full.encode()
+  except UnicodeEncodeError as error:  # half a sign of JSON: "\\ud83d"
+    raise UserError(
+      f'text must be whole Unicode; that of row {row.key!r} has half of a '
+      f'sign, {error.object[error.start]!r}. Write the file again from its '
+      'source.'
+    ) from error
   encoded = tokenizer(full, return_offsets_mapping=True)
   starts, ends = np.asarray(encoded['offset_mapping']).T
   if ((starts < len(prompt)) & (ends > len(prompt))).any():
@@ -164,10 +184,17 @@ def _render(row: Row, processor: Processor) -> tuple[str, str]:
   messages = [{'role': 'user', 'content': content}]
   answer = [{'type': 'text', 'text': row.answer}]
   template = processor.tokenizer.apply_chat_template
-  prompt = template(messages, tokenize=False, add_generation_prompt=True)
-  full = template(
-    [*messages, {'role': 'assistant', 'content': answer}], tokenize=False
-  ).rstrip()
+  try:
+    prompt = template(messages, tokenize=False, add_generation_prompt=True)
+    full = template(
+      [*messages, {'role': 'assistant', 'content': answer}], tokenize=False
+    ).rstrip()
+  except (jinja2.TemplateError, TypeError) as error:
+    raise UserError(
+      f'the chat template of the tokenizer cannot render row {row.key!r}: '
+      f'{str(error)[:200]}. It must take a list of parts as the content of a '
+      'message: use the template that came with the checkpoint.'
+    ) from error
   if (
     not full.startswith(prompt) or row.answer.strip() not in full[len(prompt) :]
   ):

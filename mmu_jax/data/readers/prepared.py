@@ -110,14 +110,10 @@ def image_file(image: Image) -> bytes:
   """
   import PIL.Image
 
-  pixels = np.asarray(image)
-  if isinstance(image, LazyImage):
-    file = image.read()
-    with PIL.Image.open(io.BytesIO(file)) as plain:
-      if plain.mode == 'RGB' and np.array_equal(np.asarray(plain), pixels):
-        return file
+  if isinstance(image, LazyImage) and image.is_plain():
+    return image.read()
   buffer = io.BytesIO()
-  PIL.Image.fromarray(pixels).save(buffer, 'PNG')
+  PIL.Image.fromarray(np.asarray(image)).save(buffer, 'PNG')
   return buffer.getvalue()
 
 

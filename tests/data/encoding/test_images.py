@@ -1,6 +1,7 @@
 """A picture that is decoded on use is the array that it stands for."""
 
 import io
+import os
 
 import benchmark_folders
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from mmu_jax.data.encoding import images
 from mmu_jax.data.encoding.images import LazyImage
 from mmu_jax.data.people import vocabulary
+from mmu_jax.errors import UserError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -86,13 +88,60 @@ def test_the_shape_is_read_without_decoding():
 
 @pytest.mark.parametrize('data', [b'', b'hello', b'\x89PNG\r\n\x1a\n1234'])
 def test_what_is_no_image_is_named_by_its_row(data):
-  with pytest.raises(ValueError, match='row 7 cannot be read.*drop the row'):
+  with pytest.raises(ValueError, match='image of row 7 cannot.*drop the row'):
     _ = LazyImage(data, 'row 7').shape
 
 
+@pytest.mark.parametrize('kind', images.FORMATS)
+@pytest.mark.parametrize('share', [0, 0.1, 0.5, 0.9])
+def test_a_picture_that_is_cut_off_is_named_by_its_row(kind, share):
+  """Of every format, wherever it is cut: by its shape or its pixels."""
+  array = np.random.default_rng(1).integers(0, 256, (60, 80, 3), np.uint8)
+  data = benchmark_folders.encoded(PIL.Image.fromarray(array), kind)
+  assert LazyImage(data, 'row 7').shape == (60, 80, 3)
+  image = LazyImage(data[: int(share * len(data))], 'row 7')
+  with pytest.raises(UserError, match='image of row 7 '):
+    assert image.shape == (60, 80, 3)
+    np.asarray(image)
+
+
+def test_a_file_for_another_program_is_not_given_to_it():
+  """PIL runs Ghostscript to decode EPS; the name of a file says nothing."""
+  eps = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 5\n%%EndComments\n'
+  assert PIL.Image.open(io.BytesIO(eps)).format == 'EPS'
+  for data in (
+    eps,
+    benchmark_folders.encoded(PIL.Image.new('L', (3, 3)), 'PPM'),
+  ):
+    with pytest.raises(UserError, match='row 7 cannot be read: it is none of'):
+      _ = LazyImage(data, 'row 7').shape
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'TIFF', 'WEBP'])
+@pytest.mark.parametrize('orientation', [1, 6, 8])
+def test_every_format_is_turned_once(kind, orientation):
+  exif = PIL.Image.Exif()
+  exif[0x0112] = orientation
+  image = _lazy(PIL.Image.fromarray(_drawn()), kind, exif=exif)
+  assert np.asarray(image).shape == image.shape
+  assert image.shape[:2] == ((5, 9) if orientation == 1 else (9, 5))
+
+
 def test_a_missing_file_is_named_by_its_row(tmp_path):
-  with pytest.raises(ValueError, match='row 7 cannot be read: FileNotFound'):
+  with pytest.raises(
+    ValueError, match='row 7 cannot be read: there is no file'
+  ):
     LazyImage(tmp_path / 'a.png', 'row 7').read()
+
+
+def test_a_device_and_a_file_without_end_are_no_pictures(tmp_path):
+  pipe, large = tmp_path / 'a.png', tmp_path / 'b.png'
+  os.mkfifo(pipe)
+  with large.open('wb') as file:
+    file.truncate(2**34)
+  for path in (pipe, large, '/dev/zero', tmp_path):
+    with pytest.raises(UserError, match='image of row 7 cannot be read'):
+      _ = LazyImage(path, 'row 7').shape
 
 
 @pytest.mark.filterwarnings('ignore:Image size')

@@ -1,12 +1,17 @@
 """The label of a row is its answer and the end token, and nothing else."""
 
+import benchmark_folders
+import folders
 import numpy as np
+import PIL.Image
 import pytest
 
 from mmu_jax.data.encoding import processing
+from mmu_jax.data.encoding.images import LazyImage
 from mmu_jax.data.people import vocabulary
 from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
+from mmu_jax.errors import UserError
 
 
 @pytest.fixture(scope='module')
@@ -151,4 +156,54 @@ def test_a_template_that_hides_the_answer_is_a_clear_error():
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
   )
   with pytest.raises(ValueError, match='render the answer after the prompt'):
+    processing.encode(_row(), processor)
+
+
+@pytest.mark.parametrize('family', ['llava', 'qwen2_vl'])
+def test_a_narrow_picture_is_refused_before_it_is_resized(family, tmp_path):
+  """A PNG of 370 bytes and 100,000 x 1 pixels would take gigabytes."""
+  processor = folders.load(tmp_path, family)
+  if family == 'llava':  # as large as in a published model
+    processor.images.processor.size = {'shortest_edge': 336}
+  file = benchmark_folders.encoded(PIL.Image.new('L', (100_000, 1)), 'PNG')
+  assert len(file) < 500
+  lazy = LazyImage(file, 'line 3 of d.jsonl')
+  for image in (lazy, np.zeros((100_000, 1, 3), np.uint8)):
+    row = _row(picture=Picture('p', image))
+    with pytest.raises(UserError, match="row 'k'.* pixels|row 'k'.*times"):
+      processing.encode(row, processor)
+  with pytest.raises(UserError, match='line 3 of d.jsonl'):
+    processing.encode(_row(picture=Picture('p', lazy)), processor)
+  wide = _row(picture=Picture('w', _picture(height=2, width=390)))
+  assert processing.encode(wide, processor)  # 1 : 195, as before
+
+
+def test_sizes_of_a_processor_are_bounded(tmp_path):
+  """Qwen2-VL enlarges a picture to the least pixels that it is given."""
+  processor = folders.load(
+    tmp_path, 'qwen2_vl', min_pixels=10**9, max_pixels=10**10
+  )
+  with pytest.raises(UserError, match="row 'k'.*resized has at most 89478485"):
+    processing.encode(_row(picture=Picture('p', _picture())), processor)
+
+
+@pytest.mark.parametrize('field', ['question', 'answer'])
+def test_half_a_sign_of_unicode_is_named_by_its_row(field, processor):
+  row = _row(**{field: 'A parrot \ud83d.'})
+  with pytest.raises(UserError, match=r"row 'k' has half .* '\\ud83d'"):
+    processing.encode(row, processor)
+
+
+@pytest.mark.parametrize(
+  'template',
+  [
+    "{% for m in messages %}{{ m['content'] + ' ' }}{% endfor %}",
+    "{{ raise_exception('no system prompt') }}",
+    '{% for %}',
+  ],
+)
+def test_a_template_that_fails_names_the_row(template):
+  processor = vocabulary.make_processor()
+  processor.tokenizer.chat_template = template
+  with pytest.raises(UserError, match="template .* cannot render row 'k'"):
     processing.encode(_row(), processor)
