@@ -4,6 +4,7 @@ from collections.abc import Callable
 import functools
 import inspect
 
+from mmu_jax import inputs
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.people import vocabulary
 from mmu_jax.data.people import world as world_lib
@@ -47,7 +48,8 @@ def load(name: str, seed: int, **options) -> Dataset:
     **options: options of this dataset.
 
   Raises:
-    ValueError: if the name is unknown, or an option is.
+    ValueError: if the name is unknown, or an option is, or a task has a name
+      that is no file name.
   """
   if name not in DATASETS:
     raise UserError(f'unknown dataset {name!r}; known: {", ".join(DATASETS)}.')
@@ -59,4 +61,7 @@ def load(name: str, seed: int, **options) -> Dataset:
       f'dataset {name!r} does not take these options: {error}. Its function '
       'has a list.'
     ) from error
-  return make(seed, **options)
+  data = make(seed, **options)
+  for task in data.tasks:
+    inputs.check_name(task, 'task')
+  return data

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import ml_collections
 
 from mmu_jax import distributed
 from mmu_jax import gradients
+from mmu_jax import inputs
 from mmu_jax import methods
 from mmu_jax import sharding
 from mmu_jax import workdir as workdir_lib
@@ -24,6 +26,7 @@ from mmu_jax.evaluation.scoring import endpoint as chat
 from mmu_jax.models import from_options
 from mmu_jax.models import Model
 from mmu_jax.models.hub import loading as checkpoints
+from mmu_jax.saliency import FORGET
 from mmu_jax.typing import Params
 
 Config = ml_collections.ConfigDict
@@ -84,6 +87,7 @@ def open_job(
       made with another seed, dataset or model.
   """
   check_hardware(config)
+  check_names(config)
   for name in config.runs:
     run_settings(config, name)
   judge = config.evaluation.get('judge', {})
@@ -126,6 +130,24 @@ def check_hardware(config: Config) -> None:
       'config.checkpoints needs keep_last >= 1, and keep_every and '
       f'importance_every >= 0 (0: none); got {kept.to_dict()}.'
     )
+
+
+def check_names(config: Config) -> None:
+  """Raises ValueError unless runs and preserve sets can name their folders."""
+  for name in config.runs:
+    inputs.check_name(name, 'run')
+    if name in TRAINED or re.fullmatch(r'\w+-\d+shot', name):
+      raise UserError(
+        f'a run is not named {name!r}, as is a folder of a workdir with other '
+        'contents. Rename it in config.runs.'
+      )
+  for name in config.saliency.preserve:
+    inputs.check_name(name, 'preserve set')
+    if name == FORGET:
+      raise UserError(
+        f'a preserve set is not named {name!r}, as is the importance of the '
+        'forget set. Rename it in config.saliency.preserve.'
+      )
 
 
 def write_manifest(

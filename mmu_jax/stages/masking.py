@@ -12,6 +12,7 @@ import jax
 from mmu_jax import checkpoint
 from mmu_jax import distributed
 from mmu_jax import gradients
+from mmu_jax import inputs
 from mmu_jax import masks as masks_lib
 from mmu_jax import methods
 from mmu_jax import saliency as saliency_lib
@@ -106,7 +107,7 @@ def mask(job: Job, kind: str) -> Mask:
       normalises; 'topk', the weights most important to the forget set
       alone, as many in each component; 'random', as many in each leaf.
   """
-  folder = job.unlearned / 'mask' / kind
+  folder = job.unlearned / 'mask' / inputs.check_name(kind, 'mask')
   workdir_lib.claim(folder, _settings(job))
   params = job.placed(job.model.abstract_params)
   if checkpoint.latest_step(folder) is not None:
@@ -205,7 +206,7 @@ def _restrictions(job: Job, normalize: bool) -> dict[str, Any]:
 
 def _folder(job: Job, split: str) -> pathlib.Path:
   """Where the importance of a split is."""
-  return job.unlearned / 'importance' / split
+  return job.unlearned / 'importance' / inputs.check_name(split, 'split')
 
 
 def measure(job: Job, name: str, parts: Any) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from mmu_jax import checkpoint
 from mmu_jax import distributed
+from mmu_jax import inputs
 from mmu_jax import sharding
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.errors import MissingError
@@ -34,7 +35,7 @@ from mmu_jax.typing import Params
 
 _UNLEARNED = 'unlearned'
 _NOT_SCORED = ('base', 'tuning')
-_DEEPEST = 3  # folders down to a model: attacks/<name>/<run>
+DEEPEST = 3  # folders down to a model: attacks/<name>/<run>
 
 
 def model_folder(job: Job, name: str) -> pathlib.Path:
@@ -43,7 +44,11 @@ def model_folder(job: Job, name: str) -> pathlib.Path:
   Args:
     job: job whose model it is.
     name: 'vanilla', a run such as 'ga', or a path such as 'attacks/relearn/ga'.
+
+  Raises:
+    ValueError: if the name leads out of the workdir.
   """
+  inputs.check_name(name, 'run', DEEPEST)
   if name in TRAINED or '/' in name:
     return job.folder / name
   return job.unlearned / _UNLEARNED / name
@@ -62,7 +67,7 @@ def find_models(config: Config, workdir: Folder) -> list[str]:
 def _find_models(config: Config, workdir: pathlib.Path) -> list[str]:
   """Looks for finished models, in one process."""
   found = set()
-  for depth in range(1, _DEEPEST + 1):
+  for depth in range(1, DEEPEST + 1):
     for path in workdir.glob('*/' * depth + workdir_lib.CONFIG):
       parts = path.parent.relative_to(workdir).parts
       if parts[0] not in _NOT_SCORED and is_finished(path.parent):
@@ -119,9 +124,9 @@ def claim_model(
     ValueError: if the folder was made from other settings or another source.
     FileNotFoundError: if the source is not finished.
   """
-  if not 1 <= name.count('/') < _DEEPEST:
+  if not 1 <= name.count('/') < DEEPEST:
     raise UserError(
-      f'a model that is made from another has a path of 2 to {_DEEPEST} '
+      f'a model that is made from another has a path of 2 to {DEEPEST} '
       f"folders for a name, such as 'attacks/relearn/ga'; got {name!r}."
     )
   require(job, source)

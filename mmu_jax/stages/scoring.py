@@ -19,6 +19,7 @@ import jax
 
 from mmu_jax import checkpoint
 from mmu_jax import distributed
+from mmu_jax import inputs
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.batches import batching
 from mmu_jax.data.dataset import Task
@@ -132,7 +133,7 @@ def asked(job: Job) -> tuple[Protocol, dict[str, list[Question]]]:
 
 def _ask(job: Job, run: str) -> None:
   """Asks one model every question that it has not answered."""
-  folder = _folder(job) / run
+  folder = _folder(job) / inputs.check_name(run, 'run', runs_lib.DEEPEST)
   made = runs_lib.model_folder(job, run) / workdir_lib.CONFIG
   questions = _questions(job)
   done = distributed.first(_is_complete, folder, questions)
@@ -193,14 +194,18 @@ def _answer(
         size=spec.batch_size,
         done=done,
       )
-      answers_lib.complete(ask, asked, folder / f'{task}.jsonl', bar.update)
+      answers_lib.complete(
+        ask, asked, answers_lib.task_file(folder, task), bar.update
+      )
 
 
 def _is_complete(
   folder: pathlib.Path, questions: Mapping[str, Sequence[Question]]
 ) -> bool:
   """Whether a model has answered every question of every task."""
-  answers = lambda task: answers_lib.read_records(folder / f'{task}.jsonl')
+  answers = lambda task: answers_lib.read_records(
+    answers_lib.task_file(folder, task)
+  )
   return (folder / _NOTE).exists() and not any(
     answers_lib.unanswered(asked, answers(task))
     for task, asked in questions.items()

@@ -3,6 +3,18 @@
 import pytest
 
 from mmu_jax.data import datasets
+from mmu_jax.data.dataset import by_name
+from mmu_jax.data.dataset import Dataset
+from mmu_jax.data.dataset import Task
+
+
+def test_a_task_that_names_a_path_is_refused_whoever_reads_it(monkeypatch):
+  def make(seed):
+    return Dataset({}, by_name(Task('../x', [], 'forget', 'qa', 'keep')), {})
+
+  monkeypatch.setitem(datasets.DATASETS, 'mine', make)
+  with pytest.raises(ValueError, match='the name of a task becomes a file'):
+    datasets.load('mine', 0)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from mmu_jax.data.encoding.images import LazyImage
 from mmu_jax.data.readers import prepared
 from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
+from mmu_jax.errors import UserError
 
 SMALL = dict(
   num_people=6,
@@ -309,3 +310,64 @@ def test_a_damaged_picture_names_its_row():
   with pytest.raises(ValueError, match='row 7 cannot be read'):
     list(prepared.to_examples([row]))
   assert row.picture_key == 'p'
+
+
+def _changed(people, tmp_path, change):
+  """A copy of a prepared folder whose metadata are changed."""
+  folder = tmp_path / '2.0.0'
+  shutil.copytree(people.data_path, folder)
+  path = folder / 'metadata.json'
+  noted = json.loads(path.read_text())
+  change(noted)
+  path.write_text(json.dumps(noted))
+  return folder
+
+
+@pytest.mark.parametrize(
+  'name', ['../../x', '/tmp/x', '..', 'a/b', '', 'x' * 300]
+)
+def test_a_task_of_a_prepared_folder_that_names_a_path_is_refused(
+  name, people, tmp_path
+):
+  def change(noted):
+    old, noted['tasks'][0]['name'] = noted['tasks'][0]['name'], name
+    noted['splits']['tasks'][name] = noted['splits']['tasks'].pop(old)
+
+  folder = _changed(people, tmp_path, change)
+  with pytest.raises(UserError, match='task in .*metadata.json becomes a file'):
+    prepared.make_tfds(0, path=folder)
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    lambda noted: noted.update(splits=[]),
+    lambda noted: noted.update(splits=None),
+    lambda noted: noted['splits'].pop('train'),
+    lambda noted: noted['splits'].update(tasks={'a': 3}),
+    lambda noted: noted.update(tasks=None),
+    lambda noted: noted.update(tasks={}),
+    lambda noted: noted.update(tasks=[None]),
+    lambda noted: noted['tasks'].pop(),
+    lambda noted: noted['tasks'].append(noted['tasks'][0] | {'name': 'new'}),
+    lambda noted: noted['tasks'][0].update(rows=[]),
+    lambda noted: noted['tasks'][0].update(holdout='no'),
+    lambda noted: noted['tasks'][0].update(name=None),
+    lambda noted: noted.pop('names'),
+    lambda noted: noted.update(names=['Ada']),
+    lambda noted: noted.update(shown={}),
+    lambda noted: noted['shown'].update(seed=3),
+  ],
+)
+def test_metadata_of_another_form_name_their_file(change, people, tmp_path):
+  folder = _changed(people, tmp_path, change)
+  with pytest.raises(UserError, match='metadata.json|prepared'):
+    prepared.make_tfds(0, path=folder)
+
+
+@pytest.mark.parametrize('name', ['metadata.json', 'dataset_info.json'])
+def test_damaged_metadata_name_their_file(name, people, tmp_path):
+  folder = _changed(people, tmp_path, lambda noted: None)
+  (folder / name).write_text((folder / name).read_text()[:-20])
+  with pytest.raises(UserError, match=f'{name} is not JSON'):
+    prepared.make_tfds(0, path=folder)

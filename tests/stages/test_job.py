@@ -7,6 +7,7 @@ import pytest
 from mmu_jax import recipes
 from mmu_jax import stages
 from mmu_jax import workdir as workdir_lib
+from mmu_jax.errors import UserError
 from mmu_jax.stages import masking
 from mmu_jax.stages import runs
 from mmu_jax.stages import scoring
@@ -45,6 +46,27 @@ def test_an_unknown_option_of_the_dataset_is_refused(config, tmp_path):
     config.data.num_cats = 3
   with pytest.raises(ValueError, match='num_cats'):
     stages.open_job(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+  'name', ['/ga', 'a/b', '', 'x' * 101, 'vanilla', 'base', 'fixed-2shot']
+)
+def test_a_run_that_cannot_name_its_folder_is_refused(config, tmp_path, name):
+  with config.unlocked():
+    config.runs[name] = config.runs.mmunlearner
+  with pytest.raises(UserError, match='name of a run|is not named'):
+    stages.open_job(config, tmp_path / 'job')
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('name', ['a/b', '/abs', 'forget'])
+def test_a_preserve_set_that_cannot_name_its_folder_is_refused(
+  config, tmp_path, name
+):
+  with config.unlocked():
+    config.saliency.preserve[name] = config.saliency.preserve.text
+  with pytest.raises(UserError, match='preserve set'):
+    stages.open_job(config, tmp_path / 'job')
 
 
 def test_example_importance_needs_one_question_a_row(config, tmp_path):

@@ -46,6 +46,19 @@ def _config(**choices):
   )
 
 
+@pytest.mark.parametrize('name', ['../x', '..', '/abs', 'a/b', ''])
+def test_names_that_lead_elsewhere_have_no_folder(name, tmp_path):
+  job = _job(tmp_path / 'job')
+  for make in (
+    lambda: masking.mask(job, name),
+    lambda: masking.measure(job, name, ()),
+    lambda: masking.save_importance(job, name, {}, 1),
+  ):
+    with pytest.raises(ValueError, match='becomes a file'):
+      make()
+  assert not list(tmp_path.rglob('*'))
+
+
 def _job(folder: pathlib.Path, **choices):
   """A job of the toy perceptron, without data."""
   model = types.SimpleNamespace(

@@ -139,6 +139,14 @@ def test_a_name_that_nobody_would_find_is_refused(job, name):
     runs.claim_model(job, name, made_by='x', source='vanilla', settings={})
 
 
+@pytest.mark.parametrize(
+  'name', ['../x', '..', '/abs', 'a/../b', '../../x/y', '', 'a//b', '.hid/ga']
+)
+def test_a_name_that_leads_elsewhere_has_no_folder(job, name):
+  with pytest.raises(ValueError, match='the name of a run becomes a file'):
+    runs.model_folder(job, name)
+
+
 def test_a_missing_model_says_how_to_train_it(job):
   with pytest.raises(FileNotFoundError, match='mmu train --run=ga'):
     runs.final_folder(job, 'ga')

@@ -15,12 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from mmu_jax import inputs
+from mmu_jax import workdir as workdir_lib
 from mmu_jax.data import dataset as dataset_lib
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.dataset import Task
 from mmu_jax.data.encoding import small
 from mmu_jax.data.encoding.images import Image
 from mmu_jax.data.encoding.images import LazyImage
+from mmu_jax.data.readers import fields
 from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.errors import MissingError
@@ -33,7 +36,17 @@ LISTS = tuple(k for k, v in Row._field_defaults.items() if isinstance(v, tuple))
 TEXTS = tuple(k for k in Row._fields if k not in (*LISTS, 'picture'))
 INFO = 'dataset_info.json'  # what TFDS says of a version
 PEOPLE = 'mmu_people'  # these bring a processor of their own
+NOTED = 'metadata.json'  # what we say of it
 SHOWN = ('layout', 'protocol', 'official')  # fields of a dataset
+_TASK = dict.fromkeys(('name', 'split', 'modality', 'role'), str)
+_TASK |= dict.fromkeys(('holdout', 'reported', 'headline'), bool)
+_NOTES = {
+  'splits': {'train': {...: str}, 'tasks': {...: str}},
+  'tasks': [_TASK],
+  'names': {...: str},
+  'notes': [str],
+  'shown': dict.fromkeys(SHOWN, str),
+}
 
 
 def features(decode: bool = True) -> Any:
@@ -66,10 +79,10 @@ def to_examples(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
     for picture in row.pictures:
       if picture.key != key:  # those about one picture follow each other
         key, file = picture.key, image_file(picture.image)
-    fields = {name: getattr(row, name) or '' for name in TEXTS}
-    fields |= {name: list(getattr(row, name)) for name in LISTS}
-    fields[KEY] = row.picture_key or ''
-    yield {**fields, IMAGES: [file] * len(row.pictures)}
+    values = {name: getattr(row, name) or '' for name in TEXTS}
+    values |= {name: list(getattr(row, name)) for name in LISTS}
+    values[KEY] = row.picture_key or ''
+    yield {**values, IMAGES: [file] * len(row.pictures)}
 
 
 def to_row(example: Mapping[str, Any], pictures: dict[str, Picture]) -> Row:
@@ -81,15 +94,15 @@ def to_row(example: Mapping[str, Any], pictures: dict[str, Picture]) -> Row:
       about one picture share it.
   """
   default = Row._field_defaults
-  fields = {
+  values = {
     name: _text(example[name]) or default.get(name, '') for name in TEXTS
   }
-  fields |= {name: tuple(_text(x) for x in example[name]) for name in LISTS}
+  values |= {name: tuple(_text(x) for x in example[name]) for name in LISTS}
   for file in example[IMAGES]:
-    image = LazyImage(bytes(file), f'row {fields["key"]}')
+    image = LazyImage(bytes(file), f'row {values["key"]}')
     picture = Picture(_text(example[KEY]), image)
-    fields['picture'] = pictures.setdefault(picture.key, picture)
-  return Row(**fields)
+    values['picture'] = pictures.setdefault(picture.key, picture)
+  return Row(**values)
 
 
 def image_file(image: Image) -> bytes:
@@ -226,6 +239,9 @@ def _open(path):
   import tensorflow_datasets as tfds
 
   _check_prepared(path)
+  for name in (INFO, NOTED, 'features.json'):
+    if (path / name).exists():
+      workdir_lib.read_json(path / name)  # names the file if it is none
   builder = tfds.builder_from_directory(path)
   found = builder.info.file_format.value
   if found != 'array_record':
@@ -233,19 +249,40 @@ def _open(path):
       f'rows are read from array_record files, and those in {path} are '
       f'{found}. Prepare with file_format="array_record".'
     )
-  if 'splits' not in (builder.info.metadata or {}):
+  notes = builder.info.metadata or {}
+  if 'splits' not in notes:
     raise UserError(
       f'the dataset {builder.name!r} in {path} does not say which splits are '
       'for training and which are scored: it was not prepared by '
       'tfds_builders. Read its own files instead.'
     )
-  if 'tasks' not in builder.info.metadata:
+  if 'tasks' not in notes:
     raise UserError(
       'a prepared folder says of each task whom it is about and whether its '
       f'score is to go down; {path} (version {builder.version}) was prepared '
       'before that. Prepare the dataset again: its builders have version 2.'
     )
+  _check_notes(notes, f'{path / NOTED}')
   return builder
+
+
+def _check_notes(notes, where):
+  """Raises unless metadata have the form in which they are written."""
+  fields.check_form(notes, _NOTES, where)
+  same = lambda found, form: found is not None and found.keys() == form.keys()
+  if not (
+    all(notes.get(name) is not None for name in _NOTES)
+    and same(notes['splits'], _NOTES['splits'])
+    and same(notes['shown'], _NOTES['shown'])
+    and all(same(task, _TASK) for task in notes['tasks'])
+    and {t['name'] for t in notes['tasks']} == set(notes['splits']['tasks'])
+  ):
+    raise UserError(
+      f'{where} must have {", ".join(_NOTES)} as tfds_builders write them, '
+      'with the same tasks in splits and in tasks. Prepare the dataset again.'
+    )
+  for task in notes['tasks']:
+    inputs.check_name(task['name'], f'task in {where}')
 
 
 def _rows(builder, split, pictures) -> Iterator[Row]:

@@ -19,6 +19,7 @@ import pathlib
 from typing import Any
 
 from mmu_jax import distributed
+from mmu_jax import inputs
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.encoding.processing import Example
 from mmu_jax.distributed import preemption
@@ -77,6 +78,23 @@ def _names(row, number: int) -> list[str]:
   if row.options:
     return ['option'] * number
   return (['answer', 'paraphrase'] + ['perturbed'] * number)[:number]
+
+
+def task_file(
+  folder: pathlib.Path, task: str, kind: str = 'jsonl'
+) -> pathlib.Path:
+  """Returns the file of a run's answers to a task.
+
+  Args:
+    folder: folder of the run.
+    task: name of the task.
+    kind: ending of the file: 'jsonl' for answers, 'judged.jsonl' for scores of
+      a judge.
+
+  Raises:
+    ValueError: if the name leads out of the folder.
+  """
+  return folder / f'{inputs.check_name(task, "task")}.{kind}'
 
 
 def read_records(path: pathlib.Path) -> list[Answer]:

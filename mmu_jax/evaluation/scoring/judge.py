@@ -28,6 +28,7 @@ from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.dataset import Task
 from mmu_jax.data.row import GENERATION
 from mmu_jax.distributed import progress
+from mmu_jax.evaluation.asking import answers as answers_lib
 from mmu_jax.evaluation.asking.answers import Answer
 from mmu_jax.evaluation.scoring import endpoint as chat
 from mmu_jax.evaluation.scoring.summarize import group_of
@@ -291,7 +292,7 @@ def factuality(
     if not found:
       continue
     workdir_lib.write_jsonl(
-      folder / f'{task.name}.judged.jsonl',
+      answers_lib.task_file(folder, task.name, 'judged.jsonl'),
       ({'key': a['key'], **v._asdict()} for a, v in zip(found, given)),
     )
     results += average(found, given, task=task, run=run, step=step)

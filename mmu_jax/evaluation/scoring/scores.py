@@ -42,7 +42,9 @@ def read_answers(
   Returns:
     Answer records; none if the task was not asked.
   """
-  read = lambda task: answers_lib.read_records(folder / f'{task.name}.jsonl')
+  read = lambda task: answers_lib.read_records(
+    answers_lib.task_file(folder, task.name)
+  )
   found = read(task)
   if not found:
     return []

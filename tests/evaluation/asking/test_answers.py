@@ -25,6 +25,18 @@ def _row(key, **fields):
   return Row(key, f'Q {key}?', **{'answer': 'Oslo', 'fact': 'Oslo'} | fields)
 
 
+@pytest.mark.parametrize('task', ['../x', '..', '/abs', 'a/b', '', None])
+def test_a_task_that_leads_elsewhere_has_no_file(task, tmp_path):
+  with pytest.raises(ValueError, match='the name of a task becomes a file'):
+    answers.task_file(tmp_path, task)
+
+
+def test_a_task_has_its_files_in_the_folder_of_the_run(tmp_path):
+  assert answers.task_file(tmp_path, 'qa') == tmp_path / 'qa.jsonl'
+  judged = answers.task_file(tmp_path, 'qa', 'judged.jsonl')
+  assert judged == tmp_path / 'qa.judged.jsonl'
+
+
 def _questions(number):
   return [Question(_row(str(i))) for i in range(number)]
 
