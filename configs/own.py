@@ -5,7 +5,8 @@ The file is JSONL (UTF-8, an object a line) or parquet, with these columns:
 `image`: a path from the folder of the file (in parquet also the bytes), none
     for a row in text;
 `person`: who is asked about: scores are averaged over people;
-`split`: `forget`, `retain` (the default), `holdout`, `real`.
+`split`: `forget`, `retain` (the default), `holdout`, `real`;
+`id`: a name of the row; by default it is made of everything in the row.
 
   mmu data check people.jsonl
   mmu pipeline --config=own --workdir=runs/own \
@@ -27,6 +28,7 @@ def get_config(variant=''):
   """Returns the config; the variant is full or fast."""
   variant = recipes.variant(variant, ('full', 'fast'))
   data = dict(name='own', path='', retain_rows=400, processor='')
+  data['outside'] = False  # images outside of the folder of the file
   config = recipes.benchmark(data, forget=20, retain=480, questions=16)
   if variant == 'fast':
     recipes.make_fast(config)

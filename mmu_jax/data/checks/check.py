@@ -17,6 +17,7 @@ from mmu_jax.data.readers import reading
 from mmu_jax.errors import FAIL
 from mmu_jax.errors import Finding
 from mmu_jax.errors import OK
+from mmu_jax.errors import UserError
 from mmu_jax.errors import WARN
 
 
@@ -110,7 +111,7 @@ def _check_configs(folder, look):
       paths = [path for found in files[config].values() for path in found]
       opened = [parquet.open_file(path) for path in paths]
       columns[config] = set(opened[0].schema_arrow.names)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
       look.add(FAIL, config, str(error))
   look.kind = check_rows.kind_of(
     columns | {n: set() for n in names if n not in columns}
@@ -170,7 +171,7 @@ def _check_config(folder, config, files, found, look):
     for path in paths
     for row in parquet.read_file(path, some)
   )
-  look.config(config, rows)
+  look.config(config, ((f'row {i}', row) for i, row in enumerate(rows)))
   published = known[config]
   if published not in (None, look.rows[config]):
     look.add(

@@ -92,6 +92,7 @@ class Entry(NamedTuple):
     choices: questions with their options.
     unique: whether no other row of the config may have the person.
     problem: problem of the row as a whole, or ''.
+    key: id of the row, which no other row may have; '' if it has none.
   """
 
   where: str
@@ -102,6 +103,7 @@ class Entry(NamedTuple):
   choices: tuple[Choice, ...] = ()
   unique: bool = False
   problem: str = ''
+  key: str = ''
 
 
 def columns(kind: str, config: str) -> tuple[str, ...]:
@@ -130,14 +132,20 @@ def optional(kind: str, config: str) -> tuple[str, ...]:
   return ('ID',) if 'metadata' in columns(kind, config) else ()
 
 
-def entry(kind: str, config: str, number: int, row: Mapping[str, Any]) -> Entry:
+def entry(kind: str, config: str, place: str, row: Mapping[str, Any]) -> Entry:
   """Returns a row in the common form; columns that it lacks hold nothing.
+
+  Args:
+    kind: kind of the folder, a key of ``CONFIGS``.
+    config: name of the config that the row is in.
+    place: place of the row: 'row 3'.
+    row: columns of the row.
 
   Raises:
     ValueError: if a column that is JSON does not parse, or one has another
       form than its reader takes.
   """
-  role, where = set_of(config), f'row {number}'
+  role, where = set_of(config), place
   if kind == OWN:
     return _own(row, where)
   if kind == CLEAR:
@@ -251,9 +259,9 @@ def _own(row, where) -> Entry:
   image, person = row.get('image'), row.get('person')
   text = Text('answer', row.get('question'), row.get('answer'), alone=not image)
   role = {'forget': 'forget 0', 'retain': 'retain 0'}.get(split, '')
-  return Entry(
-    where, person, role, (image,) if image else (), (text,), problem=problem
-  )
+  images = (image,) if image else ()
+  key = own.id_of(row, where)
+  return Entry(where, person, role, images, (text,), problem=problem, key=key)
 
 
 def kind_of(names: Mapping[str, set[str]]) -> str:

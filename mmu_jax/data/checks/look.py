@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mmu_jax import inputs
 from mmu_jax.data.checks import check_rows
 from mmu_jax.data.checks import overlap
 from mmu_jax.data.encoding.images import LazyImage
@@ -15,6 +16,7 @@ from mmu_jax.data.readers import reading
 from mmu_jax.errors import FAIL
 from mmu_jax.errors import Finding
 from mmu_jax.errors import OK
+from mmu_jax.errors import UserError
 from mmu_jax.errors import WARN
 
 _SHOWN = 5  # rows named of each problem
@@ -35,6 +37,7 @@ class Survey:
     self.folder, self.kind, self.rows = folder, '', {}
     self.people: dict[str, set[str]] = {}
     self._found: dict[tuple[str, ...], list[str]] = {}
+    self._ids: dict[str, str] = {}  # id of a row -> where it was seen first
     self._pixels: dict[str, str] = {}  # digest of a file -> of its pixels
     # role -> people, pictures and texts, and where they were seen first
     self._seen = collections.defaultdict(lambda: ({}, {}, {}))
@@ -56,15 +59,22 @@ class Survey:
         message = f'{len(rows)} x {message}: {shown}.'
       yield Finding(state, config, message, fix)
 
-  def config(self, config: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Looks at the rows of a config; a reader's error is a finding."""
+  def config(
+    self, config: str, rows: Iterable[tuple[str, Mapping[str, Any]]]
+  ) -> None:
+    """Looks at the rows of a config; a reader's error is a finding.
+
+    Args:
+      config: name of the config.
+      rows: rows, each with its place: 'row 3'.
+    """
     count, persons = 0, {}
     try:
-      for row in rows:
-        self._row(config, count, row, persons)
+      for place, row in rows:
+        self._row(config, place, row, persons)
         count += 1
       self.people[config] = set(persons) - {None}
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
       self.add(FAIL, config, str(error))
     self.rows[config] = count
 
@@ -98,11 +108,11 @@ class Survey:
         f'{key} and {near}' + ('' if same else f' ({index:.2f})'),
       )
 
-  def _row(self, config, number, row, persons):
+  def _row(self, config, place, row, persons):
     """Looks at one row."""
     try:
-      entry = check_rows.entry(self.kind, config, number, row)
-    except ValueError as error:
+      entry = check_rows.entry(self.kind, config, place, row)
+    except UserError as error:
       self.add(FAIL, config, str(error))
       return
     if entry.problem:
@@ -121,6 +131,16 @@ class Survey:
         'Drop one of them.',
         f'{entry.person} ({persons[entry.person]} and {entry.where})',
       )
+    if entry.key:
+      first = self._ids.setdefault(entry.key, entry.where)
+      if first != entry.where:
+        self.add(
+          FAIL,
+          config,
+          'an id that another row has',
+          'Change one of them, or leave the column out.',
+          f'{entry.key} ({first} and {entry.where})',
+        )
     persons.setdefault(entry.person, entry.where)
     place = f'{config} {entry.where}'
     people, pictures, texts = self._seen[entry.role]
@@ -151,6 +171,8 @@ class Survey:
           where,
         )
         return ''
+      if isinstance(source, pathlib.Path):
+        self._place(config, source, base, where)
       image = LazyImage(source, where)
       digest = image.digest()
       if digest not in self._pixels:
@@ -164,10 +186,23 @@ class Survey:
             f'image of mode {image.mode}, converted to RGB',
             row=where,
           )
-    except ValueError as error:
+    except UserError as error:
       self.add(FAIL, config, str(error))
       return ''
     return self._pixels[digest]
+
+  def _place(self, config, path, base, where):
+    """Looks whether an image is where a reader takes it."""
+    if self.kind != check_rows.OWN:
+      reading.check_inside(path, base, where)
+    elif not inputs.is_inside(path, base):
+      self.add(
+        WARN,
+        config,
+        'an image outside of the folder of the file',
+        'A job needs config.data.outside=True to read it.',
+        where,
+      )
 
   def _text(self, config, entry, text) -> bool:
     """Whether question and answer say something."""

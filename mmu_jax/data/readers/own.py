@@ -5,26 +5,29 @@ file says who is forgotten.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+import hashlib
+import json
 import os
 import pathlib
 from typing import Any
 
+from mmu_jax import inputs
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.encoding import small
 from mmu_jax.data.readers import fields
 from mmu_jax.data.readers import parquet
 from mmu_jax.data.readers import reading
 from mmu_jax.data.row import Row
-from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
 
 COLUMNS = ('question', 'answer')
-OPTIONAL = ('image', 'person', 'split')
+OPTIONAL = ('image', 'person', 'split', 'id')
 FORM = {
   'question': fields.WORDS,
   'answer': fields.WORDS,
   'person': fields.WORDS,
   'split': fields.TEXT,
+  'id': fields.WORDS,
 }
 SPLITS = ('forget', 'retain', 'holdout', 'real')
 
@@ -35,6 +38,7 @@ def make_own(
   path: str | os.PathLike,
   retain_rows: int = 400,
   processor: str = '',
+  outside: bool = False,
 ) -> Dataset:
   """Reads a file of questions.
 
@@ -43,13 +47,16 @@ def make_own(
     path: a ``.jsonl`` (UTF-8, one object a line) or ``.parquet`` file with
       ``question`` and ``answer``, and optionally ``image`` (a path from the
       folder of the file, or in parquet the bytes; null for a text row),
-      ``person`` (who is asked about) and ``split``: ``forget``, ``retain``
+      ``person`` (who is asked about), ``split``: ``forget``, ``retain``
       (the default), ``holdout`` (other pictures of who is forgotten) or
       ``real`` (what has nothing to do with them); the last two are scored
-      and not trained on.
+      and not trained on. ``id``, or else all that a row says and shows, is
+      its key, so that rows may be added and moved.
     retain_rows: largest number of retain questions of each modality that are
       scored; 0 for all.
     processor: '' for the checkpoint's; ``'small'``: see ``small``.
+    outside: whether images may be outside of the folder of the file, as
+      through '..', an absolute path or a link.
 
   Returns:
     A ``Dataset`` with the splits ``vqa/forget``, ``vqa/retain``,
@@ -59,14 +66,18 @@ def make_own(
   Raises:
     FileNotFoundError: if there is no such file.
     ValueError: if it is neither, not in UTF-8, or a row has no question or
-      answer, an unknown split, or a column of another form.
+      answer, an unknown split, a column of another form, an image outside,
+      or the id of another row.
   """
   path = pathlib.Path(path)
   pictures = reading.Pictures()
   rows = {(split, kind): [] for kind in ('vqa', 'qa') for split in SPLITS}
   names = {}
-  for number, record in enumerate(records(path)):
-    split, row = _row(record, number, path, pictures)
+  places: dict[str, str] = {}  # key -> where it was seen first
+  for place, record in records(path):
+    where = f'{place} of {path.name}'
+    split, row = _row(record, where, path.parent, pictures, outside)
+    row = row._replace(key=_key(record, split, row, where, places))
     rows[split, 'qa' if row.picture is None else 'vqa'].append(row)
     if row.person is not None:
       names[row.person] = row.person
@@ -92,8 +103,11 @@ def make_own(
 
 def records(
   path: pathlib.Path, wrong: Callable[[ValueError], None] | None = None
-) -> Iterator[Mapping[str, Any]]:
-  """Yields the rows of a JSONL or parquet file as dicts.
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+  """Yields the rows of a JSONL or parquet file, each with its place.
+
+  A place is ``'line 3'`` of JSONL, as editors count, or ``'row 2'`` of
+  parquet, counted from 0.
 
   Args:
     path: the file.
@@ -104,19 +118,18 @@ def records(
     FileNotFoundError: if there is no such file.
     ValueError: if it is neither, a column is missing, or it is not in UTF-8.
   """
-  if not path.is_file():
-    raise MissingError(
-      f'there is no file {path}. Give a .jsonl or .parquet file.'
-    )
+  inputs.check_file(path)
   if path.suffix == '.parquet':
-    yield from parquet.read_file(path, COLUMNS, optional=OPTIONAL)
+    rows = parquet.read_file(path, COLUMNS, optional=OPTIONAL)
+    yield from ((f'row {i}', row) for i, row in enumerate(rows))
   elif path.suffix in ('.jsonl', '.ndjson'):
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    lines = inputs.read_bytes(path).splitlines()
+    for number, line in enumerate(lines, start=1):
       if not line.strip():
         continue
       try:
-        yield _record(line, f'line {number} of {path}')
-      except ValueError as error:
+        yield f'line {number}', _record(line, f'line {number} of {path.name}')
+      except UserError as error:
         if wrong is None:
           raise
         wrong(error)
@@ -147,9 +160,8 @@ def _record(line: bytes, where: str) -> Mapping[str, Any]:
   return record
 
 
-def _row(record, number, path, pictures) -> tuple[str, Row]:
-  """The split and the row of a record, checked."""
-  where = f'row {number} of {path.name}'
+def _row(record, where, folder, pictures, outside) -> tuple[str, Row]:
+  """The split and the row of a record, checked; it has no key yet."""
   fields.check_form(record, FORM, where)
   split = record.get('split') or 'retain'
   if split not in SPLITS:
@@ -162,13 +174,56 @@ def _row(record, number, path, pictures) -> tuple[str, Row]:
         f'every row has a question and an answer; {where} has no {name}. '
         'Drop the row or fill it in.'
       )
-  picture = pictures.get(record.get('image'), path.parent, where)
+  image = record.get('image')
+  picture = pictures.get(image, folder, where, outside=outside)
   person, answer = record.get('person'), str(record['answer']).strip()
   return split, Row(
-    key=f'{number:05d}',
+    key='',
     question=str(record['question']).strip(),
     answer=answer,
     fact=answer,
     picture=picture,
     person=None if reading.is_blank(person) else str(person),
   )
+
+
+def id_of(record: Mapping[str, Any], where: str) -> str:
+  """Returns the id of a row as text; '' if it has none.
+
+  Args:
+    record: columns of the row.
+    where: place of the row, for the message.
+
+  Raises:
+    ValueError: if it is long, or has signs that a name cannot have.
+  """
+  value = record.get('id')
+  if reading.is_blank(value):
+    return ''
+  text = str(value).strip()
+  if isinstance(value, float):  # parquet has such numbers where some are null
+    text = text.removesuffix('.0')
+  return inputs.check_name(text, f'row (id of {where})')
+
+
+def _key(record, split, row, where, places) -> str:
+  """The key of a row: its id, or a digest of everything in it.
+
+  Rows that are alike in everything have alike answers: the second is kept, and
+  its key ends in ``-2``.
+  """
+  key = id_of(record, where)
+  if key and key in places:
+    raise UserError(
+      f'every row has an id of its own; {where} has {key!r}, as has '
+      f'{places[key]}. Change one of them, or leave the column out.'
+    )
+  if not key:
+    said = [split, row.question, row.answer, row.person, row.picture_key]
+    digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    key, number = digest, 1
+    while key in places:
+      number += 1
+      key = f'{digest}-{number}'
+  places[key] = where
+  return key

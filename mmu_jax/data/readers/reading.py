@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mmu_jax import inputs
 from mmu_jax.data import dataset as dataset_lib
 from mmu_jax.data.dataset import Task
 from mmu_jax.data.encoding.images import LazyImage
@@ -85,7 +86,9 @@ class Pictures:
     """Has seen none."""
     self._seen: dict[str, Picture] = {}
 
-  def get(self, value: Any, folder: pathlib.Path, name: str) -> Picture | None:
+  def get(
+    self, value: Any, folder: pathlib.Path, name: str, *, outside: bool = False
+  ) -> Picture | None:
     """Returns the picture of an image column, or None for a null.
 
     Args:
@@ -93,11 +96,15 @@ class Pictures:
         file, or its path.
       folder: folder where relative paths begin.
       name: name of the row, for messages.
+      outside: whether a path may lead out of the folder.
 
     Raises:
-      ValueError: if the value is something else, or a file is missing.
+      ValueError: if the value is something else, or a file is missing or
+        outside of the folder.
     """
     source = image_source(value, folder, name)
+    if isinstance(source, pathlib.Path) and not outside:
+      check_inside(source, folder, name)
     if source is None:
       return None
     image = LazyImage(source, name)
@@ -120,6 +127,16 @@ def image_source(
     f'the image of {name} must be {{bytes, path}}, bytes or a path, got '
     f'{type(value).__name__}. Write the column as the hub has it.'
   )
+
+
+def check_inside(path: pathlib.Path, folder: pathlib.Path, name: str) -> None:
+  """Raises ValueError if the image of a row is outside of the data."""
+  if not inputs.is_inside(path, folder):
+    raise UserError(
+      f'images are in the folder of the data; that of {name} is '
+      f'{str(path)[:200]!r}, which is outside of it (links are followed). Move '
+      'it there; for own data that you trust, set config.data.outside=True.'
+    )
 
 
 class Dropped:
@@ -147,8 +164,8 @@ def some(keys: Sequence[str]) -> str:
 
 
 def is_blank(text: Any) -> bool:
-  """Whether a text column says nothing: null, empty, or white space."""
-  return text is None or not str(text).strip()
+  """Whether a text column says nothing: null, NaN, empty, or white space."""
+  return text is None or text != text or not str(text).strip()
 
 
 def person_id(value: Any) -> str:

@@ -402,9 +402,9 @@ def test_own_data_of_another_form_is_named(tmp_path, field, value, form):
   path = tmp_path / 'own.jsonl'
   row = {'question': 'Who?', 'answer': 'Ana', 'person': 3, field: value}
   path.write_text(json.dumps(row))
-  with pytest.raises(ValueError, match=f'{field} of row 0 of .* is {form}'):
+  with pytest.raises(ValueError, match=f'{field} of line 1 of .* is {form}'):
     datasets.load('own', 0, path=path)
-  assert f'{field} of row 0 is {form}' in _said(path)
+  assert f'{field} of line 1 is {form}' in _said(path)
 
 
 def _unchecked(texts):

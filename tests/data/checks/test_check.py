@@ -164,8 +164,8 @@ def test_own_data_is_checked_row_by_row(tmp_path):
   path.write_text('\n'.join(map(json.dumps, rows)))
   text = _text(check.check(path))
   assert '3 errors' in text
-  assert '1 x an empty answer: row 0 answer' in text
-  assert 'the image of row 1 cannot be read' in text
+  assert '1 x an empty answer: line 1 answer' in text
+  assert 'the image of line 2 cannot be read' in text
   assert "the split 'tests' (there are forget, retain" in text
 
 

@@ -20,6 +20,6 @@ def test_a_folder_is_known_by_its_configs(names, kind):
 
 def test_own_rows_belong_to_one_set_of_a_ratio_of_zero():
   row = {'question': 'Who?', 'answer': 'Ana.', 'split': 'forget'}
-  entry = check_rows.entry(check_rows.OWN, 'a.jsonl', 3, row)
-  assert (entry.role, entry.where) == ('forget 0', 'row 3')
+  entry = check_rows.entry(check_rows.OWN, 'a.jsonl', 'line 3', row)
+  assert (entry.role, entry.where) == ('forget 0', 'line 3')
   assert entry.texts[0].alone and not entry.images

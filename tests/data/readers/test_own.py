@@ -1,12 +1,16 @@
 """Own data: one file of pictures, questions and answers."""
 
+import hashlib
 import json
+import os
 
 import benchmark_folders
 import numpy as np
 import pytest
 
 from mmu_jax.data import datasets
+from mmu_jax.data.checks import check
+from mmu_jax.errors import UserError
 
 ROWS = (
   dict(
@@ -73,10 +77,10 @@ def test_parquet_holds_the_same_as_jsonl(path):
 @pytest.mark.parametrize(
   'row, message',
   [
-    (dict(question='Who?', answer=' '), 'row 0 of own.jsonl has no answer'),
+    (dict(question='Who?', answer=' '), 'line 1 of own.jsonl has no answer'),
     (dict(question='Who?', answer='A', split='test'), "'test'"),
     (dict(Question='Who?', answer='A'), "line 1 of .*lacks 'question'"),
-    (dict(question='Who?', answer='A', image='none.jpg'), 'row 0.*not'),
+    (dict(question='Who?', answer='A', image='none.jpg'), 'line 1.*no file'),
     (['Who?', 'A'], 'must be a JSON object'),
   ],
 )
@@ -101,3 +105,144 @@ def test_a_byte_order_mark_is_skipped_and_latin_1_is_an_error(path):
   path.write_bytes(text.encode('latin-1'))
   with pytest.raises(ValueError, match='line 1 of .* is not UTF-8'):
     datasets.load('own', 0, path=path)
+
+
+def _keys(path, **options):
+  """The key of every row, and of every scored row, by its question."""
+  data = datasets.load('own', 0, path=path, **options)
+  rows = [row for found in data.train.values() for row in found]
+  rows += [row for task in data.tasks.values() for row in task.rows]
+  assert len({row.key for row in rows}) == len(rows)
+  return {
+    (row.key.split('/')[0], row.question, row.answer): row.key for row in rows
+  }
+
+
+def test_keys_stay_where_rows_are_added_moved_and_sorted(path):
+  """Or an answer about one row would be taken for that of another."""
+  before = _keys(path)
+  new = dict(question='Who sings?', answer='Eva.')
+  _write(path, new, *ROWS[::-1])
+  after = _keys(path)
+  old = {row: key for row, key in after.items() if row[1] != 'Who sings?'}
+  assert sorted(old.values()) == sorted(before.values())
+  assert len(after) == len(before) + 2  # it is trained on, and scored
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    dict(question='Who is it?'),
+    dict(answer='Eva.'),
+    dict(person='eva'),
+    dict(split='retain'),
+    dict(image='b.jpg'),
+    dict(image=None),
+  ],
+)
+def test_the_key_depends_on_everything_in_a_row(path, change):
+  keys = []
+  for row in (ROWS[0], ROWS[0] | change):
+    _write(path, row)
+    data = datasets.load('own', 0, path=path)
+    keys += [row.key for found in data.train.values() for row in found]
+  assert len(set(keys)) == 2
+
+
+def test_a_key_is_a_digest_that_no_version_of_python_changes(path):
+  _write(path, ROWS[1])
+  (row,) = datasets.load('own', 0, path=path).train['qa/forget']
+  said = '["forget", "Where was Ana born?", "Oslo.", null, null]'
+  assert row.key == hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def test_rows_alike_are_kept_apart(path):
+  _write(path, ROWS[1], ROWS[5], ROWS[1], ROWS[1])
+  rows = datasets.load('own', 0, path=path).train['qa/forget']
+  first = rows[0].key
+  assert [row.key for row in rows] == [first, f'{first}-2', f'{first}-3']
+
+
+def test_an_id_is_the_key_and_no_other_row_may_have_it(path):
+  rows = [row | {'id': f'r{i}'} for i, row in enumerate(ROWS)]
+  _write(path, *rows)
+  assert {k.split('/')[-1] for k in _keys(path).values()} == {
+    f'r{i}' for i in range(6)
+  }
+  _write(path, {'question': 'Who?', 'answer': 'Eva.', 'id': 7.0}, *rows)
+  assert 'retain_qa/7' in _keys(path).values()
+  rows[4]['id'] = 'r1'
+  _write(path, *rows)
+  said = "line 5 of own.jsonl has 'r1', as has line 2 of own.jsonl"
+  with pytest.raises(UserError, match=said):
+    datasets.load('own', 0, path=path)
+  errors = [f.message for f in check.check(path).findings if f.state == 'FAIL']
+  assert '1 x an id that another row has: r1 (line 2 and line 5).' in errors
+
+
+@pytest.mark.parametrize('name', ['../x', 'a/b', 'x' * 101, 'a\nb', ['a']])
+def test_an_id_that_is_no_name_is_refused(path, name):
+  _write(path, ROWS[0] | {'id': name})
+  with pytest.raises(UserError, match='id of line 1 of own.jsonl'):
+    datasets.load('own', 0, path=path)
+  assert check.check(path).failed
+
+
+def test_numbers_of_lines_are_those_of_an_editor(path):
+  """Blank lines count, and reader and check agree."""
+  path.write_text('\n\n' + json.dumps(ROWS[5]) + '\n\n{"question": "Who?"}\n')
+  with pytest.raises(UserError, match="line 5 of own.jsonl lacks 'answer'"):
+    datasets.load('own', 0, path=path)
+  (error,) = (f for f in check.check(path).findings if f.state == 'FAIL')
+  assert "line 5 of own.jsonl lacks 'answer'" in error.message
+  path.write_text('\n\n' + json.dumps(ROWS[5] | {'split': 'no'}))
+  with pytest.raises(UserError, match='line 3 of own.jsonl'):
+    datasets.load('own', 0, path=path)
+
+
+def test_images_stay_in_the_folder_of_the_file(path):
+  folder, outside = path.parent, path.parent / 'outside'
+  outside.mkdir()
+  (outside / 'd.jpg').write_bytes(benchmark_folders.file(9))
+  inner = folder / 'inner'
+  inner.mkdir()
+  (inner / 'link.jpg').symlink_to(outside / 'd.jpg')
+  path = inner / 'own.jsonl'
+  for image in ('../outside/d.jpg', str(outside / 'd.jpg'), 'link.jpg'):
+    _write(path, ROWS[0] | {'image': image})
+    with pytest.raises(UserError, match='line 1 .*data.outside=True'):
+      datasets.load('own', 0, path=path)
+    assert _keys(path, outside=True)
+    report = check.check(path)
+    assert not report.failed
+    assert 'image outside' in report.findings[0].message
+
+
+@pytest.mark.parametrize(
+  'image', ['/dev/zero', 'pipe', '.', 'a\0b', 'x' * 4000]
+)
+def test_what_never_ends_is_no_image_even_outside(path, image):
+  os.mkfifo(path.parent / 'pipe')
+  _write(path, ROWS[0] | {'image': image})
+  for options in ({}, {'outside': True}):
+    with pytest.raises(UserError, match='line 1 of own.jsonl') as caught:
+      datasets.load('own', 0, path=path, **options)
+    assert len(str(caught.value)) < 700
+  assert len(str(check.check(path).findings)) < 1500
+
+
+def test_a_missing_value_of_a_table_program_is_missing(path):
+  nan = float('nan')
+  _write(path, ROWS[5] | {'person': nan, 'id': nan})
+  assert 'nan' not in datasets.load('own', 0, path=path).names
+  _write(path, ROWS[5] | {'answer': nan})
+  with pytest.raises(UserError, match='line 1 of own.jsonl has no answer'):
+    datasets.load('own', 0, path=path)
+
+
+@pytest.mark.parametrize('name', ['own.jsonl', 'own.parquet'])
+def test_own_data_that_never_end_are_not_opened(tmp_path, name):
+  os.mkfifo(tmp_path / name)
+  for path in (tmp_path / name, '/dev/zero'):
+    with pytest.raises(UserError, match='must be a file'):
+      datasets.load('own', 0, path=path)
