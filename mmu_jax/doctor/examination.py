@@ -10,6 +10,7 @@ from mmu_jax.doctor import files
 from mmu_jax.doctor import machines
 from mmu_jax.errors import FAIL
 from mmu_jax.errors import Finding
+from mmu_jax.errors import UserError
 
 
 class Examination(NamedTuple):
@@ -131,5 +132,5 @@ def _room(workdir, config: Mapping[str, Any] | None) -> Finding:
   """Looks at the disk; a model that cannot be read is a finding too."""
   try:
     return files.look_at_disk(workdir, config)
-  except (ValueError, OSError) as error:
+  except (UserError, OSError) as error:
     return Finding(FAIL, 'size of the job', str(error), 'See config.model.')

@@ -152,7 +152,7 @@ def _open(config) -> tuple[Model, job_lib.Job | None, str]:
     )
   try:
     data, encoder, scorer, model = job_lib.load_world(config)
-  except (OSError, ValueError) as error:
+  except (UserError, OSError) as error:
     if not path:
       raise
     model = models.build(hub_config.read_config(path, ways))

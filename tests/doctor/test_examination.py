@@ -9,6 +9,8 @@ import pytest
 from small_worlds import MODEL
 
 from mmu_jax import doctor
+from mmu_jax.doctor import examination
+from mmu_jax.errors import UserError
 
 SMALL = [4096]
 
@@ -131,3 +133,17 @@ def test_processes_that_see_other_files_are_found(tmp_path):
   state, message = found['workdir = work']
   assert state == 'FAIL' and message.startswith('process 1: [Errno 2]')
   assert not list(pathlib.Path(tmp_path).rglob('.mmu_doctor*'))
+
+
+def test_a_bug_in_the_examination_keeps_its_traceback(monkeypatch):
+  def look(workdir, config):
+    raise ValueError('a bug')
+
+  monkeypatch.setattr(examination.files, 'look_at_disk', look)
+  with pytest.raises(ValueError, match='^a bug$'):
+    examination._room('work', {})
+  error = UserError('no model')
+  monkeypatch.setattr(
+    examination.files, 'look_at_disk', lambda *_: (_ for _ in ()).throw(error)
+  )
+  assert examination._room('work', {}).message == 'no model'

@@ -74,6 +74,20 @@ def test_texts_that_stand_for_all_are_as_long_as_all(number):
   assert few == all_of and len(some.rows) <= 12
 
 
+def test_a_bug_in_reading_data_is_not_taken_for_data_that_lack(
+  tmp_path, monkeypatch
+):
+  def load(config):
+    raise ValueError('a bug')
+
+  (tmp_path / 'config.json').write_text('{}')
+  config = plans.config()
+  config.model.path = str(tmp_path)
+  monkeypatch.setattr(job_lib, 'load_world', load)
+  with pytest.raises(ValueError, match='^a bug$'):
+    programs.read_job(config)
+
+
 def test_shots_lengthen_the_prompts_of_the_evaluation():
   config = plans.config()
   alone = _read(config)[0]['evaluate', 'decode'].rows

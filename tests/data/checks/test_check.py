@@ -11,6 +11,8 @@ import pytest
 import rich.console
 
 from mmu_jax.data.checks import check
+from mmu_jax.data.checks import check_rows
+from mmu_jax.data.checks import look
 
 rewrite = benchmark_folders.rewrite
 
@@ -188,3 +190,18 @@ def test_every_bad_line_of_own_data_is_named(tmp_path):
     assert f'line {number} of' in errors
   assert 'empty' in errors
   assert report.rows == {'own.jsonl': 3} and report.failed
+
+
+@pytest.mark.parametrize('place', ['entry', 'LazyImage', 'open_file'])
+def test_a_bug_is_not_taken_for_a_problem_of_the_data(
+  place, mllmu, monkeypatch
+):
+  def fail(*_):
+    raise ValueError('a bug')
+
+  where = {'entry': check_rows, 'LazyImage': look, 'open_file': check.parquet}[
+    place
+  ]
+  monkeypatch.setattr(where, place, fail)
+  with pytest.raises(ValueError, match='^a bug$'):
+    check.check(mllmu)
