@@ -19,12 +19,15 @@ import pathlib
 import re
 from typing import Any
 
+from mmu_jax import inputs
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
 
 _SHARD = re.compile(r'(?P<split>.+?)-(?P<index>\d{5})-of-(?P<count>\d{5})$')
 _POINTER = b'version https://git-lfs'
 _ROWS = 64  # read at a time: pictures of 1 MB are among the columns
+_MOST_ROWS = 10**7  # of a file
+_LARGE = 2**24  # bytes of a batch, of which rows are made one by one
 
 
 def configs(root: str | os.PathLike) -> list[str]:
@@ -97,7 +100,7 @@ def read_rows(
   Raises:
     FileNotFoundError: if the config is not there.
     ValueError: if the split is not there, a column is missing, or a file is
-      damaged or not in UTF-8.
+      damaged, not in UTF-8, or becomes far larger when it is unpacked.
   """
   found = splits(root, config)
   if split not in found:
@@ -125,13 +128,19 @@ def read_file(
     )
   chosen = [name for name in (*columns, *optional) if name in names]
   nothing = {name: None for name in optional if name not in names}
-  number = 0
+  number, left = 0, _most_bytes(path)
   try:
     for batch in table.iter_batches(_ROWS, columns=chosen):
-      for row in _to_dicts(batch, path, number):
-        yield row | nothing
+      step = _ROWS if batch.nbytes < _LARGE else 1
+      for first in range(0, len(batch), step):
+        part = batch.slice(first, step)
+        for row in _to_dicts(part, path, number + first):
+          left -= _size(row)
+          if left < 0:
+            raise _unpacks(path, f'{_most_bytes(path):,} bytes')
+          yield row | nothing
       number += len(batch)
-  except (pa.ArrowInvalid, OSError) as error:
+  except (pa.ArrowException, OSError) as error:
     raise _damaged(path, error) from error
 
 
@@ -139,15 +148,24 @@ def open_file(path: pathlib.Path):
   """Opens a parquet file and reads its schema.
 
   Raises:
-    ValueError: if it is no whole parquet file.
+    FileNotFoundError: if there is no such file.
+    ValueError: if it is no whole parquet file, or says that it becomes far
+      larger when it is unpacked.
   """
   import pyarrow as pa
   import pyarrow.parquet as pq
 
+  inputs.check_file(path)
   try:
-    return pq.ParquetFile(path)
-  except (pa.ArrowInvalid, OSError) as error:
+    table = pq.ParquetFile(path)
+  except (pa.ArrowException, OSError) as error:
     raise _damaged(path, error) from error
+  said = table.metadata
+  groups = (said.row_group(i) for i in range(said.num_row_groups))
+  size = sum(group.total_byte_size for group in groups)
+  if size > _most_bytes(path) or said.num_rows > _MOST_ROWS:
+    raise _unpacks(path, f'{size:,} bytes in {said.num_rows:,} rows')
+  return table
 
 
 def missing_columns(
@@ -195,7 +213,7 @@ def parse_json(text: Any, where: str) -> Any:
     return text
   try:
     return json.loads(text)
-  except json.JSONDecodeError as error:
+  except (ValueError, RecursionError) as error:
     raise UserError(
       f'{where} must be JSON; it begins with {text[:40]!r} and does not '
       f'parse: {error}. Repair the row or drop it.'
@@ -241,10 +259,32 @@ def _to_dicts(batch, path, first):
   raise UserError(f'text must be UTF-8; a row of {path} is not.')
 
 
+def _most_bytes(path) -> int:
+  """The most bytes that a file may unpack to."""
+  return 2**30 + 32 * path.stat().st_size
+
+
+def _size(value) -> int:
+  """About the bytes of a row, as its text and pictures take them."""
+  if isinstance(value, dict):
+    return sum(map(_size, value.values()))
+  if isinstance(value, list):
+    return sum(map(_size, value))
+  return len(value) if isinstance(value, (str, bytes)) else 8
+
+
+def _unpacks(path, size):
+  """The error for a file that becomes too large."""
+  return UserError(
+    f'{path} has {path.stat().st_size:,} bytes and unpacks to more than its '
+    f'data can be: {size}; the most are {_most_bytes(path):,} in '
+    f'{_MOST_ROWS:,} rows. Is it from a source that you trust? Split it, or '
+    'write it without compression.'
+  )
+
+
 def _damaged(path, error):
   """The error for a file that is no parquet file."""
-  if not path.exists():
-    return MissingError(f'there is no file {path}.')
   with path.open('rb') as file:
     head = file.read(len(_POINTER))
   size = f'{path.stat().st_size} bytes'

@@ -1,13 +1,16 @@
 """Files of the hub are read in every layout that it has."""
 
+import os
 import shutil
 
 import benchmark_folders
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from mmu_jax.data.readers import parquet
+from mmu_jax.errors import UserError
 
 ROWS = [{'ID': f'{i:03d}', 'n': i} for i in range(10)]
 
@@ -82,3 +85,73 @@ def test_text_that_is_no_json_is_shown():
   assert parquet.parse_json('[1]', 'x') == parquet.parse_json([1], 'x') == [1]
   with pytest.raises(ValueError, match="metadata of row 3.*begins with '{oops"):
     parquet.parse_json('{oops', 'metadata of row 3')
+
+
+def _repeated(path, size, number):
+  """A file of a few kilobytes: one large text in many rows."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  texts = pa.array(['x' * size])
+  column = pa.DictionaryArray.from_arrays(pa.array([0] * number), texts)
+  pq.write_table(pa.table({'ID': column}), path, compression='zstd')
+  return path
+
+
+def test_a_small_file_that_becomes_large_is_refused(tmp_path, monkeypatch):
+  path = _repeated(tmp_path / 'data.parquet', 10**6, 1000)
+  assert path.stat().st_size < 10_000  # and 1 GB in memory
+  monkeypatch.setattr(parquet, '_most_bytes', lambda path: 2 * 10**7)
+  read = []
+  with pytest.raises(UserError, match=r'data.parquet has .* unpacks to more'):
+    read.extend(parquet.read_file(path, ['ID']))
+  assert len(read) == 20  # the rest was never made
+  (tmp_path / 'plain').mkdir()
+  path = tmp_path / 'plain' / 'data.parquet'
+  table = pa.table({'ID': ['x' * 10**6 + str(i) for i in range(30)]})
+  pq.write_table(table, path, compression='zstd', use_dictionary=False)
+  with pytest.raises(UserError, match='data.parquet .*unpacks to more'):
+    parquet.open_file(path)
+
+
+def test_an_ordinary_file_is_far_from_the_bound(tmp_path):
+  path = tmp_path / 'data.parquet'
+  _file(path, ROWS)
+  assert parquet._most_bytes(path) >= 2**30
+  assert parquet._size({'image': {'bytes': b'123', 'path': None}}) == 11
+
+
+def test_a_file_of_too_many_rows_is_refused(tmp_path, monkeypatch):
+  path = tmp_path / 'data.parquet'
+  _file(path, ROWS)
+  monkeypatch.setattr(parquet, '_MOST_ROWS', 9)
+  with pytest.raises(UserError, match='in 10 rows; the most are .* in 9 rows'):
+    parquet.open_file(path)
+
+
+@pytest.mark.parametrize('seed', range(60))
+def test_a_damaged_file_is_named(seed, tmp_path):
+  """Random bytes flipped or cut away: it is read, or its path is said."""
+  rng = np.random.default_rng(seed)
+  path = tmp_path / 'data.parquet'
+  _file(path, ROWS)
+  data = bytearray(path.read_bytes())
+  for place in rng.integers(0, len(data), rng.integers(1, 20)):
+    data[place] = rng.integers(256)
+  path.write_bytes(data[: rng.integers(1, len(data) + 1)] if seed % 3 else data)
+  try:
+    list(parquet.read_file(path, ['ID'], optional=['n']))
+  except UserError as error:
+    assert str(path) in str(error)
+
+
+@pytest.mark.parametrize('text', ['[' * 100_000, '9' * 5000, '{', 'nil'])
+def test_json_of_any_kind_has_a_clear_error(text):
+  with pytest.raises(UserError, match='metadata of row 3 must be JSON'):
+    parquet.parse_json(text, 'metadata of row 3')
+
+
+def test_a_pipe_and_a_folder_are_no_parquet_files(tmp_path):
+  os.mkfifo(tmp_path / 'pipe.parquet')
+  (tmp_path / 'folder.parquet').mkdir()
+  for name in ('pipe', 'folder'):
+    with pytest.raises(UserError, match=f'{name}.parquet must be a file'):
+      parquet.open_file(tmp_path / f'{name}.parquet')
