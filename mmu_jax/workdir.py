@@ -16,6 +16,7 @@ from typing import Any, TYPE_CHECKING
 import warnings
 
 from mmu_jax import __version__
+from mmu_jax import inputs
 from mmu_jax.errors import DiskError
 from mmu_jax.errors import UserError
 
@@ -142,9 +143,10 @@ def read_json(path: pathlib.Path) -> Any:
   Raises:
     ValueError: if it is not JSON; names the file.
   """
+  text = inputs.read_bytes(path)
   try:
-    return _loads(path.read_text(encoding='utf-8'))
-  except ValueError as error:  # not JSON, or not text
+    return _loads(text.decode())
+  except (ValueError, RecursionError) as error:  # not JSON, or not text
     raise UserError(
       f'{path} is not JSON: {error}. Fetch or write it again.'
     ) from error

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -240,10 +241,18 @@ def test_rows_that_do_not_fit_on_the_disk_are_a_clear_error(tmp_path):
 
 def test_what_is_not_json_is_an_error_that_names_the_file(tmp_path):
   path = tmp_path / 'note.json'
-  for content in (b'{"a": 1', b'\xff\xfe', b''):
+  for content in (b'{"a": 1', b'\xff\xfe', b'', b'[' * 100_000):
     path.write_bytes(content)
     with pytest.raises(errors.UserError, match='note.json is not JSON'):
       workdir.read_json(path)
+
+
+def test_a_pipe_is_no_json(tmp_path):
+  os.mkfifo(tmp_path / 'note.json')
+  with pytest.raises(errors.UserError, match='note.json must be a file'):
+    workdir.read_json(tmp_path / 'note.json')
+  with pytest.raises(FileNotFoundError, match='there is no file .*none.json'):
+    workdir.read_json(tmp_path / 'none.json')
 
 
 def test_text_is_written_as_utf_8_whatever_the_machine_speaks(tmp_path):

@@ -145,6 +145,7 @@ class Qwen2VLImages:
 
   def encode(self, image: Image) -> EncodedImage:
     """Encodes an RGB image ``[height, width, 3]`` uint8."""
+    self.grid(*image.shape[:2])  # raises before anything large is made
     features = _features(self.processor, image)
     grid = Grid(*(int(n) for n in features['image_grid_thw'][0]))
     return EncodedImage(

@@ -13,6 +13,7 @@ import pathlib
 import re
 from typing import Any
 
+from mmu_jax import inputs
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.encoding import patches
 from mmu_jax.distributed import progress
@@ -20,6 +21,16 @@ from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
 
 TOKENIZER_FILES = ('tokenizer.json', 'vocab.json', 'tokenizer.model')
+# Classes of transformers that tokenizer_config.json may name; code in the
+# folder (auto_map) is never run.
+TOKENIZERS = (
+  'LlamaTokenizer',
+  'LlamaTokenizerFast',
+  'Qwen2Tokenizer',
+  'Qwen2TokenizerFast',
+  'PreTrainedTokenizerFast',
+)
+_READ = ('.json', '.model', '.txt', '.jinja')  # files that a tokenizer reads
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -183,15 +194,18 @@ def _tokenizer(folder, raw):
       f'{folder} holds no tokenizer: one of {", ".join(TOKENIZER_FILES)} is '
       'needed. Copy the tokenizer files of the checkpoint there.'
     )
+  for file in folder.iterdir():
+    if file.suffix in _READ:
+      inputs.check_file(file, inputs.LARGEST)
   name = _read(folder, 'tokenizer_config.json').get('tokenizer_class')
   if raw and (folder / 'tokenizer.json').exists():
     _say(f'tokenizer: tokenizer.json of {folder} as it is')
     return transformers.PreTrainedTokenizerFast.from_pretrained(folder)
-  if not hasattr(transformers, str(name)):
+  if name not in TOKENIZERS or not hasattr(transformers, name):
     raise UserError(
-      f'the tokenizer_config.json of {folder} names the class {name!r}, '
-      f'which transformers {transformers.__version__} does not have. Use '
-      'raw_tokenizer=True with a tokenizer.json.'
+      f'the tokenizer_config.json of {folder} names the class {name!r:.60}; '
+      f'those of transformers {transformers.__version__} that are used are '
+      f'{", ".join(TOKENIZERS)}. Use raw_tokenizer=True with a tokenizer.json.'
     )
   _say(f'tokenizer: {name} of transformers {transformers.__version__}')
   return getattr(transformers, name).from_pretrained(folder)

@@ -11,7 +11,14 @@ from mmu_jax.errors import UserError
 
 TEXT = str
 WORDS = (str, int, float)  # written as text
-_NAMES = {TEXT: 'text', WORDS: 'text or a number'}
+IDS = (int, list)  # a number, or some in a list
+_NAMES = {
+  TEXT: 'text',
+  WORDS: 'text or a number',
+  int: 'a whole number',
+  bool: 'true or false',
+  IDS: 'a whole number or a list of them',
+}
 
 
 def check_form(value: Any, form: Any, where: str, field: str = '') -> None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
+from mmu_jax import inputs
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
@@ -100,6 +101,7 @@ def tensors(folder: pathlib.Path) -> dict[str, Tensor]:
 @contextlib.contextmanager
 def opened(file: pathlib.Path):
   """Opens a file to read slices of its tensors as NumPy arrays."""
+  inputs.check_file(file)
   try:
     handle = safetensors.safe_open(file, 'numpy')
   except safetensors.SafetensorError as error:

@@ -185,6 +185,8 @@ def test_sizes_of_a_processor_are_bounded(tmp_path):
   )
   with pytest.raises(UserError, match="row 'k'.*resized has at most 89478485"):
     processing.encode(_row(picture=Picture('p', _picture())), processor)
+  with pytest.raises(UserError, match='resized has at most 89478485'):
+    processor.images.encode(_picture())
 
 
 @pytest.mark.parametrize('field', ['question', 'answer'])

@@ -1,12 +1,14 @@
 """A processor is read from the folder of a checkpoint, or says what lacks."""
 
 import json
+import os
 
 import folders
 import pytest
 
 from mmu_jax.data.encoding import patches
 from mmu_jax.data.encoding import processors
+from mmu_jax.errors import UserError
 
 
 def _edit(folder, name, **changes):
@@ -262,3 +264,34 @@ def test_an_unknown_tokenizer_class_is_a_clear_error(llava):
   _edit(llava, 'tokenizer_config.json', tokenizer_class='NoSuchTokenizer')
   with pytest.raises(ValueError, match="names the class 'NoSuchTokenizer'"):
     processors.read_processor(llava, raw_tokenizer=False)
+
+
+@pytest.mark.parametrize(
+  'name', ['pipeline', 'AutoTokenizer', 'AutoModel', 'BertTokenizer', ['a'], 3]
+)
+def test_only_known_classes_of_tokenizers_are_made(name, llava):
+  _edit(llava, 'tokenizer_config.json', tokenizer_class=name)
+  with pytest.raises(UserError, match='names the class'):
+    processors.read_processor(llava, raw_tokenizer=False)
+
+
+@pytest.mark.parametrize('raw', [True, False])
+def test_code_in_a_folder_is_never_run(raw, llava):
+  ran, mine = llava / 'ran', 'mine.Mine'
+  (llava / 'mine.py').write_text(f'open({str(ran)!r}, "w")\nclass Mine: pass\n')
+  here = {'AutoTokenizer': [mine, mine], 'AutoProcessor': mine}
+  for name in ('config', 'tokenizer_config', 'preprocessor_config'):
+    _edit(llava, f'{name}.json', auto_map=here, processor_class='Mine')
+  _edit(llava, 'tokenizer_config.json', tokenizer_class='LlamaTokenizer')
+  processors.read_processor(llava, raw_tokenizer=raw)
+  assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+  'name', ['tokenizer.json', 'added_tokens.json', 'config.json']
+)
+def test_a_pipe_in_a_folder_is_not_opened(name, llava):
+  (llava / name).unlink(missing_ok=True)
+  os.mkfifo(llava / name)
+  with pytest.raises(UserError, match=f'{name} must be a file'):
+    processors.read_processor(llava)

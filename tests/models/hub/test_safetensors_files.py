@@ -1,5 +1,6 @@
 """Weight files: which are read, what is kept, and how damage is told."""
 
+import os
 import shutil
 
 import hub_folder
@@ -164,4 +165,14 @@ def test_quantized_tensors_are_not_read(dtype, tmp_path):
     'Quantized checkpoints are not supported'
   )
   with pytest.raises(ValueError, match=message):
+    models.load(folder)
+
+
+def test_a_pipe_holds_no_weights(tmp_path):
+  folder = hub_folder.write(
+    tmp_path / 'hub', 'llava', hub_folder.tensors('llava', 1)
+  )
+  (folder / SINGLE).unlink()
+  os.mkfifo(folder / SINGLE)
+  with pytest.raises(ValueError, match=f'{SINGLE} must be a file'):
     models.load(folder)
