@@ -6,7 +6,7 @@ every other axis keeps its meaning and its sharding. The transformations take
 either form.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import functools
 import re
 from typing import Any
@@ -90,7 +90,7 @@ def exempt(mask: Mask, rule: str) -> Mask:
     A mask of the same form.
 
   Raises:
-    ValueError: if the rule matches no leaf.
+    ValueError: if the rule matches no leaf, or every leaf.
 
   Example:
     >>> import jax.numpy as jnp
@@ -100,19 +100,32 @@ def exempt(mask: Mask, rule: str) -> Mask:
   """
   if not rule:
     return mask
-  names = tree_lib.flatten(mask)
-  if not any(re.match(rule, name) for name in names):
+  free = exempted(tree_lib.flatten(mask), rule)
+  true = lambda leaf: jnp.full_like(leaf, True if leaf.dtype == bool else 255)
+  return tree_lib.map_with_name(
+    lambda name, leaf: true(leaf) if name in free else leaf, mask
+  )
+
+
+def exempted(names: Iterable[str], rule: str) -> set[str]:
+  """Returns the leaves that a rule of ``exempt`` lets change freely.
+
+  Args:
+    names: names of all leaves.
+    rule: regex over leaf names, from their start; ``''`` for none.
+
+  Raises:
+    ValueError: if the rule matches no leaf, or every leaf.
+  """
+  names = list(names)
+  found = {name for name in names if rule and re.match(rule, name)}
+  if rule and len(found) in (0, len(names)):
     raise UserError(
-      f'the rule {rule!r} exempts no leaf from the mask; the first leaf is '
-      f"{next(iter(names))!r}. Use '' to exempt none."
+      f'the rule {rule!r} exempts {"every" if found else "no"} leaf from the '
+      f"mask; the first leaf is {names[0]!r}. Use '' to exempt none, and a "
+      'method without masked turns for no mask.'
     )
-
-  def free(name: str, leaf: jax.Array) -> jax.Array:
-    if not re.match(rule, name):
-      return leaf
-    return jnp.full_like(leaf, True if leaf.dtype == bool else 255)
-
-  return tree_lib.map_with_name(free, mask)
+  return found
 
 
 def density(

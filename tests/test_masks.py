@@ -225,3 +225,5 @@ def test_the_empty_rule_exempts_nothing_and_a_wrong_one_is_an_error():
   assert masks.exempt(mask, '') is mask
   with pytest.raises(ValueError, match="'kernel' exempts no leaf .*'language_"):
     masks.exempt(mask, 'kernel')  # it is searched from the start of a name
+  with pytest.raises(ValueError, match="'.' exempts every leaf .*without mask"):
+    masks.exempt(mask, '.')

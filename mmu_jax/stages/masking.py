@@ -106,24 +106,42 @@ def mask(job: Job, kind: str) -> Mask:
     kind: 'saliency'; 'literal', the published ratio even where the config
       normalises; 'topk', the weights most important to the forget set
       alone, as many in each component; 'random', as many in each leaf.
+
+  Raises:
+    ValueError: if it selects no weight, or every weight.
   """
   folder = job.unlearned / 'mask' / inputs.check_name(kind, 'mask')
   workdir_lib.claim(folder, _settings(job))
   params = job.placed(job.model.abstract_params)
   if checkpoint.latest_step(folder) is not None:
+    _check_selects(kind, checkpoint.read_note(folder).get('density', {}))
     return checkpoint.restore(folder, job.placed(_packed(params))).tree
   made, note = _make(job, kind, params)
   components = job.model.components
+  density = masks_lib.density(made, components=components)
+  _check_selects(kind, density)
   note |= {
     'kind': kind,
-    'density': masks_lib.density(made, components=components),
+    'density': density,
     'density_by_path': masks_lib.density_by_leaf(made),
     'density_by_layer': masks_lib.density_by_layer(made, components),
   }
-  progress.say(f'mask {kind}: {_write(note["density"])}')
+  progress.say(f'mask {kind}: {_write(density)}')
   packed = _pack(made, job.model.partition_rules)
   checkpoint.save(folder, packed, note)
   return packed
+
+
+def _check_selects(kind: str, density: Mapping[str, float]) -> None:
+  """Raises where a mask is none: it selects no weight, or every weight."""
+  share = density.get('all')
+  if share in (0, 1):
+    raise UserError(
+      f'the mask {kind!r} selects {"every" if share else "no"} weight ('
+      f'{_write(density)}), so that a masked turn would change '
+      f'{"as much as without it" if share else "nothing"}. See '
+      'config.saliency: threshold, batches, and the sets that protect.'
+    )
 
 
 @functools.partial(jax.jit, static_argnums=1)

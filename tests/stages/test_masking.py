@@ -198,3 +198,34 @@ def test_a_log_ratio_takes_the_place_of_the_importances(
   assert (
     sweep['1'] == checkpoint.read_note(tmp_path / 'mask/saliency')['density']
   )
+
+
+@pytest.mark.parametrize(
+  'choices, words',
+  [
+    (
+      dict(threshold=1e30, normalize=False),
+      r"the mask 'saliency' selects no weight \(may change all 0.000, .*"
+      r'vision 0.000\), so that a masked turn would change nothing',
+    ),
+    (
+      dict(threshold=1e-30, ties_are_salient=True),
+      "'saliency' selects every weight .*vision 1.000.* as much as without it",
+    ),
+  ],
+)
+def test_a_mask_that_selects_nothing_or_everything_is_refused(
+  choices, words, tmp_path, monkeypatch
+):
+  job = _measured(tmp_path, **choices)
+  with jax.set_mesh(job.mesh):
+    for kind in ('saliency', 'topk', 'random'):
+      with pytest.raises(ValueError, match=words):
+        masking.mask(job, kind)
+    assert checkpoint.latest_step(tmp_path / 'mask' / 'saliency') is None
+    # One that an earlier version has left is refused as well.
+    with monkeypatch.context() as patch:
+      patch.setattr(masking, '_check_selects', lambda *_: None)
+      masking.mask(job, 'saliency')
+    with pytest.raises(ValueError, match=words):
+      masking.mask(job, 'saliency')
