@@ -37,13 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.print_help()
     return 0
   command = COMMANDS[args.command]
-  if overrides and not getattr(args, 'config', ''):
+  if overrides and not getattr(args, 'config', None):
+    names = ' '.join(word.partition('=')[0] for word in overrides)
     parser.error(
-      f'unexpected arguments: {" ".join(overrides)}'
+      f'unexpected arguments: {names}'
       + ('; fields need --config' if 'config' in args else '')
     )
   try:
-    if getattr(args, 'config', ''):
+    if getattr(args, 'config', None):
       from mmu_jax.commands import fields  # slow to import, as most libraries
 
       args.config = fields.read(args.config, overrides)

@@ -12,6 +12,7 @@ objects and compile once.
 
 from collections.abc import Callable, Iterable
 import functools
+import inspect
 from typing import Any, NamedTuple
 
 import jax
@@ -90,7 +91,7 @@ def ascend_by(alpha: float) -> LossFn:
   Raises:
     ValueError: if alpha is not positive.
   """
-  if alpha <= 0:
+  if not alpha > 0:  # nan too
     raise UserError(
       f'the weight of the ascent must be positive, got alpha={alpha}; with '
       'a negative one the forget set would be learned.'
@@ -335,7 +336,7 @@ def make(name: str, **options: Any) -> tuple[Turn, ...]:
     **options: keyword arguments of the method, for example ``forget_every=2``.
 
   Raises:
-    ValueError: if the name is unknown; lists the known ones.
+    ValueError: if the name or an option is unknown; lists the known ones.
 
   Example:
     >>> [turn.split for turn in make('ga_diff', forget_every=3)]
@@ -346,7 +347,15 @@ def make(name: str, **options: Any) -> tuple[Turn, ...]:
       f'unknown method {name!r}; known: {", ".join(METHODS)}. A new one is '
       'a function that returns turns, added to METHODS.'
     )
-  return METHODS[name](**options)
+  method = METHODS[name]
+  try:
+    inspect.signature(method).bind(**options)
+  except TypeError as error:
+    raise UserError(
+      f'method {name!r} does not take these options: {error}; it takes '
+      f'{", ".join(inspect.signature(method).parameters)}.'
+    ) from error
+  return method(**options)
 
 
 def _check_choice(name: str, value: str, known: Iterable[str]) -> None:

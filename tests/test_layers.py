@@ -15,6 +15,7 @@ RANKS = {
   'errors': -1,
   'inputs': -0.5,
   'recipes': 0,
+  'settings': 0,  # rules, and what every field means
   'distributed': 0.2,
   'sharding': 0.4,  # what is traced says where it is
   'masks': 0.5,  # the transformations unpack them

@@ -103,6 +103,8 @@ def test_the_losses_of_the_turns_are_these():
     ('npo', {'per': 'token'}, "per is one of answer, batch; got 'token'"),
     ('mmunlearner', {'alpha': 0.0}, 'must be positive, got alpha=0.0'),
     ('mmunlearner', {'alpha': -1}, 'forget set would be learned'),
+    ('mmunlearner', {'alpha': float('nan')}, 'must be positive, got alpha=nan'),
+    ('npo', {'betta': 0.1}, "'betta'; it takes forget_every, beta, per"),
   ],
 )
 def test_an_option_out_of_range_is_an_error(name, options, message):

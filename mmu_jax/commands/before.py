@@ -6,6 +6,7 @@ from mmu_jax.commands.command import add_config
 from mmu_jax.commands.command import add_processes
 from mmu_jax.commands.command import add_workdir
 from mmu_jax.commands.command import Command
+from mmu_jax.commands.command import filled
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +75,7 @@ def _doctor(args: argparse.Namespace) -> int:
   from mmu_jax import doctor
 
   distributed.initialize(args.coordinator, args.num_processes, args.process_id)
-  found = doctor.examine(args.config or None, args.workdir)
+  found = doctor.examine(args.config, args.workdir or '')
   for part in doctor.printed(found) if distributed.is_first() else ():
     rich.print(part)
   return int(found.failed)
@@ -83,7 +84,9 @@ def _doctor(args: argparse.Namespace) -> int:
 def _add_data(parser: argparse.ArgumentParser) -> None:
   """Adds the arguments of ``data check``."""
   parser.add_argument('action', choices=('check',))
-  parser.add_argument('path', metavar='DIR', help='folder of the dataset')
+  parser.add_argument(
+    'path', type=filled, metavar='DIR', help='folder of the dataset'
+  )
 
 
 def _data(args: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ import argparse
 import time
 
 from mmu_jax.commands.command import Command
+from mmu_jax.commands.command import filled
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
@@ -12,6 +13,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     '--from',
     required=True,
     dest='source',
+    type=filled,
     metavar='DIR',
     help='a checkpoint, Hugging Face or Orbax',
   )
@@ -19,11 +21,13 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     '--to',
     required=True,
     dest='target',
+    type=filled,
     metavar='DIR',
     help='a new folder for the other form',
   )
   parser.add_argument(
     '--like',
+    type=filled,
     metavar='DIR',
     help='for the way back: the Hugging Face checkpoint that the model came '
     'from. Default: the source of `mmu convert`, if it made the Orbax folder',
@@ -49,7 +53,9 @@ def _convert(args: argparse.Namespace) -> None:
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
   """Adds the arguments of ``inspect``."""
-  parser.add_argument('path', metavar='DIR', help='folder of a checkpoint')
+  parser.add_argument(
+    'path', type=filled, metavar='DIR', help='folder of a checkpoint'
+  )
 
 
 def _inspect(args: argparse.Namespace) -> None:

@@ -32,6 +32,20 @@ class Command(NamedTuple):
   begun: Callable[[argparse.Namespace], str] | None = None
 
 
+def filled(text: str) -> str:
+  """Returns the text of an option, which must not be empty.
+
+  Raises:
+    ArgumentTypeError: if it is; an empty folder would be the current one.
+  """
+  if not text.strip():
+    raise argparse.ArgumentTypeError(
+      'it is empty (is a variable of your shell not set?). Give a name or a '
+      'path after the =.'
+    )
+  return text
+
+
 def add_config(
   parser: argparse.ArgumentParser, *, required: bool = True
 ) -> None:
@@ -44,7 +58,7 @@ def add_config(
   parser.add_argument(
     '--config',
     required=required,
-    default='',
+    type=filled,
     metavar='NAME[:VARIANT]',
     help='name of a config, as people (a wrong one lists them all), or a '
     'Python file with get_config(); any of its fields can be set, as in '
@@ -64,7 +78,7 @@ def add_workdir(
   parser.add_argument(
     '--workdir',
     required=required,
-    default='',
+    type=filled,
     metavar='DIR',
     help='folder of the job, for everything that it makes',
   )

@@ -1,6 +1,10 @@
-"""Reads a config and sets the fields that the command line gives."""
+"""Reads a config and sets the fields that the command line gives.
+
+Messages show no value of a field that may be a key.
+"""
 
 from collections.abc import Mapping, Sequence
+import difflib
 from typing import Any
 
 from absl import flags
@@ -9,6 +13,9 @@ from ml_collections import config_flags
 
 from mmu_jax import recipes
 from mmu_jax.errors import UserError
+from mmu_jax.settings import table as settings
+from mmu_jax.settings.rules import may_hold_secret
+from mmu_jax.settings.rules import shown
 
 _PREFIX = '--config.'
 
@@ -21,8 +28,8 @@ def read(spec: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
     overrides: words of the command line, as '--config.seed=1'.
 
   Raises:
-    ValueError: if the config, a field or a value is unknown, or a word is no
-      field.
+    ValueError: if the config or a field is unknown, a value is out of its
+      range, or a word is no field.
 
   Example:
     >>> read('people:fast', ['--config.runs.npo.rate=3e-4']).runs.npo.rate
@@ -39,12 +46,17 @@ def read(spec: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
     )
     rest = values(given)
   except flags.Error as error:
+    said = str(error)
+    if may_hold_secret(said):
+      said = said.partition('=')[0] + ' has a value of another type'
     raise UserError(
-      f'{error}. Options are --config, --workdir, and fields of the config '
+      f'{said}. Options are --config, --workdir, and fields of the config '
       'such as --config.seed=1.'
     ) from error
   if rest[1:]:
-    raise UserError(f'unexpected arguments: {" ".join(rest[1:])}')
+    names = ' '.join(word.partition('=')[0] for word in rest[1:])
+    raise UserError(f'unexpected arguments: {names}')
+  settings.check(values.config)
   return values.config
 
 
@@ -54,16 +66,19 @@ def _check(config: ml_collections.ConfigDict, word: str, spec: str) -> None:
     return
   found: Any = config
   path = 'config'
-  for key in word.removeprefix(_PREFIX).partition('=')[0].split('.'):
+  field = word.partition('=')[0]
+  for key in field.removeprefix(_PREFIX).split('.'):
     name = key.partition('[')[0]
     if not isinstance(found, (Mapping, ml_collections.ConfigDict)):
       raise UserError(
-        f'the config {spec} has no such field: {word}. {path} is '
-        f'{found!r} and has no fields.'
+        f'the config {spec} has no such field: {field}. {path} is '
+        f'{shown(found)} and has no fields.'
       )
     if name not in found:
+      near = difflib.get_close_matches(name, map(str, found), 1)
       raise UserError(
-        f'the config {spec} has no such field: {word}. {path} has '
-        f'{", ".join(map(str, found)) or "no fields"}.'
+        f'the config {spec} has no such field: {field}.'
+        + (f' Did you mean {path}.{near[0]}?' if near else '')
+        + f' {path} has {", ".join(map(str, found)) or "no fields"}.'
       )
     found, path = (None if '[' in key else found[name]), f'{path}.{name}'

@@ -29,6 +29,7 @@ from mmu_jax.planning.memory import Program
 from mmu_jax.planning.memory import Rows
 from mmu_jax.planning.memory import Setting
 from mmu_jax.saliency import FORGET
+from mmu_jax.settings import table as settings
 from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import scoring
 from mmu_jax.stages import streams
@@ -72,7 +73,7 @@ def read_job(
   Raises:
     ValueError: if a run or model is unknown, or sizes are missing.
   """
-  job_lib.check_hardware(config)
+  settings.check(config)
   sizes = sharding.axis_sizes(config.mesh)
   model, job, note = _open(config)
   image = _picture(model)[0]

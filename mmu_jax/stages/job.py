@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import re
 from typing import Any, NamedTuple
@@ -14,19 +15,21 @@ import ml_collections
 from mmu_jax import distributed
 from mmu_jax import gradients
 from mmu_jax import inputs
+from mmu_jax import masks
 from mmu_jax import methods
 from mmu_jax import sharding
+from mmu_jax import tree
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data import datasets
 from mmu_jax.data.batches import batching
 from mmu_jax.data.encoding import processors
 from mmu_jax.distributed import progress
 from mmu_jax.errors import UserError
-from mmu_jax.evaluation.scoring import endpoint as chat
 from mmu_jax.models import from_options
 from mmu_jax.models import Model
 from mmu_jax.models.hub import loading as checkpoints
 from mmu_jax.saliency import FORGET
+from mmu_jax.settings import table as settings
 from mmu_jax.typing import Params
 
 Config = ml_collections.ConfigDict
@@ -34,8 +37,6 @@ Folder = str | pathlib.Path
 _WORLD = ('seed', 'labels', 'data', 'model')  # shared by all of a workdir
 TRAINED = ('base', 'vanilla', 'retrained')  # before any run of the config
 MASKS = ('saliency', 'literal', 'topk', 'random')
-_KEPT = ('importances', 'log_ratio')  # on disk, when masks are made
-_OFFLOAD = ('reference',)  # trees that may wait in the memory of the host
 
 
 class Job(NamedTuple):
@@ -83,19 +84,22 @@ def open_job(
       reported ones, in ``workdir/tuning``.
 
   Raises:
-    ValueError: if the config names what does not exist, or the workdir was
-      made with another seed, dataset or model.
+    ValueError: if a field of the config is out of its range or names what
+      does not exist, or the workdir was made with another seed, dataset or
+      model.
   """
-  check_hardware(config)
+  settings.check(config)
   check_names(config)
   for name in config.runs:
     run_settings(config, name)
-  judge = config.evaluation.get('judge', {})
-  chat.check_name(judge.get('key_variable', ''))
+  if not str(workdir):
+    raise UserError("the workdir is the folder of a job; got ''.")
   mesh = sharding.make_mesh(config.mesh)
   folder = pathlib.Path(workdir)
   plain = config.to_dict()
   data, encoder, scorer, model = load_world(config)
+  if any(run.mask for run in config.runs.values()):
+    masks.exempted(tree.flatten(model.abstract_params), config.unlearn.exempt)
   world = {k: plain[k] for k in _WORLD}
   # A job that ran out of memory may go on with other ways to compute the same.
   world['model'] = {
@@ -108,28 +112,6 @@ def open_job(
     groups = config.validation_groups
     return Job(*shared, groups, True, folder / 'tuning', mesh)
   return Job(*shared, config.groups, False, folder, mesh)
-
-
-def check_hardware(config: Config) -> None:
-  """Raises ValueError unless these are known ways to save memory."""
-  if config.saliency.keep not in _KEPT:
-    raise UserError(
-      f'config.saliency.keep is one of {", ".join(_KEPT)}; got '
-      f'{config.saliency.keep!r}.'
-    )
-  unknown = sorted(set(config.offload) - set(_OFFLOAD))
-  if unknown or config.micro_batches < 1:
-    raise UserError(
-      f'config.offload may hold {", ".join(_OFFLOAD)}, and '
-      f'config.micro_batches is at least 1; got {tuple(config.offload)} and '
-      f'{config.micro_batches}.'
-    )
-  kept = config.checkpoints
-  if kept.keep_last < 1 or min(kept.keep_every, kept.importance_every) < 0:
-    raise UserError(
-      'config.checkpoints needs keep_last >= 1, and keep_every and '
-      f'importance_every >= 0 (0: none); got {kept.to_dict()}.'
-    )
 
 
 def check_names(config: Config) -> None:
@@ -154,7 +136,11 @@ def write_manifest(
   config: Config, folder: pathlib.Path, mesh: jax.sharding.Mesh
 ) -> None:
   """Writes config and manifest of the results of a workdir."""
-  workdir_lib.write_json(folder / workdir_lib.CONFIG, config.to_dict())
+  plain = config.to_dict()
+  judge = plain['evaluation'].get('judge', {})
+  if judge.get('key_variable', '') not in os.environ:
+    judge.pop('key_variable', None)  # perhaps it is the key, by mistake
+  workdir_lib.write_json(folder / workdir_lib.CONFIG, plain)
   workdir_lib.write_json(
     folder / 'manifest.json', workdir_lib.manifest(config.seed, mesh)
   )
@@ -253,11 +239,6 @@ def run_settings(config: Config, name: str) -> Config:
     )
   run = config.runs[name]
   turns = methods.make(run.method, **run.options)
-  if run.mask and run.mask not in MASKS:
-    raise UserError(
-      f'run {name!r} has mask {run.mask!r}; known: {", ".join(MASKS)}, or '
-      "'' for none."
-    )
   for turn in turns:
     gradients.check_micro_batches(
       turn.measure,

@@ -102,7 +102,7 @@ def schedule(
     >>> [float(rate(i)) for i in range(4)]
     [1.0, 0.75, 0.5, 0.25]
   """
-  if peak <= 0:
+  if not peak > 0:  # nan too
     raise UserError(f'a learning rate must be positive, got {peak}.')
   rest = max(steps - warmup, 1)
   decays = {

@@ -99,7 +99,7 @@ def test_shots_lengthen_the_prompts_of_the_evaluation():
 @pytest.mark.parametrize(
   'values, length, message',
   [
-    (dict(micro_batches=0), 0, 'at least 1'),
+    (dict(micro_batches=0), 0, 'config.micro_batches is a whole number >= 1'),
     (dict(offload=('moments',)), 0, 'reference'),
     (dict(mesh='rows=2'), 0, 'written like data=2,fsdp=4'),
     ({}, -5, 'at least 577 tokens'),

@@ -28,8 +28,8 @@ def test_a_model_of_another_image_size_is_refused(config, tmp_path):
 @pytest.mark.parametrize(
   'field, value, message',
   [
-    ('remat', 'some', 'remat is one of none, dots, full'),
-    ('attention', 'flash', 'attention is one of xla, cudnn'),
+    ('remat', 'some', "model.remat is one of 'none', 'dots', 'full'"),
+    ('attention', 'flash', "model.attention is one of 'xla', 'cudnn'"),
   ],
 )
 def test_an_unknown_choice_of_the_model_is_refused(
@@ -113,3 +113,57 @@ def test_a_command_does_not_rewrite_what_results_were_made_with(
   stages.open_job(config, tmp_path)
   written = json.loads((tmp_path / 'config.json').read_text())
   assert written['unlearn']['rounds'] == 4
+
+
+@pytest.mark.parametrize(
+  'stage',
+  [
+    stages.open_job,
+    stages.train,
+    stages.saliency,
+    stages.evaluate,
+    stages.report,
+    stages.tune,
+    stages.pipeline,
+  ],
+)
+def test_every_stage_checks_the_whole_config_first(stage, config, tmp_path):
+  config.unlearn.clip_norm = -1.0
+  with pytest.raises(ValueError, match='config.unlearn.clip_norm is a number'):
+    stage(config, tmp_path)
+  config.unlearn.clip_norm = 1.0
+  with config.unlocked():
+    config.evaluation.judge = dict(url='', key_variable='hunter2')
+  with pytest.raises(ValueError, match='judge.key_variable is') as raised:
+    stage(config, tmp_path)
+  assert 'hunter2' not in str(raised.value)
+  assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_workdir_is_an_error(config, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(ValueError, match='the workdir is the folder of a job'):
+    stages.open_job(config, '')
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_rule_that_exempts_every_leaf_is_refused(config, tmp_path):
+  for rule, words in (('.*', 'every leaf'), ('kernel', 'no leaf')):
+    config.unlearn.exempt = rule
+    with pytest.raises(ValueError, match=f'exempts {words} from the mask'):
+      stages.open_job(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_is_no_variable_is_not_written(
+  config, tmp_path, monkeypatch
+):
+  """It may be a key: one of capitals and digits looks like a name."""
+  with config.unlocked():
+    config.evaluation.judge = dict(url='', key_variable='HUNTER2')
+  stages.open_job(config, tmp_path / 'a')
+  files = [p for p in (tmp_path / 'a').rglob('*') if p.is_file()]
+  assert files and not any('HUNTER2' in p.read_text() for p in files)
+  monkeypatch.setenv('HUNTER2', 'x')
+  stages.open_job(config, tmp_path / 'b')
+  assert 'HUNTER2' in (tmp_path / 'b' / 'config.json').read_text()

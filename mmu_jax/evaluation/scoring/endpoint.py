@@ -18,6 +18,8 @@ import urllib.request
 import warnings
 
 from mmu_jax.errors import UserError
+from mmu_jax.settings import rules
+from mmu_jax.settings.table import JUDGE
 
 _PATH = '/chat/completions'
 _LONGEST_WAIT = 60.0  # seconds, whatever the server asks for
@@ -71,27 +73,14 @@ def make_endpoint(settings: Mapping[str, Any]) -> Endpoint | None:
   Warns:
     UserWarning: if the key would go unencrypted to another machine.
   """
-  unknown = set(settings) - set(Endpoint._fields)
-  if unknown:
-    raise UserError(
-      f'the judge has no setting {", ".join(sorted(unknown))}; it has '
-      f'{", ".join(Endpoint._fields)}.'
-    )
+  rules.check(settings, JUDGE, 'config.evaluation.judge')
   if not settings.get('url'):
     return None
   endpoint = Endpoint(**{'model': '', **settings})
-  _check_url(endpoint.url)
   if not endpoint.model:
     raise UserError(
       'the judge has a url and no model. Set evaluation.judge.model to the '
       'name that the endpoint knows.'
-    )
-  for name, least in (('tries', 1), ('parallel', 1), ('first_wait', 0)):
-    if (number := getattr(endpoint, name)) < least:
-      raise UserError(f'{name} of the judge is at least {least}, got {number}.')
-  if endpoint.timeout <= 0:
-    raise UserError(
-      f'timeout of the judge is above 0 seconds, got {endpoint.timeout}.'
     )
   parts = urllib.parse.urlsplit(endpoint.url)
   if _key(endpoint) and parts.scheme == 'http' and parts.hostname not in _HERE:
@@ -103,40 +92,9 @@ def make_endpoint(settings: Mapping[str, Any]) -> Endpoint | None:
   return endpoint
 
 
-def _check_url(url: str) -> None:
-  """Raises unless a URL is one, with nothing in it that may be a key."""
-  parts = urllib.parse.urlsplit(url)
-  if parts.scheme not in ('http', 'https') or not parts.hostname:
-    raise UserError(
-      'the url of the judge begins with http:// or https:// and a host, got '
-      f'{url!r}. An example: https://host/v1.'
-    )
-  if parts.username or parts.password or parts.query or parts.fragment:
-    raise UserError(
-      'the url of the judge holds no user, password or query, because it is '
-      f'written into files; the url of {parts.hostname!r} does. Put '
-      'the key into an environment variable and its name into '
-      'evaluation.judge.key_variable.'
-    )
-
-
-def check_name(name: str) -> None:
-  """Raises unless this can be the name of a variable; never shows it.
-
-  Checked before a config is written anywhere: it may be a key by mistake.
-  """
-  if name and not re.fullmatch(r'[A-Za-z_][A-Za-z0-9_]*', name):
-    raise UserError(
-      'evaluation.judge.key_variable is the name of an environment variable '
-      '(letters, digits and _), and what it is set to is none (not shown: '
-      'it may be a key). Put the key into a variable and give its name.'
-    )
-
-
 def _key(endpoint: Endpoint) -> str:
   """The key, from the environment; errors show neither it nor the setting."""
   name = endpoint.key_variable
-  check_name(name)
   if not name:
     return ''
   key = os.environ.get(name, '').strip()

@@ -1,0 +1,193 @@
+"""Fields of models: of ``config.model``, and of a checkpoint's files.
+
+Names are those of ``config.json``. A file may have others, which are read by
+nobody here; a field that it leaves out gets the default of transformers.
+"""
+
+from typing import Any
+
+from mmu_jax.settings.rules import below
+from mmu_jax.settings.rules import FLAG
+from mmu_jax.settings.rules import number
+from mmu_jax.settings.rules import one_of
+from mmu_jax.settings.rules import Rule
+from mmu_jax.settings.rules import several
+from mmu_jax.settings.rules import Table
+from mmu_jax.settings.rules import TEXT
+from mmu_jax.settings.rules import whole
+
+_POSITIVE = number(0, above=True)
+_LARGEST = 2**20  # of any size: a wider layer is a mistake in the file
+_SIZE = whole(1, _LARGEST)
+_ACT = one_of('quick_gelu', 'gelu', 'silu')
+_SWITCH = FLAG._replace(null=True)
+_ID = whole(0, 2**24)
+_OR_NONE = _SIZE._replace(null=True)
+
+# Of the rotary embedding, in rope_scaling or rope_parameters.
+ROPE: Table = {
+  'rope_type': (TEXT, 'kind of rotary embedding'),
+  'type': (TEXT, 'the same in older files'),
+  'rope_theta': (number(1), 'base of the wavelengths'),
+  'mrope_section': (
+    several(whole(0, _LARGEST), 3, 3),
+    'frequencies that follow time, row and column',
+  ),
+}
+DECODER: Table = {
+  'vocab_size': (whole(1, 2**24), 'tokens of the vocabulary'),
+  'hidden_size': (_SIZE, 'width of the decoder'),
+  'intermediate_size': (_SIZE, 'width inside its MLPs'),
+  'num_hidden_layers': (_SIZE, 'layers'),
+  'num_attention_heads': (_SIZE, 'attention heads'),
+  'num_key_value_heads': (_OR_NONE, 'heads of keys and values'),
+  'rms_norm_eps': (number(0, 1, above=True), 'added to a mean square'),
+  'rope_theta': (number(1), 'base of the wavelengths'),
+  'max_position_embeddings': (
+    whole(0, 2**31, null=True),
+    'positions it was trained on; 0: not known',
+  ),
+}
+CLIP: Table = {
+  'hidden_size': (_SIZE, 'width of the tower'),
+  'intermediate_size': (_SIZE, 'width inside its MLPs'),
+  'num_hidden_layers': (_SIZE, 'layers'),
+  'num_attention_heads': (_SIZE, 'attention heads'),
+  'image_size': (_SIZE, 'height and width of an image, pixels'),
+  'patch_size': (_SIZE, 'height and width of a patch, pixels'),
+  'layer_norm_eps': (number(0, 1, above=True), 'added to a variance'),
+  'hidden_act': (_ACT, 'activation'),
+}
+QWEN2_VL_VISION: Table = {
+  'depth': (_SIZE, 'layers of the tower'),
+  'embed_dim': (_SIZE, 'width of the tower'),
+  'hidden_size': (_SIZE, 'width after the merger: the width of the decoder'),
+  'hidden_act': (_ACT, 'activation'),
+  'mlp_ratio': (_POSITIVE, 'width inside its MLPs, in embed_dim'),
+  'num_heads': (_SIZE, 'attention heads'),
+  'in_channels': (one_of(3), 'colours of a pixel'),
+  'patch_size': (_SIZE, 'height and width of a patch, pixels'),
+  # The places for patches of a row are a multiple of 16, see patches.bucket.
+  'spatial_merge_size': (one_of(1, 2, 4), 'height and width of merged patches'),
+  'temporal_patch_size': (_SIZE, 'frames of a patch; an image is repeated'),
+}
+LLAVA: Table = {
+  'vision_feature_layer': (
+    whole(-_LARGEST, _LARGEST),
+    'hidden state of the tower that is read; -1: the last',
+  ),
+  'vision_feature_select_strategy': (
+    one_of('default', 'full'),
+    'image tokens without or with the class token',
+  ),
+  'projector_hidden_act': (_ACT, 'activation of the projector'),
+}
+
+ROPES = below('rope_scaling', ROPE) | below('rope_parameters', ROPE)
+# Of config.json, beside the parts above.
+CHECKPOINT: Table = {
+  'model_type': (TEXT, 'architecture'),
+  'tie_word_embeddings': (_SWITCH, 'one matrix of tokens'),
+  'image_token_index': (_ID, 'token that stands for a picture'),
+  'image_token_id': (_ID, 'token that stands for a picture'),
+}
+# Of preprocessor_config.json.
+IMAGES: Table = {
+  'image_processor_type': (TEXT, 'class of transformers'),
+  'feature_extractor_type': (TEXT, 'the same in older files'),
+  'image_mean': (several(number(), 3, 3), 'mean of each colour'),
+  'image_std': (several(_POSITIVE, 3, 3), 'deviation of each colour'),
+  'rescale_factor': (_POSITIVE, 'factor of a colour'),
+  'resample': (whole(0, 5), 'filter of the resize'),
+  **dict.fromkeys(
+    (
+      'do_resize',
+      'do_rescale',
+      'do_normalize',
+      'do_center_crop',
+      'do_convert_rgb',
+    ),
+    (_SWITCH, 'a step of the processing'),
+  ),
+  **dict.fromkeys(
+    ('patch_size', 'temporal_patch_size', 'merge_size'),
+    (_SIZE, 'how an image is cut'),
+  ),
+  **dict.fromkeys(
+    ('min_pixels', 'max_pixels'), (whole(1, null=True), 'area of an image')
+  ),
+  **dict.fromkeys(
+    ('size.*', 'crop_size.*'), (whole(1, null=True), 'size of an image, pixels')
+  ),
+}
+# Of LLaVA's, which brings every image to one size.
+ONE_SIZE: Table = {
+  'size.*': (whole(1, 2**13, null=True), 'size of an image, pixels'),
+  'crop_size.height': (whole(1, 2**13), 'height of an image, pixels'),
+  'crop_size.width': (whole(1, 2**13), 'width of an image, pixels'),
+}
+# Of config.json, for a processor.
+PROCESSOR: Table = {
+  **CHECKPOINT,
+  'vision_config.patch_size': CLIP['patch_size'],
+  'vision_feature_select_strategy': LLAVA['vision_feature_select_strategy'],
+}
+
+
+def _is_token(value: Any) -> bool:
+  """Whether a value is a special token: text, or text with its flags."""
+  flags = ('lstrip', 'rstrip', 'normalized', 'single_word', 'special')
+  return isinstance(value, str) or (
+    isinstance(value, dict)
+    and isinstance(value.get('content'), str)
+    and all(isinstance(value.get(flag, False), bool) for flag in flags)
+  )
+
+
+_TOKEN = Rule(
+  object, test=_is_token, words='text, or an object with content and flags'
+)
+_MAY = _TOKEN._replace(null=True)
+# Of special_tokens_map.json.
+SPECIAL_TOKENS: Table = {
+  **dict.fromkeys(
+    (
+      'bos_token',
+      'eos_token',
+      'unk_token',
+      'sep_token',
+      'pad_token',
+      'cls_token',
+      'mask_token',
+    ),
+    (_MAY, 'a special token'),
+  ),
+  'additional_special_tokens': (several(_TOKEN, 0), 'further special tokens'),
+}
+# Of tokenizer_config.json.
+TOKENIZER: Table = {
+  **SPECIAL_TOKENS,
+  'added_tokens_decoder.*': (_TOKEN, 'the token of an id'),
+  'tokenizer_class': (TEXT._replace(null=True), 'class of transformers'),
+  'model_max_length': (number(1, null=True), 'longest text, tokens'),
+  **dict.fromkeys(
+    (
+      'add_bos_token',
+      'add_eos_token',
+      'add_prefix_space',
+      'clean_up_tokenization_spaces',
+      'legacy',
+      'split_special_tokens',
+    ),
+    (_SWITCH, 'a way to cut text up'),
+  ),
+  **dict.fromkeys(
+    ('padding_side', 'truncation_side'), (one_of('left', 'right'), 'a side')
+  ),
+}
+# Of vocab.json and added_tokens.json.
+VOCABULARY: Table = {'*': (_ID, 'number of a token')}
+# Of chat_template.json.
+TEMPLATE: Table = {
+  'chat_template': (TEXT._replace(null=True), 'Jinja of a conversation')
+}

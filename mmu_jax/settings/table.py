@@ -1,0 +1,263 @@
+"""Every field of a config: type, range, and meaning.
+
+A dataset, method or optimizer of your own may have further options; they are
+plain values, checked by the function that takes them. A whole part of your own
+is one more entry here::
+
+  table.TABLE['relearn.rounds'] = (rules.whole(1), 'rounds of the attack')
+"""
+
+import math
+import re
+from typing import Any
+import urllib.parse
+
+from mmu_jax.settings import rules
+from mmu_jax.settings import sizes
+from mmu_jax.settings.rules import ANY
+from mmu_jax.settings.rules import below
+from mmu_jax.settings.rules import FLAG
+from mmu_jax.settings.rules import number
+from mmu_jax.settings.rules import one_of
+from mmu_jax.settings.rules import Rule
+from mmu_jax.settings.rules import several
+from mmu_jax.settings.rules import Table
+from mmu_jax.settings.rules import TEXT
+from mmu_jax.settings.rules import whole
+
+_POSITIVE = number(0, above=True)
+_OR_INF = number(0, math.inf, above=True)
+_SHARE = number(0, 1, below=True)
+_COUNT, _ONE = whole(0), whole(1)
+_NAMES = several(TEXT)
+
+
+def check(config: Any) -> None:
+  """Raises unless every field of a config is known and in its range.
+
+  Called before anything is computed or written. Messages show no value that
+  may be a key.
+
+  Args:
+    config: whole config, a ConfigDict or nested dicts.
+
+  Raises:
+    ValueError: names the fields, their rules and their values.
+
+  Example:
+    >>> check({'seed': 0, 'micro_batches': 1})
+    >>> check({'seed': -1})
+    Traceback (most recent call last):
+    ...
+    mmu_jax.errors.UserError: config.seed is a whole number >= 0 and <= \
+2147483646 (seed of data, batches and random weights); got -1.
+  """
+  plain = config.to_dict() if hasattr(config, 'to_dict') else config
+  rules.check(plain, TABLE, 'config')
+
+
+def _is_address(text: str) -> bool:
+  """Whether a text is '' or a URL with nothing in it that may be a key."""
+  try:
+    parts = urllib.parse.urlsplit(text)
+    more = parts.username or parts.password or parts.query or parts.fragment
+    return not text or bool(
+      parts.scheme in ('http', 'https') and parts.hostname and not more
+    )
+  except ValueError:
+    return False
+
+
+def _is_pattern(text: str) -> bool:
+  """Whether a text is a regular expression."""
+  try:
+    re.compile(text)
+  except re.error:
+    return False
+  return True
+
+
+def _is_variable(text: str) -> bool:
+  """Whether a text is '' or a name that a variable of a shell may have."""
+  name = re.fullmatch(r'[A-Z_][A-Z0-9_]{0,63}', text)
+  return not text or bool(name) and not rules.may_hold_secret(text)
+
+
+_PART: Table = {
+  'splits': (_NAMES, 'splits that rows are drawn from; vqa:forget is a role'),
+  'size': (_ONE, 'rows of a batch'),
+  'questions': (_ONE, 'questions about one picture that share a row'),
+  'weight': (_POSITIVE, 'factor of the loss of these rows'),
+}
+_OPTIMIZER: Table = {
+  'name': (TEXT, 'hf_adamw, adamw, sgd, lion, adafactor, or your own'),
+  'b1': (_SHARE, 'decay of the mean of gradients'),
+  'b2': (_SHARE, 'decay of the mean of their squares'),
+  'eps': (_POSITIVE, 'added to the root of a mean square'),
+  'weight_decay': (number(0), 'pull of the weights to 0'),
+  'momentum': (_SHARE._replace(null=True), 'decay of the sum of gradients'),
+  'chain': (
+    several(one_of('mask', 'project', 'clip', 'optimizer')),
+    'order from a gradient to an update',
+  ),
+  '*': (ANY, 'another option of the optimizer'),
+}
+_TRAINING: Table = {
+  'rounds': (_ONE, 'optimizer steps'),
+  'rate': (_POSITIVE, 'highest learning rate'),
+  'schedule': (one_of('constant', 'linear', 'cosine'), 'course of the rate'),
+  'warmup': (_COUNT, 'rounds in which the rate rises'),
+  'clip_norm': (_OR_INF, 'largest norm of a gradient; inf: no clip'),
+  'save_every': (_ONE, 'rounds between checkpoints'),
+  **below('optimizer', _OPTIMIZER),
+  **below('stream.#', _PART),
+}
+_RUN: Table = {
+  'method': (TEXT, 'name of a method, a key of methods.METHODS'),
+  'rate': (_POSITIVE, 'learning rate of the forget turns'),
+  'mask': (
+    one_of('', 'saliency', 'literal', 'topk', 'random'),
+    "weights that may change; '': all",
+  ),
+  'retain': (TEXT, 'stream of the retain turns, of config.unlearn.streams'),
+  'reference': (TEXT, 'model that KL and NPO compare with'),
+  'rounds': (whole(1, null=True), 'rounds; None: config.unlearn.rounds'),
+  'schedule': (one_of('constant', 'linear', 'cosine'), 'course of the rates'),
+  'clip_norms.*': (_OR_INF, 'clip_norm of the turns on a split'),
+  'options.forget_every': (_ONE, 'rounds between forget turns'),
+  'options.alpha': (_POSITIVE, 'weight of the ascent'),
+  'options.beta': (_POSITIVE, 'inverse temperature of NPO'),
+  'options.per': (one_of('answer', 'batch'), 'terms of the NPO loss'),
+  'options.kl_over': (one_of('answers', 'rows'), 'positions of the KL'),
+  'options.*': (ANY, 'another option of the method'),
+}
+_GROUPS: Table = {'*': (_NAMES, 'groups of people with this role')}
+JUDGE: Table = {
+  'url': (
+    Rule(
+      str,
+      test=_is_address,
+      words='an address that begins with http:// or https:// and holds no '
+      "user, password or query, or ''",
+      secret=True,
+    ),
+    "endpoint that scores facts; '': none",
+  ),
+  'model': (TEXT, 'its name at the endpoint'),
+  'key_variable': (
+    Rule(
+      str,
+      test=_is_variable,
+      words='the name of an environment variable (capitals, digits and _)',
+      secret=True,
+    ),
+    'variable that holds the key, never the key itself',
+  ),
+  'tries': (_ONE, 'most attempts at one question'),
+  'parallel': (_ONE, 'questions at a time'),
+  'timeout': (_POSITIVE, 'seconds to wait for an answer'),
+  'first_wait': (number(0), 'seconds before the second try'),
+}
+
+TABLE: Table = {
+  'seed': (whole(0, 2**31 - 2), 'seed of data, batches and random weights'),
+  'labels': (one_of('answer', 'full', 'published'), 'tokens that are learned'),
+  'mesh': (TEXT, 'devices of each axis, as data=2,fsdp=4; -1: the others'),
+  'micro_batches': (_ONE, 'parts of a batch, computed one after the other'),
+  'offload': (
+    several(one_of('reference'), 0),
+    'trees that wait in the memory of the host',
+  ),
+  'checkpoints.keep_last': (_ONE, 'newest checkpoints that are kept'),
+  'checkpoints.keep_every': (_COUNT, 'rounds kept for good; 0: none'),
+  'checkpoints.importance_every': (_COUNT, 'batches between saves; 0: none'),
+  # Data.
+  'data.name': (TEXT, 'people, mllmu_bench, clear, own, tfds, or your own'),
+  'data.path': (TEXT, 'folder or file of the dataset'),
+  'data.train_path': (TEXT, 'folder of the training rows of MLLMU-Bench'),
+  'data.processor': (
+    one_of('', 'small'),
+    "tokenizer and images; '': the checkpoint's",
+  ),
+  'data.ratio': (whole(1, 99), 'percentage that is to be forgotten'),
+  'data.retain_rows': (_COUNT, 'retain questions that are scored; 0: all'),
+  'data.published': (FLAG, 'draw the caption questions as published'),
+  'data.text': (
+    one_of('training', 'classification', 'generation', 'none'),
+    'source of the training rows in text',
+  ),
+  'data.outside': (FLAG, 'images may lie outside of the folder of the file'),
+  'data.holdout': (one_of('one', 'all'), 'new pictures of each person'),
+  'data.num_people': (_ONE, 'people in all'),
+  'data.num_forget': (_ONE, 'people to forget'),
+  'data.num_validation_forget': (_ONE, 'the same, for choosing settings'),
+  'data.num_validation_retain': (_ONE, 'people to keep, for choosing settings'),
+  'data.train_views': (_ONE, 'portraits of each person to train on'),
+  'data.holdout_views': (_ONE, 'further portraits, never trained on'),
+  'data.validation_views': (_ONE, 'the same, for choosing settings'),
+  'data.num_captioned': (_COUNT, 'pictures of nobody with a description'),
+  'data.num_faces': (whole(7), 'faces of nobody to be asked about'),
+  'data.num_shapes': (whole(7), 'pictures of shapes to be asked about'),
+  'data.*': (ANY, 'another option of the dataset'),
+  'groups.*': _GROUPS['*'],
+  'validation_groups.*': _GROUPS['*'],
+  # Model.
+  'model.name': (TEXT, 'family of a small model: llava, qwen2_vl'),
+  'model.path': (TEXT, "folder of a checkpoint; '': a small model"),
+  'model.dtype': (
+    one_of('float32', 'bfloat16', 'float16'),
+    'dtype of the computation',
+  ),
+  'model.attention': (one_of('xla', 'cudnn'), 'implementation of attention'),
+  'model.remat': (one_of('none', 'dots', 'full'), 'what is computed twice'),
+  'model.tie_word_embeddings': (FLAG, 'one matrix of tokens'),
+  'model.processor.own_tokenizer': (FLAG, 'tokenizer class of transformers'),
+  'model.processor.max_pixels': (_COUNT, 'largest picture; 0: as the files'),
+  'model.processor.min_pixels': (_COUNT, 'smallest picture; 0: as the files'),
+  **below('model', sizes.LLAVA),
+  **below('model.vision_config', sizes.CLIP | sizes.QWEN2_VL_VISION),
+  **below('model.text_config', sizes.DECODER | sizes.ROPE),
+  'model.text_config.qkv_bias': (FLAG, 'biases of queries, keys and values'),
+  'model.text_config.embedding_std': (_POSITIVE, 'of random embeddings'),
+  'model.vision_config.embedding_std': (_POSITIVE, 'of random embeddings'),
+  # Stages.
+  **below('base', _TRAINING),
+  **below('vanilla', _TRAINING),
+  'retrained.without': (several(TEXT, 0), 'splits of vanilla left out'),
+  'saliency.granularity': (
+    one_of('batch', 'example'),
+    'gradients that are squared',
+  ),
+  'saliency.batches': (_COUNT, 'batches of each set; 0: one pass'),
+  **below('saliency.forget.#', _PART),
+  **below('saliency.preserve.*.#', _PART),
+  'saliency.protects.*': (_NAMES, 'preserve sets that protect a component'),
+  'saliency.threshold': (_POSITIVE, 'lowest ratio of a weight that may change'),
+  'saliency.normalize': (FLAG, 'importances are divided by their means'),
+  'saliency.ties_are_salient': (FLAG, 'unused weights may change'),
+  'saliency.keep': (one_of('importances', 'log_ratio'), 'kept on disk'),
+  'unlearn.rounds': (_ONE, 'rounds of a run'),
+  'unlearn.retain_rate': (_POSITIVE, 'learning rate of the retain turns'),
+  **below('unlearn.optimizer', _OPTIMIZER),
+  'unlearn.clip_norm': (_OR_INF, 'largest norm of a gradient; inf: no clip'),
+  'unlearn.exempt': (
+    Rule(str, test=_is_pattern, words='a regular expression'),
+    'leaves that no mask holds',
+  ),
+  'unlearn.limits.*': (_ONE, 'most turns on a split'),
+  'unlearn.max_retain_loss': (_OR_INF, 'nats per token at which a run stops'),
+  **below('unlearn.streams.*.#', _PART),
+  'unlearn.save_every': (_ONE, 'rounds between checkpoints'),
+  'unlearn.probe_every': (_ONE, 'rounds between two looks at the scores'),
+  'unlearn.probe_rows': (_ONE, 'questions of each task in a look'),
+  **below('runs.*', _RUN),
+  'tune.rates': (several(_POSITIVE), 'learning rates to try'),
+  'tune.rows': (_ONE, 'questions of each task in a try'),
+  # Evaluation.
+  'evaluation.max_new_tokens': (_ONE, 'longest answer'),
+  'evaluation.repetition_penalty': (number(0), "0: the checkpoint's; 1: none"),
+  'evaluation.batch_size': (_ONE, 'questions at a time'),
+  'evaluation.protocol': (TEXT, "way of asking; '': the dataset's"),
+  'evaluation.shots': (_COUNT, 'people whose questions stand before each'),
+  **below('evaluation.judge', JUDGE),
+}
