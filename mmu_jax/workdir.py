@@ -4,7 +4,7 @@ Every JSON and text file of the package is read and written here.
 """
 
 import collections
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import contextlib
 import importlib.metadata
 import json
@@ -137,19 +137,42 @@ def append_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
     raise _failed(path, error) from error
 
 
+def read_text(path: pathlib.Path) -> str:
+  """Reads a text file in UTF-8.
+
+  Raises:
+    ValueError: if it is none; names the file.
+  """
+  try:
+    return path.read_text(encoding='utf-8')
+  except UnicodeDecodeError as error:
+    raise UserError(
+      f'{path} is no text in UTF-8: {error}. Fetch or write it again.'
+    ) from error
+
+
 def read_json(path: pathlib.Path) -> Any:
   """Reads a JSON file.
 
   Raises:
     ValueError: if it is not JSON; names the file.
   """
-  text = inputs.read_bytes(path)
-  try:
-    return _loads(text.decode())
-  except (ValueError, RecursionError) as error:  # not JSON, or not text
+  return _read(path, _loads)
+
+
+def read_object(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a file with one JSON object, of others: a bare NaN stays one.
+
+  Raises:
+    ValueError: if it holds anything else; names the file.
+  """
+  found = _read(path, json.loads)
+  if not isinstance(found, dict):
     raise UserError(
-      f'{path} is not JSON: {error}. Fetch or write it again.'
-    ) from error
+      f'{path} must hold a JSON object, got {type(found).__name__}. Fetch or '
+      'write it again.'
+    )
+  return found
 
 
 def read_jsonl(path: str | pathlib.Path) -> list[dict[str, Any]]:
@@ -222,6 +245,18 @@ def manifest(
     'device_kinds': dict(kinds),
     'revision': _revision(),
   }
+
+
+def _read(path: pathlib.Path, loads: Callable[[str], Any]) -> Any:
+  """Reads a JSON file; names it where it is none."""
+  text = inputs.read_bytes(path)
+  try:
+    return loads(text.decode())
+  # Not JSON, not text, or too many brackets within each other.
+  except (ValueError, RecursionError) as error:
+    raise UserError(
+      f'{path} is not JSON: {error}. Fetch or write it again.'
+    ) from error
 
 
 def _loads(text: str) -> Any:

@@ -37,6 +37,11 @@ class ClipVisionConfig:
         'image_size is a multiple of patch_size, so that patches cover the '
         f'image; got {self.image_size} and {self.patch_size}.'
       )
+    if self.hidden_size % self.num_attention_heads:
+      raise UserError(
+        'hidden_size of the tower is a multiple of num_attention_heads; got '
+        f'{self.hidden_size} and {self.num_attention_heads}.'
+      )
 
   @property
   def num_patches(self) -> int:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from mmu_jax.errors import UserError
 from mmu_jax.models.clip_vit import ClipVisionConfig
 from mmu_jax.models.llama import LlamaConfig
+from mmu_jax.settings.rules import Table
 from mmu_jax.sharding import Rules
 from mmu_jax.typing import Batch
 
@@ -43,8 +44,10 @@ class Family:
     module: the model; it has ``decoder``, ``image_features`` and ``logits``.
     components: component -> regex over leaf names.
     partition_rules: (regex over leaf names, PartitionSpec), for ``sharding``.
+    fields: table of the fields of ``config.json`` that are read, each with
+      its range; ``settings.sizes`` has parts of it.
     read_config: ``read_config(raw, options) -> config``, from the fields of
-      ``config.json`` and how to compute (dtype, attention, remat).
+      ``config.json``, checked, and how to compute (dtype, attention, remat).
     renames: (regex, replacement) in order, from the tensor names of any
       writer to the names on the hub.
     convolutions: ``convolutions(config) -> {end of a leaf name: shape}``, the
@@ -71,6 +74,7 @@ class Family:
   module: type[nnx.Module]
   components: Mapping[str, str]
   partition_rules: Rules
+  fields: Table
   read_config: Callable[[Mapping[str, Any], dict[str, Any]], Any]
   renames: tuple[tuple[str, str], ...]
   convolutions: Callable[[Any], dict[str, tuple[int, ...]]]

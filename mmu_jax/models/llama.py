@@ -49,6 +49,11 @@ class LlamaConfig:
         f'num_key_value_heads; got {self.hidden_size}, {heads} and '
         f'{self.num_key_value_heads}.'
       )
+    if self.head_dim % 2:
+      raise UserError(
+        'hidden_size / num_attention_heads is even, so that a head holds '
+        f'pairs to rotate; got {self.head_dim}.'
+      )
     if self.mrope_section and sum(self.mrope_section) * 2 != self.head_dim:
       raise UserError(
         'mrope_section has a frequency for each pair of a head, '

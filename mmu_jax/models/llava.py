@@ -24,6 +24,8 @@ from mmu_jax.models.family import widths
 from mmu_jax.models.llama import Llama
 from mmu_jax.models.llama import LlamaConfig
 from mmu_jax.models.llama import LlamaModel
+from mmu_jax.settings import sizes
+from mmu_jax.settings.rules import below
 from mmu_jax.typing import Batch
 
 # component -> regex over leaf names
@@ -182,11 +184,6 @@ def _read_config(
   text = sizes_of(raw, 'text_config')
   check_field(text, 'model_type', 'llama', default='llama')
   check_field(text, 'tie_word_embeddings', False, default=False)
-  if not isinstance(raw.get('vision_feature_layer', -2), int):
-    raise UserError(
-      'vision_feature_layer is one layer here, got '
-      f'{raw["vision_feature_layer"]}.'
-    )
   return LlavaConfig(
     vision_config=clip(sizes_of(raw, 'vision_config')),
     text_config=decoder(text, _DEFAULTS),
@@ -242,6 +239,10 @@ FAMILY = Family(
   module=Llava,
   components=COMPONENTS,
   partition_rules=PARTITION_RULES,
+  fields=sizes.CHECKPOINT
+  | sizes.LLAVA
+  | below('text_config', sizes.DECODER | sizes.ROPES)
+  | below('vision_config', sizes.CLIP),
   read_config=_read_config,
   # Writers since transformers 4.52 put `model.` first, and 5.x leaves out
   # `vision_model.`.

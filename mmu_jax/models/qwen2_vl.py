@@ -20,6 +20,8 @@ from mmu_jax.models.family import sizes_of
 from mmu_jax.models.family import widths
 from mmu_jax.models.qwen2_vit import Qwen2VLVision
 from mmu_jax.models.qwen2_vit import Qwen2VLVisionConfig
+from mmu_jax.settings import sizes
+from mmu_jax.settings.rules import below
 from mmu_jax.typing import Batch
 
 # component -> regex over leaf names
@@ -227,6 +229,12 @@ FAMILY = Family(
   module=Qwen2VL,
   components=COMPONENTS,
   partition_rules=PARTITION_RULES,
+  # The fields of the decoder stand in text_config or beside it.
+  fields=sizes.CHECKPOINT
+  | sizes.DECODER
+  | sizes.ROPES
+  | below('text_config', sizes.DECODER | sizes.ROPES)
+  | below('vision_config', sizes.QWEN2_VL_VISION | sizes.ROPES),
   read_config=_read_config,
   # Writers since transformers 4.52 put `model.` first.
   renames=(

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 import pathlib
 from typing import Any
 
+from mmu_jax import workdir
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
 from mmu_jax.models.family import Family
-from mmu_jax.models.hub import safetensors_files
 from mmu_jax.models.model import MODELS
+from mmu_jax.settings import rules
 
 FILE = 'config.json'
 
@@ -24,8 +25,9 @@ def read_config(
 
   Raises:
     FileNotFoundError: if there is no ``config.json``.
-    ValueError: if the architecture or one of its choices is not supported;
-      names the file, the field and the supported values.
+    ValueError: if the architecture or one of its choices is not supported, or
+      a field is out of its range; names the file, the field, the rule and the
+      value.
   """
   file = pathlib.Path(path) / FILE
   if not file.exists():
@@ -33,10 +35,12 @@ def read_config(
       f'a checkpoint folder holds {FILE}; {file} is missing. Give the folder '
       'of a model in the Hugging Face format.'
     )
-  raw = safetensors_files.read_object(file)
+  raw = workdir.read_object(file)
   try:
-    return family_of(raw).read_config(raw, dict(options or {}))
-  except (ValueError, TypeError) as error:
+    family = family_of(raw)
+    rules.check(raw, family.fields, '', others=True)
+    return family.read_config(raw, dict(options or {}))
+  except UserError as error:
     raise UserError(f'{file}: {error}') from error
 
 
@@ -58,7 +62,7 @@ def family_of(raw: Mapping[str, Any]) -> Family:
   known = {f.hub_type or f.name: f for f in MODELS.values()}
   text = raw.get('text_config')
   text = text.get('model_type') if isinstance(text, Mapping) else None
-  family = known.get(f'{kind}/{text}') or known.get(kind)
+  family = known.get(f'{kind}/{text}') or known.get(str(kind))
   if family is None:
     raise UserError(
       f'model_type {kind!r} is not supported; supported are {", ".join(known)}.'

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import contextlib
 import json
 import pathlib
+import re
 import struct
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from mmu_jax.errors import UserError
 
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
+_SHARD = r'[\w.-]+\.safetensors'  # no path
 DTYPES = {
   'F32': np.dtype(np.float32),
   'F16': np.dtype(np.float16),
@@ -170,21 +172,6 @@ def write_tensors(
       del array  # before the next one is made
 
 
-def read_object(file: pathlib.Path) -> dict[str, Any]:
-  """Reads a JSON object.
-
-  Raises:
-    ValueError: if it is none; names the file.
-  """
-  found = workdir_lib.read_json(file)
-  if not isinstance(found, dict):
-    raise UserError(
-      f'{file} must hold a JSON object, got {type(found).__name__}. Fetch '
-      'or write it again.'
-    )
-  return found
-
-
 def _size(entry: Mapping[str, Any]) -> int:
   """How many bytes a tensor takes."""
   dtype = BUFFER_DTYPES[entry['dtype']]
@@ -192,11 +179,18 @@ def _size(entry: Mapping[str, Any]) -> int:
 
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
-  """Tensor -> file, of an index."""
-  found = read_object(index).get('weight_map')
-  if not isinstance(found, dict):
+  """Tensor -> file, of an index; the files are beside it."""
+  found = workdir_lib.read_object(index).get('weight_map')
+  beside = lambda name: isinstance(name, str) and re.fullmatch(_SHARD, name)
+  if not isinstance(found, dict) or not found:
     raise UserError(
-      f'{index} must map tensors to files under weight_map; got {found!r}. '
-      'Fetch it again.'
+      f'{index} must map tensors to files under weight_map; got '
+      f'{str(found)[:80]}. Fetch it again.'
+    )
+  wrong = [name for name in found.values() if not beside(name)]
+  if wrong:
+    raise UserError(
+      f'{index} must map tensors to the names of .safetensors files beside it; '
+      f'got {str(wrong[0])[:80]!r}. Fetch it again.'
     )
   return found

@@ -243,7 +243,7 @@ def _cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
 
 def _state_dtype(folder: pathlib.Path, headers, dtype: str) -> None:
   """Writes the new dtype into the config and the index of a folder."""
-  config = files_lib.read_object(folder / hub_config.FILE)
+  config = workdir_lib.read_object(folder / hub_config.FILE)
   fields = ('torch_dtype', 'dtype')  # transformers 5 has the new name
   for part in (config, *config.values()):
     if isinstance(part, dict):
@@ -252,7 +252,7 @@ def _state_dtype(folder: pathlib.Path, headers, dtype: str) -> None:
     config['torch_dtype'] = dtype  # all versions read it
   _write_json(folder / hub_config.FILE, config)
   if (folder / files_lib.INDEX).exists():
-    index = files_lib.read_object(folder / files_lib.INDEX)
+    index = workdir_lib.read_object(folder / files_lib.INDEX)
     size = sum(map(files_lib.data_size, headers))
     index['metadata'] = dict(index.get('metadata', {}), total_size=size)
     _write_json(folder / files_lib.INDEX, index)

@@ -312,7 +312,7 @@ def test_what_transformers_5_writes_says_the_same(family, tmp_path):
     (
       'llava',
       {'vision_feature_layer': [-2, 5]},
-      'vision_feature_layer is one layer here, got [-2, 5]',
+      'vision_feature_layer is a whole number',
     ),
     (
       'llava',
@@ -323,7 +323,7 @@ def test_what_transformers_5_writes_says_the_same(family, tmp_path):
     ('llava', {'vision_feature_select_strategy': 'cls'}, "'cls'"),
     ('llava', {'vision_config': {'hidden_act': 'tanh'}}, "'tanh'"),
     ('llava', {'text_config': {'num_key_value_heads': 3}}, 'got 16, 2 and 3'),
-    ('llava', {'text_config': {'hidden_size': 'wide'}}, "'str'"),
+    ('llava', {'text_config': {'hidden_size': 'wide'}}, "got 'wide'"),
     (
       'qwen2_vl',
       {'vision_config': {'hidden_size': 24}},
@@ -350,7 +350,9 @@ def test_what_the_models_do_not_have_is_refused(
 @pytest.mark.parametrize('value', [None, 'large', [3]])
 def test_a_model_has_the_sizes_of_its_tower(family, value, tmp_path):
   raw = dict(hub_folder.config(family), vision_config=value)
-  words = 'config.json: vision_config must hold the sizes of a part, got '
+  words = (
+    'config.json: vision_config (must hold the sizes|has fields) of .*got '
+  )
   with pytest.raises(ValueError, match=words):
     hub_config.read_config(_write(tmp_path, raw))
 

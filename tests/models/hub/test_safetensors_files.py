@@ -1,5 +1,6 @@
 """Weight files: which are read, what is kept, and how damage is told."""
 
+import json
 import os
 import shutil
 
@@ -10,6 +11,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from mmu_jax import models
+from mmu_jax.models.hub import safetensors_files
 
 SINGLE = 'model.safetensors'
 
@@ -176,3 +178,15 @@ def test_a_pipe_holds_no_weights(tmp_path):
   os.mkfifo(folder / SINGLE)
   with pytest.raises(ValueError, match=f'{SINGLE} must be a file'):
     models.load(folder)
+
+
+@pytest.mark.parametrize(
+  'found',
+  [{}, None, ['x'], {'a': 3}, {'a': ['x']}, {'a': '../x.safetensors'}]
+  + [{'a': '/x.safetensors'}, {'a': 'x.bin'}, {'a': 'x/y.safetensors'}],
+)
+def test_an_index_names_files_beside_it(found, tmp_path):
+  index = tmp_path / 'model.safetensors.index.json'
+  index.write_text(json.dumps({'weight_map': found}))
+  with pytest.raises(ValueError, match='index.json must map tensors to'):
+    safetensors_files.tensors(tmp_path)
