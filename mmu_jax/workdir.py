@@ -144,7 +144,7 @@ def read_text(path: pathlib.Path) -> str:
     ValueError: if it is none; names the file.
   """
   try:
-    return path.read_text(encoding='utf-8')
+    return inputs.read_bytes(path).decode()
   except UnicodeDecodeError as error:
     raise UserError(
       f'{path} is no text in UTF-8: {error}. Fetch or write it again.'

@@ -91,6 +91,13 @@ CHECKPOINT: Table = {
   'image_token_index': (_ID, 'token that stands for a picture'),
   'image_token_id': (_ID, 'token that stands for a picture'),
 }
+# Of generation_config.json; eos_token_id may be a list, see tokenizer_files.
+GENERATION: Table = {
+  'repetition_penalty': (
+    _POSITIVE._replace(null=True),
+    'divides the odds of tokens that were written; 1: none',
+  )
+}
 # Of preprocessor_config.json.
 IMAGES: Table = {
   'image_processor_type': (TEXT, 'class of transformers'),

@@ -6,31 +6,23 @@ image before the image is encoded.
 """
 
 import dataclasses
-import functools
-import math
 import os
 import pathlib
 import re
 from typing import Any
 
-from mmu_jax import inputs
+import numpy as np
+
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.encoding import patches
-from mmu_jax.distributed import progress
+from mmu_jax.data.encoding import tokenizer_files as files
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
+from mmu_jax.settings import rules
+from mmu_jax.settings import sizes
 
-TOKENIZER_FILES = ('tokenizer.json', 'vocab.json', 'tokenizer.model')
-# Classes of transformers that tokenizer_config.json may name; code in the
-# folder (auto_map) is never run.
-TOKENIZERS = (
-  'LlamaTokenizer',
-  'LlamaTokenizerFast',
-  'Qwen2Tokenizer',
-  'Qwen2TokenizerFast',
-  'PreTrainedTokenizerFast',
-)
-_READ = ('.json', '.model', '.txt', '.jinja')  # files that a tokenizer reads
+# An image that every processor takes.
+_SAMPLE = np.arange(28 * 28 * 3, dtype=np.uint8).reshape(28, 28, 3)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,7 +95,7 @@ def read_processor(
       for images of one size.
   """
   folder = pathlib.Path(path)
-  config = _read(folder, 'config.json')
+  config = files.read(folder, 'config.json', sizes.PROCESSOR)
   options = _image_config(folder)
   kind = _stated_images(options) or image_processor
   make = IMAGES.get(kind)
@@ -114,13 +106,15 @@ def read_processor(
     )
   limits = {'min_pixels': min_pixels, 'max_pixels': max_pixels}
   limits = {name: n for name, n in limits.items() if n is not None}
-  images = make(folder, config, options, limits)
-  tokenizer = _tokenizer(folder, raw_tokenizer)
-  tokenizer.chat_template = _chat_template(folder, tokenizer)
+  with files.read_by_transformers(folder, 'preprocessor_config.json'):
+    images = make(folder, config, options, limits)
+    images.encode(_SAMPLE)  # some options fail at a picture alone
+  tokenizer = files.read_tokenizer(folder, raw_tokenizer)
   image_token = _image_token(folder, config, tokenizer)
+  tokenizer.chat_template = files.chat_template(folder, tokenizer, image_token)
   generation = _generation_config(folder)
-  stop_ids = _stop_ids(folder, generation, tokenizer)
-  penalty = _repetition_penalty(folder, generation)
+  stop_ids = files.stop_ids(folder, generation, tokenizer)
+  penalty = float(generation.get('repetition_penalty') or 1)
   return Processor(tokenizer, images, image_token, stop_ids, penalty)
 
 
@@ -133,17 +127,19 @@ def _llava_images(folder, config, options, limits):
       'LLaVA brings every picture to one size; '
       f'{" and ".join(limits)} would change nothing. Leave them out.'
     )
-  patch_size = config.get('vision_config', {}).get('patch_size')
+  patch_size = (config.get('vision_config') or {}).get('patch_size')
   if patch_size is None:
     raise UserError(
       f'config.json in {folder} must give vision_config.patch_size: it says '
       'how many tokens a picture takes.'
     )
   strategy = config.get('vision_feature_select_strategy', 'default')
+  processor = transformers.CLIPImageProcessorPil(**options)
+  shown = {'crop_size': dict(processor.crop_size), 'size': dict(processor.size)}
+  where = 'preprocessor_config.json: '
+  rules.check(shown, sizes.ONE_SIZE, where, others=True)
   return patches.LlavaImages(
-    transformers.CLIPImageProcessorPil(**options),
-    patch_size,
-    class_token=strategy == 'full',
+    processor, patch_size, class_token=strategy == 'full'
   )
 
 
@@ -153,6 +149,12 @@ def _qwen2_vl_images(folder, config, options, limits):
 
   del folder, config
   processor = transformers.Qwen2VLImageProcessorPil(**options | limits)
+  least, most = (processor.size[k] for k in ('shortest_edge', 'longest_edge'))
+  if not 0 < least <= most:
+    raise UserError(
+      f'pictures have at least min_pixels and at most max_pixels in '
+      f'preprocessor_config.json; got {least} and {most}.'
+    )
   return patches.Qwen2VLImages(processor)
 
 
@@ -173,57 +175,26 @@ def _stated_images(options):
 
 def _image_config(folder):
   """Options of the image processor, and perhaps its class."""
-  if (folder / 'preprocessor_config.json').exists():
-    options = _read(folder, 'preprocessor_config.json')
+  name = 'preprocessor_config.json'
+  if (folder / name).exists():
+    options = workdir_lib.read_object(folder / name)
   else:
-    options = _read(folder, 'processor_config.json').get('image_processor')
-  if options is None:
+    name = 'processor_config.json'
+    found = files.read(folder, name, {}) if (folder / name).exists() else {}
+    options = found.get('image_processor')
+  if not isinstance(options, dict):
     raise MissingError(
       f'{folder} says nothing of image processing: preprocessor_config.json '
-      'is missing, and processor_config.json has no image_processor.'
+      'is missing, and processor_config.json has no image_processor, an '
+      'object.'
     )
+  whole = {'size': 'shortest_edge', 'crop_size': 'height'}  # in older files
+  form = {
+    key: {whole[key]: x} if key in whole and isinstance(x, int) else x
+    for key, x in options.items()
+  }
+  rules.check(form, sizes.IMAGES, f'{folder / name}: ', others=True)
   return {key: x for key, x in options.items() if key != 'processor_class'}
-
-
-def _tokenizer(folder, raw):
-  """The tokenizer: its file as it is, or the class that its config names."""
-  import transformers
-
-  if not any((folder / name).exists() for name in TOKENIZER_FILES):
-    raise MissingError(
-      f'{folder} holds no tokenizer: one of {", ".join(TOKENIZER_FILES)} is '
-      'needed. Copy the tokenizer files of the checkpoint there.'
-    )
-  for file in folder.iterdir():
-    if file.suffix in _READ:
-      inputs.check_file(file, inputs.LARGEST)
-  name = _read(folder, 'tokenizer_config.json').get('tokenizer_class')
-  if raw and (folder / 'tokenizer.json').exists():
-    _say(f'tokenizer: tokenizer.json of {folder} as it is')
-    return transformers.PreTrainedTokenizerFast.from_pretrained(folder)
-  if name not in TOKENIZERS or not hasattr(transformers, name):
-    raise UserError(
-      f'the tokenizer_config.json of {folder} names the class {name!r:.60}; '
-      f'those of transformers {transformers.__version__} that are used are '
-      f'{", ".join(TOKENIZERS)}. Use raw_tokenizer=True with a tokenizer.json.'
-    )
-  _say(f'tokenizer: {name} of transformers {transformers.__version__}')
-  return getattr(transformers, name).from_pretrained(folder)
-
-
-def _chat_template(folder, tokenizer):
-  """The template of the folder's own file, or else the tokenizer's."""
-  if (folder / 'chat_template.jinja').exists():
-    return (folder / 'chat_template.jinja').read_text(encoding='utf-8')
-  if (folder / 'chat_template.json').exists():
-    return _read(folder, 'chat_template.json')['chat_template']
-  if not tokenizer.chat_template:
-    raise UserError(
-      f'{folder} has no chat template, so that no question can be asked; '
-      'copy chat_template.json or chat_template.jinja of the checkpoint '
-      'there.'
-    )
-  return tokenizer.chat_template
 
 
 def _image_token(folder, config, tokenizer):
@@ -278,56 +249,14 @@ _DECODING = {
 def _generation_config(folder):
   """generation_config.json, or nothing; names what is not applied of it."""
   name = 'generation_config.json'
-  found = _read(folder, name) if (folder / name).exists() else {}
+  there = (folder / name).exists()
+  found = files.read(folder, name, sizes.GENERATION) if there else {}
   for field, neutral in _DECODING.items():
     value = found.get(field)
     if value not in (None, neutral, [], {}):
-      _say(
+      files.say(
         f'warning: {folder / name} has {field}={value!r}, with which '
         'transformers decodes other answers. It is not applied: compare '
         'scores only with models that are asked here.'
       )
   return found
-
-
-def _repetition_penalty(folder, generation):
-  """The penalty of generation_config.json; 1 for none."""
-  found = generation.get('repetition_penalty')
-  penalty = 1.0 if found is None else found
-  if not isinstance(penalty, (int, float)) or not 0 < penalty < math.inf:
-    raise UserError(
-      'a repetition_penalty is a number > 0, and 1 for none; '
-      f'generation_config.json in {folder} has {found!r}. Set it there.'
-    )
-  return float(penalty)
-
-
-def _stop_ids(folder, generation, tokenizer):
-  """The end tokens of generation_config.json, or else the tokenizer's."""
-  stop = generation.get('eos_token_id')
-  if stop is None:
-    stop = tokenizer.eos_token_id
-  stops = tuple(stop) if isinstance(stop, list) else (stop,)
-  if None in stops or not stops:
-    raise UserError(
-      f'answers need an end token, and neither generation_config.json nor '
-      f'the tokenizer in {folder} has one (eos_token_id). Add it there.'
-    )
-  return stops
-
-
-def _read(folder, name):
-  """A JSON file of a checkpoint."""
-  path = folder / name
-  if not path.exists():
-    raise MissingError(
-      f'a checkpoint needs {name}, and {folder} does not hold it. Copy it '
-      'there from where the weights are from.'
-    )
-  return workdir_lib.read_json(path)
-
-
-@functools.cache
-def _say(text):
-  """Prints a line once."""
-  progress.say(text)

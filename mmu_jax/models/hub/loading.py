@@ -14,6 +14,7 @@ import numpy as np
 from mmu_jax import sharding as sharding_lib
 from mmu_jax import tree as tree_lib
 from mmu_jax.data.encoding import processors
+from mmu_jax.data.encoding import tokenizer_files
 from mmu_jax.distributed import progress
 from mmu_jax.errors import UserError
 from mmu_jax.models.hub import config as hub_config
@@ -84,7 +85,7 @@ def load(
     attention=attention,
     remat=remat,
   )
-  has = any((path / name).exists() for name in processors.TOKENIZER_FILES)
+  has = any((path / name).exists() for name in tokenizer_files.TOKENIZER_FILES)
   processor = load_processor(model, path) if has else None
   table = weights.table(model)
   rules = model.partition_rules if rules is None else rules

@@ -1,0 +1,215 @@
+"""The text files of a checkpoint folder, checked before a library reads them.
+
+Whatever is wrong with a file is said with its name: the messages of
+``transformers`` and ``tokenizers`` name neither file nor field.
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import functools
+import pathlib
+from typing import Any
+
+from mmu_jax import inputs
+from mmu_jax import workdir as workdir_lib
+from mmu_jax.distributed import progress
+from mmu_jax.errors import MissingError
+from mmu_jax.errors import UserError
+from mmu_jax.settings import rules
+from mmu_jax.settings import sizes
+
+TOKENIZER_FILES = ('tokenizer.json', 'vocab.json', 'tokenizer.model')
+# Classes of transformers that tokenizer_config.json may name; code in the
+# folder (auto_map) is never run.
+TOKENIZERS = (
+  'LlamaTokenizer',
+  'LlamaTokenizerFast',
+  'Qwen2Tokenizer',
+  'Qwen2TokenizerFast',
+  'PreTrainedTokenizerFast',
+)
+_READ = ('.json', '.model', '.txt', '.jinja')  # files that a tokenizer reads
+_TABLES = {
+  'tokenizer_config.json': sizes.TOKENIZER,
+  'special_tokens_map.json': sizes.SPECIAL_TOKENS,
+  'added_tokens.json': sizes.VOCABULARY,
+  'vocab.json': sizes.VOCABULARY,
+}
+# Raised by transformers for options and tokens of a wrong form.
+_BROKEN = (TypeError, ValueError, LookupError, AttributeError, OverflowError)
+_QUESTION = 'Which colour?'  # stands for any question
+
+
+def read(folder: pathlib.Path, name: str, table: rules.Table) -> dict[str, Any]:
+  """Reads a JSON file of a checkpoint, an object.
+
+  Args:
+    folder: folder of the checkpoint.
+    name: name of the file.
+    table: rules of the fields that are read.
+
+  Raises:
+    FileNotFoundError: if it is missing.
+    ValueError: names the file, the field, the rule and the value.
+  """
+  path = folder / name
+  if not path.exists():
+    raise MissingError(
+      f'a checkpoint needs {name}, and {folder} does not hold it. Copy it '
+      'there from where the weights are from.'
+    )
+  found = workdir_lib.read_object(path)
+  rules.check(found, table, f'{path}: ', others=True)
+  return found
+
+
+@contextlib.contextmanager
+def read_by_transformers(folder: pathlib.Path, name: str) -> Iterator[None]:
+  """Names the file in errors of a library that reads it, or its fields."""
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:
+    # The tokenizers library raises no class but Exception itself.
+    if not isinstance(error, _BROKEN) and type(error) is not Exception:
+      raise
+    raise UserError(
+      f'{name} in {folder} cannot be used; the library says: {error}. Fetch it '
+      'again from where the weights are from.'
+    ) from error
+
+
+def read_tokenizer(folder: pathlib.Path, raw: bool) -> Any:
+  """Returns the tokenizer of a folder. Says which one.
+
+  Args:
+    folder: folder of the checkpoint.
+    raw: whether ``tokenizer.json`` is taken as it is, see
+      ``processors.read_processor``.
+
+  Raises:
+    FileNotFoundError: if a file is missing.
+    ValueError: if a file cannot be read, or names an unknown class.
+  """
+  import tokenizers
+  import transformers
+
+  if not any((folder / name).exists() for name in TOKENIZER_FILES):
+    raise MissingError(
+      f'{folder} holds no tokenizer: one of {", ".join(TOKENIZER_FILES)} is '
+      'needed. Copy the tokenizer files of the checkpoint there.'
+    )
+  for file in folder.iterdir():
+    if file.suffix in _READ:
+      inputs.check_file(file, inputs.LARGEST)
+  options = read(folder, 'tokenizer_config.json', sizes.TOKENIZER)
+  for name, table in _TABLES.items():
+    if (folder / name).exists():
+      read(folder, name, table)
+  if (folder / 'tokenizer.json').exists():
+    with read_by_transformers(folder, 'tokenizer.json'):
+      tokenizers.Tokenizer.from_file(str(folder / 'tokenizer.json'))
+  kind = options.get('tokenizer_class')
+  if raw and (folder / 'tokenizer.json').exists():
+    say(f'tokenizer: tokenizer.json of {folder} as it is')
+    kind = 'PreTrainedTokenizerFast'
+  elif kind not in TOKENIZERS or not hasattr(transformers, kind):
+    raise UserError(
+      f'the tokenizer_config.json of {folder} names the class {kind!r:.60}; '
+      f'those of transformers {transformers.__version__} that are used are '
+      f'{", ".join(TOKENIZERS)}. Use raw_tokenizer=True with a tokenizer.json.'
+    )
+  else:
+    say(f'tokenizer: {kind} of transformers {transformers.__version__}')
+  with read_by_transformers(folder, 'tokenizer_config.json or another file'):
+    return getattr(transformers, kind).from_pretrained(folder)
+
+
+def chat_template(
+  folder: pathlib.Path, tokenizer: Any, image_token: str
+) -> str:
+  """Returns the template of the folder's own file, or else the tokenizer's.
+
+  Args:
+    folder: folder of the checkpoint.
+    tokenizer: its tokenizer.
+    image_token: placeholder that the template writes for a picture.
+
+  Raises:
+    ValueError: if there is none, or it does not write a question and a
+      picture.
+  """
+  import jinja2
+
+  name, made = 'tokenizer_config.json', tokenizer.chat_template
+  if (folder / 'chat_template.jinja').exists():
+    name = 'chat_template.jinja'
+    made = workdir_lib.read_text(folder / name)
+  elif (folder / 'chat_template.json').exists():
+    name = 'chat_template.json'
+    made = read(folder, name, sizes.TEMPLATE).get('chat_template')
+  if not made:
+    raise UserError(
+      f'{folder} has no chat template, so that no question can be asked; '
+      'copy chat_template.json or chat_template.jinja of the checkpoint '
+      'there.'
+    )
+  parts = [{'type': 'image'}, {'type': 'text', 'text': _QUESTION}]
+  try:
+    text = tokenizer.apply_chat_template(
+      [{'role': 'user', 'content': parts}],
+      chat_template=made,
+      tokenize=False,
+      add_generation_prompt=True,
+    )
+  except (jinja2.TemplateError, *_BROKEN) as error:
+    raise UserError(
+      f'the chat template of {folder / name} cannot write a question with a '
+      f'picture: {error}. Fetch it again.'
+    ) from error
+  if _QUESTION not in text or image_token not in text:
+    raise UserError(
+      f'the chat template of {folder / name} must write the question and '
+      f'{image_token} for its picture; it writes {text[:80]!r}.'
+    )
+  return made
+
+
+def stop_ids(
+  folder: pathlib.Path, generation: Mapping[str, Any], tokenizer: Any
+) -> tuple[int, ...]:
+  """Returns the end tokens of generation_config.json, or the tokenizer's.
+
+  Args:
+    folder: folder of the checkpoint.
+    generation: fields of its generation_config.json, if it has one.
+    tokenizer: its tokenizer.
+
+  Raises:
+    ValueError: if there is none, or one is beyond the vocabulary.
+  """
+  name, stop = 'generation_config.json', generation.get('eos_token_id')
+  if stop is None:
+    stop = tokenizer.eos_token_id
+  stops = tuple(stop) if isinstance(stop, list) else (stop,)
+  if None in stops or not stops:
+    raise UserError(
+      f'answers need an end token, and neither {name} nor '
+      f'the tokenizer in {folder} has one (eos_token_id). Add it there.'
+    )
+  least = rules.whole(0, len(tokenizer) - 1)
+  wrong = [stop for stop in stops if not least.accepts(stop)]
+  if wrong:
+    raise UserError(
+      f'{folder / name}: eos_token_id is {least.text} (tokens that end an '
+      f'answer, of the {len(tokenizer)} of the tokenizer), or a list of them; '
+      f'got {wrong[0]!r}.'
+    )
+  return stops
+
+
+@functools.cache
+def say(text: str) -> None:
+  """Prints a line, once in a process."""
+  progress.say(text)
