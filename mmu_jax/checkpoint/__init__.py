@@ -1,5 +1,6 @@
 """Saves and restores pytrees with a note; nothing else imports Orbax."""
 
+from mmu_jax.checkpoint.contents import digest
 from mmu_jax.checkpoint.trees import describe
 from mmu_jax.checkpoint.trees import latest_step
 from mmu_jax.checkpoint.trees import read_note
@@ -13,6 +14,7 @@ __all__ = [
   'Restored',
   'Series',
   'describe',
+  'digest',
   'latest_step',
   'read_note',
   'restore',

@@ -1,0 +1,71 @@
+"""The content of a dataset names every row, field and pixel."""
+
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from mmu_jax.data import contents
+from mmu_jax.data.dataset import Dataset
+from mmu_jax.data.dataset import Task
+from mmu_jax.data.encoding.images import LazyImage
+from mmu_jax.data.row import Picture
+from mmu_jax.data.row import Row
+
+
+def _image(seed):
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, 256, (5, 4, 3)).astype(np.uint8)
+
+
+def _data(change=lambda rows: rows, image=None):
+  picture = Picture('p', _image(0) if image is None else image)
+  rows = change(
+    [
+      Row('a', 'Who?', 'Ada', 'Ada', picture),
+      Row('b', 'Where?', 'Oslo', 'Oslo', picture, options=('Oslo', 'Rome')),
+      Row('c', 'When?', 'Then', 'Then'),
+    ]
+  )
+  task = Task('forget_vqa', rows[:2], 'forget', 'vqa', 'forget')
+  return contents.digest(Dataset({'vqa/forget': rows}, {task.name: task}, {}))
+
+
+def test_the_same_rows_have_the_same_content():
+  assert _data() == _data()
+  assert set(_data()) == {'train vqa/forget', 'task forget_vqa'}
+  assert _data()['train vqa/forget'].startswith('3 rows, ')
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    lambda rows: rows[::-1],
+    lambda rows: rows[1:],
+    lambda rows: [rows[0]._replace(answer='Eve'), *rows[1:]],
+    lambda rows: [rows[0]._replace(key='d'), *rows[1:]],
+    lambda rows: [rows[0]._replace(picture=None), *rows[1:]],
+    lambda rows: [*rows[:1], rows[1]._replace(options=('Oslo', 'Bonn'))],
+  ],
+)
+def test_every_change_of_a_row_is_seen(change):
+  assert _data(change)['train vqa/forget'] != _data()['train vqa/forget']
+
+
+def test_one_pixel_is_seen_in_every_split_that_shows_it():
+  image = _image(0)
+  image[2, 3, 1] ^= 1
+  changed, same = _data(image=image), _data()
+  assert all(changed[name] != same[name] for name in same)
+
+
+def test_a_file_counts_with_its_bytes(tmp_path):
+  path = tmp_path / 'a.png'
+  PIL.Image.fromarray(_image(1)).save(path)
+  found = _data(image=LazyImage(path, 'row 1'))
+  assert found == _data(image=LazyImage(path.read_bytes(), 'elsewhere'))
+  other = io.BytesIO()
+  PIL.Image.fromarray(_image(2)).save(other, 'PNG')
+  path.write_bytes(other.getvalue())
+  assert found != _data(image=LazyImage(path, 'row 1'))
