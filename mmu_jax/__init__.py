@@ -30,6 +30,7 @@ _MODULES = {
     'planning',
     'recipes',
     'saliency',
+    'seals',
     'sharding',
     'stages',
     'training',

@@ -22,6 +22,13 @@ class DiskError(UserError, OSError):
   """A file or folder that cannot be written, or is there already."""
 
 
+class DamageWarning(UserWarning):
+  """A file that is damaged, and of which a part is used all the same.
+
+  Reports repeat what these warnings say.
+  """
+
+
 class Collapse(ArithmeticError):
   """Raised when a retain loss exceeds its limit: the model lost too much."""
 

@@ -1,35 +1,42 @@
 """The folder of a job: its settings, and files that are whole or not there.
 
-Every JSON and text file of the package is read and written here.
+Every file of the package that is no checkpoint is written here; ``seals`` tells
+whether one is as it was written.
 """
 
 import collections
 from collections.abc import Callable, Iterable, Mapping
 import contextlib
+import errno
 import importlib.metadata
 import json
 import math
+import os
 import pathlib
 import platform
 import subprocess
 from typing import Any, TYPE_CHECKING
 import warnings
+import zlib
 
 from mmu_jax import __version__
 from mmu_jax import inputs
+from mmu_jax.errors import DamageWarning
 from mmu_jax.errors import DiskError
 from mmu_jax.errors import UserError
 
 if TYPE_CHECKING:
   import jax
 
-CONFIG = 'config.json'
+CONFIG, MANIFEST = 'config.json', 'manifest.json'
+WORLD = 'world.json'  # the settings that all of a workdir shares
+_CHECK = 'crc'  # of a line that was appended
 PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'numpy')
 
 
 def claim(
   folder: pathlib.Path, settings: Mapping[str, Any], name: str = CONFIG
-) -> None:
+) -> bool:
   """Writes the settings of a folder, or checks that they are the same.
 
   Called before any result is written, so that a later run with other settings
@@ -41,14 +48,23 @@ def claim(
     settings: JSON value with everything that the result depends on.
     name: name of the file that holds the settings.
 
+  Returns:
+    Whether the folder holds no result yet.
+
   Raises:
-    ValueError: if the folder was made from other settings; names them.
+    ValueError: if the folder was made from other settings; names them. If it
+      holds results and no such file.
     OSError: if the file cannot be written.
   """
   from mmu_jax import distributed
 
   settings = json.loads(to_json(settings))  # tuples become lists
-  distributed.first(_claim, str(folder), settings, name)
+  return distributed.first(_claim, str(folder), settings, name)
+
+
+def is_empty(workdir: str) -> bool:
+  """Whether a workdir holds no result of any stage."""
+  return not _results(pathlib.Path(workdir), WORLD)
 
 
 def differences(old: Any, new: Any, name: str = '') -> list[str]:
@@ -89,15 +105,15 @@ def to_json(value: Any, **options: Any) -> str:
   return json.dumps(_finite(value), allow_nan=False, **options)
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a text file beside its name and renames it.
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+  """Writes a file beside its name, waits for the disk, and renames it.
 
-  A process that is killed leaves the old file. It does not wait for the disk
-  (fsync): after a power cut the stage is run again.
+  So a kill or a power cut leaves the old file or the new one, never half of
+  it. All files of a job but its checkpoints and logs are written so.
 
   Args:
     path: file to write; its folder is made if it is missing.
-    text: the whole text, written as UTF-8.
+    content: all of the file.
 
   Raises:
     OSError: if it cannot be written; the old file is as it was.
@@ -105,12 +121,36 @@ def write_text(path: pathlib.Path, text: str) -> None:
   part = path.with_name(path.name + '.part')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text(text, encoding='utf-8')
+    with part.open('wb') as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
     part.replace(path)
+    sync_folder(path.parent)
   except OSError as error:
     with contextlib.suppress(OSError):
       part.unlink(missing_ok=True)
     raise _failed(path, error) from error
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+  """Waits until the names in a folder are on disk, where a system can."""
+  if not hasattr(os, 'O_DIRECTORY'):
+    return
+  number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+  try:
+    os.fsync(number)
+  except OSError as error:
+    # Some network file systems know no fsync of a folder.
+    if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+      raise
+  finally:
+    os.close(number)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a text file as UTF-8; the file is whole or as it was."""
+  write_bytes(path, text.encode('utf-8'))
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -123,8 +163,15 @@ def write_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
   write_text(path, ''.join(to_json(row) + '\n' for row in rows))
 
 
+def write_log(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+  """Writes the first lines of a log, for ``append_jsonl`` to go on with."""
+  write_text(path, _log_lines(rows))
+
+
 def append_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
   """Adds a JSON line for each row to a file, while a job runs.
+
+  Each line ends with its checksum: nothing else says that a log is whole.
 
   Raises:
     OSError: if the rows cannot be written, as on a full disk. A line that is
@@ -132,7 +179,7 @@ def append_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
   """
   try:
     with path.open('a', encoding='utf-8') as file:
-      file.write(''.join(to_json(row) + '\n' for row in rows))
+      file.write(_log_lines(rows))
   except OSError as error:
     raise _failed(path, error) from error
 
@@ -179,14 +226,15 @@ def read_jsonl(path: str | pathlib.Path) -> list[dict[str, Any]]:
   """Returns the rows of a JSON-lines file; blank lines are skipped.
 
   A process that was killed leaves a partial last line, which is dropped with
-  a warning. A broken line anywhere else means that the file is damaged.
+  a warning. A broken line anywhere else means that the file is damaged, and so
+  does one whose checksum, where it has one, is of another line.
 
   Args:
     path: file to read.
 
   Raises:
     ValueError: naming file and line, if a line that is not the last one is
-      not a JSON object.
+      not a JSON object, or a line was changed.
   """
   text = pathlib.Path(path).read_text(encoding='utf-8', errors='replace')
   lines = [(i, s) for i, s in enumerate(text.split('\n'), 1) if s.strip()]
@@ -199,6 +247,7 @@ def read_jsonl(path: str | pathlib.Path) -> list[dict[str, Any]]:
         warnings.warn(
           f'{path}: line {number} is cut off (a stopped process?) and is '
           f'left out: {line[:60]!r}',
+          DamageWarning,
           stacklevel=2,
         )
         return found
@@ -210,6 +259,12 @@ def read_jsonl(path: str | pathlib.Path) -> list[dict[str, Any]]:
       raise UserError(
         f'{path}, line {number}: every line must be a JSON object; got '
         f'{line[:60]!r}: write the file again'
+      )
+    if _CHECK in row and row.pop(_CHECK) != _line_sum(row):
+      raise UserError(
+        f'{path}, line {number} is not as it was written: its checksum is of '
+        f'another line; got {line[:60]!r}. Remove that line, and run the same '
+        'command again.'
       )
     found.append(row)
   return found
@@ -264,18 +319,35 @@ def _loads(text: str) -> Any:
   return json.loads(text, parse_constant=lambda word: _finite(float(word)))
 
 
-def _claim(where: str, settings: Any, name: str) -> None:
-  """Claims a folder, in one process."""
+def _log_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+  """The lines of a log, each with its checksum."""
+  return ''.join(
+    to_json({**row, _CHECK: _line_sum(row)}) + '\n' for row in rows
+  )
+
+
+def _line_sum(row: Mapping[str, Any]) -> int:
+  """The checksum of a line of a log."""
+  return zlib.crc32(to_json(row).encode())
+
+
+def _claim(where: str, settings: Any, name: str) -> bool:
+  """Claims a folder, in one process; returns whether it holds no result."""
   folder = pathlib.Path(where)
   path = folder / name
   found = read_json(path) if path.exists() else None
+  held = _results(folder, name)
   if found == settings:
-    return
-  held = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-  if found is None or held == {name}:
-    folder.mkdir(parents=True, exist_ok=True)
+    return not held
+  if not held:
     write_json(path, settings)
-    return
+    return True
+  if found is None:
+    raise UserError(
+      f'{path} is missing, and {folder} holds {", ".join(held[:4])}: nothing '
+      'says what they were made from. Put the file back, use another '
+      '--workdir, or delete that folder to make it again.'
+    )
   raise UserError(
     f'{folder} was made from other settings: '
     f'{"; ".join(differences(found, settings)[:4])}. Use another --workdir, '
@@ -292,6 +364,19 @@ def _finite(value: Any) -> Any:
   if isinstance(value, (list, tuple)):
     return [_finite(v) for v in value]
   return value
+
+
+def _results(folder: pathlib.Path, claim: str = CONFIG) -> list[str]:
+  """What depends on the settings, beside the claim of a folder."""
+  first = (claim, CONFIG, MANIFEST, WORLD)
+
+  def is_result(path: pathlib.Path) -> bool:
+    if path.is_dir():
+      return path.name.isdigit() or any(path.rglob('*.json*'))
+    return path.suffix in ('.json', '.jsonl') and path.name not in first
+
+  there = folder.iterdir() if folder.is_dir() else ()
+  return sorted(path.name for path in there if is_result(path))
 
 
 def _failed(path: pathlib.Path, error: OSError) -> OSError:

@@ -101,6 +101,12 @@ def changed(folder: pathlib.Path, of: list[Block]) -> Iterator[bool]:
     )
 
 
+def is_changed(folder: pathlib.Path, file: str) -> bool:
+  """Whether one small file is missing, or other than it was written."""
+  mine = [block for block in blocks(folder)[1] if block.file == file]
+  return not mine or any(changed(folder, mine))
+
+
 def _crc(file: pathlib.Path, start: int) -> int:
   """The checksum of a block of a file."""
   crc, left = 0, BLOCK

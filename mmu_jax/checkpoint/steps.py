@@ -20,6 +20,7 @@ import numpy as np
 from mmu_jax import distributed
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.checkpoint import digests
+from mmu_jax.errors import DamageWarning
 from mmu_jax.errors import DiskError
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
@@ -141,6 +142,7 @@ def _say_which(folder, damaged, number) -> None:
       f'in {folder}, {_say(damaged)}. Step {number}, the one before, '
       f'is taken; the damaged one is now called <step>{DAMAGED} and is '
       'not read again.',
+      DamageWarning,
       stacklevel=4,
     )
 
@@ -174,10 +176,11 @@ def write_copy(folder: pathlib.Path, note: dict[str, Any]) -> None:
 
 
 def read_note(folder: pathlib.Path) -> dict[str, Any]:
-  """Reads the note of the newest step, or the one beside the steps.
+  """Reads the note of the newest step.
 
   Raises:
     FileNotFoundError: if there is none.
+    ValueError: if it is not as it was written.
   """
   found = distributed.first(_read_note, str(folder))
   if found is None:
@@ -278,11 +281,16 @@ def _write_copy(folder: str, note: dict[str, Any]) -> None:
 
 def _read_note(folder: str) -> dict[str, Any] | None:
   """Reads a note, if there is one."""
-  found = [pathlib.Path(folder, str(step), NOTE) for step in _steps(folder)]
-  for path in (*found[-1:], pathlib.Path(folder, COPY)):
-    if path.exists():
-      return workdir_lib.read_json(path)
-  return None
+  found = [pathlib.Path(folder, str(step)) for step in _steps(folder)]
+  if not found:
+    return None
+  if digests.is_changed(found[-1], NOTE):
+    raise UserError(
+      f'the note {found[-1] / NOTE} is not as it was written. Delete this '
+      'step and run the stage again, or copy it here again from where it is '
+      'whole.'
+    )
+  return workdir_lib.read_json(found[-1] / NOTE)
 
 
 def _say(damaged: dict[int, list[str]]) -> str:

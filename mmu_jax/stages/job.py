@@ -17,16 +17,20 @@ from mmu_jax import gradients
 from mmu_jax import inputs
 from mmu_jax import masks
 from mmu_jax import methods
+from mmu_jax import seals
 from mmu_jax import sharding
 from mmu_jax import tree
 from mmu_jax import workdir as workdir_lib
+from mmu_jax.data import contents
 from mmu_jax.data import datasets
 from mmu_jax.data.batches import batching
 from mmu_jax.data.encoding import processors
 from mmu_jax.distributed import progress
+from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
 from mmu_jax.models import from_options
 from mmu_jax.models import Model
+from mmu_jax.models.hub import contents as hub_contents
 from mmu_jax.models.hub import loading as checkpoints
 from mmu_jax.saliency import FORGET
 from mmu_jax.settings import table as settings
@@ -54,6 +58,7 @@ class Job(NamedTuple):
       are not reported may be looked at.
     unlearned: folder of ``importance/``, ``mask/`` and ``unlearned/``.
     mesh: mesh of all devices, for ``jax.set_mesh``.
+    world: hash of ``world.json``, which names all that was loaded.
   """
 
   config: Config
@@ -66,6 +71,7 @@ class Job(NamedTuple):
   validation: bool
   unlearned: pathlib.Path
   mesh: jax.sharding.Mesh
+  world: str = ''
 
   def placed(self, tree: Params) -> Params:
     """Shapes, dtypes and places of parameters, or of a tree like them."""
@@ -73,20 +79,27 @@ class Job(NamedTuple):
 
 
 def open_job(
-  config: Config, workdir: Folder, *, validation: bool = False
+  config: Config,
+  workdir: Folder,
+  *,
+  validation: bool = False,
+  begin: bool = True,
 ) -> Job:
   """Checks a config, loads its data and model, and claims the workdir.
 
   Args:
     config: the whole config.
-    workdir: folder of the job, made if it is missing.
+    workdir: folder of the job.
     validation: look at the people of the validation split instead of the
       reported ones, in ``workdir/tuning``.
+    begin: whether the stage may be the first of a workdir, and make it.
 
   Raises:
     ValueError: if a field of the config is out of its range or names what
       does not exist, or the workdir was made with another seed, dataset or
-      model.
+      model, or these have changed since.
+    FileNotFoundError: if nothing has been made in the workdir, and the stage
+      needs what others make.
   """
   settings.check(config)
   check_names(config)
@@ -96,22 +109,29 @@ def open_job(
     raise UserError("the workdir is the folder of a job; got ''.")
   mesh = sharding.make_mesh(config.mesh)
   folder = pathlib.Path(workdir)
+  if not begin and distributed.first(workdir_lib.is_empty, str(folder)):
+    raise MissingError(
+      f'there are no results in the workdir {folder}. The first stage of a job '
+      'is `mmu train`; `mmu pipeline` runs them all.'
+    )
   plain = config.to_dict()
   data, encoder, scorer, model = load_world(config)
   if any(run.mask for run in config.runs.values()):
     masks.exempted(tree.flatten(model.abstract_params), config.unlearn.exempt)
   world = {k: plain[k] for k in _WORLD}
+  world['content'] = _content(_world_of(config))
   # A job that ran out of memory may go on with other ways to compute the same.
   world['model'] = {
     k: v for k, v in world['model'].items() if k not in ('attention', 'remat')
   }
-  workdir_lib.claim(folder, world, 'world.json')
-  distributed.first(_write_manifest_once, config, folder, mesh)
+  if workdir_lib.claim(folder, world, workdir_lib.WORLD):
+    distributed.first(write_manifest, config, folder, mesh)
   shared = config, folder, data, encoder, scorer, model
+  places = (mesh, seals.hash_json(world))
   if validation:
     groups = config.validation_groups
-    return Job(*shared, groups, True, folder / 'tuning', mesh)
-  return Job(*shared, config.groups, False, folder, mesh)
+    return Job(*shared, groups, True, folder / 'tuning', *places)
+  return Job(*shared, config.groups, False, folder, *places)
 
 
 def check_names(config: Config) -> None:
@@ -142,14 +162,8 @@ def write_manifest(
     judge.pop('key_variable', None)  # perhaps it is the key, by mistake
   workdir_lib.write_json(folder / workdir_lib.CONFIG, plain)
   workdir_lib.write_json(
-    folder / 'manifest.json', workdir_lib.manifest(config.seed, mesh)
+    folder / workdir_lib.MANIFEST, workdir_lib.manifest(config.seed, mesh)
   )
-
-
-def _write_manifest_once(config, folder, mesh) -> None:
-  """Writes config and manifest unless they are there."""
-  if not (folder / workdir_lib.CONFIG).exists():
-    write_manifest(config, folder, mesh)
 
 
 def load_world(
@@ -163,8 +177,23 @@ def load_world(
   Returns:
     The dataset, its encoders for training and for scoring, and the model.
   """
+  return _load(_world_of(config))
+
+
+def _world_of(config: Config) -> str:
+  """The part of a config that all of a workdir shares, as JSON."""
   plain = config.to_dict()
-  return _load(json.dumps({k: plain[k] for k in _WORLD}, sort_keys=True))
+  return json.dumps({k: plain[k] for k in _WORLD}, sort_keys=True)
+
+
+@functools.lru_cache(maxsize=2)
+def _content(text: str) -> dict[str, dict[str, str]]:
+  """Hashes of all that is loaded for a world, once in a process."""
+  data, _, _, model = _load(text)
+  found = {'data': contents.digest(data)}
+  if model.source is not None:
+    found['model'] = hub_contents.digest(model.source)
+  return found
 
 
 @functools.lru_cache(maxsize=2)

@@ -25,6 +25,7 @@ from mmu_jax.distributed import progress
 from mmu_jax.errors import UserError
 from mmu_jax.saliency import codes
 from mmu_jax.saliency import FORGET
+from mmu_jax.stages import origins
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
@@ -32,6 +33,7 @@ from mmu_jax.stages.job import MASKS
 from mmu_jax.stages.job import open_job
 from mmu_jax.stages.job import recipe
 from mmu_jax.stages.runs import final_params
+from mmu_jax.stages.runs import model_folder
 from mmu_jax.stages.runs import require
 from mmu_jax.stages.streams import draw_from
 from mmu_jax.stages.streams import make_stream
@@ -59,7 +61,7 @@ def saliency(config: Config, workdir: Folder) -> dict[str, Mask]:
     FileNotFoundError: if vanilla is missing.
     ValueError: if the workdir has masks of other settings.
   """
-  job = open_job(config, workdir)
+  job = open_job(config, workdir, begin=False)
   kinds = {'saliency', *(run.mask for run in config.runs.values())}
   with jax.set_mesh(job.mesh):
     made = {kind: mask(job, kind) for kind in MASKS if kind in kinds}
@@ -72,6 +74,7 @@ def _keep_log_ratio(job: Job) -> None:
   """Puts a byte per weight in the place of the importances."""
   config, folder = job.config.saliency, job.unlearned / 'log_ratio'
   workdir_lib.claim(folder, _settings(job))
+  origins.check(job, folder)
   if checkpoint.latest_step(folder) is None:
 
     def encode(scores, ties):
@@ -89,7 +92,7 @@ def _keep_log_ratio(job: Job) -> None:
     )
     found = {f'{t:g}': shares for t, shares in found.items()}
     note = {'threshold': config.threshold, 'density_by_threshold': found}
-    checkpoint.save(folder, made, note)
+    _save(job, folder, made, note, _importances(job))
   found = checkpoint.read_note(folder).get('density_by_threshold', {})
   for threshold, shares in found.items():
     progress.say(f'threshold {threshold}: {_write(shares)}')
@@ -110,13 +113,18 @@ def mask(job: Job, kind: str) -> Mask:
   Raises:
     ValueError: if it selects no weight, or every weight.
   """
-  folder = job.unlearned / 'mask' / inputs.check_name(kind, 'mask')
+  folder = mask_folder(job, kind)
   workdir_lib.claim(folder, _settings(job))
+  origins.check(job, folder)
   params = job.placed(job.model.abstract_params)
   if checkpoint.latest_step(folder) is not None:
     _check_selects(kind, checkpoint.read_note(folder).get('density', {}))
     return checkpoint.restore(folder, job.placed(_packed(params))).tree
   made, note = _make(job, kind, params)
+  sources = {
+    'random': [mask_folder(job, 'saliency')],
+    'topk': [_folder(job, FORGET), mask_folder(job, 'saliency')],
+  }.get(kind, _importances(job))
   components = job.model.components
   density = masks_lib.density(made, components=components)
   _check_selects(kind, density)
@@ -128,7 +136,7 @@ def mask(job: Job, kind: str) -> Mask:
   }
   progress.say(f'mask {kind}: {_write(density)}')
   packed = _pack(made, job.model.partition_rules)
-  checkpoint.save(folder, packed, note)
+  _save(job, folder, packed, note, sources)
   return packed
 
 
@@ -142,6 +150,23 @@ def _check_selects(kind: str, density: Mapping[str, float]) -> None:
       f'{"as much as without it" if share else "nothing"}. See '
       'config.saliency: threshold, batches, and the sets that protect.'
     )
+
+
+def mask_folder(job: Job, kind: str) -> pathlib.Path:
+  """Returns the folder of a mask."""
+  return job.unlearned / 'mask' / inputs.check_name(kind, 'mask')
+
+
+def _importances(job: Job) -> list[pathlib.Path]:
+  """The folders of all importances of the config."""
+  return [_folder(job, k) for k in (FORGET, *job.config.saliency.preserve)]
+
+
+def _save(job, folder, tree, note, made_from) -> None:
+  """Saves a tree with a note that says what it was made from."""
+  origin = origins.origin(job, folder, made_from)
+  note = {**note, **origin, 'content': checkpoint.digest(tree)}
+  checkpoint.save(folder, tree, note)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -240,6 +265,7 @@ def measure(job: Job, name: str, parts: Any) -> None:
   """
   config, folder = job.config.saliency, _folder(job, name)
   workdir_lib.claim(folder, _settings(job))
+  origins.check(job, folder)
   if checkpoint.latest_step(folder) is not None:
     # A kill at the very end may have left its sums.
     distributed.first(loop.clear, folder / loop.RUNNING)
@@ -278,7 +304,7 @@ def save_importance(job: Job, name: str, found: Params, batches: int) -> None:
       'for a NaN loss in the batches, or compute in float32.'
     )
   note = {'split': name, 'batches': batches, 'means': means}
-  checkpoint.save(folder, found, note)
+  _save(job, folder, found, note, [model_folder(job, 'vanilla')])
 
 
 def _go_on(job: Job, name: str, stream: Placed, num_batches: int) -> Params:
@@ -286,17 +312,19 @@ def _go_on(job: Job, name: str, stream: Placed, num_batches: int) -> Params:
   folder = _folder(job, name) / loop.RUNNING
   rules, kept = job.model.partition_rules, job.config.checkpoints
   start, seen = None, 0
+  origin = origins.origin(job, folder.parent, [model_folder(job, 'vanilla')])
   if checkpoint.latest_step(folder) is not None:
     params = job.placed(job.model.abstract_params)
     like = gradients.abstract_sums(params, rules)
-    start, _, seen = checkpoint.restore(folder, like)
+    start, note, seen = checkpoint.restore(folder, like)
+    loop.check_origin(folder, note, origin)
     progress.say(f'importance {name}: goes on after batch {seen}')
 
   def on_batch(seen, sums):
     stop = preemption.requested(seen)
     due = kept.importance_every and seen % kept.importance_every == 0
     if stop or (due and seen < num_batches):
-      series.save(seen, sums, {'batches': seen})
+      series.save(seen, sums, {'batches': seen, **origin})
     if stop:
       series.wait()
       raise preemption.Preempted(f'importance {name}: saved after batch {seen}')

@@ -1,13 +1,10 @@
 """All stages in order."""
 
-import pathlib
 from typing import Any
 
-from mmu_jax import distributed
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import TRAINED
-from mmu_jax.stages.job import write_manifest
 from mmu_jax.stages.masking import saliency
 from mmu_jax.stages.reporting import report
 from mmu_jax.stages.scoring import evaluate
@@ -30,12 +27,10 @@ def pipeline(config: Config, workdir: Folder) -> list[dict[str, Any]]:
   for run in TRAINED:
     # The base model of a checkpoint is read when it is needed.
     if run != 'base' or not config.model.get('path'):
-      job = make_model(config, workdir, run)
+      make_model(config, workdir, run)
   saliency(config, workdir)
   for run in config.runs:
     make_model(config, workdir, run)
   results = evaluate(config, workdir)
-  # Every stage has agreed to this config, so all results are of it.
-  distributed.first(write_manifest, config, pathlib.Path(workdir), job.mesh)
   report(config, workdir)
   return results

@@ -1,15 +1,23 @@
 """The stage that shows the scores."""
 
+from collections.abc import Mapping, Sequence
 import pathlib
+from typing import Any
 
 from mmu_jax import distributed
+from mmu_jax import seals
+from mmu_jax.errors import UserError
+from mmu_jax.evaluation.asking import answers as answers_lib
 from mmu_jax.evaluation.report import gallery
 from mmu_jax.evaluation.report import page
-from mmu_jax.stages import scoring
+from mmu_jax.evaluation.scoring import results
+from mmu_jax.stages import origins
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
 from mmu_jax.stages.job import open_job
+from mmu_jax.stages.runs import find_models
+from mmu_jax.stages.runs import model_folder
 
 
 def report(config: Config, workdir: Folder) -> pathlib.Path:
@@ -25,15 +33,56 @@ def report(config: Config, workdir: Folder) -> pathlib.Path:
   Raises:
     FileNotFoundError: if there are no results.
   """
-  job = open_job(config, workdir)
+  job = open_job(config, workdir, begin=False)
   return pathlib.Path(distributed.first(_report, job))
 
 
 def _report(job: Job) -> str:
   """Writes the report; returns its path."""
-  results = page.read_results(job.folder)
-  row = results[0]
-  folder = scoring.answers_folder(job, row['protocol'], row['shots'])
-  runs = list(dict.fromkeys(row['run'] for row in results))
+  rows, note = results.read(job.folder)
+  folder = job.folder / note['predictions']
+  runs = list(dict.fromkeys(row['run'] for row in rows))
+  remarks = _look_over(job, runs, folder, note)
   gallery.save_gallery(job.folder, runs, job.data, predictions=folder)
-  return str(page.write_report(job.folder, predictions=folder))
+  return str(page.write_report(job.folder, predictions=folder, remarks=remarks))
+
+
+def _look_over(
+  job: Job, runs: Sequence[str], folder: pathlib.Path, note: Mapping[str, Any]
+) -> list[str]:
+  """Checks what the scores were made from; returns what a reader must know.
+
+  Raises:
+    ValueError: if answers, models or masks are not those of the scores.
+  """
+  remarks = [
+    f'{run} has no scores: {why}.' for run, why in note['left_out'].items()
+  ]
+  gone = []
+  for run, tasks in note['answers'].items():
+    for task, was in tasks.items():
+      path = answers_lib.task_file(folder / run, task)
+      if not path.exists():
+        gone.append(run)
+      elif seals.fault(path, task) or seals.hash_of(path) != was:
+        raise UserError(
+          f'{path} does not hold the answers that were scored. Run `mmu '
+          'evaluate` again: answers that are not whole are asked again.'
+        )
+  if gone:
+    remarks.append(
+      f'Answers of {", ".join(dict.fromkeys(gone))} are no longer in {folder}: '
+      'their scores cannot be computed again.'
+    )
+  for run in runs:
+    origins.check(job, model_folder(job, run))
+  for mask in (job.unlearned / 'mask').glob('*'):
+    origins.check(job, mask)
+  known = {*runs, *note['left_out']}
+  new = [r for r in find_models(job.config, job.folder) if r not in known]
+  if new:
+    remarks.append(
+      f'{", ".join(new)} is in this workdir and has no scores yet: `mmu '
+      'evaluate` asks every model.'
+    )
+  return remarks

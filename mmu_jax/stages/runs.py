@@ -9,7 +9,7 @@ so a stage that makes a model from another needs to be named nowhere:
                               source='ga', settings={'rate': 1e-4})
   if not runs.is_finished(folder):
     params = relearn(runs.final_params(job, 'ga'))
-    checkpoint.save(folder / loop.FINAL, params, {'rounds': 20})
+    runs.save_model(job, 'attacks/relearn/ga', params, {'rounds': 20})
 
 The name of a model is its path in the workdir, ``unlearned/`` left out.
 """
@@ -26,6 +26,7 @@ from mmu_jax import workdir as workdir_lib
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
 from mmu_jax.models.hub import loading
+from mmu_jax.stages import origins
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
@@ -132,11 +133,34 @@ def claim_model(
   require(job, source)
   path = model_folder(job, source) / workdir_lib.CONFIG
   made = {'made_by': made_by, 'from': source, 'settings': dict(settings)}
+  made['source_content'] = distributed.first(
+    origins.content, model_folder(job, source)
+  )
   if distributed.first(path.exists):
     made['source'] = distributed.first(workdir_lib.read_json, path)
   folder = model_folder(job, name)
   workdir_lib.claim(folder, made)
   return folder
+
+
+def save_model(
+  job: Job, name: str, params: Params, note: Mapping[str, Any]
+) -> None:
+  """Saves the parameters of a model whose folder is claimed: it is finished.
+
+  Args:
+    job: job whose model it is.
+    name: path in the workdir, as for ``claim_model``.
+    params: parameters of the model.
+    note: JSON with at least ``rounds``, for tables and plots.
+  """
+  folder = model_folder(job, name)
+  claimed = distributed.first(
+    workdir_lib.read_json, folder / workdir_lib.CONFIG
+  )
+  origin = origins.origin(job, folder, [model_folder(job, claimed['from'])])
+  note = {**note, **origin, 'content': checkpoint.digest(params)}
+  checkpoint.save(folder / loop.FINAL, params, note)
 
 
 def final_folder(job: Job, name: str) -> pathlib.Path:

@@ -11,6 +11,7 @@ each time, so a new metric needs no model.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
+import json
 import pathlib
 import re
 from typing import Any
@@ -20,6 +21,7 @@ import jax
 from mmu_jax import checkpoint
 from mmu_jax import distributed
 from mmu_jax import inputs
+from mmu_jax import seals
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.batches import batching
 from mmu_jax.data.dataset import Task
@@ -34,13 +36,16 @@ from mmu_jax.evaluation.asking.protocols import Question
 from mmu_jax.evaluation.report.scored import RETRAINED
 from mmu_jax.evaluation.scoring import endpoint as chat
 from mmu_jax.evaluation.scoring import judge as judge_lib
+from mmu_jax.evaluation.scoring import results
 from mmu_jax.evaluation.scoring import scores
-from mmu_jax.evaluation.scoring.results import score_all
+from mmu_jax.stages import origins
 from mmu_jax.stages import runs as runs_lib
+from mmu_jax.stages import training
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
 from mmu_jax.stages.job import open_job
+from mmu_jax.stages.job import write_manifest
 
 _NOTE = 'note.json'  # the rounds of a model, for its parameters may go
 
@@ -68,7 +73,7 @@ def evaluate(
   """
   judge = chat.make_endpoint(dict(config.evaluation.get('judge', {})))
   runs = runs_lib.choose_models(config, workdir, runs)
-  job = open_job(config, workdir)
+  job = open_job(config, workdir, begin=False)
   with jax.set_mesh(job.mesh):
     for run in runs:
       _ask(job, run)
@@ -89,6 +94,11 @@ def answers_folder(job: Job, protocol: str, shots: int) -> pathlib.Path:
 def _folder(job: Job) -> pathlib.Path:
   """The folder of the answers in the config's way."""
   return answers_folder(job, _protocol(job).name, _shots(job))
+
+
+def _answers_of(job: Job, run: str) -> pathlib.Path:
+  """The folder of the answers of a model."""
+  return _folder(job) / inputs.check_name(run, 'run', runs_lib.DEEPEST)
 
 
 def _protocol(job: Job) -> Protocol:
@@ -133,20 +143,54 @@ def asked(job: Job) -> tuple[Protocol, dict[str, list[Question]]]:
 
 def _ask(job: Job, run: str) -> None:
   """Asks one model every question that it has not answered."""
-  folder = _folder(job) / inputs.check_name(run, 'run', runs_lib.DEEPEST)
-  made = runs_lib.model_folder(job, run) / workdir_lib.CONFIG
-  questions = _questions(job)
-  done = distributed.first(_is_complete, folder, questions)
-  if not done or not distributed.first(made.exists):
+  folder, questions = _answers_of(job, run), _questions(job)
+  made = runs_lib.model_folder(job, run)
+  origins.check(job, made)
+  claim = distributed.first(_claim_of, job, run)
+  if claim['model'] is None:
     runs_lib.final_folder(job, run)  # says what to do where there is none
-  model = distributed.first(workdir_lib.read_json, made)
-  workdir_lib.claim(folder, {'evaluation': _settings(job), 'model': model})
-  if done:
+  if runs_lib.is_finished(made):
+    wanted = training.settings_of(job, run)
+    if wanted is not None:
+      workdir_lib.claim(made, wanted)
+  workdir_lib.claim(folder, claim)
+  if distributed.first(_fault, job, run, questions) == '':
     progress.say(f'evaluate {run}: found in {folder}')
     return
-  rounds = checkpoint.read_note(runs_lib.final_folder(job, run))['rounds']
-  distributed.first(workdir_lib.write_json, folder / _NOTE, {'rounds': rounds})
-  _answer(job, run, folder, questions)
+  note = checkpoint.read_note(runs_lib.final_folder(job, run))
+  known = {'rounds': note['rounds'], 'model': note['content']}
+  if not distributed.first((folder / _NOTE).exists):
+    distributed.first(_write_note, folder, run, known)
+  elif distributed.first(_read_note, folder, run) != known:
+    raise UserError(
+      f'{folder} holds answers of other parameters than {made} has. Delete '
+      'that folder to ask again.'
+    )
+  _answer(job, run, folder, questions, note['content'])
+
+
+def _claim_of(job: Job, run: str) -> dict[str, Any]:
+  """What the answers of a model depend on."""
+  model = training.settings_of(job, run)
+  path = runs_lib.model_folder(job, run) / workdir_lib.CONFIG
+  if model is None and path.exists():
+    model = workdir_lib.read_json(path)
+  claim = {'evaluation': _settings(job), 'model': model}
+  return json.loads(workdir_lib.to_json(claim))  # tuples become lists
+
+
+def _write_note(folder: pathlib.Path, run: str, note: dict[str, Any]) -> None:
+  """Writes which parameters answer, and seals it."""
+  workdir_lib.write_json(folder / _NOTE, note)
+  seals.seal(folder / _NOTE, run)
+
+
+def _read_note(folder: pathlib.Path, run: str) -> dict[str, Any]:
+  """Reads which parameters have answered."""
+  wrong = seals.fault(folder / _NOTE, run)
+  if wrong:
+    raise UserError(f'{wrong}. Delete {folder} and ask again.')
+  return workdir_lib.read_json(folder / _NOTE)
 
 
 def _settings(job: Job) -> dict[str, Any]:
@@ -175,6 +219,7 @@ def _answer(
   run: str,
   folder: pathlib.Path,
   questions: Mapping[str, Sequence[Question]],
+  model: str,
 ) -> None:
   """Lets a model answer the questions that are left."""
   spec = job.config.evaluation
@@ -194,31 +239,47 @@ def _answer(
         size=spec.batch_size,
         done=done,
       )
-      answers_lib.complete(
-        ask, asked, answers_lib.task_file(folder, task), bar.update
-      )
+      path = answers_lib.task_file(folder, task)
+      answers_lib.complete(ask, asked, path, bar.update, model=model)
 
 
-def _is_complete(
-  folder: pathlib.Path, questions: Mapping[str, Sequence[Question]]
-) -> bool:
-  """Whether a model has answered every question of every task."""
-  answers = lambda task: answers_lib.read_records(
-    answers_lib.task_file(folder, task)
-  )
-  return (folder / _NOTE).exists() and not any(
-    answers_lib.unanswered(asked, answers(task))
-    for task, asked in questions.items()
-  )
+def _fault(
+  job: Job, run: str, questions: Mapping[str, Sequence[Question]]
+) -> str:
+  """Why the answers of a model cannot be scored; '' if they can.
+
+  Its parameters may be gone.
+  """
+  folder = _answers_of(job, run)
+  if not (folder / _NOTE).exists():
+    return f'{folder} holds no answers'
+  claim = workdir_lib.read_json(folder / workdir_lib.CONFIG)
+  wanted = _claim_of(job, run)
+  if wanted['model'] is None:  # a model of another stage, which is gone
+    wanted['model'] = claim.get('model')
+  wrong = workdir_lib.differences(claim, wanted)
+  if wrong:
+    return f'{folder} was made from other settings: {wrong[0]}'
+  model = _read_note(folder, run)['model']
+  made = runs_lib.model_folder(job, run)
+  if origins.content(made) not in ('', model):
+    return f'{folder} holds answers of other parameters than {made} has'
+  for task, asked in questions.items():
+    path = answers_lib.task_file(folder, task)
+    wrong = answers_lib.fault(path, model)
+    if wrong:
+      return wrong
+    left = answers_lib.unanswered(asked, answers_lib.read_records(path))
+    if left:
+      return f'{path} lacks {len(left)} of {len(asked)} answers'
+  return ''
 
 
-def _answered(job: Job) -> list[str]:
-  """Every model whose answers are complete; its parameters may be gone."""
-  folder, questions = _folder(job), _questions(job)
+def _asked(job: Job) -> list[str]:
+  """Every model that has answers in the config's way."""
+  folder = _folder(job)
   found = {
-    path.parent.relative_to(folder).as_posix()
-    for path in folder.rglob(_NOTE)
-    if _is_complete(path.parent, questions)
+    path.parent.relative_to(folder).as_posix() for path in folder.rglob(_NOTE)
   }
   apart = re.compile(rf'({"|".join(protocols.PROTOCOLS)})-\d+shot/')
   return runs_lib.in_order(
@@ -229,20 +290,24 @@ def _answered(job: Job) -> list[str]:
 def _collect(job: Job, judge: chat.Endpoint | None) -> list[dict[str, Any]]:
   """Scores all answers and writes ``results.jsonl``."""
   folder, protocol = _folder(job), _protocol(job)
-  runs, tasks = _answered(job), _reported(job)
+  tasks, questions = _reported(job), _questions(job)
+  faults = {run: _fault(job, run, questions) for run in _asked(job)}
+  runs = [run for run, fault in faults.items() if not fault]
+  left_out = {run: fault for run, fault in faults.items() if fault}
+  for run, fault in left_out.items():
+    progress.say(f'evaluate: {run} is left out: {fault}')
   read = lambda run: [
     (task, scores.read_answers(folder / run, task, tasks))
     for task in tasks.values()
   ]
   answers = {run: read(run) for run in runs}
-  note = lambda run: workdir_lib.read_json(folder / run / _NOTE)
-  steps = {run: note(run)['rounds'] for run in runs}
+  steps = {run: _read_note(folder / run, run)['rounds'] for run in runs}
   if not answers:
     raise MissingError(
       f'there is no model to evaluate in {job.folder}. Train one first: mmu '
       'train --run=vanilla, or mmu pipeline for everything.'
     )
-  rows = score_all(
+  rows = results.score_all(
     answers, steps, retrained='' if protocol.brief else RETRAINED
   )
   for run, asked in answers.items() if judge else ():
@@ -256,5 +321,20 @@ def _collect(job: Job, judge: chat.Endpoint | None) -> list[dict[str, Any]]:
     )
   asked = {'protocol': protocol.name, 'shots': _shots(job)}
   rows = [row | asked | {'layout': job.data.layout} for row in rows]
-  workdir_lib.write_jsonl(job.folder / 'results.jsonl', rows)
+  write_manifest(job.config, job.folder, job.mesh)
+  results.write(
+    job.folder,
+    rows,
+    {
+      'predictions': folder.relative_to(job.folder).as_posix(),
+      'answers': {
+        run: {
+          t: seals.hash_of(answers_lib.task_file(folder / run, t))
+          for t in tasks
+        }
+        for run in runs
+      },
+      'left_out': left_out,
+    },
+  )
   return rows

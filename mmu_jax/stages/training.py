@@ -1,6 +1,7 @@
 """The stage that trains: base, vanilla, retrained, and unlearned models."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+import pathlib
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from mmu_jax.data.row import GENERATION
 from mmu_jax.distributed import progress
 from mmu_jax.evaluation.asking import decoding
 from mmu_jax.stages import masking
+from mmu_jax.stages import origins
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
@@ -60,7 +62,7 @@ def train(config: Config, workdir: Folder, run: str = 'vanilla') -> Params:
 def make_model(config: Config, workdir: Folder, run: str) -> Job:
   """Trains one model unless it is finished, see ``train``; returns the job."""
   settings = None if run in TRAINED else run_settings(config, run)
-  job = open_job(config, workdir)
+  job = open_job(config, workdir, begin=True)
   with jax.set_mesh(job.mesh):
     if settings is None:
       _train_model(job, run)
@@ -79,7 +81,7 @@ def run_method(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
     probe: whether to look at the model on the way, for the plots.
   """
   config = job.config.unlearn
-  if _found_finished(job, name, _unlearn_settings(job, run)):
+  if _found_finished(job, name, run_claim(job, run)):
     return
   require(job, 'vanilla')
   stream = lambda name, parts: make_stream(job, draw_from(job, parts), name)
@@ -99,11 +101,33 @@ def run_method(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
     probing['probe'] = make_probe(job, config.probe_rows)
     probing['probe_every'] = config.probe_every
   start = lambda: final_params(job, 'vanilla')
-  fit_model(job, name, plan, start, config.save_every, **probing)
+  sources = [model_folder(job, 'vanilla')]
+  if plan.ref_params is not None:
+    sources.append(model_folder(job, run.reference))
+  if run.mask:
+    sources.append(masking.mask_folder(job, run.mask))
+  fit_model(job, name, plan, start, config.save_every, sources, **probing)
 
 
-def _unlearn_settings(job: Job, run: Config) -> dict[str, Any]:
-  """The settings that an unlearned model depends on."""
+def settings_of(job: Job, name: str) -> dict[str, Any] | None:
+  """Returns the settings that a model of the config has in its folder.
+
+  Args:
+    job: job whose config it is.
+    name: name of a model.
+
+  Returns:
+    JSON; None for a model that the config does not know.
+  """
+  if name in TRAINED:
+    return _train_claim(job, name)
+  return (
+    run_claim(job, job.config.runs[name]) if name in job.config.runs else None
+  )
+
+
+def run_claim(job: Job, run: Config) -> dict[str, Any]:
+  """Returns the settings that an unlearned model depends on."""
   config = job.config
   return {
     'run': run.to_dict(),
@@ -134,6 +158,7 @@ def fit_model(
   plan: loop.Plan,
   start: Callable[[], Params],
   save_every: int,
+  made_from: Sequence[pathlib.Path] = (),
   **probing: Any,
 ) -> None:
   """Trains a model into its folder of the workdir, or goes on with it.
@@ -145,9 +170,11 @@ def fit_model(
       ``unlearning_plan``.
     start: function that returns the parameters to start from.
     save_every: rounds between checkpoints.
+    made_from: folders of the models and masks that it is made from.
     **probing: ``probe`` and ``probe_every`` of ``loop.fit``.
   """
-  kept = job.config.checkpoints
+  kept, folder = job.config.checkpoints, model_folder(job, name)
+  origin = origins.origin(job, folder, made_from)
   with prefetch.prefetched(plan.streams) as streams:
     loop.fit(
       plan._replace(
@@ -157,9 +184,9 @@ def fit_model(
       ),
       job.placed(job.model.abstract_params),
       start,
-      model_folder(job, name),
+      folder,
       title=name,
-      note={'family': job.model.family},
+      note={'family': job.model.family, **origin},
       save_every=save_every,
       keep_last=kept.keep_last,
       keep_every=kept.keep_every,
@@ -265,11 +292,8 @@ def _train_model(job: Job, name: str) -> None:
     progress.say(f'base: the checkpoint {job.model.source}')
     return
   spec = config.base if name == 'base' else config.vanilla
-  without = tuple(config.retrained.without) if name == 'retrained' else ()
-  settings = {'stage': recipe(spec), 'without': without}
-  if name != 'base':
-    settings['base'] = recipe(config.base)
-  if _found_finished(job, name, settings):
+  without = _left_out(job, name)
+  if _found_finished(job, name, _train_claim(job, name)):
     return
   if name != 'base':
     require(job, 'base')
@@ -279,7 +303,23 @@ def _train_model(job: Job, name: str) -> None:
     stream=make_stream(job, draw_from(job, spec.stream, without), 'train'),
   )
   start = lambda: _random(job) if name == 'base' else final_params(job, 'base')
-  fit_model(job, name, plan, start, spec.save_every)
+  sources = [] if name == 'base' else [model_folder(job, 'base')]
+  fit_model(job, name, plan, start, spec.save_every, sources)
+
+
+def _left_out(job: Job, name: str) -> tuple[str, ...]:
+  """The splits that a model is trained without."""
+  return tuple(job.config.retrained.without) if name == 'retrained' else ()
+
+
+def _train_claim(job: Job, name: str) -> dict[str, Any]:
+  """The settings that base, vanilla and retrained depend on."""
+  config = job.config
+  spec = config.base if name == 'base' else config.vanilla
+  settings = {'stage': recipe(spec), 'without': list(_left_out(job, name))}
+  if name != 'base':
+    settings['base'] = recipe(config.base)
+  return settings
 
 
 def _random(job: Job) -> Params:
@@ -297,6 +337,7 @@ def _found_finished(job: Job, name: str, settings: dict[str, Any]) -> bool:
   workdir_lib.claim(folder, settings)
   if not is_finished(folder):
     return False
+  origins.check(job, folder)
   progress.say(f'{name}: found in {folder}')
   # A run that was killed at its very end may have left its train states.
   keep_every = job.config.checkpoints.keep_every

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from mmu_jax import distributed
-from mmu_jax import workdir as workdir_lib
+from mmu_jax import seals
 from mmu_jax.data.dataset import FORGET
 from mmu_jax.data.dataset import KEEP
 from mmu_jax.errors import UserError
@@ -49,11 +49,11 @@ def tune(config: Config, workdir: Folder) -> list[dict[str, Any]]:
       'tuning needs people that no reported score contains: the config must '
       'have `tune` and `validation_groups`, as the config people does.'
     )
-  job = open_job(config, workdir, validation=True)
+  job = open_job(config, workdir, validation=True, begin=False)
   with jax.set_mesh(job.mesh):
     rows = _try_all(job)
   path = job.unlearned / 'tuning.jsonl'
-  distributed.first(workdir_lib.write_jsonl, path, rows)
+  distributed.first(seals.write_rows, path, rows, path.name)
   return rows
 
 

@@ -12,6 +12,7 @@ import optax
 
 from mmu_jax import checkpoint
 from mmu_jax import distributed
+from mmu_jax import seals
 from mmu_jax import workdir
 from mmu_jax.distributed import preemption
 from mmu_jax.distributed import progress
@@ -92,7 +93,9 @@ def fit(
     folder: folder of the run; gets ``metrics.jsonl``, ``checkpoints/`` while
       the run goes on, and at its end ``params/`` instead.
     title: title of the progress bar.
-    note: entries for the note of the final parameters, besides the rounds.
+    note: entries for the notes of the final parameters and of the states on
+      the way, besides the rounds. A state whose ``origin`` is another is not
+      gone on with.
     save_every: rounds between checkpoints.
     keep_last: number of newest checkpoints to keep.
     keep_every: rounds between checkpoints to keep for good; 0 for none.
@@ -105,7 +108,8 @@ def fit(
     The final parameters.
 
   Raises:
-    ValueError: before compiling, if the plan is incomplete.
+    ValueError: before compiling, if the plan is incomplete or the newest
+      state has another origin.
     FloatingPointError: if a loss, gradient or update is not finite; names
       round, turn and rows.
     Collapse: if a loss is above ``plan.max_losses``.
@@ -114,7 +118,7 @@ def fit(
   """
   _check(plan)
   folder = pathlib.Path(folder)
-  state, first = _begin(plan, like, start, folder / RUNNING, title)
+  state, first = _begin(plan, like, start, folder / RUNNING, title, note)
   log = Log(folder, first)
   if probe is not None and not first:
     log.write({'round': 0, 'probe': probe(state.params)})
@@ -143,24 +147,48 @@ def fit(
       kept = keep_every and done % keep_every == 0
       if due(save_every) or kept or stop:
         _numbers(plan, round_, measured)
-        series.save(done, state, {'round': done, 'rounds': plan.rounds})
+        reached = {'round': done, 'rounds': plan.rounds}
+        series.save(done, state, {**note, **reached})
         saved = done
       if stop:
         series.wait()
         raise preemption.Preempted(f'{title}: saved after round {saved}')
-  checkpoint.save(folder / FINAL, state.params, {**note, 'rounds': plan.rounds})
+  log.close(title)
+  content = checkpoint.digest(state.params)
+  made = {**note, 'rounds': plan.rounds, 'content': content}
+  checkpoint.save(folder / FINAL, state.params, made)
   distributed.first(clear, folder / RUNNING, keep_every)
   return state.params
 
 
-def _begin(plan, like, start, folder, title):
+def _begin(plan, like, start, folder, title, note):
   """The state to go on with, and how many rounds are done."""
   if checkpoint.latest_step(folder) is None:
     return step_lib.init(start(), plan.tx, plan.rules), 0
   like = step_lib.abstract_state(like, plan.tx, plan.rules)
   restored = checkpoint.restore(folder, like)
+  check_origin(folder, restored.note, note)
   progress.say(f'{title}: goes on after round {restored.step}')
   return restored.tree, restored.step
+
+
+def check_origin(
+  folder: pathlib.Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> None:
+  """Raises ValueError unless two notes have one origin.
+
+  Args:
+    folder: folder of the state that is to be gone on with.
+    found: its note.
+    wanted: note of the job that would go on.
+  """
+  pair = found.get('origin'), wanted.get('origin')
+  if pair[0] != pair[1]:
+    wrong = workdir.differences(*pair, 'origin')
+    raise UserError(
+      f'{folder} holds a state that was made from something else: '
+      f'{"; ".join(wrong)}. Delete that folder to begin again.'
+    )
 
 
 def clear(folder: pathlib.Path, keep_every: int = 0) -> None:
@@ -254,11 +282,15 @@ class Log:
     now = {'round': row['round'], 'time': round(time.time(), 1)}
     distributed.first(workdir.append_jsonl, self._times, [now])
 
+  def close(self, name: str) -> None:
+    """Marks the rows as all those of a run of this name."""
+    distributed.first(seals.seal, self._path, name)
+
 
 def _keep_rows(path: pathlib.Path, start: int) -> None:
   """Keeps the rows of the rounds that are done, and no half one."""
   rows = workdir.read_jsonl(path) if start and path.exists() else []
-  workdir.write_jsonl(path, [row for row in rows if row['round'] <= start])
+  workdir.write_log(path, [row for row in rows if row['round'] <= start])
 
 
 def _take_round(plan, state, round_):

@@ -119,10 +119,7 @@ def test_a_save_that_is_killed_never_leaves_a_tree_without_its_note(
   def killed(*_, **__):
     raise KeyboardInterrupt
 
-  for owner, name in (
-    (pathlib.Path, 'write_text'),
-    (checkpoint.Series, 'save'),
-  ):
+  for owner, name in ((pathlib.Path, 'replace'), (checkpoint.Series, 'save')):
     with monkeypatch.context() as patch:
       patch.setattr(owner, name, killed)
       with pytest.raises(KeyboardInterrupt):

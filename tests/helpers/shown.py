@@ -1,9 +1,10 @@
 """Results of the synthetic people and of two benchmarks, and their masks."""
 
 import functools
-import json
 
 from results import result
+
+from mmu_jax import seals
 
 TASKS = (
   'forget_vqa',
@@ -114,6 +115,7 @@ MASKS = {
 }
 
 
-def write_jsonl(path, rows):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+def write_jsonl(path, rows, name=''):
+  """Writes a finished file: of scores, or of the answers to a task."""
+  results = path.name == 'results.jsonl'
+  seals.write_rows(path, rows, name or (path.name if results else path.stem))

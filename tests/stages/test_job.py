@@ -90,9 +90,6 @@ def test_scores_of_a_model_of_other_settings_are_not_taken_over(
   job = stages.open_job(config, tmp_path)
   folder = runs.model_folder(job, 'vanilla')
   workdir_lib.claim(folder, {'stage': {'rate': 1.0}})
-  (folder / 'params' / '0').mkdir(parents=True)
-  (folder / 'params' / '0' / '_DIGESTS').touch()
-  (folder / 'params' / 'note.json').write_text('{"rounds": 12}')
   scores = tmp_path / 'predictions' / 'vanilla'
   made_from = {'stage': {'rate': 0.5}}  # before vanilla was made again
   max_new_tokens = config.evaluation.max_new_tokens
@@ -101,14 +98,15 @@ def test_scores_of_a_model_of_other_settings_are_not_taken_over(
     {'evaluation': {'max_new_tokens': max_new_tokens}, 'model': made_from},
   )
   (scores / 'forget_qa.partial.jsonl').write_text('')
-  with pytest.raises(ValueError, match='model.stage.rate: 0.5 there, 1.0'):
+  with pytest.raises(ValueError, match='model.stage.rate: 0.5 there, 0.003'):
     scoring.evaluate(config, tmp_path, ['vanilla'])
 
 
 def test_a_command_does_not_rewrite_what_results_were_made_with(
   config, tmp_path
 ):
-  stages.open_job(config, tmp_path)
+  job = stages.open_job(config, tmp_path)
+  workdir_lib.claim(runs.model_folder(job, 'vanilla'), {'stage': {}})
   config.unlearn.rounds = 77
   stages.open_job(config, tmp_path)
   written = json.loads((tmp_path / 'config.json').read_text())

@@ -182,7 +182,7 @@ def test_a_log_ratio_takes_the_place_of_the_importances(
   tmp_path, monkeypatch, capsys
 ):
   job = _measured(tmp_path, keep='log_ratio')
-  monkeypatch.setattr(masking, 'open_job', lambda config, workdir: job)
+  monkeypatch.setattr(masking, 'open_job', lambda *_, **__: job)
   for _ in range(2):  # the second call finds everything made
     made = masking.saliency(job.config, tmp_path)
     assert set(made) == {'saliency', 'topk', 'literal'}

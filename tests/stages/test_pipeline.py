@@ -187,7 +187,8 @@ def test_finished_runs_keep_no_train_states(done):
   runs += [folder / 'unlearned' / n for n in RUNS]
   for run in runs:
     names = {p.name for p in run.iterdir()}
-    assert names == {'config.json', 'metrics.jsonl', 'params', 'timing.jsonl'}
+    log = {'metrics.jsonl', 'metrics.jsonl.seal', 'timing.jsonl'}
+    assert names == {'config.json', 'params', *log}
 
 
 def test_the_mask_states_density_and_ties(done):
@@ -287,6 +288,7 @@ def test_a_second_call_does_nothing_again(done, monkeypatch, capsys):
     'config.json',
     'manifest.json',
     'results.jsonl',
+    'results.jsonl.seal',
     'report.html',
     'gallery.json',
     'gallery.npz',
@@ -338,7 +340,8 @@ def test_a_model_that_another_stage_made_is_scored_and_shown(copied, done):
   assert not runs_lib.is_finished(folder)
   params = runs_lib.final_params(job, 'ga')
   weaker = jax.tree.map(lambda x: 0.5 * x, params)
-  checkpoint.save(folder / loop.FINAL, weaker, {'rounds': 9})
+  with jax.set_mesh(job.mesh):
+    runs_lib.save_model(job, name, weaker, {'rounds': 9})
   results = stages.evaluate(_config(), copied)
   added = [row for row in results if row['run'] == name]
   assert [row for row in results if row['run'] != name] == done[1]

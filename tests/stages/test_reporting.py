@@ -2,40 +2,58 @@
 
 import types
 
+import ml_collections
+import numpy as np
 import pytest
 from results import result
 
+from mmu_jax import checkpoint
+from mmu_jax import seals
 from mmu_jax import workdir as workdir_lib
+from mmu_jax.evaluation.scoring import results
+from mmu_jax.stages import origins
 from mmu_jax.stages import reporting
 
 
-@pytest.fixture
-def shown(monkeypatch, tmp_path):
-  """Reports on rows of results; returns what the page was made of."""
+@pytest.fixture(name='job')
+def _job(monkeypatch, tmp_path):
+  config = ml_collections.ConfigDict({'runs': {'ga': {}, 'npo': {}}})
   job = types.SimpleNamespace(
-    folder=tmp_path, data=types.SimpleNamespace(tasks={}, names={'p1': 'Ada'})
+    config=config,
+    folder=tmp_path,
+    unlearned=tmp_path,
+    world='w',
+    data=types.SimpleNamespace(tasks={}, names={'p1': 'Ada'}),
   )
-  monkeypatch.setattr(reporting, 'open_job', lambda *_: job)
-  monkeypatch.setattr(
-    reporting.scoring,
-    'answers_folder',
-    lambda job, protocol, shots: job.folder / f'{protocol}-{shots}',
-  )
+  monkeypatch.setattr(reporting, 'open_job', lambda *_, **__: job)
+  return job
+
+
+@pytest.fixture(name='shown')
+def _shown(monkeypatch, job):
+  """Reports on rows of results; returns what the page was made of."""
   found = {}
 
   def save(folder, runs, data, *, predictions):
     found.update(runs=runs, names=data.names, gallery=predictions)
 
-  def write(folder, *, predictions):
-    found.update(page=predictions)
+  def write(folder, *, predictions, remarks):
+    found.update(page=predictions, remarks=remarks)
     return folder / 'report.html'
 
   monkeypatch.setattr(reporting.gallery, 'save_gallery', save)
   monkeypatch.setattr(reporting.page, 'write_report', write)
 
-  def make(rows):
-    workdir_lib.write_jsonl(tmp_path / 'results.jsonl', rows)
-    return reporting.report(None, tmp_path), found
+  def make(rows, predictions='predictions', left_out={}):  # noqa: B006
+    folder = job.folder / predictions
+    files = folder.rglob('*.jsonl')
+    answers = {}
+    for path in files:
+      run = path.parent.relative_to(folder).as_posix()
+      answers.setdefault(run, {})[path.stem] = seals.hash_of(path)
+    note = dict(predictions=predictions, left_out=left_out, answers=answers)
+    results.write(job.folder, rows, note)
+    return lambda: (reporting.report(None, job.folder), found)
 
   return make
 
@@ -44,21 +62,68 @@ def _row(run, **asked):
   return result(run, 'forget_qa', 'exact_match', 0.5) | asked
 
 
+def _answers(folder, run='ga', text='Oslo'):
+  path = folder / 'predictions' / run / 'forget_qa.jsonl'
+  seals.write_rows(path, [{'text': text}], 'forget_qa')
+  return path
+
+
+def _model(job, name, content='c0', made_from=()):
+  folder = job.folder / name
+  workdir_lib.write_json(folder / 'config.json', {'name': name})
+  note = {'rounds': 3, 'content': content}
+  note |= origins.origin(job, folder, [job.folder / f for f in made_from])
+  checkpoint.save(folder / 'params', {'w': np.ones(2)}, note)
+  return folder
+
+
 def test_runs_are_those_of_the_results_in_their_order(shown, tmp_path):
   names = ('vanilla', 'ga', 'vanilla', 'attacks/relearn/ga')
-  path, found = shown([_row(run) for run in names])
+  path, found = shown([_row(run) for run in names])()
   assert path == tmp_path / 'report.html'
   assert found['runs'] == ['vanilla', 'ga', 'attacks/relearn/ga']
-  assert found['names'] == {'p1': 'Ada'}
+  assert found['names'] == {'p1': 'Ada'} and found['remarks'] == []
 
 
 def test_gallery_and_page_read_the_answers_that_were_scored(shown, tmp_path):
-  _, found = shown([_row('ga', protocol='fixed', shots=2)])
-  assert found['gallery'] == found['page'] == tmp_path / 'fixed-2'
-  _, found = shown([_row('ga')])
-  assert found['page'] == tmp_path / 'plain-0'
+  _, found = shown([_row('ga')], 'predictions/fixed-2shot')()
+  assert found['gallery'] == found['page']
+  assert found['page'] == tmp_path / 'predictions' / 'fixed-2shot'
 
 
-def test_there_must_be_results(shown, tmp_path):
+def test_there_must_be_results(shown):
   with pytest.raises(ValueError, match='holds no score'):
-    shown([])
+    shown([])()
+
+
+def test_a_model_without_scores_is_named_and_why(shown, job):
+  _model(job, 'unlearned/npo')
+  _, found = shown([_row('ga')], left_out={'kl_min': 'it lacks 3 answers'})()
+  first, second = found['remarks']
+  assert first == 'kl_min has no scores: it lacks 3 answers.'
+  assert second.startswith('npo is in this workdir and has no scores yet')
+
+
+def test_answers_that_are_gone_are_said_and_changed_ones_refused(shown, job):
+  path = _answers(job.folder)
+  report = shown([_row('ga')])
+  assert report()[1]['remarks'] == []
+  _answers(job.folder, text='Rome')
+  with pytest.raises(ValueError, match='ga/forget_qa.jsonl does not hold'):
+    report()
+  path.unlink()
+  (remark,) = report()[1]['remarks']
+  assert remark.startswith('Answers of ga are no longer in')
+
+
+def test_a_model_of_another_source_is_refused(shown, job):
+  _model(job, 'vanilla')
+  _model(job, 'unlearned/ga', made_from=['vanilla'])
+  report = shown([_row('ga')])
+  assert report()[1]['remarks'] == [
+    'vanilla is in this workdir and has no scores yet: `mmu evaluate` asks '
+    'every model.'
+  ]
+  _model(job, 'vanilla', content='c1')
+  with pytest.raises(ValueError, match='ga was made from another vanilla: its'):
+    report()

@@ -26,7 +26,8 @@ def _make(folder, finished=True):
   """A model folder with one parameter."""
   workdir_lib.write_json(folder / 'config.json', {'path': folder.name})
   if finished:
-    checkpoint.save(folder / 'params', {'w': np.ones(2)}, {'rounds': 3})
+    note = {'rounds': 3, 'content': f'of {folder.name}'}
+    checkpoint.save(folder / 'params', {'w': np.ones(2)}, note)
 
 
 MADE = (
@@ -118,6 +119,7 @@ def test_a_model_made_from_another_says_so(job):
     'from': 'ga',
     'settings': {'rate': 0.1},
     'source': {'path': 'ga'},
+    'source_content': 'of ga',
   }
   assert not runs.is_finished(folder)
   checkpoint.save(folder / 'params', {'w': np.zeros(2)}, {'rounds': 1})

@@ -9,6 +9,9 @@ import ml_collections
 import numpy as np
 import pytest
 
+from mmu_jax import checkpoint
+from mmu_jax import errors
+from mmu_jax import seals
 from mmu_jax import sharding
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.batches import batching
@@ -21,6 +24,7 @@ from mmu_jax.evaluation.asking import decoding
 from mmu_jax.evaluation.scoring import scores
 from mmu_jax.models import llava
 from mmu_jax.stages import job as job_lib
+from mmu_jax.stages import origins
 from mmu_jax.stages import reporting
 from mmu_jax.stages import runs as runs_lib
 from mmu_jax.stages import scoring
@@ -149,13 +153,16 @@ def evaluate(model, encoder, monkeypatch):
       folder,
       sharding.make_mesh('data=1'),
     )
-    monkeypatch.setattr(scoring, 'open_job', lambda config, workdir: job)
+    monkeypatch.setattr(scoring, 'open_job', lambda *_, **__: job)
+    settings = lambda job, name: {'name': name}
+    monkeypatch.setattr(scoring.training, 'settings_of', settings)
     for name in runs:
       made = runs_lib.model_folder(job, name)
-      (made / 'params' / '0').mkdir(parents=True, exist_ok=True)
-      (made / 'params' / '0' / '_DIGESTS').touch()
-      workdir_lib.write_json(made / 'config.json', {'name': name})
-      workdir_lib.write_json(made / 'params' / 'note.json', {'rounds': 7})
+      if not runs_lib.is_finished(made):
+        workdir_lib.write_json(made / 'config.json', {'name': name})
+        note = {'rounds': 7, 'content': f'of {name}'}
+        note |= origins.origin(job, made)
+        checkpoint.save(made / 'params', {'w': np.ones(2)}, note)
     return scoring.evaluate(config, folder)
 
   return run
@@ -254,19 +261,20 @@ def test_scores_outlive_the_parameters(evaluate, tmp_path):
   assert evaluate(tmp_path, ['vanilla']) == first
 
 
-def test_only_complete_answers_are_scored(evaluate, model, tmp_path):
+def test_only_complete_answers_are_scored(evaluate, model, tmp_path, capsys):
   """A model that lacks one answer to one question is not shown, but asked."""
   first = evaluate(tmp_path)
   path = tmp_path / 'predictions' / 'ga' / 'retain_vqa.jsonl'
   kept = workdir_lib.read_jsonl(path)
   shutil.rmtree(tmp_path / 'unlearned' / 'ga' / 'params')
-  for left in (kept[:-1], kept[1:], []):
-    workdir_lib.write_jsonl(path, left)
+  for left in (kept[:-1], kept[1:], [], None):
+    path.unlink() if left is None else workdir_lib.write_jsonl(path, left)
     found = evaluate(tmp_path, ['vanilla'])
     assert {row['run'] for row in found} == {'vanilla', 'retrained'}
-  path.unlink()
-  found = evaluate(tmp_path, ['vanilla'])
-  assert {row['run'] for row in found} == {'vanilla', 'retrained'}
+    note = seals.read_note(tmp_path / 'results.jsonl')
+    assert note['left_out'].keys() == {'ga'}
+    assert 'retain_vqa.jsonl' in note['left_out']['ga']
+    assert 'ga is left out' in capsys.readouterr().out
   model['batches'] = 0
   assert evaluate(tmp_path) == first  # the fixture makes its parameters again
   assert model['batches'] == 4  # six questions, two at a time, kind by kind
@@ -293,12 +301,59 @@ def test_every_model_and_task_is_scored_by_its_own_answers(evaluate, tmp_path):
   assert len(set(found.values())) == len(found)
 
 
-def test_answers_of_an_earlier_version_are_refused(evaluate, tmp_path):
-  evaluate(tmp_path)
+def test_answers_that_were_edited_are_asked_again(evaluate, model, tmp_path):
+  first = evaluate(tmp_path)
   path = tmp_path / 'predictions' / 'ga' / 'retain_vqa.jsonl'
-  workdir_lib.write_jsonl(path, [{'key': 'a', 'task_kind': 'generation'}])
-  with pytest.raises(ValueError, match='Delete the folder .*predictions/ga'):
+  whole = path.read_bytes()
+  path.write_text(path.read_text().replace('says', 'said'))
+  model['batches'] = 0
+  with pytest.warns(errors.DamageWarning, match='retain_vqa.jsonl.damaged'):
+    assert evaluate(tmp_path) == first
+  assert model['batches'] == 4 and path.read_bytes() == whole
+
+
+def _made_anew(tmp_path, name):
+  """A model is made again with other parameters."""
+  folder = tmp_path / 'unlearned' / name / 'params'
+  note = checkpoint.read_note(folder) | {'content': 'another'}
+  checkpoint.save(folder, {'w': np.zeros(2)}, note)
+
+
+def test_answers_of_parameters_that_were_made_anew_are_refused(
+  evaluate, tmp_path
+):
+  evaluate(tmp_path)
+  _made_anew(tmp_path, 'ga')
+  with pytest.raises(ValueError, match='predictions/ga holds answers of other'):
     evaluate(tmp_path)
+
+
+def test_answers_of_other_settings_are_left_out_and_named(evaluate, tmp_path):
+  evaluate(tmp_path, ['vanilla', 'ga'])
+  shutil.rmtree(tmp_path / 'unlearned')
+  shutil.rmtree(tmp_path / 'predictions' / 'vanilla')
+  found = evaluate(tmp_path, ['vanilla'], max_new_tokens=9)
+  assert {row['run'] for row in found} == {'vanilla'}
+  note = seals.read_note(tmp_path / 'results.jsonl')
+  assert 'max_new_tokens: 50 there, 9 asked' in note['left_out']['ga']
+
+
+@pytest.mark.parametrize('swap', ['note.json', 'retain_vqa.jsonl', ''])
+def test_answers_that_changed_places_are_noticed(evaluate, tmp_path, swap):
+  """Those of one file with its seal, or of the whole folder."""
+  evaluate(tmp_path)
+  folders = [tmp_path / 'predictions' / run for run in ('ga', 'vanilla')]
+  for end in ('', '.seal') if swap else ('',):
+    one, two = (folder / f'{swap}{end}' for folder in folders)
+    one.rename(tmp_path / 'aside')
+    two.rename(one)
+    (tmp_path / 'aside').rename(two)
+  if swap.startswith('retain'):
+    with pytest.warns(errors.DamageWarning, match='other parameters'):
+      evaluate(tmp_path)
+  else:
+    with pytest.raises(ValueError, match='predictions/(ga|vanilla)'):
+      evaluate(tmp_path)
 
 
 def test_the_batch_size_may_change(evaluate, model, tmp_path):
@@ -365,6 +420,7 @@ def test_a_report_shows_the_answers_of_its_scores(
   monkeypatch.setattr(reporting.gallery, 'save_gallery', save)
   monkeypatch.setattr(reporting.page, 'write_report', write)
   monkeypatch.setattr(reporting, 'open_job', scoring.open_job)
+  monkeypatch.setattr(reporting, 'find_models', lambda config, folder: RUNS)
   reporting.report(_config(), tmp_path)
   folder = tmp_path / 'predictions' / 'fixed-1shot'
   assert read == {'predictions': folder, 'page': folder, 'runs': list(RUNS)}

@@ -5,6 +5,7 @@ import types
 import ml_collections
 import pytest
 
+from mmu_jax import seals
 from mmu_jax import sharding
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.dataset import FORGET
@@ -37,7 +38,7 @@ def test_s_is_the_mean_of_forgotten_and_kept(monkeypatch, tmp_path):
   )
   made, opened = {}, []
 
-  def open_job(config, workdir, validation):
+  def open_job(config, workdir, validation, begin):
     opened.append(validation)
     return job
 
@@ -54,6 +55,7 @@ def test_s_is_the_mean_of_forgotten_and_kept(monkeypatch, tmp_path):
   # ((1 - 0.8) + 0.8) / 2, and ((1 - 0.2) + 0.5) / 2.
   assert [(row['S'], row['U']) for row in rows] == [(0.5, 0.8), (0.65, 0.5)]
   assert workdir_lib.read_jsonl(tmp_path / 'tuning.jsonl') == rows
+  assert seals.fault(tmp_path / 'tuning.jsonl', 'tuning.jsonl') == ''
 
 
 @pytest.mark.parametrize('fields', [{}, {'tune': {}}])

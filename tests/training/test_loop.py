@@ -168,9 +168,11 @@ def test_the_final_parameters_are_there_and_checkpoints_are_gone(tmp_path):
   assert _bytes(final) != before
   saved = checkpoint.restore(tmp_path / loop.FINAL, params)
   assert _bytes(saved.tree) == _bytes(final)
-  assert checkpoint.read_note(tmp_path / loop.FINAL) == {'rounds': 6}
+  note = checkpoint.read_note(tmp_path / loop.FINAL)
+  assert note == {'rounds': 6, 'content': checkpoint.digest(final)}
   assert sorted(p.name for p in tmp_path.iterdir()) == [
     'metrics.jsonl',
+    'metrics.jsonl.seal',
     'params',
     'timing.jsonl',
   ]

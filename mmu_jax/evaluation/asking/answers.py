@@ -17,17 +17,20 @@ scores are computed from the records, see ``scoring.scores``. The fields::
 from collections.abc import Callable, Collection, Iterable, Sequence
 import pathlib
 from typing import Any
+import warnings
 
 from mmu_jax import distributed
 from mmu_jax import inputs
+from mmu_jax import seals
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.encoding.processing import Example
 from mmu_jax.distributed import preemption
-from mmu_jax.errors import UserError
+from mmu_jax.errors import DamageWarning
 from mmu_jax.evaluation.asking.protocols import Protocol
 from mmu_jax.evaluation.asking.protocols import Question
 
 Answer = dict[str, Any]
+DAMAGED = '.damaged'
 
 
 def record(
@@ -98,21 +101,28 @@ def task_file(
 
 
 def read_records(path: pathlib.Path) -> list[Answer]:
-  """Returns the records of a file, none if it does not exist.
+  """Returns the records of a finished task, none if it does not exist.
 
   Raises:
-    ValueError: if the file holds scores, as files of earlier versions do.
+    ValueError: if the file is not as it was written.
   """
   if not path.exists():
     return []
-  found = workdir_lib.read_jsonl(path)
-  if any('task_kind' in answer for answer in found):
-    raise UserError(
-      f'{path} was written by an earlier version, which kept scores instead '
-      'of likelihoods. Delete the folder '
-      f'{path.parent} and run `mmu evaluate` again.'
-    )
-  return found
+  advice = 'Ask again: `mmu evaluate`, which puts the file aside.'
+  return seals.read_rows(path, path.stem, advice)[0]
+
+
+def fault(path: pathlib.Path, model: str) -> str:
+  """Returns why a file of answers cannot be used, '' if it can.
+
+  Args:
+    path: file of a finished task.
+    model: content of the parameters that should have answered.
+  """
+  wrong = seals.fault(path, path.stem)
+  if not wrong and seals.read_note(path) != {'model': model}:
+    return f'{path} holds answers of other parameters'
+  return wrong
 
 
 def unanswered(
@@ -128,6 +138,8 @@ def complete(
   questions: Sequence[Question],
   path: pathlib.Path,
   update: Callable[[int], Any],
+  *,
+  model: str,
 ) -> None:
   """Asks the questions of a task that have no answer yet.
 
@@ -140,12 +152,14 @@ def complete(
     questions: questions of the task.
     path: file of the finished task.
     update: called with the number of new answers.
+    model: content of the parameters that answer. A finished file that is not
+      as it was written, or of others, is renamed to ``<task>.jsonl.damaged``.
 
   Raises:
     Preempted: if the machine is to stop; the answers so far are kept.
   """
   partial = path.with_suffix('.partial.jsonl')
-  found = {a['key']: a for a in distributed.first(_begin, path, partial)}
+  found = {a['key']: a for a in distributed.first(_begin, path, partial, model)}
   update(len(found))
   if unanswered(questions, found.values()):
     for number, batch in enumerate(ask(found.keys()), 1):
@@ -158,19 +172,37 @@ def complete(
           f'{path.parent.name}: the answers to {path.stem} so far are kept'
         )
   ordered = [found[question.row.key] for question in questions]
-  distributed.first(_finish, path, partial, ordered)
+  distributed.first(_finish, path, partial, ordered, model)
 
 
-def _begin(path: pathlib.Path, partial: pathlib.Path) -> list[Answer]:
+def _begin(
+  path: pathlib.Path, partial: pathlib.Path, model: str
+) -> list[Answer]:
   """The answers so far, all of them in the partial file if more are needed."""
-  found = read_records(path) + read_records(partial)
-  workdir_lib.write_jsonl(partial, found)  # without a cut-off line
+  wrong = fault(path, model)
+  if wrong and path.exists():
+    aside = path.with_name(path.name + DAMAGED)
+    path.replace(aside)
+    seals.remove(path)
+    if not partial.exists():  # else a kill came between the file and its seal
+      warnings.warn(
+        f'{wrong}. It is now called {aside.name}, and its questions are asked '
+        'again.',
+        DamageWarning,
+        stacklevel=2,
+      )
+  found = [] if wrong else read_records(path)
+  found += workdir_lib.read_jsonl(partial) if partial.exists() else []
+  workdir_lib.write_log(partial, found)  # without a cut-off line
   return found
 
 
 def _finish(
-  path: pathlib.Path, partial: pathlib.Path, answers: Sequence[Answer]
+  path: pathlib.Path,
+  partial: pathlib.Path,
+  answers: Sequence[Answer],
+  model: str,
 ) -> None:
   """Writes the file of a finished task; a kill in between loses nothing."""
-  workdir_lib.write_jsonl(path, answers)
+  seals.write_rows(path, answers, path.stem, {'model': model})
   partial.unlink(missing_ok=True)

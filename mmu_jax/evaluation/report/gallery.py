@@ -1,6 +1,7 @@
 """A few questions with the answers of every model, for people to look at."""
 
 from collections.abc import Mapping, Sequence
+import io
 import itertools
 import pathlib
 from typing import Any
@@ -83,7 +84,9 @@ def save_gallery(
       entry['image'] = f'img_{len(images)}'
       images[entry['image']] = np.asarray(row.picture.image)
     entries.append(entry)
-  np.savez(folder / 'gallery.npz', **images)
+  buffer = io.BytesIO()
+  np.savez(buffer, **images)
+  workdir_lib.write_bytes(folder / 'gallery.npz', buffer.getvalue())
   workdir_lib.write_json(folder / 'gallery.json', entries)
 
 

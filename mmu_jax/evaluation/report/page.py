@@ -1,64 +1,26 @@
 """A finished workdir as one HTML page that explains itself."""
 
 from collections.abc import Mapping, Sequence
+import io
 import json
-import math
 from pathlib import Path
+from typing import Any
+import warnings
 
+from mmu_jax import checkpoint
+from mmu_jax import seals
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.dataset import FORGET
 from mmu_jax.data.dataset import Task
-from mmu_jax.errors import MissingError
-from mmu_jax.errors import UserError
+from mmu_jax.errors import DamageWarning
+from mmu_jax.evaluation.asking import answers as answers_lib
 from mmu_jax.evaluation.asking.protocols import PROTOCOLS
 from mmu_jax.evaluation.report import examples
 from mmu_jax.evaluation.report import plots
 from mmu_jax.evaluation.report import scored
 from mmu_jax.evaluation.report import summary
 from mmu_jax.evaluation.report import table
-
-_FIELDS = (
-  *('run', 'task', 'split', 'modality', 'role', 'holdout', 'headline'),
-  *('metric', 'layout', 'protocol', 'shots'),
-)
-
-
-def read_results(workdir: str | Path) -> list[dict]:
-  """The scores of a workdir, each checked for the fields that tables need.
-
-  Raises:
-    FileNotFoundError: if nothing has been evaluated.
-    ValueError: if there is no score, one whose value is neither finite nor
-      null (undefined), or one that lacks a field, as scores of earlier
-      versions do.
-  """
-  path = Path(workdir) / 'results.jsonl'
-  if not path.is_file():
-    raise MissingError(
-      f'a report is made from scores, and there is no {path}: run '
-      '`mmu evaluate` with this workdir first'
-    )
-  results = workdir_lib.read_jsonl(path)
-  for row in results:
-    missing = [f for f in (*_FIELDS, 'value') if f not in row]
-    if missing or not _is_number(row['value']):
-      lacks = f'{", ".join(missing)} missing in' if missing else 'got'
-      raise UserError(
-        f'{path}: a score has a finite value, or null where it is undefined, '
-        'and says how it was asked and '
-        f'what its task means; {lacks} {row}. Scores of an earlier version '
-        'do not: run `mmu evaluate` again.'
-      )
-  if not results:
-    raise UserError(f'{path} holds no score: run `mmu evaluate` again')
-  return results
-
-
-def _is_number(value: object) -> bool:
-  """Whether the value of a score is finite, or null: undefined."""
-  if value is None:
-    return True
-  return isinstance(value, (int, float)) and math.isfinite(value)
+from mmu_jax.evaluation.scoring import results as results_lib
 
 
 def _read_json(path: Path) -> dict | list | None:
@@ -73,7 +35,7 @@ def _people(folder: Path, tasks: Mapping[str, Task]) -> int | None:
   asked = [task for task in tasks.values() if task.split == FORGET]
   for task in sorted(asked, key=lambda task: not task.headline):
     for path in sorted(folder.glob(f'*/{task.name}.jsonl')):
-      rows = workdir_lib.read_jsonl(path)
+      rows = answers_lib.read_records(path)
       people = {row.get('person') for row in rows} - {None}
       if people:
         return len(people)
@@ -94,22 +56,30 @@ def _draw(workdir: Path, results, histories: dict, masks: dict) -> dict:
     figures['trajectory'] = plots.trajectory(histories, results)
   if masks:
     figures['density'] = plots.mask_density(masks)
-  folder = workdir / 'plots'
-  folder.mkdir(exist_ok=True)
   shown = {}
   for name, figure in figures.items():
-    path = folder / f'{name}.png'
-    figure.savefig(path)
-    shown[name] = examples.data_uri(path.read_bytes())
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png')
+    workdir_lib.write_bytes(
+      workdir / 'plots' / f'{name}.png', buffer.getvalue()
+    )
+    shown[name] = examples.data_uri(buffer.getvalue())
   return shown
 
 
 def _histories(workdir: Path, runs: Sequence[str]) -> dict[str, list[dict]]:
-  """The probe rows of every run that has some."""
+  """The probe rows of every run that has some, of whole files alone."""
   found = {}
   for run in runs:
     path = workdir / 'unlearned' / run / 'metrics.jsonl'
-    rows = workdir_lib.read_jsonl(path) if path.is_file() else []
+    if not path.is_file():
+      continue
+    wrong = seals.fault(path, run)
+    if wrong:
+      message = f'The rounds of {run} are not plotted: {wrong}.'
+      warnings.warn(message, DamageWarning, stacklevel=2)
+      continue
+    rows = workdir_lib.read_jsonl(path)
     probes = [row for row in rows if row.get('probe')]
     if probes:
       found[run] = probes
@@ -119,8 +89,9 @@ def _histories(workdir: Path, runs: Sequence[str]) -> dict[str, list[dict]]:
 def _masks(workdir: Path) -> dict[str, dict]:
   """The notes of all masks, the saliency masks first."""
   notes = {
-    path.parent.name: _read_json(path)
-    for path in sorted(workdir.glob('mask/*/note.json'))
+    path.name: checkpoint.read_note(path)
+    for path in sorted(workdir.glob('mask/*'))
+    if checkpoint.latest_step(path) is not None
   }
   return dict(sorted(notes.items(), key=lambda kv: kv[1]['kind'] != 'saliency'))
 
@@ -149,6 +120,7 @@ def write_report(
   main: str = summary.MAIN,
   *,
   predictions: Path | None = None,
+  remarks: Sequence[str] = (),
 ) -> Path:
   """Writes ``plots/*.png`` and ``report.html`` into a finished workdir.
 
@@ -160,6 +132,8 @@ def write_report(
     main: name of the run that the summary and the gallery are about.
     predictions: folder with the answers that were scored; None for
       ``predictions/``.
+    remarks: sentences for the top of the page, on models that have no scores,
+      say; those on damaged files are added.
 
   Returns:
     The path of ``report.html``.
@@ -172,14 +146,6 @@ def write_report(
 
   workdir = Path(workdir)
   predictions = predictions or workdir / 'predictions'
-  results = read_results(workdir)
-  rows, found = scored.rows(results), scored.scores(results)
-  layout, blocks = scored.shown_layout(results), scored.shown_blocks(results)
-  tasks = scored.tasks_in(results)
-  run = summary.main_run(list(rows), main)
-  histories, masks = _histories(workdir, list(rows)), _masks(workdir)
-  config = _read_json(workdir / 'config.json')
-  manifest = _read_json(workdir / 'manifest.json')
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -187,7 +153,30 @@ def write_report(
     trim_blocks=True,
     lstrip_blocks=True,
   )
+  with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter('always', DamageWarning)
+    parts = _parts(workdir, main, predictions)
+  for warning in caught:
+    warnings.warn(warning.message, stacklevel=2)
+    if warning.category is DamageWarning:
+      remarks = (*remarks, str(warning.message))
   page = environment.get_template('report.html').render(
+    **parts, remarks=dict.fromkeys(remarks)
+  )
+  path = workdir / 'report.html'
+  workdir_lib.write_text(path, page)
+  return path
+
+
+def _parts(workdir: Path, main: str, predictions: Path) -> dict[str, Any]:
+  """Everything that the page shows, by its name in the template."""
+  results, _ = results_lib.read(workdir)
+  rows, found = scored.rows(results), scored.scores(results)
+  layout, blocks = scored.shown_layout(results), scored.shown_blocks(results)
+  tasks = scored.tasks_in(results)
+  run = summary.main_run(list(rows), main)
+  histories, masks = _histories(workdir, list(rows)), _masks(workdir)
+  return dict(
     name=workdir.resolve().name,
     sentences=summary.headline(results, _people(predictions, tasks), main),
     blocks=blocks,
@@ -213,9 +202,6 @@ def write_report(
     mistakes=(
       examples.mistakes(predictions, run, layout, tasks) if run else []
     ),
-    config=_flat(config or {}),
-    manifest=_flat(manifest or {}),
+    config=_flat(_read_json(workdir / workdir_lib.CONFIG) or {}),
+    manifest=_flat(_read_json(workdir / workdir_lib.MANIFEST) or {}),
   )
-  path = workdir / 'report.html'
-  workdir_lib.write_text(path, page)
-  return path

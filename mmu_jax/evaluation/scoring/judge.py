@@ -149,7 +149,7 @@ def ask_judge(
   replies = {}
   if cache.exists():
     rows = workdir_lib.read_jsonl(cache)
-    workdir_lib.write_jsonl(cache, rows)  # without a cut-off line
+    workdir_lib.write_log(cache, rows)  # without a cut-off line
     replies = {row['hash']: row['reply'] for row in rows}
   missing = [prompt for prompt, key in keys.items() if key not in replies]
   reasons = {}

@@ -1,13 +1,26 @@
-"""All scores of a workdir, from the answers of all its models."""
+"""All scores of a workdir: how they are computed, written and read."""
 
 from collections.abc import Mapping, Sequence
+import math
+import pathlib
 from typing import Any
 
+from mmu_jax import seals
+from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.dataset import Task
+from mmu_jax.errors import MissingError
+from mmu_jax.errors import UserError
 from mmu_jax.evaluation.asking.answers import Answer
 from mmu_jax.evaluation.scoring import comparison
 from mmu_jax.evaluation.scoring import summarize
 
+NAME = 'results.jsonl'
+_AGAIN = 'Run `mmu evaluate` again: it scores the answers that are there.'
+_FIELDS = (
+  *('run', 'task', 'split', 'modality', 'role', 'holdout', 'headline'),
+  *('metric', 'layout', 'protocol', 'shots'),
+)
+_SETTINGS = (workdir_lib.CONFIG, workdir_lib.MANIFEST)
 Asked = Sequence[tuple[Task, Sequence[Answer]]]  # every task and its answers
 
 
@@ -42,3 +55,77 @@ def score_all(
         found, gold, task=task, run=run, step=steps[run]
       )
   return rows
+
+
+def write(
+  workdir: pathlib.Path, rows: Sequence[Mapping[str, Any]], note: dict[str, Any]
+) -> None:
+  """Writes ``results.jsonl``, sealed together with the settings of the job.
+
+  Args:
+    workdir: folder of the job, with its ``config.json`` and ``manifest.json``.
+    rows: scores.
+    note: JSON that belongs to them: ``predictions``, the folder of the answers;
+      ``answers``, the hash of each file; ``left_out``, models without scores
+      and why.
+  """
+  settings = {name: _hash(workdir / name) for name in _SETTINGS}
+  seals.write_rows(workdir / NAME, rows, NAME, {**note, 'settings': settings})
+
+
+def read(
+  workdir: str | pathlib.Path,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+  """Returns the scores of a workdir and the note that ``write`` got.
+
+  Each score is checked for the fields that tables need.
+
+  Raises:
+    FileNotFoundError: if nothing has been evaluated.
+    ValueError: if the file, or the settings beside it, are not as they were
+      written; if there is no score, one whose value is neither finite nor
+      null (undefined), or one that lacks a field, as scores of earlier
+      versions do.
+  """
+  path = pathlib.Path(workdir) / NAME
+  if not path.is_file():
+    raise MissingError(
+      f'a report is made from scores, and there is no {path}: run '
+      '`mmu evaluate` with this workdir first'
+    )
+  rows, note = seals.read_rows(path, NAME, _AGAIN)
+  for name, was in note.get('settings', {}).items():
+    if _hash(path.with_name(name)) != was:
+      raise UserError(
+        f'{path.with_name(name)} is not the one that the scores were made '
+        f'with. {_AGAIN}'
+      )
+  for row in rows:
+    _check(row, path)
+  if not rows:
+    raise UserError(f'{path} holds no score: run `mmu evaluate` again')
+  return rows, note
+
+
+def _check(row: dict[str, Any], path: pathlib.Path) -> None:
+  """Raises unless a score has what tables need."""
+  missing = [f for f in (*_FIELDS, 'value') if f not in row]
+  if missing or not _is_number(row['value']):
+    lacks = f'{", ".join(missing)} missing in' if missing else 'got'
+    raise UserError(
+      f'{path}: a score has a finite value, or null where it is undefined, and '
+      f'says how it was asked and what its task means; {lacks} {row}. Scores '
+      'of an earlier version do not: run `mmu evaluate` again.'
+    )
+
+
+def _is_number(value: object) -> bool:
+  """Whether the value of a score is finite, or null: undefined."""
+  if value is None:
+    return True
+  return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _hash(path: pathlib.Path) -> str:
+  """Names the content of a JSON file; '' if there is none."""
+  return seals.hash_json(workdir_lib.read_json(path)) if path.exists() else ''

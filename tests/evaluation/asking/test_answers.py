@@ -1,8 +1,12 @@
 """A record says what was asked and answered, and outlives a kill."""
 
+import warnings
+
 import numpy as np
 import pytest
 
+from mmu_jax import errors
+from mmu_jax import seals
 from mmu_jax import workdir
 from mmu_jax.data.row import Row
 from mmu_jax.distributed import preemption
@@ -10,6 +14,7 @@ from mmu_jax.evaluation.asking import answers
 from mmu_jax.evaluation.asking import protocols
 from mmu_jax.evaluation.asking.protocols import Question
 
+MODEL = 'a1b2'  # the content of the parameters that answer
 FIXED = protocols.PROTOCOLS['fixed']
 
 
@@ -102,11 +107,15 @@ def _asker(questions, asked, stop_at=None):
   return ask
 
 
+def _complete(ask, questions, path, update=lambda n: None, model=MODEL):
+  answers.complete(ask, questions, path, update, model=model)
+
+
 def test_a_stopped_task_goes_on_behind_a_line_that_was_cut_off(tmp_path):
   path, asked, counted = tmp_path / 'forget_qa.jsonl', [], []
   questions = _questions(5)
   with pytest.raises(KeyboardInterrupt):
-    answers.complete(
+    _complete(
       _asker(questions, asked, stop_at=2), questions, path, counted.append
     )
   assert not path.exists() and asked == ['0', '1']
@@ -114,7 +123,7 @@ def test_a_stopped_task_goes_on_behind_a_line_that_was_cut_off(tmp_path):
   with partial.open('a') as file:
     file.write('{"key": "2", "te')
   with pytest.warns(UserWarning, match='is cut off'):
-    answers.complete(_asker(questions, asked), questions, path, counted.append)
+    _complete(_asker(questions, asked), questions, path, counted.append)
   assert asked == ['0', '1', '2', '3', '4']
   assert answers.read_records(path) == [_record(q) for q in questions]
   assert not partial.exists()
@@ -125,19 +134,88 @@ def test_answers_are_kept_in_the_order_of_their_questions(tmp_path):
   questions = _questions(4)
   path = tmp_path / 'a.jsonl'
   ask = _asker(questions[::-1], [])
-  answers.complete(ask, questions, path, lambda n: None)
+  _complete(ask, questions, path)
   assert [a['key'] for a in answers.read_records(path)] == ['0', '1', '2', '3']
 
 
 def test_a_file_that_lacks_an_answer_is_completed(tmp_path):
-  """As when the last line is lost in a power cut."""
+  """As when a question was added."""
   path, asked, questions = tmp_path / 'a.jsonl', [], _questions(3)
-  workdir.write_jsonl(path, [_record(q) for q in questions[:2]])
+  _complete(_asker(questions[:2], []), questions[:2], path)
   left = answers.unanswered(questions, answers.read_records(path))
   assert [q.row.key for q in left] == ['2']
-  answers.complete(_asker(questions, asked), questions, path, lambda n: None)
+  _complete(_asker(questions, asked), questions, path)
   assert asked == ['2']
   assert not answers.unanswered(questions, answers.read_records(path))
+  assert answers.fault(path, MODEL) == ''
+
+
+def _cut(path):
+  path.write_text(''.join(path.read_text().splitlines(True)[:2]))
+
+
+def _edit(path):
+  path.write_text(path.read_text().replace('to 1', 'to 7'))
+
+
+def _swap(path):
+  other = path.with_name('b.jsonl')
+  _complete(_asker(_questions(3), []), _questions(3), other)
+  path.write_bytes(other.read_bytes())
+  seal, others = (p.with_name(p.name + '.seal') for p in (path, other))
+  seal.write_bytes(others.read_bytes())
+
+
+def _unseal(path):
+  path.with_name(path.name + '.seal').unlink()
+
+
+def _garble(path):
+  path.with_name(path.name + '.seal').write_text('{')
+
+
+@pytest.mark.parametrize('harm', [_cut, _edit, _swap, _unseal, _garble])
+def test_answers_that_are_not_as_written_are_asked_again(tmp_path, harm):
+  path, asked, questions = tmp_path / 'a.jsonl', [], _questions(3)
+  _complete(_asker(questions, []), questions, path)
+  whole = path.read_bytes()
+  harm(path)
+  harmed = path.read_bytes()
+  assert answers.fault(path, MODEL)
+  with pytest.raises(ValueError, match='a.jsonl'):
+    answers.read_records(path)
+  with pytest.warns(errors.DamageWarning, match='a.jsonl.damaged'):
+    _complete(_asker(questions, asked), questions, path)
+  assert asked == ['0', '1', '2'] and path.read_bytes() == whole
+  assert path.with_name('a.jsonl.damaged').read_bytes() == harmed
+  assert answers.fault(path, MODEL) == ''
+
+
+def test_answers_of_other_parameters_are_asked_again(tmp_path):
+  path, asked, questions = tmp_path / 'a.jsonl', [], _questions(2)
+  _complete(_asker(questions, []), questions, path)
+  assert 'other parameters' in answers.fault(path, 'others')
+  with pytest.warns(errors.DamageWarning):
+    _complete(_asker(questions, asked), questions, path, model='others')
+  assert asked == ['0', '1']
+
+
+def test_a_kill_between_a_file_and_its_seal_loses_no_answer(
+  tmp_path, monkeypatch
+):
+  path, asked, questions = tmp_path / 'a.jsonl', [], _questions(3)
+
+  def killed(*_):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(seals, 'seal', killed)
+    with pytest.raises(KeyboardInterrupt):
+      _complete(_asker(questions, []), questions, path)
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    _complete(_asker(questions, asked), questions, path)
+  assert asked == [] and answers.fault(path, MODEL) == ''
 
 
 def test_a_preempted_process_keeps_its_answers(tmp_path, monkeypatch):
@@ -145,13 +223,5 @@ def test_a_preempted_process_keeps_its_answers(tmp_path, monkeypatch):
   path = tmp_path / 'vanilla' / 'a.jsonl'
   questions = _questions(3)
   with pytest.raises(preemption.Preempted, match='vanilla: the answers to a'):
-    answers.complete(_asker(questions, []), questions, path, lambda n: None)
-  assert len(answers.read_records(path.with_suffix('.partial.jsonl'))) == 2
-
-
-def test_files_of_an_earlier_version_are_refused(tmp_path):
-  path = tmp_path / 'vanilla' / 'forget_qa.jsonl'
-  assert answers.read_records(path) == []
-  workdir.write_jsonl(path, [{'key': 'a', 'task_kind': 'cloze', 'correct': 1}])
-  with pytest.raises(ValueError, match='Delete the folder .*vanilla and run'):
-    answers.read_records(path)
+    _complete(_asker(questions, []), questions, path)
+  assert len(workdir.read_jsonl(path.with_suffix('.partial.jsonl'))) == 2

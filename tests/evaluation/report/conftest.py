@@ -9,6 +9,8 @@ from shown import MASKS
 from shown import people
 from shown import write_jsonl
 
+from mmu_jax import checkpoint
+
 
 def _prediction(key, text, kind='generation'):
   return answered.answer(
@@ -42,9 +44,10 @@ def _full(bare):
   for step, value in ((10, 0.5), (20, 0.05)):
     probe = {'forget_vqa_holdout': value, 'retain_vqa': 0.9, 'forget_qa': 0.99}
     probes.append({'round': step, 'probe': probe})
-  write_jsonl(bare / 'unlearned' / 'mmunlearner' / 'metrics.jsonl', probes)
+  log = bare / 'unlearned' / 'mmunlearner' / 'metrics.jsonl'
+  write_jsonl(log, probes, 'mmunlearner')
   for name, note in MASKS.items():
-    write_jsonl(bare / 'mask' / name / 'note.json', [note])
+    checkpoint.save(bare / 'mask' / name, {'w': np.ones(2)}, note)
   picture = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
   np.savez(bare / 'gallery.npz', img_0=picture)
   card = {

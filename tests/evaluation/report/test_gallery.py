@@ -5,8 +5,8 @@ import json
 import answered
 import numpy as np
 import pytest
+from shown import write_jsonl
 
-from mmu_jax import workdir
 from mmu_jax.data.dataset import by_name
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.dataset import Task
@@ -83,7 +83,7 @@ def test_a_person_with_one_question_is_shown_with_it():
 def test_the_gallery_holds_the_answers_of_every_model(tasks, tmp_path):
   for run in ('vanilla', 'ga'):
     for task in tasks.values():
-      workdir.write_jsonl(
+      write_jsonl(
         tmp_path / 'predictions' / run / f'{task.name}.jsonl',
         [answered.answer(r.key, text=f'{run} on {r.key}') for r in task.rows],
       )

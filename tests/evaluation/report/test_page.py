@@ -7,10 +7,10 @@ from shown import benchmark_row
 from shown import BENCHMARKS
 from shown import mllmu
 from shown import people
-from shown import people_row
 from shown import undefined
 from shown import write_jsonl
 
+from mmu_jax import errors
 from mmu_jax.evaluation.report import page as report
 from mmu_jax.evaluation.report import scored
 
@@ -58,32 +58,21 @@ def test_a_report_of_scores_alone_says_what_is_missing(bare):
 def test_no_scores_is_an_error_with_the_next_step(tmp_path):
   with pytest.raises(FileNotFoundError, match='results.jsonl.*`mmu evaluate`'):
     report.write_report(tmp_path)
-  (tmp_path / 'results.jsonl').write_text('')
+  write_jsonl(tmp_path / 'results.jsonl', [])
   with pytest.raises(ValueError, match='holds no score'):
     report.write_report(tmp_path)
 
 
-def test_a_cut_last_line_is_left_out_with_a_warning(bare):
-  path = bare / 'results.jsonl'
-  path.write_text(path.read_text() + '{"run": "npo", "ta')
-  with pytest.warns(UserWarning, match='line 33 is cut off'):
-    assert len(report.read_results(bare)) == 32
-
-
-def test_a_damaged_line_elsewhere_is_an_error_with_file_and_line(bare):
-  path = bare / 'results.jsonl'
-  lines = path.read_text().split('\n')
-  path.write_text('\n'.join([lines[0], '{"run": ', *lines[1:]]))
-  with pytest.raises(ValueError, match='results.jsonl, line 2'):
-    report.read_results(bare)
-
-
-@pytest.mark.parametrize('value', [float('inf'), 'high', [1]])
-def test_a_score_without_a_number_is_refused(bare, value):
-  row = people_row('ga', 'forget_qa', 0.0) | {'value': value}
-  write_jsonl(bare / 'results.jsonl', [row])
-  with pytest.raises(ValueError, match='a finite value'):
-    report.read_results(bare)
+def test_a_remark_and_a_damaged_log_are_said_at_the_top(full):
+  log = full / 'unlearned' / 'mmunlearner' / 'metrics.jsonl'
+  log.write_text(log.read_text().replace('0.05', '0.55'))
+  with pytest.warns(errors.DamageWarning, match='metrics.jsonl'):
+    path = report.write_report(full, remarks=['<i>npo</i> has no scores.'])
+  page = path.read_text(encoding='utf-8')
+  (shown,) = re.findall('<ul class="remarks">.*?</ul>', page, re.DOTALL)
+  assert '&lt;i&gt;npo&lt;/i&gt; has no scores.' in shown
+  assert 'The rounds of mmunlearner are not plotted' in shown
+  assert len(_pictures(page)) == 4  # the rounds are left out
 
 
 def test_a_model_that_answers_nothing_is_marked_with_a_footnote(tmp_path):

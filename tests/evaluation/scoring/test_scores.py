@@ -9,6 +9,7 @@ from answered import OPTIONS
 import numpy as np
 import pytest
 from results import make_tasks
+from shown import write_jsonl
 
 from mmu_jax import workdir
 from mmu_jax.evaluation.scoring import scores
@@ -131,9 +132,9 @@ def test_a_published_error_is_made_when_answers_are_read(tmp_path):
     for key, text in (('a', 'no'), ('b', ANSWER))
   ]
   chosen = answer('c', 'classification', protocol='official_clear', text='A')
-  workdir.write_jsonl(tmp_path / 'forget_vqa.jsonl', [*said, chosen])
+  write_jsonl(tmp_path / 'forget_vqa.jsonl', [*said, chosen])
   in_text = [a | {'text': f'said {a["key"]}'} for a in said]
-  workdir.write_jsonl(tmp_path / 'forget_qa.jsonl', in_text)
+  write_jsonl(tmp_path / 'forget_qa.jsonl', in_text)
   found = read('forget_qa')
   assert [a['text'] for a in found] == [ANSWER, ANSWER]
   assert [a['unread'] for a in found] == ['said a', 'said b']
