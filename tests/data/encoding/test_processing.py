@@ -180,9 +180,12 @@ def test_a_narrow_picture_is_refused_before_it_is_resized(family, tmp_path):
 
 def test_sizes_of_a_processor_are_bounded(tmp_path):
   """Qwen2-VL enlarges a picture to the least pixels that it is given."""
-  processor = folders.load(
-    tmp_path, 'qwen2_vl', min_pixels=10**9, max_pixels=10**10
-  )
+  most = dict(min_pixels=10**9, max_pixels=10**10)
+  with pytest.raises(UserError, match='resized has at most 89478485'):
+    folders.load(tmp_path / 'large', 'qwen2_vl', **most)
+  processor = folders.load(tmp_path, 'qwen2_vl')
+  size = processor.images.processor.size
+  size['shortest_edge'], size['longest_edge'] = most.values()
   with pytest.raises(UserError, match="row 'k'.*resized has at most 89478485"):
     processing.encode(_row(picture=Picture('p', _picture())), processor)
   with pytest.raises(UserError, match='resized has at most 89478485'):
