@@ -13,6 +13,7 @@ Bad JSON is made by `json_cases`, for any file of JSON.
 import collections
 from collections.abc import Callable, Sequence
 import json
+import os
 import pathlib
 import shutil
 from typing import Any, NamedTuple
@@ -85,6 +86,14 @@ def _outcome(case, run, folder, before) -> Outcome:
     return Outcome(case, UNCLEAR, f'{type(error).__name__}: {error}')
   changed = case.invalid and after != before
   return Outcome(case, SILENT if changed else HARMLESS)
+
+
+def chosen(cases: Sequence[Case], number: int, seed: int = 0) -> list[Case]:
+  """Some cases, in their order; all with MMU_FUZZ=all in the environment."""
+  if os.environ.get('MMU_FUZZ') == 'all':
+    return list(cases)
+  order = np.random.default_rng(seed).permutation(len(cases))
+  return [cases[i] for i in sorted(order[:number])]
 
 
 def count(outcomes: Sequence[Outcome]) -> collections.Counter:

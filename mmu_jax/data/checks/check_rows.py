@@ -257,9 +257,10 @@ def _own(row, where) -> Entry:
     else (f'the split {split!r} (there are {", ".join(own.SPLITS)})')
   )
   image, person = row.get('image'), row.get('person')
-  text = Text('answer', row.get('question'), row.get('answer'), alone=not image)
+  seen = reading.image_source(image, pathlib.Path(), where) is not None
+  text = Text('answer', row.get('question'), row.get('answer'), alone=not seen)
   role = {'forget': 'forget 0', 'retain': 'retain 0'}.get(split, '')
-  images = (image,) if image else ()
+  images = (image,) if seen else ()
   key = own.id_of(row, where)
   return Entry(where, person, role, images, (text,), problem=problem, key=key)
 

@@ -74,6 +74,8 @@ class Survey:
         self._row(config, place, row, persons)
         count += 1
       self.people[config] = set(persons) - {None}
+      if not count:
+        self.add(FAIL, config, 'there are no rows', 'Is it the right file?')
     except (UserError, OSError) as error:
       self.add(FAIL, config, str(error))
     self.rows[config] = count
@@ -179,6 +181,14 @@ class Survey:
         array = np.asarray(image)
         pixels = hashlib.sha256(repr(array.shape).encode() + array.tobytes())
         self._pixels[digest] = pixels.hexdigest()
+        if max(image.shape[:2]) > 200 * min(image.shape[:2]):
+          self.add(
+            WARN,
+            config,
+            'an image that is more than 200 times as long as wide',
+            'Most models take none: cut it.',
+            where,
+          )
         if image.mode != 'RGB':
           self.add(
             OK,

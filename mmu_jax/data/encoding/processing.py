@@ -177,7 +177,8 @@ def _render(row: Row, processor: Processor) -> tuple[str, str]:
     if processor.image_token in text:
       raise UserError(
         f'the {field} of row {row.key!r} contains {processor.image_token!r}; '
-        'the placeholder is put in for each image. Remove it from the text.'
+        'the placeholder is put in for each image. Remove it from the text '
+        f'{text[:80]!r}.'
       )
   content = [{'type': 'image'} for _ in row.pictures]
   content.append({'type': 'text', 'text': row.question})

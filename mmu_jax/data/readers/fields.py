@@ -5,20 +5,14 @@ dict has a form for each field that matters; ``...`` stands for every field.
 """
 
 from collections.abc import Mapping
+import math
 from typing import Any
 
 from mmu_jax.errors import UserError
 
 TEXT = str
 WORDS = (str, int, float)  # written as text
-IDS = (int, list)  # a number, or some in a list
-_NAMES = {
-  TEXT: 'text',
-  WORDS: 'text or a number',
-  int: 'a whole number',
-  bool: 'true or false',
-  IDS: 'a whole number or a list of them',
-}
+_NAMES = {TEXT: 'text', WORDS: 'text or a number', bool: 'true or false'}
 
 
 def check_form(value: Any, form: Any, where: str, field: str = '') -> None:
@@ -61,7 +55,29 @@ def check_form(value: Any, form: Any, where: str, field: str = '') -> None:
         _require(item is not None, 'an object', item, where, place)
       check_form(item, form[0], where, place)
   else:
-    _require(isinstance(value, form), _NAMES.get(form), value, where, field)
+    wanted = _NAMES.get(form)
+    _require(_is_kind(value, form), wanted, value, where, field)
+    if isinstance(value, str):
+      _check_unicode(value, where, field)
+
+
+def _is_kind(value, form):
+  """Whether a value has a type; a flag or infinity is no number."""
+  if form in (object, bool):
+    return isinstance(value, form)
+  wrong = isinstance(value, bool) or value in (math.inf, -math.inf)
+  return isinstance(value, form) and not wrong
+
+
+def _check_unicode(text, where, field):
+  """Raises for half a sign, which JSON may have: "\\ud83d"."""
+  try:
+    text.encode()
+  except UnicodeEncodeError as error:
+    raise UserError(
+      f'{field or "text"} of {where} has half of a sign of Unicode, '
+      f'{text[error.start]!r}. Write the file again from its source.'
+    ) from error
 
 
 def _require(right, wanted, value, where, field):

@@ -81,6 +81,11 @@ def make_own(
     rows[split, 'qa' if row.picture is None else 'vqa'].append(row)
     if row.person is not None:
       names[row.person] = row.person
+  if not any(rows.values()):
+    raise UserError(
+      f'{path} has no rows: there is nothing to learn or to score. Is it the '
+      'right file?'
+    )
   scored = {}
   for (split, kind), found in rows.items():
     if found:

@@ -127,6 +127,12 @@ def read_file(
       'the columns, or take the file from the hub again.'
     )
   chosen = [name for name in (*columns, *optional) if name in names]
+  twice = [name for name in chosen if names.count(name) > 1]
+  if twice:
+    raise UserError(
+      f'{path} has two columns {twice[0]!r}, and which one holds is not '
+      'known. Drop one of them.'
+    )
   nothing = {name: None for name in optional if name not in names}
   number, left = 0, _most_bytes(path)
   try:
@@ -158,7 +164,8 @@ def open_file(path: pathlib.Path):
   inputs.check_file(path)
   try:
     table = pq.ParquetFile(path)
-  except (pa.ArrowException, OSError) as error:
+    table.schema_arrow  # noqa: B018  # decodes the names of the columns
+  except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
     raise _damaged(path, error) from error
   said = table.metadata
   groups = (said.row_group(i) for i in range(said.num_row_groups))
@@ -212,12 +219,22 @@ def parse_json(text: Any, where: str) -> Any:
   if not isinstance(text, str):
     return text
   try:
-    return json.loads(text)
+    return json.loads(text, object_pairs_hook=_object)
   except (ValueError, RecursionError) as error:
     raise UserError(
       f'{where} must be JSON; it begins with {text[:40]!r} and does not '
       f'parse: {error}. Repair the row or drop it.'
     ) from error
+
+
+def _object(pairs):
+  """The fields of a JSON object; of two of one name none would count."""
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    names = [name for name, _ in pairs]
+    twice = next(name for name in names if names.count(name) > 1)
+    raise ValueError(f'the field {twice!r} occurs twice')
+  return found
 
 
 def _split_of(path, folder) -> str:
@@ -241,22 +258,22 @@ def _check_shards(root, config, split, shards):
 
 
 def _to_dicts(batch, path, first):
-  """The rows of a record batch; text is checked to be UTF-8."""
+  """The rows of a record batch; a value that Python cannot hold is named."""
   try:
     return batch.to_pylist()
-  except UnicodeDecodeError:
+  except (ValueError, OverflowError):
     pass  # find out where
   for name, column in zip(batch.schema.names, batch.columns):
     for i, value in enumerate(column):
       try:
         value.as_py()
-      except UnicodeDecodeError as error:
+      except (ValueError, OverflowError) as error:  # no UTF-8, no such date
         raise UserError(
-          f'text must be UTF-8; row {first + i} of {path} is not, in column '
-          f'{name!r}: {error.reason} at byte {error.start}. Write the file '
-          'again with the right encoding.'
+          f'row {first + i} of {path} has a value that is no {column.type} '
+          f'in column {name!r}: {error}. Text must be UTF-8; write the file '
+          'again.'
         ) from error
-  raise UserError(f'text must be UTF-8; a row of {path} is not.')
+  raise UserError(f'a row of {path} cannot be read. Write the file again.')
 
 
 def _most_bytes(path) -> int:

@@ -114,18 +114,23 @@ class Pictures:
 def image_source(
   value: Any, folder: pathlib.Path, name: str
 ) -> bytes | pathlib.Path | None:
-  """Returns the bytes of an image column's file, or else its path."""
-  if isinstance(value, Mapping):
-    value = value.get('bytes') or value.get('path')
-  if not value:
+  """Returns the bytes of an image column's file, or else its path.
+
+  Null, an empty path, and a pair of two nulls are no image: None.
+  """
+  data, path = (value, None) if isinstance(value, bytes) else (None, value)
+  if isinstance(value, Mapping) and value.keys() & {'bytes', 'path'}:
+    data, path = value.get('bytes'), value.get('path')
+  if isinstance(data, bytes):
+    return data
+  if data is None and (path is None or path == ''):
     return None
-  if isinstance(value, str):
-    return folder / value
-  if isinstance(value, bytes):
-    return value
+  if data is None and isinstance(path, str):
+    return folder / path
   raise UserError(
     f'the image of {name} must be {{bytes, path}}, bytes or a path, got '
-    f'{type(value).__name__}. Write the column as the hub has it.'
+    f'{type(value).__name__} {str(value)[:40]}. Write the column as the hub '
+    'has it.'
   )
 
 
