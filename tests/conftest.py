@@ -4,10 +4,11 @@ import os
 import pathlib
 import sys
 
+import compiling
 import pytest
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
+os.environ.setdefault('XLA_FLAGS', compiling.flags(8))
 
 try:
   import mmu_jax  # noqa: F401

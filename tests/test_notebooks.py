@@ -2,6 +2,7 @@
 
 import pathlib
 
+import compiling
 import nbclient
 import nbformat
 import pytest
@@ -27,7 +28,7 @@ def test_there_is_a_quickstart():
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_in_its_fast_mode(path, tmp_path, monkeypatch):
   monkeypatch.setenv('MMU_FAST', '1')
-  monkeypatch.delenv('XLA_FLAGS')  # one device, as a notebook has
+  monkeypatch.setenv('XLA_FLAGS', compiling.flags(1))  # as a notebook has
   monkeypatch.setenv('MMU_WORKDIR', str(tmp_path / 'quickstart'))
   notebook = _read(path)
   nbclient.NotebookClient(

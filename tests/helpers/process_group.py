@@ -21,6 +21,7 @@ import textwrap
 import time
 from typing import NamedTuple
 
+import compiling
 import paths
 
 ROOT = paths.TESTS
@@ -112,7 +113,7 @@ def environment(port, processes, process_id, devices, more):
   """The variables of one process."""
   here = os.environ | {
     'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+    'XLA_FLAGS': compiling.flags(devices),
     'PYTHONPATH': f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}',
     'MMU_COORDINATOR': f'localhost:{port}',
     'MMU_NUM_PROCESSES': str(processes),

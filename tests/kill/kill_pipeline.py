@@ -23,7 +23,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / 'tests' / 'scale'))
+sys.path[:0] = [str(ROOT / 'tests' / name) for name in ('scale', 'helpers')]
 CONFIG = ROOT / 'tests' / 'scale' / 'small_job.py'
 # Stage -> a file or folder whose presence says that it has begun.
 STAGES = {
@@ -154,6 +154,8 @@ def stage_of(workdir: pathlib.Path) -> str:
 
 def call(args, folder: pathlib.Path, name: str) -> dict:
   """The command of the job, and its environment."""
+  import compiling
+
   job = [
     sys.executable,
     '-m',
@@ -171,8 +173,10 @@ def call(args, folder: pathlib.Path, name: str) -> dict:
       '--',
       *job,
     ]
-  flags = f'--xla_force_host_platform_device_count={args.devices}'
-  environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags}
+  environment = os.environ | {
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': compiling.flags(args.devices),
+  }
   if args.processes * args.devices == 1:
     # Restarts find what was compiled before: the kills hit the work. Programs
     # of several CPU devices hang when they come from this cache (jax 0.10.2).

@@ -10,6 +10,7 @@ import pathlib
 import subprocess
 import sys
 
+import compiling
 import numpy as np
 import pytest
 import workdirs
@@ -70,7 +71,7 @@ def _run(layout, workdir):
     env=os.environ
     | {
       'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+      'XLA_FLAGS': compiling.flags(devices),
       'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',  # compiles fast
     },
     capture_output=True,
