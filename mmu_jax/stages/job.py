@@ -1,13 +1,13 @@
 """A config, its workdir, and all that stages load for them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import json
 import os
 import pathlib
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import ml_collections
@@ -25,6 +25,7 @@ from mmu_jax.data import contents
 from mmu_jax.data import datasets
 from mmu_jax.data.batches import batching
 from mmu_jax.data.encoding import processors
+from mmu_jax.distributed import locks
 from mmu_jax.distributed import progress
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
@@ -38,9 +39,21 @@ from mmu_jax.typing import Params
 
 Config = ml_collections.ConfigDict
 Folder = str | pathlib.Path
+Stage = TypeVar('Stage', bound=Callable[..., Any])
 _WORLD = ('seed', 'labels', 'data', 'model')  # shared by all of a workdir
 TRAINED = ('base', 'vanilla', 'retrained')  # before any run of the config
 MASKS = ('saliency', 'literal', 'topk', 'random')
+
+
+def alone(stage: Stage) -> Stage:
+  """Lets a stage run only where no other job is at work in its workdir."""
+
+  @functools.wraps(stage)
+  def run(config, workdir, *args, **kwargs):
+    with locks.alone_in(workdir):
+      return stage(config, workdir, *args, **kwargs)
+
+  return run
 
 
 class Job(NamedTuple):

@@ -26,6 +26,7 @@ from mmu_jax.errors import UserError
 from mmu_jax.saliency import codes
 from mmu_jax.saliency import FORGET
 from mmu_jax.stages import origins
+from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
@@ -47,6 +48,7 @@ from mmu_jax.typing import Params
 SWEEP = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
+@alone
 def saliency(config: Config, workdir: Folder) -> dict[str, Mask]:
   """Measures the importances at vanilla and makes the masks of the runs.
 

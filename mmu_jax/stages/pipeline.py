@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import TRAINED
@@ -11,6 +12,7 @@ from mmu_jax.stages.scoring import evaluate
 from mmu_jax.stages.training import make_model
 
 
+@alone
 def pipeline(config: Config, workdir: Folder) -> list[dict[str, Any]]:
   """Runs every stage of a config; finished parts are skipped.
 

@@ -12,6 +12,7 @@ from mmu_jax.evaluation.report import gallery
 from mmu_jax.evaluation.report import page
 from mmu_jax.evaluation.scoring import results
 from mmu_jax.stages import origins
+from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
@@ -20,6 +21,7 @@ from mmu_jax.stages.runs import find_models
 from mmu_jax.stages.runs import model_folder
 
 
+@alone
 def report(config: Config, workdir: Folder) -> pathlib.Path:
   """Writes plots, the gallery and ``report.html`` from the files of a workdir.
 

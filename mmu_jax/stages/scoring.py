@@ -41,6 +41,7 @@ from mmu_jax.evaluation.scoring import scores
 from mmu_jax.stages import origins
 from mmu_jax.stages import runs as runs_lib
 from mmu_jax.stages import training
+from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
@@ -50,6 +51,7 @@ from mmu_jax.stages.job import write_manifest
 _NOTE = 'note.json'  # the rounds of a model, for its parameters may go
 
 
+@alone
 def evaluate(
   config: Config, workdir: Folder, runs: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from mmu_jax.distributed import progress
 from mmu_jax.evaluation.asking import decoding
 from mmu_jax.stages import masking
 from mmu_jax.stages import origins
+from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
@@ -59,6 +60,7 @@ def train(config: Config, workdir: Folder, run: str = 'vanilla') -> Params:
   return final_params(job, run)
 
 
+@alone
 def make_model(config: Config, workdir: Folder, run: str) -> Job:
   """Trains one model unless it is finished, see ``train``; returns the job."""
   settings = None if run in TRAINED else run_settings(config, run)

@@ -10,6 +10,7 @@ from mmu_jax import seals
 from mmu_jax.data.dataset import FORGET
 from mmu_jax.data.dataset import KEEP
 from mmu_jax.errors import UserError
+from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
@@ -19,6 +20,7 @@ from mmu_jax.stages.training import make_probe
 from mmu_jax.stages.training import run_method
 
 
+@alone
 def tune(config: Config, workdir: Folder) -> list[dict[str, Any]]:
   """Tries the learning rates of ``config.tune`` for every run.
 

@@ -1,0 +1,178 @@
+"""One job is in a workdir, and one that was killed keeps nobody out."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from mmu_jax import errors
+from mmu_jax.distributed import locks
+
+ELSEWHERE = {
+  'host': 'node7',
+  'machine': 'node7 boot ns',
+  'pid': 1,
+  'started': '5',
+  'since': '2026-01-01 00:00:00',
+  'token': 'theirs',
+  'beat': 3,
+}
+HOLD = """
+import sys, time
+from mmu_jax.distributed import locks
+with locks.alone_in(sys.argv[1]):
+  print('in', flush=True)
+  time.sleep(600)
+"""
+
+
+@pytest.fixture(name='quick')
+def _quick(monkeypatch):
+  """Seconds become hundredths."""
+  monkeypatch.setattr(locks, 'BEAT', 0.1)
+  monkeypatch.setattr(locks, 'SILENCE', 0.6)
+
+
+def _write(folder, **fields):
+  folder.mkdir(exist_ok=True)
+  (folder / locks.NAME).write_text(json.dumps(ELSEWHERE | fields))
+
+
+def test_a_lock_says_who_holds_it_and_is_gone_at_the_end(tmp_path):
+  with locks.alone_in(tmp_path / 'job'):
+    found = json.loads((tmp_path / 'job' / locks.NAME).read_text())
+    assert found['pid'] == os.getpid() and found['host'] and found['since']
+    (tmp_path / 'job' / 'world.json').touch()
+  assert [p.name for p in (tmp_path / 'job').iterdir()] == ['world.json']
+
+
+def test_a_folder_that_stays_empty_is_removed(tmp_path):
+  with pytest.raises(KeyError), locks.alone_in(tmp_path / 'job'):
+    raise KeyError
+  assert not (tmp_path / 'job').exists()
+  with locks.alone_in(tmp_path):
+    pass
+  assert tmp_path.exists()  # it was there before
+
+
+def test_stages_of_one_process_are_in_it_together(tmp_path):
+  with locks.alone_in(tmp_path):
+    with locks.alone_in(tmp_path / '.' / ''):
+      pass
+    assert (tmp_path / locks.NAME).exists()
+  with locks.alone_in(tmp_path), locks.alone_in(tmp_path / 'other'):
+    pass
+
+
+def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):
+  """Which process it is is said; a kill leaves a lock that is taken at once."""
+  first = subprocess.Popen(
+    [sys.executable, '-c', HOLD, str(tmp_path)],
+    stdout=subprocess.PIPE,
+    cwd=pathlib.Path(locks.__file__).parents[2],
+  )
+  try:
+    assert first.stdout.readline() == b'in\n'
+    with pytest.raises(errors.UserError, match=f'process {first.pid} on'):
+      with locks.alone_in(tmp_path):
+        pass
+    assert json.loads((tmp_path / locks.NAME).read_text())['pid'] == first.pid
+  finally:
+    first.kill()
+  time.sleep(0.05)  # not waited for: a process that nobody waits for is gone
+  started = time.monotonic()
+  with locks.alone_in(tmp_path):
+    assert time.monotonic() - started < locks.BEAT
+    found = json.loads((tmp_path / locks.NAME).read_text())
+    assert found['pid'] == os.getpid()
+  first.wait()
+
+
+def test_a_silent_lock_of_another_machine_is_taken(tmp_path, quick, capsys):
+  _write(tmp_path)
+  with locks.alone_in(tmp_path):
+    assert json.loads((tmp_path / locks.NAME).read_text())['token'] != 'theirs'
+  said = capsys.readouterr().out
+  assert 'another machine (process 1 on node7' in said
+  assert 'removed the lock of a job that has ended' in said
+
+
+def test_a_living_lock_of_another_machine_is_respected(tmp_path, quick):
+  _write(tmp_path)
+  timer = threading.Timer(0.2, _write, (tmp_path,), {'beat': 4})
+  timer.start()
+  with pytest.raises(errors.UserError, match='process 1 on node7'):
+    with locks.alone_in(tmp_path):
+      pass
+  timer.join()
+  assert json.loads((tmp_path / locks.NAME).read_text())['token'] == 'theirs'
+
+
+def test_a_lock_that_ends_while_one_looks_lets_one_in(tmp_path, quick):
+  _write(tmp_path)
+  timer = threading.Timer(0.2, (tmp_path / locks.NAME).unlink)
+  timer.start()
+  with locks.alone_in(tmp_path):
+    pass
+  timer.join()
+
+
+@pytest.mark.parametrize('text', ['', '{', '[]', '{"pid": 3}'])
+def test_garbage_in_a_lock_keeps_nobody_out_for_ever(tmp_path, quick, text):
+  (tmp_path / locks.NAME).write_text(text)
+  with locks.alone_in(tmp_path):
+    pass
+
+
+def test_a_process_of_the_same_number_is_another(tmp_path):
+  """After a restart of the process or of a container."""
+  mine = dict(machine=locks._machine(), pid=os.getpid(), started='1')
+  _write(tmp_path, **mine)
+  with locks.alone_in(tmp_path):
+    pass
+
+
+def test_a_job_at_work_gives_signs_of_life(tmp_path, quick):
+  with locks.alone_in(tmp_path):
+    time.sleep(0.5)
+    assert json.loads((tmp_path / locks.NAME).read_text())['beat'] >= 2
+
+
+def test_of_two_that_find_a_dead_lock_one_gets_in(tmp_path, quick):
+  """Eight threads stand for jobs; never are two in at once."""
+  _write(tmp_path, machine=locks._machine(), pid=2**22 + 1)
+  path, inside, most, taken = str(tmp_path), [], [], []
+  guard = threading.Lock()
+
+  def job():
+    try:
+      token, _ = locks._take(path)
+    except errors.UserError:
+      return
+    with guard:
+      inside.append(token)
+      taken.append(token)
+      most.append(len(inside))
+    time.sleep(0.02)
+    with guard:
+      inside.remove(token)
+    locks._release(path, token, False)
+
+  threads = [threading.Thread(target=job) for _ in range(8)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert taken and max(most) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path):
+  (tmp_path / 'file').touch()
+  with pytest.raises(errors.DiskError, match='file.*writable'):
+    with locks.alone_in(tmp_path / 'file'):
+      pass
