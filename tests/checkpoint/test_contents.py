@@ -7,6 +7,7 @@ import pytest
 
 from mmu_jax import checkpoint
 from mmu_jax import sharding
+from mmu_jax.checkpoint import contents
 
 
 def _tree(seed=0, dtype=np.float32):
@@ -16,7 +17,8 @@ def _tree(seed=0, dtype=np.float32):
 
 
 @pytest.mark.parametrize('spec', ['data=2,fsdp=4', 'fsdp=2,tensor=4'])
-def test_it_is_the_same_on_every_mesh_and_on_the_host(spec):
+def test_it_is_the_same_on_every_mesh_and_on_the_host(spec, monkeypatch):
+  monkeypatch.setattr(contents, '_SMALL', 0)
   tree = _tree()
   want = checkpoint.digest(tree)
   assert checkpoint.digest(jax.tree.map(np.asarray, tree)) == want
@@ -25,6 +27,18 @@ def test_it_is_the_same_on_every_mesh_and_on_the_host(spec):
   places = sharding.shardings(tree, rules, mesh)
   with jax.set_mesh(mesh):
     assert checkpoint.digest(jax.device_put(tree, places)) == want
+
+
+@pytest.mark.parametrize('dtype', [np.float32, jnp.bfloat16, np.bool_])
+def test_the_devices_and_the_host_find_the_same(dtype, monkeypatch):
+  rng = np.random.default_rng(0)
+  make = lambda *shape: jnp.asarray(rng.normal(size=shape) > 0, dtype)
+  tree = {'w': make(3, 5, 7), 'b': make(11), 'x': make()}
+  found = []
+  for most in (0, 2**16):
+    monkeypatch.setattr(contents, '_SMALL', most)
+    found.append(checkpoint.digest(tree))
+  assert found[0] == found[1]
 
 
 @pytest.mark.parametrize('seed', range(20))
