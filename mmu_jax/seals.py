@@ -113,7 +113,8 @@ def hash_of(path: pathlib.Path) -> str:
   """Returns the hash in the seal of a file; '' if it has none."""
   if not _place(path).is_file():
     return ''
-  return workdir_lib.read_json(_place(path))['hash']
+  mark = workdir_lib.read_json(_place(path))
+  return mark.get('hash', '') if isinstance(mark, dict) else ''
 
 
 def remove(path: pathlib.Path) -> None:

@@ -161,13 +161,7 @@ def _ask(job: Job, run: str) -> None:
     return
   note = checkpoint.read_note(runs_lib.final_folder(job, run))
   known = {'rounds': note['rounds'], 'model': note['content']}
-  if not distributed.first((folder / _NOTE).exists):
-    distributed.first(_write_note, folder, run, known)
-  elif distributed.first(_read_note, folder, run) != known:
-    raise UserError(
-      f'{folder} holds answers of other parameters than {made} has. Delete '
-      'that folder to ask again.'
-    )
+  distributed.first(_claim_note, folder, run, known)
   _answer(job, run, folder, questions, note['content'])
 
 
@@ -181,18 +175,20 @@ def _claim_of(job: Job, run: str) -> dict[str, Any]:
   return json.loads(workdir_lib.to_json(claim))  # tuples become lists
 
 
-def _write_note(folder: pathlib.Path, run: str, note: dict[str, Any]) -> None:
-  """Writes which parameters answer, and seals it."""
-  workdir_lib.write_json(folder / _NOTE, note)
-  seals.seal(folder / _NOTE, run)
-
-
-def _read_note(folder: pathlib.Path, run: str) -> dict[str, Any]:
-  """Reads which parameters have answered."""
-  wrong = seals.fault(folder / _NOTE, run)
-  if wrong:
-    raise UserError(f'{wrong}. Delete {folder} and ask again.')
-  return workdir_lib.read_json(folder / _NOTE)
+def _claim_note(folder: pathlib.Path, run: str, note: dict[str, Any]) -> None:
+  """Writes which parameters answer, or checks that they are the same."""
+  path = folder / _NOTE
+  wrong = seals.fault(path, run)
+  if wrong and not any(folder.glob('*.jsonl')):
+    workdir_lib.write_json(path, note)
+    seals.seal(path, run)
+  elif wrong:
+    raise UserError(f'{wrong}. Delete {folder} to ask again.')
+  elif workdir_lib.read_json(path) != note:
+    raise UserError(
+      f'{folder} holds answers of other parameters than the model {run!r} has '
+      'now. Delete that folder to ask again.'
+    )
 
 
 def _settings(job: Job) -> dict[str, Any]:
@@ -262,7 +258,10 @@ def _fault(
   wrong = workdir_lib.differences(claim, wanted)
   if wrong:
     return f'{folder} was made from other settings: {wrong[0]}'
-  model = _read_note(folder, run)['model']
+  wrong = seals.fault(folder / _NOTE, run)
+  if wrong:
+    return wrong
+  model = workdir_lib.read_json(folder / _NOTE)['model']
   made = runs_lib.model_folder(job, run)
   if origins.content(made) not in ('', model):
     return f'{folder} holds answers of other parameters than {made} has'
@@ -303,7 +302,8 @@ def _collect(job: Job, judge: chat.Endpoint | None) -> list[dict[str, Any]]:
     for task in tasks.values()
   ]
   answers = {run: read(run) for run in runs}
-  steps = {run: _read_note(folder / run, run)['rounds'] for run in runs}
+  note = lambda run: workdir_lib.read_json(folder / run / _NOTE)
+  steps = {run: note(run)['rounds'] for run in runs}
   if not answers:
     raise MissingError(
       f'there is no model to evaluate in {job.folder}. Train one first: mmu '

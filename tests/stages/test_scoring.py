@@ -312,6 +312,22 @@ def test_answers_that_were_edited_are_asked_again(evaluate, model, tmp_path):
   assert model['batches'] == 4 and path.read_bytes() == whole
 
 
+def test_a_kill_before_the_seal_of_a_note_is_mended(
+  evaluate, model, monkeypatch, tmp_path
+):
+  """Nothing was answered yet."""
+
+  def killed(*_):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(seals, 'seal', killed)
+    with pytest.raises(KeyboardInterrupt):
+      evaluate(tmp_path)
+  assert list(tmp_path.rglob('predictions/*/note.json'))
+  assert {row['run'] for row in evaluate(tmp_path)} == set(RUNS)
+
+
 def _made_anew(tmp_path, name):
   """A model is made again with other parameters."""
   folder = tmp_path / 'unlearned' / name / 'params'

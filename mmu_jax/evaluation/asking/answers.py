@@ -181,10 +181,12 @@ def _begin(
   """The answers so far, all of them in the partial file if more are needed."""
   wrong = fault(path, model)
   if wrong and path.exists():
-    aside = path.with_name(path.name + DAMAGED)
-    path.replace(aside)
-    seals.remove(path)
-    if not partial.exists():  # else a kill came between the file and its seal
+    if partial.exists() and not seals.hash_of(path):
+      path.unlink()  # a kill came before its seal; all answers are in partial
+    else:
+      aside = path.with_name(path.name + DAMAGED)
+      path.replace(aside)
+      seals.remove(path)
       warnings.warn(
         f'{wrong}. It is now called {aside.name}, and its questions are asked '
         'again.',

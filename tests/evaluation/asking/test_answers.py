@@ -216,6 +216,7 @@ def test_a_kill_between_a_file_and_its_seal_loses_no_answer(
     warnings.simplefilter('error')
     _complete(_asker(questions, asked), questions, path)
   assert asked == [] and answers.fault(path, MODEL) == ''
+  assert not list(tmp_path.glob('*.damaged'))
 
 
 def test_a_preempted_process_keeps_its_answers(tmp_path, monkeypatch):
