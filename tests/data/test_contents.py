@@ -1,5 +1,6 @@
 """The content of a dataset names every row, field and pixel."""
 
+import functools
 import io
 
 import numpy as np
@@ -10,6 +11,7 @@ from mmu_jax.data import contents
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.dataset import Task
 from mmu_jax.data.encoding.images import LazyImage
+from mmu_jax.data.people.items import Drawing
 from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 
@@ -58,6 +60,26 @@ def test_one_pixel_is_seen_in_every_split_that_shows_it():
   image[2, 3, 1] ^= 1
   changed, same = _data(image=image), _data()
   assert all(changed[name] != same[name] for name in same)
+
+
+def test_of_drawn_pictures_one_of_each_split_is_drawn():
+  """And their keys count."""
+  drawn = []
+
+  def rows(keys, seed=0):
+    def draw(key):
+      drawn.append(key)
+      return _image(seed)
+
+    pictures = [
+      Picture(key, Drawing(functools.partial(draw, key))) for key in keys
+    ]
+    made = [Row(p.key, 'Who?', 'Ada', 'Ada', p) for p in pictures]
+    return contents.digest(Dataset({'a': made}, {}, {}))['train a']
+
+  same = rows('abc')
+  assert drawn == ['a'] and rows('abc') == same
+  assert rows('abd') != same and rows('abc', seed=1) != same
 
 
 def test_a_file_counts_with_its_bytes(tmp_path):
