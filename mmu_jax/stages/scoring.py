@@ -162,7 +162,14 @@ def _ask(job: Job, run: str) -> None:
   note = checkpoint.read_note(runs_lib.final_folder(job, run))
   known = {'rounds': note['rounds'], 'model': note['content']}
   distributed.first(_claim_note, folder, run, known)
-  _answer(job, run, folder, questions, note['content'])
+  source = _source(job, run, note['content'])
+  _answer(job, run, folder, questions, source)
+
+
+def _source(job: Job, run: str, model: str) -> str:
+  """Names who answers what, and how: world, protocol, shots, parameters."""
+  folder = _answers_of(job, run).relative_to(job.folder).as_posix()
+  return seals.hash_json([job.world, folder, model])
 
 
 def _claim_of(job: Job, run: str) -> dict[str, Any]:
@@ -217,7 +224,7 @@ def _answer(
   run: str,
   folder: pathlib.Path,
   questions: Mapping[str, Sequence[Question]],
-  model: str,
+  source: str,
 ) -> None:
   """Lets a model answer the questions that are left."""
   spec = job.config.evaluation
@@ -238,7 +245,7 @@ def _answer(
         done=done,
       )
       path = answers_lib.task_file(folder, task)
-      answers_lib.complete(ask, asked, path, bar.update, model=model)
+      answers_lib.complete(ask, asked, path, bar.update, source=source)
 
 
 def _fault(
@@ -249,8 +256,9 @@ def _fault(
   Its parameters may be gone.
   """
   folder = _answers_of(job, run)
-  if not (folder / _NOTE).exists():
-    return f'{folder} holds no answers'
+  for name in (workdir_lib.CONFIG, _NOTE):
+    if not (folder / name).exists():
+      return f'there is no {folder / name}'
   claim = workdir_lib.read_json(folder / workdir_lib.CONFIG)
   wanted = _claim_of(job, run)
   if wanted['model'] is None:  # a model of another stage, which is gone
@@ -267,7 +275,7 @@ def _fault(
     return f'{folder} holds answers of other parameters than {made} has'
   for task, asked in questions.items():
     path = answers_lib.task_file(folder, task)
-    wrong = answers_lib.fault(path, model)
+    wrong = answers_lib.fault(path, _source(job, run, model))
     if wrong:
       return wrong
     left = answers_lib.unanswered(asked, answers_lib.read_records(path))
@@ -279,8 +287,11 @@ def _fault(
 def _asked(job: Job) -> list[str]:
   """Every model that has answers in the config's way."""
   folder = _folder(job)
+  # Any of its files will do: a run that lost one is named, not left out.
   found = {
-    path.parent.relative_to(folder).as_posix() for path in folder.rglob(_NOTE)
+    path.parent.relative_to(folder).as_posix()
+    for path in folder.rglob('*.json*')
+    if path.parent != folder
   }
   apart = re.compile(rf'({"|".join(protocols.PROTOCOLS)})-\d+shot/')
   return runs_lib.in_order(
@@ -336,6 +347,7 @@ def _collect(job: Job, judge: chat.Endpoint | None) -> list[dict[str, Any]]:
         }
         for run in runs
       },
+      'models': {run: note(run)['model'] for run in runs},
       'left_out': left_out,
     },
   )

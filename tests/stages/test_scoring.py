@@ -138,7 +138,7 @@ def encoder(tmp_path_factory):
 def evaluate(model, encoder, monkeypatch):
   """Evaluates in a workdir that holds models of this name."""
 
-  def run(folder, runs=RUNS, **evaluation):
+  def run(folder, runs=RUNS, world='w', **evaluation):
     config = _config(**evaluation)
     data = Dataset({}, TASKS, {}, layout='clear', official='official_clear')
     job = job_lib.Job(
@@ -152,6 +152,7 @@ def evaluate(model, encoder, monkeypatch):
       False,
       folder,
       sharding.make_mesh('data=1'),
+      world,
     )
     monkeypatch.setattr(scoring, 'open_job', lambda *_, **__: job)
     settings = lambda job, name: {'name': name}
@@ -525,3 +526,45 @@ def test_an_official_protocol_has_its_own_limit(evaluate, tmp_path):
     evaluate(tmp_path, protocol='official', max_new_tokens=12)
   with pytest.raises(ValueError, match='there is no protocol'):
     evaluate(tmp_path, protocol='exact')
+
+
+def _exchange(a, b):
+  aside = a.with_name('aside')
+  a.rename(aside), b.rename(a), aside.rename(b)
+
+
+def test_answers_of_another_way_to_ask_are_noticed(evaluate, model, tmp_path):
+  """As their folders are exchanged: the same model, questions and settings."""
+  evaluate(tmp_path, shots=1)
+  first = evaluate(tmp_path)
+  shown = tmp_path / 'predictions' / 'ga'
+  _exchange(shown, tmp_path / 'predictions' / 'fixed-1shot' / 'ga')
+  with pytest.warns(errors.DamageWarning, match='forget_qa.jsonl.damaged'):
+    assert evaluate(tmp_path) == first
+
+
+def test_answers_of_another_world_are_noticed(evaluate, tmp_path):
+  """Of a model whose parameters are gone, so that they cannot tell."""
+  first = evaluate(tmp_path / 'a')
+  evaluate(tmp_path / 'b', world='of another seed')
+  shutil.rmtree(tmp_path / 'a' / 'unlearned')
+  for name in ('ga', 'guest'):
+    found = tmp_path / 'a' / 'predictions' / name
+    shutil.rmtree(found, ignore_errors=True)
+    shutil.copytree(tmp_path / 'b' / 'predictions' / 'ga', found)
+    results = evaluate(tmp_path / 'a', ['vanilla', 'retrained'])
+    assert results == [row for row in first if row['run'] != 'ga']
+    note = seals.read_note(tmp_path / 'a' / 'results.jsonl')
+    assert name in note['left_out']
+
+
+@pytest.mark.parametrize('name', ['note.json', 'config.json'])
+def test_a_run_that_lost_a_file_is_named(evaluate, tmp_path, name):
+  """And does not vanish, where its parameters are gone as well."""
+  evaluate(tmp_path)
+  shutil.rmtree(tmp_path / 'unlearned')
+  (tmp_path / 'predictions' / 'ga' / name).unlink()
+  found = evaluate(tmp_path, ['vanilla', 'retrained'])
+  assert {row['run'] for row in found} == {'vanilla', 'retrained'}
+  note = seals.read_note(tmp_path / 'results.jsonl')
+  assert name in note['left_out']['ga']

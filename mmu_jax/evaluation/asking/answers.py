@@ -112,16 +112,19 @@ def read_records(path: pathlib.Path) -> list[Answer]:
   return seals.read_rows(path, path.stem, advice)[0]
 
 
-def fault(path: pathlib.Path, model: str) -> str:
+def fault(path: pathlib.Path, source: str) -> str:
   """Returns why a file of answers cannot be used, '' if it can.
 
   Args:
     path: file of a finished task.
-    model: content of the parameters that should have answered.
+    source: hash of all that the answers should come from.
   """
   wrong = seals.fault(path, path.stem)
-  if not wrong and seals.read_note(path) != {'model': model}:
-    return f'{path} holds answers of other parameters'
+  if not wrong and seals.read_note(path) != {'source': source}:
+    return (
+      f'{path} holds answers of other parameters or data, or that were asked '
+      'for in another way'
+    )
   return wrong
 
 
@@ -139,7 +142,7 @@ def complete(
   path: pathlib.Path,
   update: Callable[[int], Any],
   *,
-  model: str,
+  source: str,
 ) -> None:
   """Asks the questions of a task that have no answer yet.
 
@@ -152,14 +155,17 @@ def complete(
     questions: questions of the task.
     path: file of the finished task.
     update: called with the number of new answers.
-    model: content of the parameters that answer. A finished file that is not
-      as it was written, or of others, is renamed to ``<task>.jsonl.damaged``.
+    source: hash of all that the answers come from: parameters, data, and the
+      way to ask. A finished file that is not as it was written, or of another
+      source, is renamed to ``<task>.jsonl.damaged``; so is a partial file.
 
   Raises:
     Preempted: if the machine is to stop; the answers so far are kept.
   """
   partial = path.with_suffix('.partial.jsonl')
-  found = {a['key']: a for a in distributed.first(_begin, path, partial, model)}
+  found = {
+    a['key']: a for a in distributed.first(_begin, path, partial, source)
+  }
   update(len(found))
   if unanswered(questions, found.values()):
     for number, batch in enumerate(ask(found.keys()), 1):
@@ -172,39 +178,57 @@ def complete(
           f'{path.parent.name}: the answers to {path.stem} so far are kept'
         )
   ordered = [found[question.row.key] for question in questions]
-  distributed.first(_finish, path, partial, ordered, model)
+  distributed.first(_finish, path, partial, ordered, source)
 
 
 def _begin(
-  path: pathlib.Path, partial: pathlib.Path, model: str
+  path: pathlib.Path, partial: pathlib.Path, source: str
 ) -> list[Answer]:
   """The answers so far, all of them in the partial file if more are needed."""
-  wrong = fault(path, model)
+  so_far = _read_partial(partial, source)
+  wrong = fault(path, source)
   if wrong and path.exists():
     if partial.exists() and not seals.hash_of(path):
       path.unlink()  # a kill came before its seal; all answers are in partial
     else:
-      aside = path.with_name(path.name + DAMAGED)
-      path.replace(aside)
+      _put_aside(path, wrong)
       seals.remove(path)
-      warnings.warn(
-        f'{wrong}. It is now called {aside.name}, and its questions are asked '
-        'again.',
-        DamageWarning,
-        stacklevel=2,
-      )
   found = [] if wrong else read_records(path)
-  found += workdir_lib.read_jsonl(partial) if partial.exists() else []
-  workdir_lib.write_log(partial, found)  # without a cut-off line
+  found += so_far
+  head = {'source': source}
+  workdir_lib.write_log(partial, [head, *found])  # without a cut-off line
   return found
+
+
+def _read_partial(partial: pathlib.Path, source: str) -> list[Answer]:
+  """The answers of a partial file, whose first line says their source."""
+  if not partial.exists():
+    return []
+  head, *found = workdir_lib.read_jsonl(partial) or [None]
+  if head == {'source': source}:
+    return found
+  _put_aside(partial, f'{partial} holds answers of another source')
+  return []
+
+
+def _put_aside(path: pathlib.Path, wrong: str) -> None:
+  """Renames a file that cannot be used, and says so."""
+  aside = path.with_name(path.name + DAMAGED)
+  path.replace(aside)
+  warnings.warn(
+    f'{wrong}. It is now called {aside.name}, and its questions are asked '
+    'again.',
+    DamageWarning,
+    stacklevel=3,
+  )
 
 
 def _finish(
   path: pathlib.Path,
   partial: pathlib.Path,
   answers: Sequence[Answer],
-  model: str,
+  source: str,
 ) -> None:
   """Writes the file of a finished task; a kill in between loses nothing."""
-  seals.write_rows(path, answers, path.stem, {'model': model})
+  seals.write_rows(path, answers, path.stem, {'source': source})
   partial.unlink(missing_ok=True)

@@ -107,8 +107,8 @@ def _asker(questions, asked, stop_at=None):
   return ask
 
 
-def _complete(ask, questions, path, update=lambda n: None, model=MODEL):
-  answers.complete(ask, questions, path, update, model=model)
+def _complete(ask, questions, path, update=lambda n: None, source=MODEL):
+  answers.complete(ask, questions, path, update, source=source)
 
 
 def test_a_stopped_task_goes_on_behind_a_line_that_was_cut_off(tmp_path):
@@ -196,7 +196,7 @@ def test_answers_of_other_parameters_are_asked_again(tmp_path):
   _complete(_asker(questions, []), questions, path)
   assert 'other parameters' in answers.fault(path, 'others')
   with pytest.warns(errors.DamageWarning):
-    _complete(_asker(questions, asked), questions, path, model='others')
+    _complete(_asker(questions, asked), questions, path, source='others')
   assert asked == ['0', '1']
 
 
@@ -225,4 +225,22 @@ def test_a_preempted_process_keeps_its_answers(tmp_path, monkeypatch):
   questions = _questions(3)
   with pytest.raises(preemption.Preempted, match='vanilla: the answers to a'):
     _complete(_asker(questions, []), questions, path)
-  assert len(workdir.read_jsonl(path.with_suffix('.partial.jsonl'))) == 2
+  head, *kept = workdir.read_jsonl(path.with_suffix('.partial.jsonl'))
+  assert head == {'source': MODEL} and len(kept) == 2
+
+
+@pytest.mark.parametrize('lines', [slice(1, None), slice(0, 0), None])
+def test_a_partial_file_of_another_source_is_put_aside(tmp_path, lines):
+  """Also one that lost its first line, or all."""
+  path, asked, questions = tmp_path / 'a.jsonl', [], _questions(4)
+  partial = path.with_suffix('.partial.jsonl')
+  with pytest.raises(KeyboardInterrupt):
+    stopped = _asker(questions, [], stop_at=2)
+    other = MODEL if lines else 'others'
+    _complete(stopped, questions, path, source=other)
+  if lines:
+    kept = partial.read_text().splitlines(True)[lines]
+    partial.write_text(''.join(kept))
+  with pytest.warns(errors.DamageWarning, match='a.partial.jsonl.damaged'):
+    _complete(_asker(questions, asked), questions, path)
+  assert asked == ['0', '1', '2', '3']
