@@ -77,14 +77,49 @@ def _look_over(
       'their scores cannot be computed again.'
     )
   for run in runs:
-    origins.check(job, model_folder(job, run))
+    made = model_folder(job, run)
+    origins.check(job, made)
+    if origins.content(made) not in ('', note['models'][run]):
+      raise UserError(
+        f'{made} is not the model that was scored: it was made anew. Run `mmu '
+        'evaluate` again.'
+      )
+  remarks += _not_shown(job, runs)
   for mask in (job.unlearned / 'mask').glob('*'):
     origins.check(job, mask)
   known = {*runs, *note['left_out']}
+  absent = [run for run in job.config.runs if run not in known]
   new = [r for r in find_models(job.config, job.folder) if r not in known]
   if new:
     remarks.append(
       f'{", ".join(new)} is in this workdir and has no scores yet: `mmu '
       'evaluate` asks every model.'
     )
+  absent = [run for run in absent if run not in new]
+  if absent:
+    remarks.append(
+      f'{", ".join(absent)} of the config is not in this workdir: `mmu '
+      'pipeline` makes it.'
+    )
   return remarks
+
+
+def _not_shown(job: Job, runs: Sequence[str]) -> list[str]:
+  """Names logs and masks of runs that a plot or table will lack."""
+  named = {run: job.config.runs[run] for run in job.config.runs if run in runs}
+  logs = {
+    run: job.unlearned / 'unlearned' / run / 'metrics.jsonl' for run in named
+  }
+  kinds = dict.fromkeys(run.get('mask', '') for run in named.values())
+  if {'random', 'topk'} & {*kinds}:
+    kinds['saliency'] = None  # they are made like it
+  masks = [job.unlearned / 'mask' / kind for kind in kinds if kind]
+  return [
+    f'The rounds of {run} are not plotted: there is no {path}.'
+    for run, path in logs.items()
+    if not path.is_file()
+  ] + [
+    f'A mask is not shown: {path} holds none any more.'
+    for path in masks
+    if not origins.content(path)
+  ]

@@ -17,7 +17,7 @@ from mmu_jax.stages import reporting
 
 @pytest.fixture(name='job')
 def _job(monkeypatch, tmp_path):
-  config = ml_collections.ConfigDict({'runs': {'ga': {}, 'npo': {}}})
+  config = ml_collections.ConfigDict({'runs': {'ga': {}}})
   job = types.SimpleNamespace(
     config=config,
     folder=tmp_path,
@@ -26,6 +26,7 @@ def _job(monkeypatch, tmp_path):
     data=types.SimpleNamespace(tasks={}, names={'p1': 'Ada'}),
   )
   monkeypatch.setattr(reporting, 'open_job', lambda *_, **__: job)
+  workdir_lib.write_log(tmp_path / 'unlearned' / 'ga' / 'metrics.jsonl', [])
   return job
 
 
@@ -52,6 +53,9 @@ def _shown(monkeypatch, job):
       run = path.parent.relative_to(folder).as_posix()
       answers.setdefault(run, {})[path.stem] = seals.hash_of(path)
     note = dict(predictions=predictions, left_out=left_out, answers=answers)
+    scored = {row['run'] for row in rows}
+    folders = {r: reporting.model_folder(job, r) for r in scored}
+    note['models'] = {r: origins.content(f) for r, f in folders.items()}
     results.write(job.folder, rows, note)
     return lambda: (reporting.report(None, job.folder), found)
 
@@ -127,3 +131,28 @@ def test_a_model_of_another_source_is_refused(shown, job):
   _model(job, 'vanilla', content='c1')
   with pytest.raises(ValueError, match='ga was made from another vanilla: its'):
     report()
+
+
+def test_a_model_that_was_made_anew_is_refused(shown, job):
+  """Its scores are those of the model before."""
+  _model(job, 'unlearned/ga')
+  report = shown([_row('ga')])
+  assert report()
+  _model(job, 'unlearned/ga', content='c1')
+  with pytest.raises(ValueError, match='ga is not the model that was scored'):
+    report()
+
+
+def test_a_run_a_log_and_masks_that_are_gone_are_named(shown, job):
+  job.config.runs = dict(
+    ga=dict(mask=''), random=dict(mask='random'), npo=dict(mask='')
+  )
+  log = job.folder / 'unlearned' / 'random' / 'metrics.jsonl'
+  workdir_lib.write_log(log, [])
+  report = shown([_row('ga'), _row('random')])
+  remarks = report()[1]['remarks']
+  assert [text.split(' ')[0] for text in remarks] == ['A', 'A', 'npo']
+  assert 'mask/random holds none' in remarks[0]
+  assert 'mask/saliency holds none' in remarks[1]
+  log.unlink()
+  assert report()[1]['remarks'][0].startswith('The rounds of random are not')

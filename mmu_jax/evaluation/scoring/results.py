@@ -66,8 +66,8 @@ def write(
     workdir: folder of the job, with its ``config.json`` and ``manifest.json``.
     rows: scores.
     note: JSON that belongs to them: ``predictions``, the folder of the answers;
-      ``answers``, the hash of each file; ``left_out``, models without scores
-      and why.
+      ``answers``, the hash of each file; ``models``, the content of each
+      model; ``left_out``, models without scores and why.
   """
   settings = {name: _hash(workdir / name) for name in _SETTINGS}
   seals.write_rows(workdir / NAME, rows, NAME, {**note, 'settings': settings})
