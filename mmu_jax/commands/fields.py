@@ -81,4 +81,9 @@ def _check(config: ml_collections.ConfigDict, word: str, spec: str) -> None:
         + (f' Did you mean {path}.{near[0]}?' if near else '')
         + f' {path} has {", ".join(map(str, found)) or "no fields"}.'
       )
+    if '[' in key and not isinstance(found[name], (list, tuple)):
+      raise UserError(
+        f'the config {spec} has no such field: {field}. {path}.{name} is no '
+        'list.'
+      )
     found, path = (None if '[' in key else found[name]), f'{path}.{name}'

@@ -1,7 +1,10 @@
 """Finds a config by its name or path, and runs its ``get_config``."""
 
+from collections.abc import Iterator
+import contextlib
 import importlib.machinery
 import importlib.util
+import inspect
 import pathlib
 
 import ml_collections
@@ -38,18 +41,44 @@ def load(spec: str) -> ml_collections.ConfigDict:
   assert module_spec is not None
   module = importlib.util.module_from_spec(module_spec)
   try:
-    loader.exec_module(module)
+    with _own_code(path):
+      loader.exec_module(module)
   except SyntaxError as error:
     raise UserError(
       f'{path} is not a config: it must be a Python file with a function '
       f'get_config, and line {error.lineno} is no Python ({error.msg}).'
     ) from error
-  if not hasattr(module, 'get_config'):
+  make = getattr(module, 'get_config', None)
+  if not callable(make):
     raise UserError(
       f'{path} is not a config: it has no function get_config. Write one '
       'that returns a ConfigDict, as the files in configs/ do.'
     )
-  return module.get_config(*variant)
+  try:
+    inspect.signature(make).bind(*variant)
+  except TypeError as error:
+    raise UserError(
+      f'get_config of {path} must take a variant or nothing, as in {spec!r}: '
+      f'{error}.'
+    ) from error
+  with _own_code(path):
+    config = make(*variant)
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise UserError(
+      f'get_config of {path} must return a ConfigDict; it returns '
+      f'{type(config).__name__}.'
+    )
+  return config
+
+
+@contextlib.contextmanager
+def _own_code(path: pathlib.Path) -> Iterator[None]:
+  """Says of an error that it is in a config; it keeps its traceback."""
+  try:
+    yield
+  except Exception as error:
+    error.add_note(f'This was raised by the code of the config {path}.')
+    raise
 
 
 def known() -> tuple[str, ...]:

@@ -5,7 +5,7 @@ path ``*`` stands for any name and ``#`` for the places of a list that is not
 empty: ``'runs.*.rate'``, ``'base.stream.#.size'``.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import difflib
 import math
 import re
@@ -177,11 +177,34 @@ def check(
     mmu_jax.errors.UserError: config.runs.ga.rate is a number > 0 (learning \
 rate); got -1.
   """
-  faults = list(_faults(values, _nested(table), name, others))
-  if faults:
-    more = len(faults) - _SHOWN
-    text = '\n'.join(faults[:_SHOWN])
-    raise UserError(text + (f'\n(and {more} more faults)' if more > 0 else ''))
+  _raise(_faults(values, _nested(table), name, others))
+
+
+def check_there(
+  values: Mapping[str, Any], paths: Iterable[str], table: Table, name: str
+) -> None:
+  """Raises unless every field of some paths is there, in every group.
+
+  Args:
+    values: nested dicts of fields, which keep the rules of the table.
+    paths: paths of the fields that are needed.
+    table: rules of the fields.
+    name: name of the whole: 'config'.
+
+  Raises:
+    ValueError: names each field that is missing, its rule and its meaning; of
+      a group the fields in it.
+
+  Example:
+    >>> table = {'runs.*.rate': (number(0, above=True), 'learning rate')}
+    >>> check_there({'runs': {'ga': {}}}, table, table, 'config')
+    Traceback (most recent call last):
+    ...
+    mmu_jax.errors.UserError: config.runs.ga.rate is missing: a number > 0 \
+(learning rate).
+  """
+  nested = _nested(table)
+  _raise(x for path in paths for x in _missing(values, nested, path, name))
 
 
 def shown(value: Any, rule: Rule = TEXT) -> str:
@@ -220,6 +243,15 @@ def _nested(table: Table) -> dict[str, Any]:
   return root
 
 
+def _raise(faults: Iterable[str]) -> None:
+  """Raises the first of some faults, if there are any."""
+  found = list(dict.fromkeys(faults))
+  more = len(found) - _SHOWN
+  if found:
+    text = '\n'.join(found[:_SHOWN])
+    raise UserError(text + (f'\n(and {more} more faults)' if more > 0 else ''))
+
+
 def _faults(value: Any, node: Any, path: str, others: bool) -> Iterator[str]:
   """Says each fault of a value and of those within it."""
   if isinstance(node, tuple):
@@ -250,6 +282,29 @@ def _faults(value: Any, node: Any, path: str, others: bool) -> Iterator[str]:
         yield from _faults(inner, within, _join(path, key), others)
       elif not others:
         yield _unknown(str(key), node, path)
+
+
+def _missing(value: Any, node: Any, path: str, place: str) -> Iterator[str]:
+  """Says each place where the path of a field leads to nothing."""
+  word, _, rest = path.partition('.')
+  if word == '#':
+    inner = {f'{place}[{i}]': item for i, item in enumerate(value)}
+  elif word in ('*', ''):
+    inner = {f'{place}.{k}': v for k, v in value.items()} if word else {}
+  elif word in value:
+    inner = {f'{place}.{word}': value[word]}
+  else:
+    within = node.get(word, node.get('*'))
+    if isinstance(within, tuple):
+      meaning = f'{within[0].text} ({within[1]})'
+    elif '#' in within:
+      meaning = f'a list of parts, each with {", ".join(within["#"])}'
+    else:
+      meaning = f'a group with {", ".join(within)} (*: any name)'
+    yield f'{place}.{word} is missing: {meaning}.'
+    return
+  for where, item in inner.items() if rest else ():
+    yield from _missing(item, node.get(word, node.get('*')), rest, where)
 
 
 def _join(path: str, key: object) -> str:

@@ -33,7 +33,7 @@ _NAMES = several(TEXT)
 
 
 def check(config: Any) -> None:
-  """Raises unless every field of a config is known and in its range.
+  """Raises unless every field of a config is known, in its range, and there.
 
   Called before anything is computed or written. Messages show no value that
   may be a key.
@@ -45,8 +45,11 @@ def check(config: Any) -> None:
     ValueError: names the fields, their rules and their values.
 
   Example:
-    >>> check({'seed': 0, 'micro_batches': 1})
-    >>> check({'seed': -1})
+    >>> from mmu_jax import recipes
+    >>> config = recipes.load('people:fast')
+    >>> check(config)
+    >>> config.seed = -1
+    >>> check(config)
     Traceback (most recent call last):
     ...
     mmu_jax.errors.UserError: config.seed is a whole number >= 0 and <= \
@@ -54,6 +57,10 @@ def check(config: Any) -> None:
   """
   plain = config.to_dict() if hasattr(config, 'to_dict') else config
   rules.check(plain, TABLE, 'config')
+  tune = [
+    path for path in TABLE if path.startswith('tune.') and 'tune' in plain
+  ]
+  rules.check_there(plain, (*REQUIRED, *tune), TABLE, 'config')
 
 
 def _is_address(text: str) -> bool:
@@ -261,3 +268,14 @@ TABLE: Table = {
   'evaluation.shots': (_COUNT, 'people whose questions stand before each'),
   **below('evaluation.judge', JUDGE),
 }
+
+# Fields without which a job does; the code that reads them has a default.
+_DEFAULTED = re.compile(
+  r'data\.(?!name)|validation_groups|tune|evaluation\.(judge|prot|rep|shots)'
+  r'|model\.(?!name|path|dtype|attention|remat)'
+  r'|.*optimizer\.(?!name)|runs\.\*\.options\.(?!\*)'
+)
+REQUIRED = (
+  *(path for path in TABLE if not _DEFAULTED.match(path)),
+  *below('unlearn.streams.forget.#', _PART),
+)

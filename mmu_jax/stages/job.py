@@ -294,7 +294,7 @@ def run_settings(config: Config, name: str) -> Config:
     )
   if run.retain not in config.unlearn.streams:
     raise UserError(
-      f'run {name!r} has the retain stream {run.retain!r}; the config has '
-      f'{", ".join(config.unlearn.streams)}.'
+      f'run {name!r} has the retain stream {run.retain!r}; '
+      f'config.unlearn.streams has {", ".join(config.unlearn.streams)}.'
     )
   return run

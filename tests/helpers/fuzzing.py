@@ -22,7 +22,7 @@ import numpy as np
 
 from mmu_jax.errors import UserError
 
-CLEAR = 'clear'  # an error of ours that names the file
+CLEAR = 'clear'  # an error of ours, or a note on another, names the file
 UNCLEAR = 'unclear'  # another exception, or an error without the file
 SILENT = 'silent'  # invalid, and read with another meaning
 HARMLESS = 'harmless'  # read as before, or validly changed
@@ -83,7 +83,9 @@ def _outcome(case, run, folder, before) -> Outcome:
   except BaseException as error:  # noqa: BLE001
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
       raise
-    return Outcome(case, UNCLEAR, f'{type(error).__name__}: {error}')
+    notes = '\n'.join(getattr(error, '__notes__', ()))
+    kind = CLEAR if case.file in notes else UNCLEAR
+    return Outcome(case, kind, f'{type(error).__name__}: {error}\n{notes}')
   changed = case.invalid and after != before
   return Outcome(case, SILENT if changed else HARMLESS)
 

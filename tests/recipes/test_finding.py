@@ -37,12 +37,21 @@ def test_a_config_of_the_package_is_short_and_opens_with_its_command(name):
   assert 'minute' in about or 'hour' in about
 
 
+SOURCE = """
+import ml_collections
+
+
+def get_config():
+  return ml_collections.ConfigDict(dict(seed={}))
+"""
+
+
 def test_a_folder_of_that_name_does_not_hide_a_config(tmp_path, monkeypatch):
   (tmp_path / 'people').mkdir()
-  (tmp_path / 'people.py').write_text('def get_config(): return 1')
+  (tmp_path / 'people.py').write_text(SOURCE.format(1))
   monkeypatch.chdir(tmp_path)
   assert recipes.load('people').seed == 0
-  assert recipes.load('people.py') == 1
+  assert recipes.load('people.py').seed == 1
 
 
 def test_configs_inside_the_package_come_before_those_beside_it(
@@ -52,9 +61,9 @@ def test_configs_inside_the_package_come_before_those_beside_it(
   package = tmp_path / 'mmu_jax'
   for folder, seed in ((package / 'configs', 1), (tmp_path / 'configs', 2)):
     folder.mkdir(parents=True)
-    (folder / 'mine.py').write_text(f'def get_config(): return {seed}')
+    (folder / 'mine.py').write_text(SOURCE.format(seed))
   monkeypatch.setattr(finding, '_PACKAGE', package)
-  assert (recipes.known(), recipes.load('mine')) == (('mine',), 1)
+  assert (recipes.known(), recipes.load('mine').seed) == (('mine',), 1)
 
 
 def test_each_load_is_a_new_config():

@@ -130,6 +130,11 @@ def _outside(rule):
   return wrong
 
 
+def _check_some(values):
+  """Checks a config of few fields."""
+  rules.check(values, table.TABLE, 'config')
+
+
 def _with(path, value):
   """A config with one field."""
   for word in reversed(path.split('.')):
@@ -143,7 +148,7 @@ def test_a_value_outside_of_the_range_is_refused_by_name(path):
   said = path.replace('.#', '[0]').replace('*', 'some')
   for value in _outside(rule):
     with pytest.raises(UserError) as raised:
-      table.check(_with(path, value))
+      _check_some(_with(path, value))
     message = str(raised.value)
     assert message.startswith(f'config.{said} is {rule.text} ('), message
     assert 'got ' in message
@@ -190,6 +195,45 @@ def test_settings_that_undo_the_method_are_refused(path, values):
     assert '\n' not in str(raised.value)  # nothing else is wrong
 
 
+@pytest.mark.parametrize('spec', ['people:fast', 'mllmu_bench:paper_exact'])
+def test_a_field_that_is_missing_is_named_with_its_meaning(spec):
+  """Of every field that has no default where it is read."""
+  found = 0
+  for path, _ in _leaves(recipes.load(spec).to_dict()):
+    config = recipes.load(spec).to_dict()
+    entry = _entry(path)
+    if entry is None or entry not in table.REQUIRED:
+      continue
+    place = config
+    for key in path[:-1]:
+      place = place[key]
+    if not isinstance(place, dict):
+      continue
+    del place[path[-1]]
+    if entry.endswith('*'):
+      continue  # a name, not a field
+    rule, meaning = table.TABLE[entry]
+    with pytest.raises(UserError) as raised:
+      table.check(config)
+    said = str(raised.value)
+    assert f'.{path[-1]} is missing: {rule.text} ({meaning}).' in said, path
+    assert '\n' not in said, path
+    found += 1
+  assert found == {'people:fast': 123, 'mllmu_bench:paper_exact': 113}[spec]
+
+
+def test_a_group_that_is_missing_is_named_with_its_fields():
+  for group in ('base', 'saliency', 'unlearn', 'runs', 'groups', 'model'):
+    config = recipes.load('people:fast').to_dict()
+    del config[group]
+    with pytest.raises(UserError, match=f'^config.{group} is missing: a group'):
+      table.check(config)
+  config = recipes.load('people:fast').to_dict()
+  del config['unlearn']['streams']['forget']
+  with pytest.raises(UserError, match='streams.forget is missing: a list of'):
+    table.check(config)
+
+
 def test_a_field_that_is_unknown_gets_the_nearest_name():
   config = recipes.load('people:fast').to_dict()
   config['unlearn']['clip_nrom'] = 1.0
@@ -212,7 +256,7 @@ def test_a_part_of_your_own_is_one_more_entry(monkeypatch):
 def test_options_of_your_own_are_plain_values():
   for part in ('data', 'unlearn.optimizer', 'runs.mine.options'):
     for value in (3, 'x', True, (1, 2), None):
-      table.check(_with(f'{part}.mine', value))
+      _check_some(_with(f'{part}.mine', value))
     for value in (NAN, INF, {'a': NAN}, itertools.count()):
       with pytest.raises(UserError, match=f'config.{part}.mine is '):
-        table.check(_with(f'{part}.mine', value))
+        _check_some(_with(f'{part}.mine', value))
