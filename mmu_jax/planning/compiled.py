@@ -51,11 +51,12 @@ def compile_job(config: Any, devices: int, length: int = 0) -> list[Checked]:
   Raises:
     ValueError: if it fails, with the last line of its messages.
   """
-  flag = f'--xla_force_host_platform_device_count={devices}'
+  count = f'--xla_force_host_platform_device_count={devices}'
+  flags = f'{os.environ.get("XLA_FLAGS", "")} {count}'  # the last one counts
   ran = subprocess.run(
     [sys.executable, '-m', __spec__.name],
     input=pickle.dumps((config.to_dict(), length)),
-    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flag},
+    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags},
     capture_output=True,
     check=False,
   )

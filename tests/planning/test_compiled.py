@@ -19,7 +19,8 @@ def test_equal_steps_are_compiled_once(monkeypatch):
 
 
 @pytest.mark.slow
-def test_xla_confirms_the_steps_of_a_small_config():
+def test_xla_confirms_the_steps_of_a_small_config(monkeypatch):
+  monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # the same peaks
   config = recipes.load('people:fast')
   config.mesh = 'fsdp=2'
   with config.unlocked():
@@ -35,3 +36,9 @@ def test_a_failure_is_said_with_its_last_line():
   config = plans.config(path='llava-2')
   with pytest.raises(ValueError, match='compiling for 8 .*llava-1.5-7b'):
     compiled.compile_job(config, devices=8)
+
+
+def test_xla_flags_of_the_environment_are_kept(monkeypatch):
+  monkeypatch.setenv('XLA_FLAGS', '--xla_made_up=1')
+  with pytest.raises(ValueError, match='--xla_made_up'):  # it came there
+    compiled.compile_job(plans.config(), devices=8)
