@@ -14,6 +14,8 @@ from mmu_jax.models import llava
 from mmu_jax.planning import compiled
 from mmu_jax.planning import memory
 
+# Its peaks are those of all optimizations to a part in ten thousand.
+pytestmark = pytest.mark.usefixtures('quick_compile')
 ADAMW = dict(name='adamw', weight_decay=0.05, b2=0.98)
 WITHIN = 0.1
 slow = lambda *case: pytest.param(*case, marks=pytest.mark.slow)

@@ -12,6 +12,7 @@ from mmu_jax.evaluation.asking import decoding
 from mmu_jax.evaluation.asking import protocols
 from mmu_jax.evaluation.asking import tasks as tasks_lib
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
 MESHES = ('fsdp=8', 'data=2,fsdp=2,tensor=2')
 
 
