@@ -35,8 +35,9 @@ install: $(INSTALLED)
 demo: $(INSTALLED)
 	$(BIN)/mmu pipeline --config=people --workdir=$(WORKDIR)
 
-# Two processes, each with whole files: fixtures are made once.
-PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+# Two processes, each with whole files (fixtures are made once) in our order.
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile \
+  --no-loadscope-reorder
 
 test: check
 	$(PYTEST)

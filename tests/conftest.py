@@ -20,12 +20,14 @@ pytest_plugins = ['commanding']  # fixtures of the command line
 
 
 def pytest_collection_modifyitems(config, items):
-  """Leaves whole jobs out unless they are asked for: ``-m scale``."""
+  """Leaves whole jobs out unless asked for (``-m scale``); slow files first."""
   if 'scale' in config.option.markexpr:
     return
   big = [item for item in items if item.get_closest_marker('scale')]
   config.hook.pytest_deselected(items=big)
+  slow = {i.path for i in items if i.get_closest_marker('slow')}
   items[:] = [item for item in items if item not in big]
+  items.sort(key=lambda item: item.path not in slow)  # no long file at the end
 
 
 MAPS = pathlib.Path('/proc/self/maps')  # where Linux has it
