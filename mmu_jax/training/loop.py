@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import time
 from typing import Any, NamedTuple
+import warnings
 
 import jax
 import optax
@@ -17,6 +18,7 @@ from mmu_jax import workdir
 from mmu_jax.distributed import preemption
 from mmu_jax.distributed import progress
 from mmu_jax.errors import Collapse
+from mmu_jax.errors import DamageWarning
 from mmu_jax.errors import UserError
 from mmu_jax.methods import Turn
 from mmu_jax.sharding import Rules
@@ -118,8 +120,10 @@ def fit(
   """
   _check(plan)
   folder = pathlib.Path(folder)
-  state, first = _begin(plan, like, start, folder / RUNNING, title, note)
-  log = Log(folder, first)
+  state, first, logged = _begin(
+    plan, like, start, folder / RUNNING, title, note
+  )
+  log = Log(folder, first, logged)
   if probe is not None and not first:
     log.write({'round': 0, 'probe': probe(state.params)})
   bar = progress.track(
@@ -147,14 +151,14 @@ def fit(
       kept = keep_every and done % keep_every == 0
       if due(save_every) or kept or stop:
         _numbers(plan, round_, measured)
-        reached = {'round': done, 'rounds': plan.rounds}
+        reached = {'round': done, 'rounds': plan.rounds, 'logged': log.rows}
         series.save(done, state, {**note, **reached})
         saved = done
       if stop:
         series.wait()
         raise preemption.Preempted(f'{title}: saved after round {saved}')
-  log.close(title)
   content = checkpoint.digest(state.params)
+  log.close(title, content)
   made = {**note, 'rounds': plan.rounds, 'content': content}
   checkpoint.save(folder / FINAL, state.params, made)
   distributed.first(clear, folder / RUNNING, keep_every)
@@ -162,14 +166,14 @@ def fit(
 
 
 def _begin(plan, like, start, folder, title, note):
-  """The state to go on with, and how many rounds are done."""
+  """The state to go on with, its round, and the rows of the log by then."""
   if checkpoint.latest_step(folder) is None:
-    return step_lib.init(start(), plan.tx, plan.rules), 0
+    return step_lib.init(start(), plan.tx, plan.rules), 0, 0
   like = step_lib.abstract_state(like, plan.tx, plan.rules)
   restored = checkpoint.restore(folder, like)
   check_origin(folder, restored.note, note)
   progress.say(f'{title}: goes on after round {restored.step}')
-  return restored.tree, restored.step
+  return restored.tree, restored.step, restored.note['logged']
 
 
 def check_origin(
@@ -266,31 +270,47 @@ class Log:
   its rows are in ``timing.jsonl``. One process writes.
   """
 
-  def __init__(self, folder: pathlib.Path, start: int):
+  def __init__(self, folder: pathlib.Path, start: int, logged: int = 0):
     """Opens the file and drops rows of rounds that will be done again.
 
     Args:
       folder: folder of the run, made if it is missing.
       start: the round that the checkpoint has reached.
+      logged: number of rows that were written until then.
     """
     self._path, self._times = folder / 'metrics.jsonl', folder / 'timing.jsonl'
-    distributed.first(_keep_rows, self._path, start)
+    self.rows = logged
+    found = distributed.first(_keep_rows, self._path, start)
+    self._lost = (
+      '' if found == logged else f'{found} of {logged} rows were left'
+    )
+    if self._lost and distributed.is_first():
+      warnings.warn(
+        f'{self._path}: {self._lost} when the run went on after round {start}; '
+        'its plot lacks the others.',
+        DamageWarning,
+        stacklevel=2,
+      )
 
   def write(self, row: Mapping[str, Any]) -> None:
     """Appends a row, and its time in seconds since 1970."""
     distributed.first(workdir.append_jsonl, self._path, [row])
+    self.rows += 1
     now = {'round': row['round'], 'time': round(time.time(), 1)}
     distributed.first(workdir.append_jsonl, self._times, [now])
 
-  def close(self, name: str) -> None:
-    """Marks the rows as all those of a run of this name."""
-    distributed.first(seals.seal, self._path, name)
+  def close(self, name: str, model: str) -> None:
+    """Marks the rows as all of a run of this name, and of its parameters."""
+    note = {'model': model, 'lost': self._lost}
+    distributed.first(seals.seal, self._path, name, note)
 
 
-def _keep_rows(path: pathlib.Path, start: int) -> None:
-  """Keeps the rows of the rounds that are done, and no half one."""
+def _keep_rows(path: pathlib.Path, start: int) -> int:
+  """Keeps the rows of the rounds that are done; returns their number."""
   rows = workdir.read_jsonl(path) if start and path.exists() else []
-  workdir.write_log(path, [row for row in rows if row['round'] <= start])
+  kept = [row for row in rows if row['round'] <= start]
+  workdir.write_log(path, kept)
+  return len(kept)
 
 
 def _take_round(plan, state, round_):

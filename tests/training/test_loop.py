@@ -16,7 +16,10 @@ import pytest
 import toy
 
 from mmu_jax import checkpoint
+from mmu_jax import errors
 from mmu_jax import methods
+from mmu_jax import seals
+from mmu_jax import workdir
 from mmu_jax.commands import fields
 from mmu_jax.distributed import preemption
 from mmu_jax.stages import job
@@ -290,11 +293,31 @@ def test_a_half_written_line_of_the_log_is_dropped(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   lines = [json.dumps({'round': r, 'loss': r / 3}) for r in (1, 2, 3, 4)]
   path.write_text('\n'.join(lines) + '\n{"round": 2, "lo')
-  log = loop.Log(tmp_path, start=3)
+  log = loop.Log(tmp_path, start=3, logged=3)
   log.write({'round': 4})
   rows = _rows_of(path)
   assert [row['round'] for row in rows] == [1, 2, 3, 4]
   assert 'loss' not in rows[-1]
+
+
+@pytest.mark.parametrize('left', [[], [1, 3], [1, 2, 2, 3]])
+def test_a_log_that_lost_rows_says_so_to_the_end(tmp_path, left):
+  path = tmp_path / 'metrics.jsonl'
+  workdir.write_log(path, [{'round': r} for r in left])
+  with pytest.warns(errors.DamageWarning, match=f'{len(left)} of 3 rows'):
+    log = loop.Log(tmp_path, start=3, logged=3)
+  log.write({'round': 4})
+  log.close('ga', 'c0')
+  note = seals.read_note(path)
+  assert log.rows == 4 and note['model'] == 'c0'
+  assert f'{len(left)} of 3 rows' in note['lost']
+
+
+def test_a_whole_log_lost_nothing(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  workdir.write_log(path, [{'round': r} for r in (1, 2, 3, 4)])
+  loop.Log(tmp_path, start=3, logged=3).close('ga', 'c0')
+  assert seals.read_note(path) == {'model': 'c0', 'lost': ''}
 
 
 def _rows_of(path):

@@ -67,7 +67,9 @@ def _draw(workdir: Path, results, histories: dict, masks: dict) -> dict:
   return shown
 
 
-def _histories(workdir: Path, runs: Sequence[str]) -> dict[str, list[dict]]:
+def _histories(
+  workdir: Path, runs: Sequence[str], models: Mapping[str, str]
+) -> dict[str, list[dict]]:
   """The probe rows of every run that has some, of whole files alone."""
   found = {}
   for run in runs:
@@ -75,6 +77,12 @@ def _histories(workdir: Path, runs: Sequence[str]) -> dict[str, list[dict]]:
     if not path.is_file():
       continue
     wrong = seals.fault(path, run)
+    note = {} if wrong else seals.read_note(path)
+    if not wrong and note.get('model') != models.get(run):
+      wrong = f'{path} is of other parameters than were scored'
+    if note.get('lost'):
+      message = f'Some rounds of {run} are not plotted: of {path}, '
+      warnings.warn(message + note['lost'] + '.', DamageWarning, stacklevel=2)
     if wrong:
       message = f'The rounds of {run} are not plotted: {wrong}.'
       warnings.warn(message, DamageWarning, stacklevel=2)
@@ -170,12 +178,13 @@ def write_report(
 
 def _parts(workdir: Path, main: str, predictions: Path) -> dict[str, Any]:
   """Everything that the page shows, by its name in the template."""
-  results, _ = results_lib.read(workdir)
+  results, note = results_lib.read(workdir)
   rows, found = scored.rows(results), scored.scores(results)
   layout, blocks = scored.shown_layout(results), scored.shown_blocks(results)
   tasks = scored.tasks_in(results)
   run = summary.main_run(list(rows), main)
-  histories, masks = _histories(workdir, list(rows)), _masks(workdir)
+  histories = _histories(workdir, list(rows), note.get('models', {}))
+  masks = _masks(workdir)
   return dict(
     name=workdir.resolve().name,
     sentences=summary.headline(results, _people(predictions, tasks), main),

@@ -11,6 +11,7 @@ from shown import undefined
 from shown import write_jsonl
 
 from mmu_jax import errors
+from mmu_jax import seals
 from mmu_jax.evaluation.report import page as report
 from mmu_jax.evaluation.report import scored
 
@@ -73,6 +74,19 @@ def test_a_remark_and_a_damaged_log_are_said_at_the_top(full):
   assert '&lt;i&gt;npo&lt;/i&gt; has no scores.' in shown
   assert 'The rounds of mmunlearner are not plotted' in shown
   assert len(_pictures(page)) == 4  # the rounds are left out
+
+
+def test_a_log_of_other_parameters_or_with_gaps_is_said(full):
+  log = full / 'unlearned' / 'mmunlearner' / 'metrics.jsonl'
+  seals.seal(log, 'mmunlearner', {'lost': '3 of 4 rows were left'})
+  with pytest.warns(errors.DamageWarning, match='of .*jsonl, 3 of 4 rows'):
+    page = report.write_report(full).read_text(encoding='utf-8')
+  assert 'Some rounds of mmunlearner are not plotted' in page
+  assert len(_pictures(page)) == 5
+  seals.seal(log, 'mmunlearner', {'model': 'c0'})
+  with pytest.warns(errors.DamageWarning, match='is of other parameters'):
+    page = report.write_report(full).read_text(encoding='utf-8')
+  assert len(_pictures(page)) == 4
 
 
 def test_a_model_that_answers_nothing_is_marked_with_a_footnote(tmp_path):
