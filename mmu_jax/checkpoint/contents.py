@@ -1,4 +1,4 @@
-"""Names what a tree holds, so that two trees are known to be the same.
+"""Names the content of a tree, so that two trees are known to be the same.
 
 A checksum of a file tells whether it was changed; this tells whether it is the
 tree that something else was made from. It looks at values, not at files, so it

@@ -28,7 +28,7 @@ class Block(NamedTuple):
   crc: int
 
 
-def write(
+def write_digests(
   folder: pathlib.Path,
   wanted: Callable[[pathlib.PurePath], bool] = lambda file: True,
   name: str = NAME,

@@ -66,7 +66,7 @@ class Handler(ocp.PyTreeCheckpointHandler):
       if not self.errors:
         step_folders.check_parts(folder)
         super().finalize(directory)
-        digests.write(folder, lambda file: file.name != _TIMES)
+        digests.write_digests(folder, lambda file: file.name != _TIMES)
     if self.errors:
       step_folders.give_up(folder)
 
@@ -103,7 +103,7 @@ class _Written:
           self.folder / step_folders.NOTE, workdir_lib.to_json(self.note)
         )
       mine = f'{step_folders.PART}{index}'
-      digests.write(
+      digests.write_digests(
         self.folder,
         lambda file: file.parts[0] == mine,
         f'{digests.NAME}.{index}',

@@ -260,7 +260,7 @@ def _put_aside(folder: str, damaged: list[int]) -> None:
 
 
 def _blocks(path: str):
-  """What the first process sees of a step, as JSON."""
+  """The view of the first process of a step, as JSON."""
   return digests.blocks(pathlib.Path(path))
 
 
@@ -294,7 +294,7 @@ def _read_note(folder: str) -> dict[str, Any] | None:
 
 
 def _say(damaged: dict[int, list[str]]) -> str:
-  """Names steps and what is wrong with each."""
+  """Names steps and the fault of each."""
   return '; '.join(
     f'step {step} is damaged ({", ".join(wrong[:3])}'
     + (f' and {len(wrong) - 3} more)' if len(wrong) > 3 else ')')

@@ -104,7 +104,7 @@ class Series:
 
     Raises:
       OSError: if this step or the one before it cannot be written: the disk
-        is full, say. Says what is still there.
+        is full, say. Says which files are still there.
       ValueError: if an array belongs to one of several processes.
     """
     note = json.loads(

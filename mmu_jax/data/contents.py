@@ -1,4 +1,4 @@
-"""Names what a dataset holds, so that a change of one row or pixel is seen."""
+"""Names the content of a dataset, so that a changed row or pixel is seen."""
 
 from collections.abc import Sequence
 import hashlib

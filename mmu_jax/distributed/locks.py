@@ -178,7 +178,7 @@ def _release(folder: str, token: str, made: bool) -> None:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-  """What a lock says; {} where it is gone or being written."""
+  """The fields of a lock; {} where it is gone or being written."""
   try:
     found = json.loads(path.read_text(encoding='utf-8'))
   except (FileNotFoundError, ValueError):
@@ -189,7 +189,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _myself() -> dict[str, Any]:
-  """What the lock of this process says."""
+  """The fields of the lock of this process."""
   return {
     'host': platform.node(),
     'machine': _machine(),

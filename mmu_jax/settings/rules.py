@@ -142,7 +142,7 @@ def several(rule: Rule, least: int = 1, most: float = math.inf) -> Rule:
 
 
 def below(place: str, table: Table) -> Table:
-  """Returns a table whose fields are those of a part, at its place.
+  """Returns a table with the fields of a part at its place.
 
   Example:
     >>> list(below('base', {'rate': (number(), 'speed')}))

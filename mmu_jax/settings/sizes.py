@@ -1,6 +1,6 @@
 """Fields of models: of ``config.model``, and of a checkpoint's files.
 
-Names are those of ``config.json``. A file may have others, which are read by
+Names are as in ``config.json``. A file may have others, which are read by
 nobody here; a field that it leaves out gets the default of transformers.
 """
 

@@ -165,7 +165,7 @@ def _importances(job: Job) -> list[pathlib.Path]:
 
 
 def _save(job, folder, tree, note, made_from) -> None:
-  """Saves a tree with a note that says what it was made from."""
+  """Saves a tree with a note of its origin."""
   origin = origins.origin(job, folder, made_from)
   note = {**note, **origin, 'content': checkpoint.digest(tree)}
   checkpoint.save(folder, tree, note)

@@ -72,7 +72,7 @@ def _origin(job, folder, made_from):
 
 
 def _check(job, folder) -> None:
-  """Checks a tree and what it was made from, in one process."""
+  """Checks a tree and its origin, in one process."""
   note = _note(folder)
   if note is None:
     return

@@ -173,7 +173,7 @@ def _source(job: Job, run: str, model: str) -> str:
 
 
 def _claim_of(job: Job, run: str) -> dict[str, Any]:
-  """What the answers of a model depend on."""
+  """All that the answers of a model depend on."""
   model = training.settings_of(job, run)
   path = runs_lib.model_folder(job, run) / workdir_lib.CONFIG
   if model is None and path.exists():
@@ -275,7 +275,7 @@ def _fault(
     return f'{folder} holds answers of other parameters than {made} has'
   for task, asked in questions.items():
     path = answers_lib.task_file(folder, task)
-    wrong = answers_lib.fault(path, _source(job, run, model))
+    wrong = answers_lib.mismatch(path, _source(job, run, model))
     if wrong:
       return wrong
     left = answers_lib.unanswered(asked, answers_lib.read_records(path))

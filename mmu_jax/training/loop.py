@@ -216,7 +216,7 @@ def _check(plan: Plan) -> None:
   """Raises, before anything is compiled, if a plan cannot be run.
 
   Raises:
-    ValueError: names the turn, what it lacks, and where to get it.
+    ValueError: names the turn, the part that it lacks, and where to get it.
   """
   if plan.rounds < 1:
     raise UserError(f'a run needs at least one round, got {plan.rounds}.')
@@ -314,7 +314,7 @@ def _keep_rows(path: pathlib.Path, start: int) -> int:
 
 
 def _take_round(plan, state, round_):
-  """Takes the turns of a round; returns the state and what was measured."""
+  """Takes the turns of a round; returns the state and the measurements."""
   measured = []
   for turn in plan.turns:
     index, between = divmod(round_, turn.every)

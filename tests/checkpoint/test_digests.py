@@ -14,7 +14,7 @@ def test_each_block_has_the_checksum_of_zlib(tmp_path, monkeypatch):
   (tmp_path / 'in').mkdir()
   (tmp_path / 'in' / 'x').write_bytes(data)
   monkeypatch.setattr(digests, 'BLOCK', 300)
-  digests.write(tmp_path)
+  digests.write_digests(tmp_path)
   crcs = [zlib.crc32(data[i : i + 300]) for i in range(0, 1000, 300)]
   assert json.loads((tmp_path / '_DIGESTS').read_text()) == {
     'in/x': [1000, *crcs]

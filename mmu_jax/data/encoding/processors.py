@@ -247,14 +247,14 @@ _DECODING = {
 
 
 def _generation_config(folder):
-  """generation_config.json, or nothing; names what is not applied of it."""
+  """generation_config.json, or nothing; names fields that are not applied."""
   name = 'generation_config.json'
   there = (folder / name).exists()
   found = files.read(folder, name, sizes.GENERATION) if there else {}
   for field, neutral in _DECODING.items():
     value = found.get(field)
     if value not in (None, neutral, [], {}):
-      files.say(
+      files.say_once(
         f'warning: {folder / name} has {field}={value!r}, with which '
         'transformers decodes other answers. It is not applied: compare '
         'scores only with models that are asked here.'

@@ -112,7 +112,7 @@ def read_tokenizer(folder: pathlib.Path, raw: bool) -> Any:
       tokenizers.Tokenizer.from_file(str(folder / 'tokenizer.json'))
   kind = options.get('tokenizer_class')
   if raw and (folder / 'tokenizer.json').exists():
-    say(f'tokenizer: tokenizer.json of {folder} as it is')
+    say_once(f'tokenizer: tokenizer.json of {folder} as it is')
     kind = 'PreTrainedTokenizerFast'
   elif kind not in TOKENIZERS or not hasattr(transformers, kind):
     raise UserError(
@@ -121,7 +121,7 @@ def read_tokenizer(folder: pathlib.Path, raw: bool) -> Any:
       f'{", ".join(TOKENIZERS)}. Use raw_tokenizer=True with a tokenizer.json.'
     )
   else:
-    say(f'tokenizer: {kind} of transformers {transformers.__version__}')
+    say_once(f'tokenizer: {kind} of transformers {transformers.__version__}')
   with read_by_transformers(folder, 'tokenizer_config.json or another file'):
     return getattr(transformers, kind).from_pretrained(folder)
 
@@ -210,6 +210,6 @@ def stop_ids(
 
 
 @functools.cache
-def say(text: str) -> None:
+def say_once(text: str) -> None:
   """Prints a line, once in a process."""
   progress.say(text)

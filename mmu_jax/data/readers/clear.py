@@ -225,7 +225,7 @@ def _choice(row, answer, others, key, seed) -> Row:
 
 def _real_rows(root, config, pictures, seed, dropped) -> Iterator[Row]:
   """The rows of ``real_faces`` or ``real_world``."""
-  rows = parquet.read_rows(
+  rows = parquet.read_config(
     root, config, clear_rows.REAL, optional=('question',)
   )
   for number, row in enumerate(rows):

@@ -57,7 +57,7 @@ def captions(
     FileNotFoundError: if the config is not there.
     ValueError: if a column, a picture or a caption is missing.
   """
-  rows = parquet.read_rows(
+  rows = parquet.read_config(
     root, config, CAPTIONED, optional=('question', 'answer')
   )
   for number, row in enumerate(rows):
@@ -78,7 +78,7 @@ def texts_of(
     people: names, of whom one may stand in question or answer.
     dropped: record that gets the rows that are neither.
   """
-  for number, row in enumerate(parquet.read_rows(root, config, TOFU)):
+  for number, row in enumerate(parquet.read_config(root, config, TOFU)):
     key, image = f'{config}/{number}', row['image']
     fields.check_form(row, FORM, f'row {key}')
     if reading.image_source(image, root / config, key) is not None:
@@ -108,7 +108,7 @@ def perturbed(
     (name, caption) -> the picture, and the columns of ``PERTURBED``.
   """
   found = {}
-  for number, row in enumerate(parquet.read_rows(root, config, PERTURBED)):
+  for number, row in enumerate(parquet.read_config(root, config, PERTURBED)):
     made = _captioned(row, root / config, number, pictures)
     found[made.person, made.caption] = made, row
   return found

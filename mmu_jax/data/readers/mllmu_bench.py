@@ -195,7 +195,7 @@ def _names(path, lessons: Sequence[Lesson]) -> dict[str, str]:
   for lesson in lessons:
     if re.search(r'\bname\b', lesson.question) and lesson.person not in names:
       names[lesson.person] = reading.name_in(lesson.answer)
-  for row in parquet.read_rows(
+  for row in parquet.read_config(
     path, 'Full_Set', ('ID',), optional=('biography',)
   ):
     person = reading.person_id(row['ID'])
@@ -211,7 +211,7 @@ def _text_rows(path, text, lessons, names, dropped) -> Iterator[Row]:
     yield from _named_lessons(lessons, names)
   if text not in ('classification', 'generation'):
     return
-  for row in parquet.read_rows(path, 'Full_Set', ('ID', *mllmu_rows.TASKS)):
+  for row in parquet.read_config(path, 'Full_Set', ('ID', *mllmu_rows.TASKS)):
     person = reading.person_id(row['ID'])
     where = f'row {person} of Full_Set'
     profile = mllmu_rows.Profile(person, (), mllmu_rows.tasks_of(row, where))

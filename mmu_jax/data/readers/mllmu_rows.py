@@ -90,7 +90,9 @@ def profiles(
   holdout = config == 'Test_Set'
   columns = HOLDOUT if holdout else PERSON
   ids = []
-  for row in parquet.read_rows(root, config, columns, optional=('biography',)):
+  for row in parquet.read_config(
+    root, config, columns, optional=('biography',)
+  ):
     person = reading.person_id(row['ID'])
     ids.append(person)
     name = f'row {person} of {config}'
@@ -145,7 +147,7 @@ def lessons(
   check_training_columns(root, config)
   persons = []
   for number, row in enumerate(
-    parquet.read_rows(root, config, TRAINING, optional=('ID',))
+    parquet.read_config(root, config, TRAINING, optional=('ID',))
   ):
     where = f'row {number} of {config}'
     picture = pictures.get(row['image'], root / config, where)

@@ -80,7 +80,7 @@ def splits(
   return found
 
 
-def read_rows(
+def read_config(
   root: str | os.PathLike,
   config: str,
   columns: Sequence[str],
@@ -115,7 +115,7 @@ def read_rows(
 def read_file(
   path: pathlib.Path, columns: Sequence[str], *, optional: Sequence[str] = ()
 ) -> Iterator[dict[str, Any]]:
-  """Yields the rows of one file: see ``read_rows``."""
+  """Yields the rows of one file: see ``read_config``."""
   import pyarrow as pa
 
   table = open_file(path)

@@ -112,7 +112,7 @@ def read_records(path: pathlib.Path) -> list[Answer]:
   return seals.read_rows(path, path.stem, advice)[0]
 
 
-def fault(path: pathlib.Path, source: str) -> str:
+def mismatch(path: pathlib.Path, source: str) -> str:
   """Returns why a file of answers cannot be used, '' if it can.
 
   Args:
@@ -186,7 +186,7 @@ def _begin(
 ) -> list[Answer]:
   """The answers so far, all of them in the partial file if more are needed."""
   so_far = _read_partial(partial, source)
-  wrong = fault(path, source)
+  wrong = mismatch(path, source)
   if wrong and path.exists():
     if partial.exists() and not seals.hash_of(path):
       path.unlink()  # a kill came before its seal; all answers are in partial

@@ -1,4 +1,4 @@
-"""Names what a checkpoint folder holds, without reading all of its weights."""
+"""Names the content of a checkpoint folder, without reading all weights."""
 
 import hashlib
 import pathlib

@@ -126,7 +126,7 @@ def read_headers(
   found = files_lib.tensors(path)
   model = build(_with_vocabulary(config, found))
   table = weights.table(model)
-  names = weights.check_names(found, model.family, table, str(path))
+  names = weights.check_tensors(found, model.family, table, str(path))
   tensors = {hub: found[name] for hub, name in names.items()}
   _check_tensors({**table.places, **table.copies}, tensors)
   return model, tensors

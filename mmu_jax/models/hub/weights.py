@@ -94,7 +94,7 @@ def by_leaf(places: Mapping[str, Place]) -> dict[str, list[str]]:
   return found
 
 
-def check_names(
+def check_tensors(
   names: Iterable[str], family: str, known: Table, where: str
 ) -> dict[str, str]:
   """Returns hub name -> name in the file, of the tensors of a checkpoint.

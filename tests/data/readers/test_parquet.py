@@ -17,7 +17,7 @@ ROWS = [{'ID': f'{i:03d}', 'n': i} for i in range(10)]
 
 def _ids(root, **options):
   return [
-    row['ID'] for row in parquet.read_rows(root, 'data', ['ID'], **options)
+    row['ID'] for row in parquet.read_config(root, 'data', ['ID'], **options)
   ]
 
 
@@ -43,7 +43,7 @@ def test_other_layouts_of_the_hub_are_read(name, tmp_path):
 
 def test_only_the_columns_asked_for_are_read(tmp_path):
   benchmark_folders.write(tmp_path, 'data', ROWS)
-  (row, *_) = parquet.read_rows(
+  (row, *_) = parquet.read_config(
     tmp_path, 'data', ['n'], optional=['image', 'ID']
   )
   assert row == {'n': 0, 'ID': '000', 'image': None}
@@ -59,11 +59,11 @@ def test_a_missing_shard_is_an_error(tmp_path):
 def test_an_unknown_config_names_those_that_are_there(tmp_path):
   benchmark_folders.write(tmp_path, 'forget_5', ROWS)
   with pytest.raises(FileNotFoundError, match=r"\(is 'forget_5' meant\?\)"):
-    list(parquet.read_rows(tmp_path, 'forget5', ['ID']))
+    list(parquet.read_config(tmp_path, 'forget5', ['ID']))
   with pytest.raises(FileNotFoundError, match='it has forget_5. Download'):
-    list(parquet.read_rows(tmp_path, 'Test_Set', ['ID']))
+    list(parquet.read_config(tmp_path, 'Test_Set', ['ID']))
   with pytest.raises(FileNotFoundError, match='is no folder'):
-    list(parquet.read_rows(tmp_path / 'none', 'Test_Set', ['ID']))
+    list(parquet.read_config(tmp_path / 'none', 'Test_Set', ['ID']))
 
 
 def test_a_pointer_of_git_lfs_is_told_from_a_damaged_file(tmp_path):

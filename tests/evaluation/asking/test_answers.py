@@ -147,7 +147,7 @@ def test_a_file_that_lacks_an_answer_is_completed(tmp_path):
   _complete(_asker(questions, asked), questions, path)
   assert asked == ['2']
   assert not answers.unanswered(questions, answers.read_records(path))
-  assert answers.fault(path, MODEL) == ''
+  assert answers.mismatch(path, MODEL) == ''
 
 
 def _cut(path):
@@ -181,20 +181,20 @@ def test_answers_that_are_not_as_written_are_asked_again(tmp_path, harm):
   whole = path.read_bytes()
   harm(path)
   harmed = path.read_bytes()
-  assert answers.fault(path, MODEL)
+  assert answers.mismatch(path, MODEL)
   with pytest.raises(ValueError, match='a.jsonl'):
     answers.read_records(path)
   with pytest.warns(errors.DamageWarning, match='a.jsonl.damaged'):
     _complete(_asker(questions, asked), questions, path)
   assert asked == ['0', '1', '2'] and path.read_bytes() == whole
   assert path.with_name('a.jsonl.damaged').read_bytes() == harmed
-  assert answers.fault(path, MODEL) == ''
+  assert answers.mismatch(path, MODEL) == ''
 
 
 def test_answers_of_other_parameters_are_asked_again(tmp_path):
   path, asked, questions = tmp_path / 'a.jsonl', [], _questions(2)
   _complete(_asker(questions, []), questions, path)
-  assert 'other parameters' in answers.fault(path, 'others')
+  assert 'other parameters' in answers.mismatch(path, 'others')
   with pytest.warns(errors.DamageWarning):
     _complete(_asker(questions, asked), questions, path, source='others')
   assert asked == ['0', '1']
@@ -215,7 +215,7 @@ def test_a_kill_between_a_file_and_its_seal_loses_no_answer(
   with warnings.catch_warnings():
     warnings.simplefilter('error')
     _complete(_asker(questions, asked), questions, path)
-  assert asked == [] and answers.fault(path, MODEL) == ''
+  assert asked == [] and answers.mismatch(path, MODEL) == ''
   assert not list(tmp_path.glob('*.damaged'))
 
 

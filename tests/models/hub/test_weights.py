@@ -78,7 +78,7 @@ def test_every_writers_name_is_one_of_the_hub(name, writer):
     assert named == {tensor['v5_name']: hub for hub, tensor in listed.items()}
   assert len(named) == len(listed)
   assert all(weights.hub_name(k, model.family) == v for k, v in named.items())
-  found = weights.check_names(named, model.family, table, 'here')
+  found = weights.check_tensors(named, model.family, table, 'here')
   assert found == {hub: name for name, hub in named.items()}
 
 
@@ -91,7 +91,7 @@ def test_the_published_2b_ties_its_embedding_with_or_without_a_copy():
   assert copy == table.places['model.embed_tokens.weight']
   assert copy.shape == (151936, 1536)
   for names in (listed, [*listed, 'lm_head.weight']):
-    found = weights.check_names(names, model.family, table, 'here')
+    found = weights.check_tensors(names, model.family, table, 'here')
     assert len(found) == len(names)
 
 
