@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmu_jax import sharding
+from mmu_jax import distributed
 from mmu_jax import tree as tree_lib
 
 _WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32}  # by bytes of a value
 _STARTS = (0x9E3779B9, 0x7F4A7C15)  # two sums, of 32 bits each
-_SMALL = 2**16  # values of an array that is summed on the host: no compiling
+_SMALL = 2**16  # values of a part that is summed on the host: no compiling
 
 
 def digest(tree: Any) -> str:
@@ -40,43 +40,65 @@ def digest(tree: Any) -> str:
     (True, 'b544')
   """
   flat = tree_lib.flatten(tree)
-  sums = jax.device_get([_sums(x) for x in flat.values()])
+  mine = [_sums(x) for x in flat.values()]
+  sums = np.sum(distributed.gather(mine), axis=0) % 2**32
   named = [
-    [name, str(x.dtype), list(x.shape), [int(s) for s in found]]
-    for (name, x), found in zip(flat.items(), sums)
+    [name, str(x.dtype), list(x.shape), found]
+    for (name, x), found in zip(flat.items(), sums.tolist())
   ]
   return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:32]
 
 
-def _sums(x: Any) -> Any:
-  """Two sums over all values, each scrambled with its place: uint32 ``[2]``."""
-  if isinstance(x, np.ndarray) or (x.size <= _SMALL and x.is_fully_addressable):
-    x = np.ascontiguousarray(x)
-    if x.dtype == np.bool_:
-      x = x.astype(np.uint8)
-    return _summed(x.view(_WORDS[x.dtype.itemsize]), np)
-  return _on_devices(x)
+def _sums(x: Any) -> list[int]:
+  """Two sums over the values that this process counts.
+
+  Every part of an array counts once, in one process. The devices do not speak
+  with each other: on CPUs, processes that run ahead of others may hang.
+  """
+  parts = [(x, (0,) * np.ndim(x))] if distributed.is_first() else []
+  if isinstance(x, jax.Array):
+    parts = [
+      (shard.data, tuple(part.start or 0 for part in shard.index))
+      for shard in x.addressable_shards
+      if shard.replica_id == 0
+    ]
+  found = [_sum_part(data, np.uint32(where)) for data, where in parts]
+  return [int(sum(map(int, sums))) for sums in zip(*found)] or [0, 0]
+
+
+def _sum_part(data: Any, where: np.ndarray) -> Any:
+  """The sums of a part of an array that begins at some place of it."""
+  if not data.shape:
+    data, where = data.reshape(1), np.zeros(1, np.uint32)
+  if isinstance(data, jax.Array) and data.size > _SMALL:
+    (device,) = data.devices()  # not the mesh of the job, if one is set
+    with jax.set_mesh(jax.sharding.Mesh([device], ('alone',))):
+      return jax.device_get(_on_device(data, where))
+  data = np.asarray(data, order='C')
+  if data.dtype == np.bool_:
+    data = data.astype(np.uint8)
+  return _summed(data.view(_WORDS[data.dtype.itemsize]), where, np)
 
 
 @jax.jit
-def _on_devices(x: jax.Array) -> jax.Array:
-  """The sums of an array, where its parts are."""
-  if x.dtype == jnp.bool_:
-    x = x.astype(jnp.uint8)
-  bits = jax.lax.bitcast_convert_type(x, _WORDS[x.dtype.itemsize])
-  return sharding.replicate(_summed(bits, jnp))
+def _on_device(data: jax.Array, where: jax.Array) -> jax.Array:
+  """The sums of a part of an array, where it is."""
+  if data.dtype == jnp.bool_:
+    data = data.astype(jnp.uint8)
+  bits = jax.lax.bitcast_convert_type(data, _WORDS[data.dtype.itemsize])
+  return _summed(bits, where, jnp)
 
 
-def _summed(bits: Any, xp: ModuleType) -> Any:
+def _summed(bits: Any, where: Any, xp: ModuleType) -> Any:
   """The sums of unsigned integers, with NumPy or with its twin in JAX."""
-  bits = xp.atleast_1d(bits).astype(xp.uint32)
+  bits = bits.astype(xp.uint32)
   found = []
   for start in _STARTS:
     place = xp.full((1,) * bits.ndim, start, xp.uint32)
     for axis, length in enumerate(bits.shape):
       shape = [length if i == axis else 1 for i in range(bits.ndim)]
-      index = xp.arange(length, dtype=xp.uint32).reshape(shape)
-      place = _scramble(place ^ index, xp)
+      index = xp.arange(length, dtype=xp.uint32) + where[axis]
+      place = _scramble(place ^ index.reshape(shape), xp)
     found.append(xp.sum(_scramble(bits ^ place, xp), dtype=xp.uint32))
   return xp.stack(found)
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import process_group
 import pytest
 
 from mmu_jax import checkpoint
@@ -80,3 +81,27 @@ def test_places_of_many_axes_are_all_different():
     seen.add(checkpoint.digest({'w': values}))
     values.flat[flat] = 0
   assert len(seen) == -(-values.size // 7)
+
+
+PROGRAM = """
+  import jax, numpy as np
+  from mmu_jax import checkpoint, distributed, sharding
+  distributed.initialize()
+  mesh = sharding.make_mesh('fsdp=-1')
+  rng = np.random.default_rng(3)
+  host = {k: rng.normal(size=(8, 6)).astype(np.float32) for k in 'ab'}
+  put = lambda x, *spec: jax.make_array_from_callback(
+    x.shape,
+    jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec)),
+    lambda index: x[index])
+  tree = {'a': put(host['a'], 'fsdp'), 'b': put(host['b'])}
+  print('found', checkpoint.digest(tree), checkpoint.digest(host))
+"""
+
+
+def test_processes_find_together_what_one_finds():
+  rng = np.random.default_rng(3)
+  host = {k: rng.normal(size=(8, 6)).astype(np.float32) for k in 'ab'}
+  want = checkpoint.digest(host)
+  for output in process_group.results(PROGRAM, processes=2, devices=2):
+    assert f'found {want} {want}' in output
