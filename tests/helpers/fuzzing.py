@@ -149,7 +149,7 @@ def garbage_cases(file: str) -> list[Case]:
 def json_cases(file: str, valid: Any, seed: int, number: int) -> list[Case]:
   """Cases that give random fields of a JSON file a value of another type."""
   rng = np.random.default_rng(seed)
-  places = list(_places(valid))
+  places = list(places_of(valid))
   cases = []
   while len(cases) < number:
     path = places[rng.integers(len(places))]
@@ -157,7 +157,7 @@ def json_cases(file: str, valid: Any, seed: int, number: int) -> list[Case]:
     old = _get(valid, path)
     if type(value) is type(old) or (value is None):
       continue
-    made = _set(json.loads(json.dumps(valid)), path, value)
+    made = put(json.loads(json.dumps(valid)), path, value)
     said = '.'.join(map(str, path))
     cases.append(
       Case(f'{file}: {said} = {value!r}', file, replaced(file, made))
@@ -165,7 +165,7 @@ def json_cases(file: str, valid: Any, seed: int, number: int) -> list[Case]:
   return cases
 
 
-def _places(value, path=()):
+def places_of(value, path=()):
   """The paths of all fields, of lists too; no more than five of a group."""
   entries = (
     value.items()
@@ -176,7 +176,7 @@ def _places(value, path=()):
   )
   for key, inner in list(entries)[:40]:
     yield (*path, key)
-    yield from _places(inner, (*path, key))
+    yield from places_of(inner, (*path, key))
 
 
 def _get(value, path):
@@ -185,7 +185,7 @@ def _get(value, path):
   return value
 
 
-def _set(value, path, new):
+def put(value, path, new):
   place = _get(value, path[:-1])
   place[path[-1]] = new
   return value

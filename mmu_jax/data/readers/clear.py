@@ -197,15 +197,19 @@ def _scored(asked: Sequence[Row], wrong, task, seed, dropped) -> list[Row]:
       dropped.add('names to choose: no perturbed row', row.key)
       rows.append(row._replace(key=f'{task}/{row.key}/caption'))
       continue
-    rows.append(
-      row._replace(
-        key=f'{task}/{row.key}/caption',
-        task=GENERATION,
-        paraphrase=(more['paraphrased_caption'] or '').strip(),
-        perturbed=clear_rows.texts(more['perturbed_captions']),
-      )
+    told = row._replace(
+      key=f'{task}/{row.key}/caption',
+      task=GENERATION,
+      paraphrase=(more['paraphrased_caption'] or '').strip(),
+      perturbed=clear_rows.texts(more['perturbed_captions']),
     )
+    if not (told.paraphrase and told.perturbed):
+      dropped.add('truth ratios: no paraphrase or wrong captions', row.key)
+    rows.append(told)
     names = clear_rows.texts(more['perturbed_names'])
+    if not set(names) - {row.person}:  # the one option would be right
+      dropped.add('names to choose: no wrong names', row.key)
+      continue
     rows.append(_choice(row, row.person, names, f'{task}/{row.key}/name', seed))
   return rows
 

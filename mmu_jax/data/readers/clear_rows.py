@@ -77,7 +77,11 @@ def texts_of(
     config: ``'forget05+tofu'``.
     people: names, of whom one may stand in question or answer.
     dropped: record that gets the rows that are neither.
+
+  Raises:
+    ValueError: if there is no such question, or a row has another form.
   """
+  found = False
   for number, row in enumerate(parquet.read_config(root, config, TOFU)):
     key, image = f'{config}/{number}', row['image']
     fields.check_form(row, FORM, f'row {key}')
@@ -87,7 +91,7 @@ def texts_of(
     if reading.is_blank(question) or reading.is_blank(answer):
       dropped.add('rows without picture, question or answer', key)
       continue
-    text = f'{question} {answer}'
+    text, found = f'{question} {answer}', True
     # Sorted: of two names of one length the first counts, in every process.
     named = [person for person in sorted(people) if person in text]
     yield Row(
@@ -96,6 +100,11 @@ def texts_of(
       answer=answer.strip(),
       fact=answer.strip(),
       person=max(named, key=len) if named else None,
+    )
+  if not found:
+    raise UserError(
+      f'{root / config} has no questions in text: rows with question, answer '
+      'and no image. Get the config again.'
     )
 
 

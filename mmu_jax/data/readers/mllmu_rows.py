@@ -314,6 +314,8 @@ def _taught(person, picture, items, dropped) -> Iterator[Lesson]:
 def _asked(profile, chosen, written, dropped) -> Iterator[Row]:
   """The questions of one modality, without picture and task in their keys."""
   tasks, person = profile.tasks, profile.person
+  for column in [name for name in TASKS if not tasks[name]]:
+    dropped.add(f'people without {column}', person)
   of_class = (tasks['Classification_Task'] or {}).get(chosen) or ()
   for i, item in enumerate(of_class):
     options, letter = options_of(item)
