@@ -14,6 +14,8 @@ from mmu_jax.commands import COMMANDS
 from mmu_jax.distributed import preemption
 from mmu_jax.training import loop
 
+NOTHING_YET = ['no results in the workdir', 'mmu train', 'mmu pipeline']
+
 
 def test_a_job_that_was_asked_to_stop_ends_with_75(replaced, capsys):
   def stop():
@@ -156,16 +158,12 @@ def test_resume_never_refuses_what_an_earlier_call_has_begun(
       ['--run=ga_diff'],
       ["'vanilla' is needed", 'mmu train --run=vanilla', 'mmu pipeline'],
     ),
-    ('saliency', [], ["'vanilla' is needed", 'mmu train --run=vanilla']),
-    ('tune', [], ["'vanilla' is needed", 'mmu train --run=vanilla']),
-    ('evaluate', [], ['no model to evaluate', 'mmu train --run=vanilla']),
-    (
-      'evaluate',
-      ['--run=vanilla'],
-      ["'vanilla' is needed", 'mmu train --run=vanilla'],
-    ),
+    ('saliency', [], NOTHING_YET),
+    ('tune', [], NOTHING_YET),
+    ('evaluate', [], NOTHING_YET),
+    ('evaluate', ['--run=vanilla'], NOTHING_YET),
     ('evaluate', ['--run=gaa'], ["unknown run 'gaa'", 'ga_diff']),
-    ('report', [], ['no', 'results.jsonl', 'mmu evaluate']),
+    ('report', [], NOTHING_YET),
   ],
 )
 def test_a_mistake_is_one_message_with_value_and_next_step(
@@ -176,8 +174,39 @@ def test_a_mistake_is_one_message_with_value_and_next_step(
     assert word in message, message
 
 
+@pytest.mark.parametrize(
+  'command, words',
+  [
+    ('saliency', ["'vanilla' is needed", 'mmu train --run=vanilla']),
+    ('tune', ["'vanilla' is needed", 'mmu train --run=vanilla']),
+    ('evaluate', ['no model to evaluate', 'mmu train --run=vanilla']),
+    ('report', ['no', 'results.jsonl', 'mmu evaluate']),
+  ],
+)
+def test_a_stage_that_comes_too_early_says_which_is_first(
+  fails, tmp_path, command, words
+):
+  _begin(fails, tmp_path)
+  message = fails(command)
+  for word in words:
+    assert word in message, message
+
+
+def _begin(fails, tmp_path):
+  """A workdir of seed 0 where the base model is being trained."""
+  fails('train', '--run=vanilla')
+  workdir_lib.claim(tmp_path / 'work' / 'base', {'stage': {'rounds': 3}})
+  (tmp_path / 'work' / 'base' / 'metrics.jsonl').write_text('')
+
+
+def test_a_stage_that_comes_too_early_makes_no_workdir(fails, tmp_path):
+  for command in ('saliency', 'tune', 'evaluate', 'report'):
+    fails(command)
+    assert not (tmp_path / 'work').exists()
+
+
 def test_a_workdir_of_another_seed_is_refused_and_kept(fails, tmp_path):
-  fails('report')  # claims the folder with seed 0, then finds no results
+  _begin(fails, tmp_path)
   before = {p: p.read_text() for p in (tmp_path / 'work').rglob('*.json')}
   message = fails('train', '--run=base', '--config.seed=1')
   assert 'seed: 0 there, 1 asked for' in message
@@ -193,9 +222,7 @@ def test_an_unknown_run_leaves_no_workdir(fails, tmp_path):
 
 
 def test_a_stage_of_other_settings_is_refused(fails, tmp_path):
-  base = tmp_path / 'work' / 'base'
-  workdir_lib.claim(base, {'stage': {'rounds': 3}})
-  (base / 'metrics.jsonl').write_text('')
+  _begin(fails, tmp_path)
   message = fails('train', '--run=base')
   assert 'was made from other settings' in message and '3 there' in message
 
