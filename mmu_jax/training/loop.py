@@ -1,12 +1,13 @@
 """The host loop: rounds of turns, with a log, checkpoints and resume."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import math
 import pathlib
 import shutil
 import time
 from typing import Any, NamedTuple
 import warnings
+import zlib
 
 import jax
 import optax
@@ -151,7 +152,7 @@ def fit(
       kept = keep_every and done % keep_every == 0
       if due(save_every) or kept or stop:
         _numbers(plan, round_, measured)
-        reached = {'round': done, 'rounds': plan.rounds, 'logged': log.rows}
+        reached = {'round': done, 'rounds': plan.rounds, 'logged': log.logged}
         series.save(done, state, {**note, **reached})
         saved = done
       if stop:
@@ -166,9 +167,9 @@ def fit(
 
 
 def _begin(plan, like, start, folder, title, note):
-  """The state to go on with, its round, and the rows of the log by then."""
+  """The state to go on with, its round, and ``logged`` by then."""
   if checkpoint.latest_step(folder) is None:
-    return step_lib.init(start(), plan.tx, plan.rules), 0, 0
+    return step_lib.init(start(), plan.tx, plan.rules), 0, (0, 0)
   like = step_lib.abstract_state(like, plan.tx, plan.rules)
   restored = checkpoint.restore(folder, like)
   check_origin(folder, restored.note, note)
@@ -270,24 +271,26 @@ class Log:
   its rows are in ``timing.jsonl``. One process writes.
   """
 
-  def __init__(self, folder: pathlib.Path, start: int, logged: int = 0):
+  def __init__(
+    self, folder: pathlib.Path, start: int, logged: Sequence[int] = (0, 0)
+  ):
     """Opens the file and drops rows of rounds that will be done again.
 
     Args:
       folder: folder of the run, made if it is missing.
       start: the round that the checkpoint has reached.
-      logged: number of rows that were written until then.
+      logged: number and checksum of the rows until then, ``logged`` of the log
+        that the checkpoint was saved with.
     """
     self._path, self._times = folder / 'metrics.jsonl', folder / 'timing.jsonl'
-    self.rows = logged
+    self.logged, self._lost = tuple(logged), ''
     found = distributed.first(_keep_rows, self._path, start)
-    self._lost = (
-      '' if found == logged else f'{found} of {logged} rows were left'
-    )
+    if tuple(found) != self.logged:
+      self._lost = f'{found[0]} rows instead of {logged[0]}, or others'
     if self._lost and distributed.is_first():
       warnings.warn(
-        f'{self._path}: {self._lost} when the run went on after round {start}; '
-        'its plot lacks the others.',
+        f'{self._path} had {self._lost}, when the run went on after round '
+        f'{start}; its plot lacks rows.',
         DamageWarning,
         stacklevel=2,
       )
@@ -295,7 +298,7 @@ class Log:
   def write(self, row: Mapping[str, Any]) -> None:
     """Appends a row, and its time in seconds since 1970."""
     distributed.first(workdir.append_jsonl, self._path, [row])
-    self.rows += 1
+    self.logged = _count([row], self.logged)
     now = {'round': row['round'], 'time': round(time.time(), 1)}
     distributed.first(workdir.append_jsonl, self._times, [now])
 
@@ -305,12 +308,22 @@ class Log:
     distributed.first(seals.seal, self._path, name, note)
 
 
-def _keep_rows(path: pathlib.Path, start: int) -> int:
-  """Keeps the rows of the rounds that are done; returns their number."""
+def _keep_rows(path: pathlib.Path, start: int) -> tuple[int, int]:
+  """Keeps the rows of the rounds that are done; returns how many, and a sum."""
   rows = workdir.read_jsonl(path) if start and path.exists() else []
   kept = [row for row in rows if row['round'] <= start]
   workdir.write_log(path, kept)
-  return len(kept)
+  return _count(kept, (0, 0))
+
+
+def _count(
+  rows: Sequence[Mapping[str, Any]], before: tuple[int, int]
+) -> tuple[int, int]:
+  """The number of rows and their checksum, those before included."""
+  number, found = before
+  for row in rows:
+    found = zlib.crc32(workdir.to_json(row).encode(), found)
+  return number + len(rows), found
 
 
 def _take_round(plan, state, round_):

@@ -293,30 +293,41 @@ def test_a_half_written_line_of_the_log_is_dropped(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   lines = [json.dumps({'round': r, 'loss': r / 3}) for r in (1, 2, 3, 4)]
   path.write_text('\n'.join(lines) + '\n{"round": 2, "lo')
-  log = loop.Log(tmp_path, start=3, logged=3)
+  logged = loop._count([json.loads(line) for line in lines[:3]], (0, 0))
+  log = loop.Log(tmp_path, start=3, logged=logged)
   log.write({'round': 4})
   rows = _rows_of(path)
   assert [row['round'] for row in rows] == [1, 2, 3, 4]
   assert 'loss' not in rows[-1]
 
 
-@pytest.mark.parametrize('left', [[], [1, 3], [1, 2, 2, 3]])
+@pytest.mark.parametrize('left', [[], [1, 3], [1, 2, 2, 3], [1, 1, 3]])
 def test_a_log_that_lost_rows_says_so_to_the_end(tmp_path, left):
+  """Also one with as many rows of another run."""
+  log = loop.Log(tmp_path, start=0)
+  for r in (1, 2, 3):
+    log.write({'round': r})
   path = tmp_path / 'metrics.jsonl'
   workdir.write_log(path, [{'round': r} for r in left])
-  with pytest.warns(errors.DamageWarning, match=f'{len(left)} of 3 rows'):
-    log = loop.Log(tmp_path, start=3, logged=3)
-  log.write({'round': 4})
-  log.close('ga', 'c0')
+  said = f'{len(left)} rows instead of 3'
+  with pytest.warns(errors.DamageWarning, match=said):
+    again = loop.Log(tmp_path, start=3, logged=log.logged)
+  again.write({'round': 4})
+  again.close('ga', 'c0')
   note = seals.read_note(path)
-  assert log.rows == 4 and note['model'] == 'c0'
-  assert f'{len(left)} of 3 rows' in note['lost']
+  assert again.logged[0] == 4 and note['model'] == 'c0'
+  assert said in note['lost']
 
 
 def test_a_whole_log_lost_nothing(tmp_path):
+  log = loop.Log(tmp_path, start=0)
+  for r in (1, 2, 3):
+    log.write({'round': r, 'loss': r / 3})
+  logged = log.logged
+  log.write({'round': 4})
+  again = loop.Log(tmp_path, start=3, logged=logged)
+  again.close('ga', 'c0')
   path = tmp_path / 'metrics.jsonl'
-  workdir.write_log(path, [{'round': r} for r in (1, 2, 3, 4)])
-  loop.Log(tmp_path, start=3, logged=3).close('ga', 'c0')
   assert seals.read_note(path) == {'model': 'c0', 'lost': ''}
 
 

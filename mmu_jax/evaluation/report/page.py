@@ -81,7 +81,7 @@ def _histories(
     if not wrong and note.get('model') != models.get(run):
       wrong = f'{path} is of other parameters than were scored'
     if note.get('lost'):
-      message = f'Some rounds of {run} are not plotted: of {path}, '
+      message = f'Some rounds of {run} are not plotted: {path} had '
       warnings.warn(message + note['lost'] + '.', DamageWarning, stacklevel=2)
     if wrong:
       message = f'The rounds of {run} are not plotted: {wrong}.'

@@ -78,8 +78,10 @@ def test_a_remark_and_a_damaged_log_are_said_at_the_top(full):
 
 def test_a_log_of_other_parameters_or_with_gaps_is_said(full):
   log = full / 'unlearned' / 'mmunlearner' / 'metrics.jsonl'
-  seals.seal(log, 'mmunlearner', {'lost': '3 of 4 rows were left'})
-  with pytest.warns(errors.DamageWarning, match='of .*jsonl, 3 of 4 rows'):
+  seals.seal(log, 'mmunlearner', {'lost': '3 rows instead of 4'})
+  with pytest.warns(
+    errors.DamageWarning, match='jsonl had 3 rows instead of 4'
+  ):
     page = report.write_report(full).read_text(encoding='utf-8')
   assert 'Some rounds of mmunlearner are not plotted' in page
   assert len(_pictures(page)) == 5
