@@ -48,9 +48,9 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Whole jobs in processes of their own; each needs both cores.
+# Whole jobs in processes of their own: layouts beside kills.
 scale: $(INSTALLED)
-	$(BIN)/python -m pytest -m scale tests/scale tests/kill
+	$(PYTEST) -m scale tests/scale tests/kill
 
 # The core must be covered to 95 %; the report shows all of it.
 CORE := mmu_jax/losses.py,mmu_jax/saliency/*,mmu_jax/masks.py,mmu_jax/tree.py,mmu_jax/transforms.py,mmu_jax/methods.py,mmu_jax/training/*

@@ -1,7 +1,7 @@
 """A whole job gives the same on any number of devices and processes.
 
 Every layout runs the command line in processes of its own: base, vanilla,
-retrained, importances, masks, five runs, evaluation, report.
+retrained, importances, masks, three runs, evaluation, report.
 """
 
 import json
@@ -20,11 +20,10 @@ from mmu_jax import masks as masks_lib
 pytestmark = pytest.mark.scale
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
-# Name -> processes, devices of each, mesh.
+# Name -> processes, devices of each, mesh: every axis, processes that hold
+# parts of one copy, and processes that hold copies.
 LAYOUTS = {
   '1 device': (1, 1, 'fsdp=-1'),
-  '2 devices': (1, 2, 'fsdp=-1'),
-  '4 devices': (1, 4, 'data=2,fsdp=2'),
   '8 devices': (1, 8, 'data=2,fsdp=2,tensor=2'),
   '2 processes': (2, 2, 'fsdp=-1'),
   '4 processes': (4, 1, 'data=2,fsdp=2'),
@@ -104,7 +103,7 @@ def test_the_manifest_says_where_the_job_ran(shared, request):
 
 def test_losses_agree_to_one_in_a_hundred_thousand(alone, shared):
   want, got = workdirs.losses(alone), workdirs.losses(shared)
-  assert got.keys() == want.keys() and len(want) >= 12
+  assert got.keys() == want.keys() and len(want) >= 8
   worst = max(abs(got[k] / want[k] - 1) for k in want)
   print(f'largest relative difference of {len(want)} losses: {worst:.1e}')
   assert worst < 1e-5
