@@ -204,9 +204,10 @@ def _read_partial(partial: pathlib.Path, source: str) -> list[Answer]:
   """The answers of a partial file, whose first line says their source."""
   if not partial.exists():
     return []
-  head, *found = workdir_lib.read_jsonl(partial) or [None]
-  if head == {'source': source}:
-    return found
+  head = {'source': source}
+  rows = workdir_lib.read_jsonl(partial)
+  if rows[:1] == [head]:
+    return [row for row in rows if row != head]
   _put_aside(partial, f'{partial} holds answers of another source')
   return []
 

@@ -229,6 +229,20 @@ def test_a_preempted_process_keeps_its_answers(tmp_path, monkeypatch):
   assert head == {'source': MODEL} and len(kept) == 2
 
 
+def test_a_line_twice_in_a_partial_file_changes_nothing(tmp_path):
+  path, questions = tmp_path / 'a.jsonl', _questions(3)
+  for number in range(3):
+    with pytest.raises(KeyboardInterrupt):
+      _complete(_asker(questions, [], stop_at=2), questions, path)
+    partial, asked = path.with_suffix('.partial.jsonl'), []
+    lines = partial.read_text().splitlines(True)
+    partial.write_text(''.join(lines[: number + 1] + lines[number:]))
+    _complete(_asker(questions, asked), questions, path)
+    assert asked == ['2']
+    assert answers.read_records(path) == [_record(q) for q in questions]
+    path.unlink()
+
+
 @pytest.mark.parametrize('lines', [slice(1, None), slice(0, 0), None])
 def test_a_partial_file_of_another_source_is_put_aside(tmp_path, lines):
   """Also one that lost its first line, or all."""
