@@ -15,7 +15,7 @@ import pytest
 from results import make_tasks
 
 from mmu_jax import metrics
-from mmu_jax import workdir
+from mmu_jax import seals
 from mmu_jax.data.batches import batching
 from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
@@ -341,7 +341,7 @@ def test_the_last_visual_answer_is_scored_for_every_question_in_text(
   tasks = make_tasks(CLEAR_TASKS['generation'])
   assert CLEAR.answers_from(tasks['forget_qa'], tasks) == tasks['forget_vqa']
   for task, answers in found.items():
-    workdir.write_jsonl(tmp_path / f'{task}.jsonl', answers)
+    seals.write_rows(tmp_path / f'{task}.jsonl', answers, task)
   stale = scores.read_answers(tmp_path, tasks['forget_qa'], tasks)
   for title, predictions in (('VQA', found['forget_vqa']), ('QA', stale)):
     for name, field in WORDS.items():
