@@ -358,4 +358,6 @@ def test_words_are_scored_as_published(case):
   prediction, target = case['prediction'], case['target']
   assert metrics.bleu(prediction, target) == case['bleu']
   got = metrics.rouge(prediction, target)
+  recall = got.pop('rougeL_recall')
+  assert recall == case['rougeL']['recall']
   assert got == {kind: case[kind]['fmeasure'] for kind in got}
