@@ -141,3 +141,14 @@ def test_scores_of_an_earlier_version_are_refused(tmp_path):
     write_jsonl(tmp_path / 'results.jsonl', old)
     with pytest.raises(ValueError, match=f'{field} missing .*mmu evaluate'):
       report.write_report(tmp_path)
+
+
+def test_damaged_answers_of_a_run_without_scores_end_no_report(full):
+  """The first file says how many people the questions are about."""
+  whole = report.write_report(full).read_text(encoding='utf-8')
+  good = full / 'predictions' / 'mmunlearner' / 'forget_vqa_holdout.jsonl'
+  other = full / 'predictions' / 'aaa' / good.name
+  other.parent.mkdir()
+  other.write_text('{"key": ')
+  page = report.write_report(full).read_text(encoding='utf-8')
+  assert 'asked to forget 1 person:' in page and 'asked to forget' in whole
