@@ -93,12 +93,14 @@ def read_bytes(path: str | os.PathLike, most: int = LARGEST) -> bytes:
   check_file(path, most)
   try:
     with open(path, 'rb') as file:
-      found = file.read(most + 1)
+      # A buffer of the file's size: one of the limit's would be 1 GiB.
+      size = os.fstat(file.fileno()).st_size
+      found = file.read(min(size, most) + 1)
   except OSError as error:
     raise UserError(
       f'{path} cannot be read: {error.strerror}. Check its rights.'
     ) from error
-  if len(found) > most:
+  if len(found) > min(size, most):
     raise UserError(f'{path} grows while it is read. Is it the right file?')
   return found
 
