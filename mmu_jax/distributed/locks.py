@@ -79,8 +79,10 @@ def _take(folder: str) -> tuple[str, bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     while not _create(path, me):
       other = _read(path)
-      if _is_gone(path, other):
-        _remove(path, other)
+      if _is_gone(path, other) and _remove(path, other):
+        progress.say(
+          f'mmu: removed the lock of a job that has ended{_who(other)}'
+        )
   except OSError as error:
     if isinstance(error, UserError):
       raise
@@ -140,16 +142,37 @@ def _who(other: dict[str, Any]) -> str:
   return f' (process {other["pid"]} on {other["host"]}, since {other["since"]})'
 
 
-def _remove(path: pathlib.Path, other: dict[str, Any]) -> None:
-  """Removes the lock of a job that has ended; one of several jobs does it."""
-  aside = path.with_name(f'{NAME}.{uuid.uuid4().hex}')
-  with contextlib.suppress(FileNotFoundError):
-    path.rename(aside)
-    if _read(aside).get('token') != other.get('token'):
-      aside.rename(path)  # another job was faster, and this is its lock
-      return
-    aside.unlink()
-    progress.say(f'mmu: removed the lock of a job that has ended{_who(other)}')
+def _remove(path: pathlib.Path, other: dict[str, Any]) -> bool:
+  """Removes a lock if it is still this one; returns whether it was there.
+
+  A lock is removed here alone, by one job at a time: between looking and
+  removing, another job could have put its own lock in the place.
+  """
+  with _guarded(path):
+    if _read(path).get('token') != other.get('token') or not path.exists():
+      return False
+    path.unlink()
+    return True
+
+
+@contextlib.contextmanager
+def _guarded(path: pathlib.Path) -> Iterator[None]:
+  """Waits for its turn to remove a lock; a turn takes milliseconds."""
+  guard = path.with_name(f'{NAME}.guard')
+  until = time.monotonic() + SILENCE
+  while True:
+    try:
+      os.close(os.open(guard, os.O_CREAT | os.O_EXCL))
+      break
+    except FileExistsError:
+      time.sleep(0.01)
+    if time.monotonic() > until:  # of a job that was killed in its turn
+      guard.unlink(missing_ok=True)
+      until = time.monotonic() + SILENCE
+  try:
+    yield
+  finally:
+    guard.unlink(missing_ok=True)
 
 
 def _beat(folder: str, token: str, stop: threading.Event) -> None:
@@ -171,8 +194,7 @@ def _release(folder: str, token: str, made: bool) -> None:
   """Removes our lock, and a folder that was made and holds nothing."""
   path = pathlib.Path(folder, NAME)
   with contextlib.suppress(OSError):
-    if _read(path).get('token') == token:
-      path.unlink()
+    _remove(path, {'token': token})
     if made:
       path.parent.rmdir()
 

@@ -143,8 +143,10 @@ def test_a_job_at_work_gives_signs_of_life(tmp_path, quick):
     assert json.loads((tmp_path / locks.NAME).read_text())['beat'] >= 2
 
 
-def test_of_two_that_find_a_dead_lock_one_gets_in(tmp_path, quick):
+@pytest.mark.parametrize('seed', range(10))
+def test_of_two_that_find_a_dead_lock_one_gets_in(tmp_path, quick, seed):
   """Eight threads stand for jobs; never are two in at once."""
+  del seed  # who is first is chance
   _write(tmp_path, machine=locks._machine(), pid=2**22 + 1)
   path, inside, most, taken = str(tmp_path), [], [], []
   guard = threading.Lock()
@@ -169,6 +171,14 @@ def test_of_two_that_find_a_dead_lock_one_gets_in(tmp_path, quick):
   for thread in threads:
     thread.join()
   assert taken and max(most) == 1
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_guard_that_was_left_is_removed(tmp_path, quick):
+  (tmp_path / f'{locks.NAME}.guard').touch()
+  with locks.alone_in(tmp_path):
+    pass
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):
