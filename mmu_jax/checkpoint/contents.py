@@ -68,13 +68,12 @@ def _sums(x: Any) -> list[int]:
 
 def _sum_part(data: Any, where: np.ndarray) -> Any:
   """The sums of a part of an array that begins at some place of it."""
-  if not data.shape:
-    data, where = data.reshape(1), np.zeros(1, np.uint32)
+  where = where if data.shape else np.zeros(1, np.uint32)
   if isinstance(data, jax.Array) and data.size > _SMALL:
     (device,) = data.devices()  # not the mesh of the job, if one is set
     with jax.set_mesh(jax.sharding.Mesh([device], ('alone',))):
       return jax.device_get(_on_device(data, where))
-  data = np.asarray(data, order='C')
+  data = np.asarray(data, order='C').reshape(data.shape or (1,))
   if data.dtype == np.bool_:
     data = data.astype(np.uint8)
   return _summed(data.view(_WORDS[data.dtype.itemsize]), where, np)
@@ -86,7 +85,7 @@ def _on_device(data: jax.Array, where: jax.Array) -> jax.Array:
   if data.dtype == jnp.bool_:
     data = data.astype(jnp.uint8)
   bits = jax.lax.bitcast_convert_type(data, _WORDS[data.dtype.itemsize])
-  return _summed(bits, where, jnp)
+  return _summed(bits.reshape(data.shape or (1,)), where, jnp)
 
 
 def _summed(bits: Any, where: Any, xp: ModuleType) -> Any:

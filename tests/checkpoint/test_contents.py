@@ -52,6 +52,23 @@ def test_every_bit_counts(seed):
   assert checkpoint.digest(tree) != before
 
 
+def test_a_single_number_counts_with_a_mesh_that_is_set():
+  """As the count of steps of an optimizer, on one device or on all."""
+  mesh = sharding.make_mesh('fsdp=-1')
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  number = np.int32(7)
+  with jax.set_mesh(mesh):
+    found = {
+      checkpoint.digest({'n': x})
+      for x in (
+        np.asarray(number),
+        jax.device_put(number, jax.devices()[0]),
+        jax.device_put(number, everywhere),
+      )
+    }
+  assert len(found) == 1
+
+
 def test_place_name_shape_and_dtype_count():
   row = np.arange(1.0, 9.0, dtype=np.float32)
   found = [
