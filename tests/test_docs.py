@@ -142,7 +142,8 @@ def test_a_name_that_is_said_to_be_in_a_file_is_there(page):
 
 @pytest.mark.parametrize('page', [p for p in pages.PAGES if 'CHANGE' not in p])
 def test_fields_and_commands_in_a_page_exist(page):
-  configs = [recipes.load(name) for name in ('people', 'mllmu_bench')]
+  names = ('people', 'mllmu_bench', 'own')
+  configs = [recipes.load(name) for name in names]
   for name in _names(page):
     match = re.match(r'(?:--)?config((?:\.\w+)+)', name)
     if match and not match[0].endswith('.json'):
@@ -210,7 +211,7 @@ def _parse(argv, block):
   if argv == ['--help']:
     return
   args, overrides = command_line._parser().parse_known_args(argv)
-  spec = getattr(args, 'config', '')
+  spec = getattr(args, 'config', '') or ''
   made_here = spec.split(':')[0].endswith('.py')  # from a block of the page
   if spec and not made_here:
     fields.read(spec, overrides)

@@ -176,7 +176,7 @@ def test_an_unknown_method_lists_the_known_ones():
   message = str(error.value)
   assert message.startswith("unknown method 'mmunlearn'; known: finetune, ga")
   assert all(name in message for name in METHODS)
-  with pytest.raises(TypeError, match='forget_evry'):
+  with pytest.raises(ValueError, match='forget_evry.*it takes forget_every'):
     methods.make('ga', forget_evry=2)
 
 

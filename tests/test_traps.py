@@ -266,7 +266,8 @@ def test_trap_08_a_false_on_the_command_line_is_false(text, value):
     ('--config.saliency.normalize=perhaps', 'perhaps'),
     ('--config.saliency.batches=many', 'many'),
     ('--configs.seed=1', 'configs.seed'),
-    ('normalize=False', 'unexpected arguments: normalize=False'),
+    # Its value is not shown, since it may be a key.
+    ('normalize=False', 'unexpected arguments: normalize'),
   ],
 )
 def test_trap_08_an_override_that_sets_nothing_is_an_error(override, message):

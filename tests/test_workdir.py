@@ -266,13 +266,13 @@ def test_text_is_written_as_utf_8_whatever_the_machine_speaks(tmp_path):
 
 
 def test_every_file_of_text_is_written_and_read_here():
-  """But for the files of the doctor, which it deletes again."""
+  """But for the doctor's files, which it deletes again, and for locks."""
   users = {
     path.name
     for path in (paths.ROOT / 'mmu_jax').rglob('*.py')
     if re.search(r"\.write_text\(|json\.load\(|open\([^)]*'w'", _code(path))
   }
-  assert users <= {'workdir.py', 'files.py', 'processes.py'}
+  assert users <= {'workdir.py', 'files.py', 'processes.py', 'locks.py'}
 
 
 def _code(path):

@@ -72,12 +72,12 @@ def read_by_transformers(folder: pathlib.Path, name: str) -> Iterator[None]:
     # The tokenizers library raises Exception itself, which no narrower clause
     # catches. Errors of ours, and bugs, go on as they are.
     expected = type(error) is Exception or isinstance(error, _BROKEN)
-    if isinstance(error, UserError) or not expected:
-      raise
-    raise UserError(
-      f'{name} in {folder} cannot be used; the library says: {error}. Fetch it '
-      'again from where the weights are from.'
-    ) from error
+    if expected and not isinstance(error, UserError):
+      raise UserError(
+        f'{name} in {folder} cannot be used; the library says: {error}. Fetch '
+        'it again from where the weights are from.'
+      ) from error
+    raise
 
 
 def read_tokenizer(folder: pathlib.Path, raw: bool) -> Any:
