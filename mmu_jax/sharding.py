@@ -312,7 +312,7 @@ def place(batch: Any, mesh: Mesh, total: int) -> Any:
     if len(x) != len(mine):
       raise UserError(
         f'this process holds {len(mine)} of the {total} rows of a batch; '
-        f'got {len(x)}. Make those of local_rows(total, mesh).'
+        f'got {len(x)}. Make the rows local_rows(total, mesh).'
       )
     part = lambda index: x[np.searchsorted(mine, np.arange(total)[index[0]])]
     return jax.make_array_from_callback((total, *x.shape[1:]), sharding, part)

@@ -96,7 +96,7 @@ class RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       builder=self,
       description=self.__doc__,
       features=prepared.features(),
-      disable_shuffling=True,  # or a row's place would be that of its hash
+      disable_shuffling=True,  # or its hash would place a row
       metadata=tfds.core.MetadataDict(),
     )
 

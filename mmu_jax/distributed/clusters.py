@@ -142,7 +142,7 @@ def _find_open_mpi(environ):
       f'mpirun started {size} processes, and this version of Open MPI (5) '
       "names no coordinator. Start them as mpirun ... sh -c 'mmu ... "
       '--coordinator=HOST:8476 --num_processes=$OMPI_COMM_WORLD_SIZE '
-      "--process_id=$OMPI_COMM_WORLD_RANK', HOST being that of rank 0."
+      "--process_id=$OMPI_COMM_WORLD_RANK', HOST being the machine of rank 0."
     )
   alone = environ.get('OMPI_COMM_WORLD_LOCAL_SIZE') == '1'
   return 'Open MPI', _cluster('ompi', alone or _has_one_gpu(environ))

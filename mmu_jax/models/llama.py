@@ -45,8 +45,8 @@ class LlamaConfig:
     heads = self.num_attention_heads
     if self.hidden_size % heads or heads % self.num_key_value_heads:
       raise UserError(
-        'hidden_size is a multiple of num_attention_heads, and that of '
-        f'num_key_value_heads; got {self.hidden_size}, {heads} and '
+        'hidden_size is a multiple of num_attention_heads, and this number '
+        f'of num_key_value_heads; got {self.hidden_size}, {heads} and '
         f'{self.num_key_value_heads}.'
       )
     if self.head_dim % 2:

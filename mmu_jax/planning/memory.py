@@ -304,7 +304,7 @@ def _gradient(loss, program, on) -> dict[str, dict[str, int]]:
   grads = on.params - (0 if rows.room else on.unread)
   sums = grads if on.micro_batches > 1 else 0
   # Values of a layer that are computed again, and gradients in flight of the
-  # two largest that stay; those of values computed again take their place.
+  # two largest that stay; gradients of values computed again replace them.
   flying = [
     max(sum(again) - sum(stay), 0) + 2 * max(stay, default=0)
     for again, stay in zip(

@@ -55,7 +55,7 @@ def _look_over(
   """Checks what the scores were made from; returns what a reader must know.
 
   Raises:
-    ValueError: if answers, models or masks are not those of the scores.
+    ValueError: if answers, models or masks are not the ones that were scored.
   """
   remarks = [
     f'{run} has no scores: {why}.' for run, why in note['left_out'].items()

@@ -91,7 +91,7 @@ def assemble(
       of padding go on behind the row's last token, as if a model counted
       through; on the left they are 0.
     as_published: whether padding on the right has the positions that the
-      published runs gave it: those of time, row and column are all 1. Only
+      published runs gave it: 1 in time, row and column. Only
       the published KL sees them.
 
   Returns:

@@ -87,7 +87,7 @@ class LazyImage:
         turned = image.getexif().get(_ORIENTATION) in _SWAPPED
       except _UNREADABLE as error:  # a PNG is read to its end for that
         raise self._unreadable(error) from error
-    # The size of a TIFF is that of the turned picture.
+    # A TIFF states the size of the turned picture.
     if turned and image.format != 'TIFF':
       width, height = height, width
     return height, width, 3
@@ -162,7 +162,7 @@ class LazyImage:
 
   def _huge(self, found):
     return UserError(
-      f'an image has at most {MAX_PIXELS} pixels; that of {self.name} has '
+      f'an image has at most {MAX_PIXELS} pixels; the image of {self.name} has '
       f'more ({found}). Scale it down.'
     )
 

@@ -155,7 +155,7 @@ def _tokenize(prompt, full, row, tokenizer):
     full.encode()
   except UnicodeEncodeError as error:  # half a sign of JSON: "\\ud83d"
     raise UserError(
-      f'text must be whole Unicode; that of row {row.key!r} has half of a '
+      f'text must be whole Unicode; the text of row {row.key!r} has half of a '
       f'sign, {error.object[error.start]!r}. Write the file again from its '
       'source.'
     ) from error

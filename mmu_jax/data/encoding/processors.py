@@ -205,7 +205,7 @@ def _image_token(folder, config, tokenizer):
   if name is None:
     raise UserError(
       'config.json must name the image token (image_token_index or '
-      f'image_token_id); that of {folder} does not.'
+      f'image_token_id); the file in {folder} does not.'
     )
   token = tokenizer.convert_ids_to_tokens(config[name])
   if token is None or tokenizer.encode(token, add_special_tokens=False) != [

@@ -117,7 +117,7 @@ def read_tokenizer(folder: pathlib.Path, raw: bool) -> Any:
   elif kind not in TOKENIZERS or not hasattr(transformers, kind):
     raise UserError(
       f'the tokenizer_config.json of {folder} names the class {kind!r:.60}; '
-      f'those of transformers {transformers.__version__} that are used are '
+      f'the classes of transformers {transformers.__version__} in use are '
       f'{", ".join(TOKENIZERS)}. Use raw_tokenizer=True with a tokenizer.json.'
     )
   else:

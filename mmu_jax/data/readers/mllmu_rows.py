@@ -249,8 +249,8 @@ def lesson_items(metadata: Any, where: str) -> list[dict[str, str]]:
     isinstance(item, dict) for item in items
   ):
     raise UserError(
-      'metadata is a JSON list of {Question, Answer}; that of '
-      f'{where} begins with {str(metadata)[:60]!r}. Repair the row.'
+      'metadata is a JSON list of {Question, Answer}; in '
+      f'{where} it begins with {str(metadata)[:60]!r}. Repair the row.'
     )
   fields.check_form(items, _LESSONS, where, 'metadata')
   return items
@@ -266,8 +266,8 @@ def check_training_columns(root: pathlib.Path, config: str) -> None:
     names = parquet.open_file(files[0]).schema_arrow.names
     if 'metadata' not in names and 'Classification_Task' in names:
       raise UserError(
-        f'training rows have a column metadata, and those of {root / config} '
-        'have not: they are scored questions. The training rows are '
+        f'training rows have a column metadata, and {root / config} has '
+        'none: its rows are scored questions. The training rows are '
         'in a second repository, MLLMMU/baseline_train_split (train_path), '
         'or in the config ft_Data of MLLMMU/MLLMU-Bench (leave train_path '
         'empty).'

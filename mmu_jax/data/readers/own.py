@@ -171,7 +171,7 @@ def _row(record, where, folder, pictures, outside) -> tuple[str, Row]:
   split = record.get('split') or 'retain'
   if split not in SPLITS:
     raise UserError(
-      f'split is one of {", ".join(SPLITS)}; that of {where} is {split!r}.'
+      f'split is one of {", ".join(SPLITS)}; the split of {where} is {split!r}.'
     )
   for name in COLUMNS:
     if reading.is_blank(record[name]):

@@ -138,7 +138,7 @@ def check_inside(path: pathlib.Path, folder: pathlib.Path, name: str) -> None:
   """Raises ValueError if the image of a row is outside of the data."""
   if not inputs.is_inside(path, folder):
     raise UserError(
-      f'images are in the folder of the data; that of {name} is '
+      f'images are in the folder of the data; the image of {name} is '
       f'{str(path)[:200]!r}, which is outside of it (links are followed). Move '
       'it there; for own data that you trust, set config.data.outside=True.'
     )

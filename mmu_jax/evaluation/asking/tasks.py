@@ -187,8 +187,8 @@ def _naming(keys: Sequence[str]) -> Iterator[None]:
   except decoding.NotFinite as error:
     bad = [keys[row] for row in error.rows]
     raise FloatingPointError(
-      'every logit must be finite, for a NaN has no likeliest token; those of '
-      f'the questions {", ".join(bad[:8])} ({len(bad)} in all) are not. Look '
-      'at these rows, or set config.model.dtype to float32; a model that '
-      'diverged is to be trained again.'
+      'every logit must be finite, for a NaN has no likeliest token; the '
+      f'logits of the questions {", ".join(bad[:8])} ({len(bad)} in all) are '
+      'not. Look at these rows, or set config.model.dtype to float32; a model '
+      'that diverged is to be trained again.'
     ) from error

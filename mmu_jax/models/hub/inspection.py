@@ -160,7 +160,7 @@ def _fitting(leaves: dict[str, Any], path: pathlib.Path) -> list[str]:
   ]
   if not found:
     raise UserError(
-      f'the leaves of {path} are those of no known model ({", ".join(MODELS)}'
+      f'{path} holds leaves of no known model ({", ".join(MODELS)}'
       f'); the first is {next(iter(leaves))!r}. Give a folder of parameters, '
       'such as vanilla/params, not of a mask or a train state.'
     )

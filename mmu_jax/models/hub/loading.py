@@ -203,8 +203,8 @@ def _check_tensors(
     more = f' (and {len(wrong) - 5} more)' if len(wrong) > 5 else ''
     raise UserError(
       'every tensor must have the shape that config.json gives it (but '
-      'for the number of tokens, which is that of embed_tokens), and a '
-      f'float dtype: {"; ".join(wrong[:5])}{more}. Is the config that of '
+      'for the number of tokens, which embed_tokens has), and a '
+      f'float dtype: {"; ".join(wrong[:5])}{more}. Is the config for '
       'these weights? Quantized checkpoints are not supported.'
     )
 

@@ -119,9 +119,9 @@ def check_tensors(
   missing = [name for name in known.places if name not in found]
   if missing or unexpected:
     raise UserError(
-      f'the tensors in {where} must be those of its config.json: '
+      f'the tensors in {where} must be the ones that its config.json names: '
       f'{_some(missing)} missing, {_some(unexpected)} unexpected. Is the '
-      'config that of these weights, and is every file there?'
+      'config made for these weights, and is every file there?'
     )
   return found
 

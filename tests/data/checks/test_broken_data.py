@@ -193,12 +193,12 @@ def test_huge_and_undecodable_pictures_are_named_by_their_rows(root):
     ],
   )
   rows = {r.person: r for r in _load(root).tasks['retain_vqa'].rows}
-  with pytest.raises(ValueError, match='89478485 pixels; that of row 002'):
+  with pytest.raises(ValueError, match='89478485 pixels; the image of row 002'):
     np.asarray(rows['002'].picture.image)
   with pytest.raises(ValueError, match='row 003 of retain_95 cannot be read'):
     np.asarray(rows['003'].picture.image)
   said = _said(root)
-  assert 'that of row 0 (002) has more (9500 x 9500 pixels)' in said
+  assert 'the image of row 0 (002) has more (9500 x 9500 pixels)' in said
   assert 'the image of row 1 (003) cannot be read' in said
 
 

@@ -204,7 +204,7 @@ def test_an_embedding_and_an_output_layer_agree(family, tmp_path):
   arrays[name] = arrays[name][:-1].copy()
   folder = hub_folder.write(tmp_path / 'hub', family, arrays)
   message = (
-    f'but for the number of tokens, which is that of embed_tokens.*: {name} '
+    f'but for the number of tokens, which embed_tokens has.*: {name} '
     r'in model.safetensors has shape \(47, 16\), not \(48, 16\)'
   )
   with pytest.raises(ValueError, match=message):
@@ -224,11 +224,13 @@ def test_missing_and_unexpected_tensors_are_reported_together(tmp_path):
   with pytest.raises(ValueError) as raised:
     models.load(folder)
   message = str(raised.value)
-  assert f'the tensors in {folder} must be those of its config.json' in message
+  assert (
+    f'the tensors in {folder} must be the ones that its config.json' in message
+  )
   assert len(lost) == 9 and '9 (language_model.model.layers.2.' in message
   assert ', ...) missing, 2 (' in message
   assert all(name in message for name in more)
-  assert 'Is the config that of these weights' in message
+  assert 'Is the config made for these weights' in message
 
 
 def test_wrong_shapes_are_reported_together(tmp_path):

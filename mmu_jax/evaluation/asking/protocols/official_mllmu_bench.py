@@ -43,7 +43,7 @@ def _questions(task, tasks, shots, seed):
   asked = [row for row in rows if row.task != row_lib.GENERATION]
   people = question_lib.draw_shots(asked, shots, seed, split) if shots else ()
   source = task
-  if task.modality == VQA:  # shots about new pictures have those of training
+  if task.modality == VQA:  # shots about new pictures show training pictures
     source = dataset_lib.sibling(task, tasks, holdout=False)
   solved = [
     row

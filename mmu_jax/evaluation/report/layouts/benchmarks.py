@@ -104,7 +104,7 @@ def _traces(forget: c.About, key: str, title: str, short: str) -> c.ColumnBlock:
       *(c.FORGET_VQA, 'forget_quality', 'quality', 'forget quality'),
       *('forget qual. (p)', c.UP),
       'The p-value of a Kolmogorov-Smirnov test that the truth ratios on '
-      'the forget set are those of the retrained model; below .05 they '
+      'the forget set are as in the retrained model; below .05 they '
       'can be told apart. It falls with n: compare equal n only.',
     ),
     (
