@@ -30,7 +30,6 @@ _MODULES = {
     'planning',
     'recipes',
     'saliency',
-    'seals',
     'sharding',
     'stages',
     'training',

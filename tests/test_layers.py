@@ -27,7 +27,6 @@ RANKS = {
   'transforms': 1,
   'checkpoint': 1,
   'workdir': 0.3,
-  'seals': 0.35,
   'methods': 2,
   'models': 2,
   'training': 3,

@@ -17,7 +17,6 @@ from mmu_jax import gradients
 from mmu_jax import inputs
 from mmu_jax import masks
 from mmu_jax import methods
-from mmu_jax import seals
 from mmu_jax import sharding
 from mmu_jax import tree
 from mmu_jax import workdir as workdir_lib
@@ -36,6 +35,7 @@ from mmu_jax.models.hub import loading as checkpoints
 from mmu_jax.saliency import FORGET
 from mmu_jax.settings import table as settings
 from mmu_jax.typing import Params
+from mmu_jax.workdir import seals
 
 Config = ml_collections.ConfigDict
 Folder = str | pathlib.Path

@@ -18,11 +18,11 @@ from typing import Any
 
 from mmu_jax import checkpoint
 from mmu_jax import distributed
-from mmu_jax import seals
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.errors import UserError
 from mmu_jax.stages.job import Job
 from mmu_jax.training import loop
+from mmu_jax.workdir import seals
 
 
 def origin(

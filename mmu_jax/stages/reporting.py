@@ -5,7 +5,6 @@ import pathlib
 from typing import Any
 
 from mmu_jax import distributed
-from mmu_jax import seals
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.asking import answers as answers_lib
 from mmu_jax.evaluation.report import gallery
@@ -19,6 +18,7 @@ from mmu_jax.stages.job import Job
 from mmu_jax.stages.job import open_job
 from mmu_jax.stages.runs import find_models
 from mmu_jax.stages.runs import model_folder
+from mmu_jax.workdir import seals
 
 
 @alone

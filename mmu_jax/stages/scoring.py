@@ -21,7 +21,6 @@ import jax
 from mmu_jax import checkpoint
 from mmu_jax import distributed
 from mmu_jax import inputs
-from mmu_jax import seals
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.batches import batching
 from mmu_jax.data.dataset import Task
@@ -47,6 +46,7 @@ from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
 from mmu_jax.stages.job import open_job
 from mmu_jax.stages.job import write_manifest
+from mmu_jax.workdir import seals
 
 _NOTE = 'note.json'  # the rounds of a model, for its parameters may go
 

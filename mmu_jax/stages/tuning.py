@@ -6,7 +6,6 @@ import jax
 import numpy as np
 
 from mmu_jax import distributed
-from mmu_jax import seals
 from mmu_jax.data.dataset import FORGET
 from mmu_jax.data.dataset import KEEP
 from mmu_jax.errors import UserError
@@ -18,6 +17,7 @@ from mmu_jax.stages.job import open_job
 from mmu_jax.stages.runs import final_params
 from mmu_jax.stages.training import make_probe
 from mmu_jax.stages.training import run_method
+from mmu_jax.workdir import seals
 
 
 @alone

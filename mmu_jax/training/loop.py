@@ -14,7 +14,6 @@ import optax
 
 from mmu_jax import checkpoint
 from mmu_jax import distributed
-from mmu_jax import seals
 from mmu_jax import workdir
 from mmu_jax.distributed import preemption
 from mmu_jax.distributed import progress
@@ -28,6 +27,7 @@ from mmu_jax.typing import Batch
 from mmu_jax.typing import Forward
 from mmu_jax.typing import Mask
 from mmu_jax.typing import Params
+from mmu_jax.workdir import seals
 
 Probe = Callable[[Params], dict[str, float]]
 FINAL = 'params'  # the folder of the final parameters: the run is finished

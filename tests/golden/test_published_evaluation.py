@@ -15,7 +15,6 @@ import pytest
 from results import make_tasks
 
 from mmu_jax import metrics
-from mmu_jax import seals
 from mmu_jax.data.batches import batching
 from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
@@ -25,6 +24,7 @@ from mmu_jax.evaluation.asking import tasks as tasks_lib
 from mmu_jax.evaluation.asking.protocols import Question
 from mmu_jax.evaluation.scoring import scores
 from mmu_jax.models import llava
+from mmu_jax.workdir import seals
 
 RUNS = json.loads((folders.COMMON / 'eval_prompts.json').read_text())
 METRICS = json.loads((folders.COMMON / 'metrics.json').read_text())

@@ -4,7 +4,7 @@ import functools
 
 from results import result
 
-from mmu_jax import seals
+from mmu_jax.workdir import seals
 
 TASKS = (
   'forget_vqa',

@@ -8,11 +8,11 @@ import pytest
 from results import result
 
 from mmu_jax import checkpoint
-from mmu_jax import seals
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.evaluation.scoring import results
 from mmu_jax.stages import origins
 from mmu_jax.stages import reporting
+from mmu_jax.workdir import seals
 
 
 @pytest.fixture(name='job')

@@ -11,7 +11,6 @@ import pytest
 
 from mmu_jax import checkpoint
 from mmu_jax import errors
-from mmu_jax import seals
 from mmu_jax import sharding
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.batches import batching
@@ -28,6 +27,7 @@ from mmu_jax.stages import origins
 from mmu_jax.stages import reporting
 from mmu_jax.stages import runs as runs_lib
 from mmu_jax.stages import scoring
+from mmu_jax.workdir import seals
 
 MODEL = types.SimpleNamespace(config=llava.LlavaConfig())
 RUNS = ('vanilla', 'retrained', 'ga')

@@ -5,12 +5,12 @@ import types
 import ml_collections
 import pytest
 
-from mmu_jax import seals
 from mmu_jax import sharding
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.dataset import FORGET
 from mmu_jax.data.dataset import KEEP
 from mmu_jax.stages import tuning
+from mmu_jax.workdir import seals
 
 # Exact match by rate: the higher rate forgets more, and keeps less.
 PROBED = {

@@ -18,7 +18,6 @@ import toy
 from mmu_jax import checkpoint
 from mmu_jax import errors
 from mmu_jax import methods
-from mmu_jax import seals
 from mmu_jax import workdir
 from mmu_jax.commands import fields
 from mmu_jax.distributed import preemption
@@ -27,6 +26,7 @@ from mmu_jax.stages import runs
 from mmu_jax.training import loop
 from mmu_jax.training import optimizer
 from mmu_jax.training import step as step_lib
+from mmu_jax.workdir import seals
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 ROOT = pathlib.Path(__file__).parents[2]

@@ -21,13 +21,13 @@ import warnings
 
 from mmu_jax import distributed
 from mmu_jax import inputs
-from mmu_jax import seals
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.encoding.processing import Example
 from mmu_jax.distributed import preemption
 from mmu_jax.errors import DamageWarning
 from mmu_jax.evaluation.asking.protocols import Protocol
 from mmu_jax.evaluation.asking.protocols import Question
+from mmu_jax.workdir import seals
 
 Answer = dict[str, Any]
 DAMAGED = '.damaged'

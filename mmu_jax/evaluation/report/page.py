@@ -8,7 +8,6 @@ from typing import Any
 import warnings
 
 from mmu_jax import checkpoint
-from mmu_jax import seals
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.dataset import FORGET
 from mmu_jax.data.dataset import Task
@@ -21,6 +20,7 @@ from mmu_jax.evaluation.report import scored
 from mmu_jax.evaluation.report import summary
 from mmu_jax.evaluation.report import table
 from mmu_jax.evaluation.scoring import results as results_lib
+from mmu_jax.workdir import seals
 
 
 def _read_json(path: Path) -> dict | list | None:

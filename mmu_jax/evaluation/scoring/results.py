@@ -5,7 +5,6 @@ import math
 import pathlib
 from typing import Any
 
-from mmu_jax import seals
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.dataset import Task
 from mmu_jax.errors import MissingError
@@ -13,6 +12,7 @@ from mmu_jax.errors import UserError
 from mmu_jax.evaluation.asking.answers import Answer
 from mmu_jax.evaluation.scoring import comparison
 from mmu_jax.evaluation.scoring import summarize
+from mmu_jax.workdir import seals
 
 NAME = 'results.jsonl'
 _AGAIN = 'Run `mmu evaluate` again: it scores the answers that are there.'

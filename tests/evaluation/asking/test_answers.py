@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from mmu_jax import errors
-from mmu_jax import seals
 from mmu_jax import workdir
 from mmu_jax.data.row import Row
 from mmu_jax.distributed import preemption
 from mmu_jax.evaluation.asking import answers
 from mmu_jax.evaluation.asking import protocols
 from mmu_jax.evaluation.asking.protocols import Question
+from mmu_jax.workdir import seals
 
 MODEL = 'a1b2'  # the content of the parameters that answer
 FIXED = protocols.PROTOCOLS['fixed']

@@ -11,9 +11,9 @@ from shown import undefined
 from shown import write_jsonl
 
 from mmu_jax import errors
-from mmu_jax import seals
 from mmu_jax.evaluation.report import page as report
 from mmu_jax.evaluation.report import scored
+from mmu_jax.workdir import seals
 
 
 def _pictures(page):

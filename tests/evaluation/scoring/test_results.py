@@ -8,8 +8,8 @@ from shown import people
 from shown import people_row
 
 from mmu_jax import errors
-from mmu_jax import seals
 from mmu_jax.evaluation.scoring import results
+from mmu_jax.workdir import seals
 
 TASKS = [answered.task(name) for name in ('forget_vqa', 'real_qa')]
 STEPS = {'vanilla': 3, 'retrained': 4, 'ga': 5}

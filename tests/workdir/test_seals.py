@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmu_jax import errors
-from mmu_jax import seals
+from mmu_jax.workdir import seals
 
 ROWS = [{'run': f'r{i}', 'value': i / 7} for i in range(9)]
 NOTE = {'answers': {'ga': 'f3'}}

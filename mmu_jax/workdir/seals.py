@@ -11,9 +11,9 @@ import hashlib
 import pathlib
 from typing import Any
 
-from mmu_jax import workdir as workdir_lib
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
+from mmu_jax.workdir import files
 
 SUFFIX = '.seal'
 
@@ -25,7 +25,7 @@ def hash_json(value: Any) -> str:
     >>> hash_json({'a': 1, 'b': (2,)}) == hash_json({'b': [2], 'a': 1})
     True
   """
-  text = workdir_lib.to_json(value, sort_keys=True)
+  text = files.to_json(value, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -43,7 +43,7 @@ def write_rows(
     name: name of the file within its workdir; a copy elsewhere has another.
     note: JSON that belongs to the rows, kept in the seal.
   """
-  workdir_lib.write_jsonl(path, rows)
+  files.write_jsonl(path, rows)
   seal(path, name, note)
 
 
@@ -51,7 +51,7 @@ def seal(path: pathlib.Path, name: str, note: Mapping[str, Any] = {}) -> None:
   """Marks a file as finished, as it is now; see ``write_rows``."""
   mark = {'name': name, **_measure(path), 'note': dict(note)}
   mark['hash'] = hash_json(mark)
-  workdir_lib.write_json(_place(path), mark)
+  files.write_json(_place(path), mark)
 
 
 def fault(path: pathlib.Path, name: str) -> str:
@@ -66,7 +66,7 @@ def fault(path: pathlib.Path, name: str) -> str:
   if not _place(path).is_file():
     return f'{path} is not finished: there is no {_place(path).name}'
   try:
-    mark = workdir_lib.read_json(_place(path))
+    mark = files.read_json(_place(path))
   except UserError as error:
     return str(error).removesuffix('.')
   kept = mark.pop('hash', None) if isinstance(mark, dict) else None
@@ -101,19 +101,19 @@ def read_rows(
   if wrong:
     gone = not (path.is_file() and _place(path).is_file())
     raise (MissingError if gone else UserError)(f'{wrong}. {advice}')
-  return workdir_lib.read_jsonl(path), read_note(path)
+  return files.read_jsonl(path), read_note(path)
 
 
 def read_note(path: pathlib.Path) -> dict[str, Any]:
   """Returns the note of the seal of a file."""
-  return workdir_lib.read_json(_place(path))['note']
+  return files.read_json(_place(path))['note']
 
 
 def hash_of(path: pathlib.Path) -> str:
   """Returns the hash in the seal of a file; '' if it has none."""
   if not _place(path).is_file():
     return ''
-  mark = workdir_lib.read_json(_place(path))
+  mark = files.read_json(_place(path))
   return mark.get('hash', '') if isinstance(mark, dict) else ''
 
 

@@ -1,4 +1,4 @@
-"""A folder knows what it was made from, and its files are whole or absent."""
+"""Files are whole or absent, and every change of a line is seen."""
 
 import json
 import math
@@ -10,69 +10,12 @@ import sys
 import warnings
 
 import paths
-import process_group
 import pytest
 
 from mmu_jax import errors
-from mmu_jax import sharding
 from mmu_jax import workdir
 
 SETTINGS = {'seed': 3, 'data': {'name': 'people', 'views': (1, 2)}}
-
-
-def test_a_claimed_folder_can_be_claimed_again_with_the_same_settings(tmp_path):
-  folder = tmp_path / 'a' / 'b'
-  workdir.claim(folder, SETTINGS)
-  written = (folder / 'config.json').stat().st_mtime_ns
-  workdir.claim(folder, SETTINGS)  # tuples are lists in JSON, and still equal
-  assert (folder / 'config.json').stat().st_mtime_ns == written
-  found = json.loads((folder / 'config.json').read_text())
-  assert found == {'seed': 3, 'data': {'name': 'people', 'views': [1, 2]}}
-
-
-def test_a_folder_that_holds_nothing_yet_can_be_claimed_anew(tmp_path):
-  workdir.claim(tmp_path, SETTINGS)
-  workdir.claim(tmp_path, {'seed': 4})
-  assert json.loads((tmp_path / 'config.json').read_text()) == {'seed': 4}
-
-
-def test_other_settings_are_refused_and_named(tmp_path):
-  workdir.claim(tmp_path, SETTINGS)
-  (tmp_path / 'metrics.jsonl').write_text('')
-  other = {'seed': 4, 'data': {'name': 'people', 'views': (1, 2)}}
-  with pytest.raises(ValueError) as error:
-    workdir.claim(tmp_path, other)
-  message = str(error.value)
-  assert str(tmp_path) in message
-  assert 'seed: 3 there, 4 asked for' in message
-  assert '--workdir' in message  # the next step
-  assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 3
-
-
-def test_claims_of_other_names_do_not_meet(tmp_path):
-  workdir.claim(tmp_path, {'seed': 1}, 'world.json')
-  workdir.claim(tmp_path, {'seed': 2})
-  workdir.claim(tmp_path / 'vanilla', {'rate': 0.1})
-  with pytest.raises(ValueError, match='seed: 1 there, 2 asked for'):
-    workdir.claim(tmp_path, {'seed': 2}, 'world.json')
-
-
-@pytest.mark.parametrize(
-  'old, new, want',
-  [
-    ({'a': 1}, {'a': 1}, []),
-    ({'a': 1}, {}, ['a: 1 there, None asked for']),
-    ({}, {'a': 'x'}, ["a: None there, 'x' asked for"]),
-    (
-      {'a': {'b': {'c': [1]}}, 'd': 0},
-      {'a': {'b': {'c': [2]}}, 'd': 0},
-      ['a.b.c: [1] there, [2] asked for'],
-    ),
-    ({'a': {'b': 1}}, {'a': 2}, ["a: {'b': 1} there, 2 asked for"]),
-  ],
-)
-def test_differences_name_the_field_and_both_values(old, new, want):
-  assert workdir.differences(old, new) == want
 
 
 UNDEFINED = {'a': math.nan, 'b': [math.inf, (-math.inf, 1.5)], 'c': {'d': 'x'}}
@@ -117,13 +60,6 @@ def test_bare_nan_and_infinity_of_earlier_versions_are_read_the_same(tmp_path):
   assert workdir.read_json(path) == READ
 
 
-def test_an_infinite_setting_is_none_that_is_missing(tmp_path):
-  workdir.claim(tmp_path, {'clip_norm': math.inf})
-  (tmp_path / 'metrics.jsonl').write_text('')
-  with pytest.raises(ValueError, match="clip_norm: 'inf' there, None asked"):
-    workdir.claim(tmp_path, {'clip_norm': None})
-
-
 def test_a_write_that_was_killed_leaves_the_old_file(tmp_path):
   path = tmp_path / 'x' / 'rows.jsonl'
   workdir.write_jsonl(path, [{'n': 1}, {'n': 2}])
@@ -158,20 +94,6 @@ def test_a_value_that_is_not_json_leaves_the_old_file(tmp_path):
   assert json.loads(path.read_text()) == {'n': 1}
 
 
-def test_the_manifest_names_seed_versions_devices_and_revision():
-  mesh = sharding.make_mesh('data=2,fsdp=4')
-  made = json.loads(json.dumps(workdir.manifest(11, mesh)))
-  assert made['seed'] == 11
-  assert {'mmu_jax', 'jax', 'orbax-checkpoint'} <= set(made['packages'])
-  assert made['revision'] and made['python']
-  assert len(made['devices']) == 8
-  assert made['device_kinds'] == {'cpu': 8}
-  assert (made['processes'], made['mesh']) == (
-    1,
-    {'data': 2, 'fsdp': 4, 'tensor': 1},
-  )
-
-
 @pytest.mark.parametrize('name', ['rows.jsonl', 'new/rows.jsonl'])
 def test_a_file_that_cannot_be_written_names_path_and_next_step(
   tmp_path, monkeypatch, name
@@ -181,39 +103,12 @@ def test_a_file_that_cannot_be_written_names_path_and_next_step(
   def refused(*_, **__):
     raise PermissionError(13, 'Permission denied')
 
-  monkeypatch.setattr(workdir.pathlib.Path, 'open', refused)
+  monkeypatch.setattr(pathlib.Path, 'open', refused)
   with pytest.raises(errors.DiskError, match='Permission denied') as error:
     workdir.write_jsonl(path, [{'n': 1}])
   assert str(path) in str(error.value)
   assert 'writable' in str(error.value)
   assert not path.exists()
-
-
-CLAIM = """
-  import pathlib, sys
-  from mmu_jax import distributed
-  distributed.initialize()
-  from mmu_jax import workdir
-  import jax
-  folder = pathlib.Path(sys.argv[1])
-  workdir.claim(folder, {'seed': 1})
-  written = (folder / 'config.json').stat().st_mtime_ns
-  distributed.first((folder / 'metrics.jsonl').touch)
-  workdir.claim(folder, {'seed': 1})
-  assert (folder / 'config.json').stat().st_mtime_ns == written
-  try:
-    workdir.claim(folder, {'seed': 2})
-  except ValueError as error:
-    print('refused:', error)
-"""
-
-
-def test_a_claim_of_several_processes_is_one_and_its_error_is_told_to_all(
-  tmp_path,
-):
-  outputs = process_group.results(CLAIM, arguments=[str(tmp_path / 'job')])
-  for output in outputs:
-    assert 'refused: ' in output and 'seed: 1 there, 2 asked for' in output
 
 
 def test_rows_that_do_not_fit_on_the_disk_are_a_clear_error(tmp_path):
@@ -272,7 +167,7 @@ def test_every_file_of_text_is_written_and_read_here():
     for path in (paths.ROOT / 'mmu_jax').rglob('*.py')
     if re.search(r"\.write_text\(|json\.load\(|open\([^)]*'w'", _code(path))
   }
-  assert users <= {'workdir.py', 'files.py', 'processes.py', 'locks.py'}
+  assert users <= {'files.py', 'processes.py', 'locks.py'}
 
 
 def _code(path):
@@ -293,27 +188,6 @@ def test_a_line_of_a_log_that_was_changed_is_refused(tmp_path):
   path.write_text(path.read_text().replace('"round": 4', '"round": 6'))
   with pytest.raises(ValueError, match='line 2 is not as it was written'):
     workdir.read_jsonl(path)
-
-
-def test_a_folder_with_results_and_no_settings_is_not_taken_over(tmp_path):
-  workdir.claim(tmp_path, SETTINGS, 'world.json')
-  workdir.claim(tmp_path / 'vanilla', {'rate': 1})
-  (tmp_path / 'world.json').unlink()
-  with pytest.raises(ValueError, match='world.json is missing.* vanilla'):
-    workdir.claim(tmp_path, SETTINGS, 'world.json')
-  assert not (tmp_path / 'world.json').exists()
-
-
-def test_logs_and_notes_of_people_do_not_bind_a_workdir(tmp_path):
-  (tmp_path / 'logs').mkdir()
-  (tmp_path / 'logs' / 'job.txt').write_text('started')
-  (tmp_path / 'notes.md').write_text('seed 3 is for Monday')
-  assert workdir.is_empty(str(tmp_path))
-  assert workdir.claim(tmp_path, SETTINGS, 'world.json')
-  assert workdir.claim(tmp_path, {'seed': 4}, 'world.json')
-  workdir.claim(tmp_path / 'base', {'rate': 1})
-  assert not workdir.claim(tmp_path, {'seed': 4}, 'world.json')
-  assert not workdir.is_empty(str(tmp_path))
 
 
 def test_a_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
