@@ -36,8 +36,9 @@ def saliency(
 
   Args:
     forget: F_T, tree of float32 >= 0.
-    preserve: F_P, a tree like it, or several: then their largest, entry by
-      entry, so that each preserve set protects its own weights.
+    preserve: F_P, a tree like it, or a list or tuple of several: then their
+      largest, entry by entry, so that each preserve set protects its own
+      weights.
     eps: number > 0, in the units of the importances.
 
   Returns:
@@ -56,18 +57,9 @@ def saliency(
     Huang et al., Unified Gradient-Based Machine Unlearning with Remain
     Geometry Enhancement, 2024 (https://arxiv.org/abs/2409.19732).
   """
-  preserves = _as_list(preserve)
-  if not preserves:
-    raise UserError('saliency needs at least one preserve importance.')
-  for tree in preserves:
-    tree_lib.check_same(
-      tree,
-      forget,
-      got_name='a preserve importance',
-      want_name='the forget importance',
-    )
   largest = functools.reduce(
-    lambda a, b: jax.tree.map(jnp.maximum, a, b), preserves
+    lambda a, b: jax.tree.map(jnp.maximum, a, b),
+    _preserve_sets(forget, preserve),
   )
   return jax.tree.map(lambda f, p: (f + eps) / (p + eps), forget, largest)
 
@@ -83,11 +75,14 @@ def dead(
 
   Args:
     forget: F_T, tree of float32 >= 0, not normalised.
-    preserve: F_P, a tree like it, or several.
+    preserve: F_P, a tree like it, or several, as for ``saliency``.
     eps: the eps of the ratio, > 0.
 
   Returns:
     A bool tree.
+
+  Raises:
+    ValueError: if the trees differ, or no preserve set is given.
 
   Example:
     >>> import jax.numpy as jnp
@@ -97,7 +92,7 @@ def dead(
   return jax.tree.map(
     lambda *leaves: functools.reduce(jnp.maximum, leaves) < eps,
     forget,
-    *_as_list(preserve),
+    *_preserve_sets(forget, preserve),
   )
 
 
@@ -295,6 +290,25 @@ def _shares(
   return saliency(forget / forget_mean, sets, eps=eps), ties
 
 
-def _as_list(preserve: Params | Sequence[Params]) -> list[Params]:
-  """One preserve importance, or several, as a list."""
-  return list(preserve) if isinstance(preserve, (list, tuple)) else [preserve]
+def _preserve_sets(
+  forget: Params, preserve: Params | Sequence[Params]
+) -> list[Params]:
+  """One preserve importance, or several, as a list; checked.
+
+  The root of the parameters may be a sequence itself, so a tree like
+  ``forget`` is one.
+  """
+  like: Any = jax.tree.structure(forget)
+  alike = jax.tree.structure(preserve) == like
+  several = type(preserve) in (list, tuple) and not alike
+  sets = list(preserve) if several else [preserve]
+  if not sets:
+    raise UserError('saliency needs at least one preserve importance.')
+  for tree in sets:
+    tree_lib.check_same(
+      tree,
+      forget,
+      got_name='a preserve importance',
+      want_name='the forget importance',
+    )
+  return sets

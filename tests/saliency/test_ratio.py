@@ -1,11 +1,15 @@
 """Saliency: the ratio, its ties, and the preserve sets of each component."""
 
+import functools
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
 
+from mmu_jax import errors
 from mmu_jax import saliency as saliency_lib
 from mmu_jax import tree as tree_lib
 
@@ -294,3 +298,55 @@ def test_leaves_read_one_by_one_give_the_bits_of_whole_trees(normalize):
     np.testing.assert_array_equal(x, y)
   assert len(reads) == len(set(reads))  # each leaf of each importance once
   assert not any(i == 'qa' and 'language' not in n for i, n in reads)
+
+
+class _Pair(NamedTuple):
+  """Parameters whose root is a NamedTuple."""
+
+  w: Any
+  b: Any
+
+
+# Trees of two leaves, whatever holds them.
+ROOTS = {
+  'dict': lambda w, b: {'w': w, 'b': b},
+  'tuple': lambda w, b: (w, b),
+  'list': lambda w, b: [w, b],
+  'NamedTuple': _Pair,
+  'nested': lambda w, b: ([w], (b,)),
+}
+
+
+def _leaves(seed, *, shape=(2,)):
+  rng = np.random.default_rng(seed)
+  draw = lambda: jnp.asarray(rng.uniform(1, 2, shape), jnp.float32)
+  return draw(), draw()
+
+
+@pytest.mark.parametrize('shape', [(2,), ()], ids=['vectors', 'numbers'])
+@pytest.mark.parametrize('root', ROOTS)
+def test_the_root_of_the_parameters_may_be_any_tree(root, shape):
+  """One preserve set with a sequence for its root is not several sets."""
+  make = ROOTS[root]
+  f, a, b = (_leaves(seed, shape=shape) for seed in (1, 2, 3))
+  for score in (saliency_lib.saliency, saliency_lib.dead):
+    score = functools.partial(score, eps=1.5)
+    for preserve, several in (
+      (make(*a), a),
+      ([make(*a), make(*b)], jax.tree.map(jnp.maximum, a, b)),
+      ((make(*a), make(*b)), jax.tree.map(jnp.maximum, a, b)),
+    ):
+      got = score(make(*f), preserve)
+      want = [score({'x': x}, {'x': p})['x'] for x, p in zip(f, several)]
+      assert jax.tree.structure(got) == jax.tree.structure(make(*f))
+      named = jax.tree.leaves(make(*want))
+      for x, y in zip(jax.tree.leaves(got), named, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize('score', ['saliency', 'dead'])
+def test_a_preserve_set_of_another_root_is_an_error(score):
+  (w, b), score = _leaves(1), getattr(saliency_lib, score)
+  for preserve in ((w,), {'w': w}, _Pair(w, b), [(w, b), (w,)], [w, b, w]):
+    with pytest.raises(errors.UserError, match='a preserve importance must'):
+      score((w, b), preserve)
