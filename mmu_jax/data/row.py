@@ -1,6 +1,6 @@
 """One question about one person or one picture: the form of every dataset."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmu_jax.data.encoding.images import Image
 
@@ -23,7 +23,22 @@ class Picture(NamedTuple):
   image: Image
 
 
-class Row(NamedTuple):
+class _Fields(NamedTuple):
+  """The fields of a row."""
+
+  key: str
+  question: str
+  answer: str
+  fact: str
+  picture: Picture | None = None
+  person: str | None = None
+  task: str = GENERATION
+  options: tuple[str, ...] = ()
+  paraphrase: str = ''
+  perturbed: tuple[str, ...] = ()
+
+
+class Row(_Fields):
   """A question, its reference answer, and the picture that it is about.
 
   Every reader (the synthetic people, the benchmarks) yields rows, and the rest
@@ -44,18 +59,36 @@ class Row(NamedTuple):
     paraphrase: the answer in other words, for truth ratios; '' if there is
       none.
     perturbed: wrong answers of the same form, for truth ratios.
+
+  Example:
+    >>> import numpy as np
+    >>> pixels = np.zeros((2, 2, 3), np.uint8)
+    >>> row = Row('r1', 'Who?', 'Ana.', 'Ana', image=pixels, image_key='ana')
+    >>> row.picture_key  # as with picture=Picture('ana', pixels)
+    'ana'
   """
 
-  key: str
-  question: str
-  answer: str
-  fact: str
-  picture: Picture | None = None
-  person: str | None = None
-  task: str = GENERATION
-  options: tuple[str, ...] = ()
-  paraphrase: str = ''
-  perturbed: tuple[str, ...] = ()
+  __slots__ = ()
+
+  def __new__(
+    cls,
+    *values: Any,
+    image: Image | None = None,
+    image_key: str | None = None,
+    **named: Any,
+  ) -> 'Row':
+    """Makes a row of its attributes.
+
+    Args:
+      *values: attributes in their order.
+      image: pixels of the picture, in place of ``picture``.
+      image_key: name of this picture; None for the key of the row.
+      **named: attributes by name.
+    """
+    made = super().__new__(cls, *values, **named)
+    if image is None:
+      return made
+    return made._replace(picture=Picture(image_key or made.key, image))
 
   @property
   def pictures(self) -> tuple[Picture, ...]:

@@ -2,6 +2,8 @@
 
 ``forward(params, batch) -> logits [B, L, V]`` is the only door to a model:
 losses, saliency, masks and optimizers see pytrees and nothing else.
+``models.hub_config`` and ``models.weights`` are short names of ``hub.config``
+and ``hub.weights``.
 """
 
 from importlib.metadata import version
@@ -11,6 +13,8 @@ from mmu_jax.models.versions import check_pair
 # Before Flax is imported, which fails obscurely.
 check_pair(version('jax'), version('flax'))
 
+from mmu_jax.models.hub import config as hub_config
+from mmu_jax.models.hub import weights
 from mmu_jax.models.hub.loading import load
 from mmu_jax.models.hub.saving import save
 from mmu_jax.models.llava import Llava
@@ -31,6 +35,8 @@ __all__ = [
   'Qwen2VLConfig',
   'build',
   'from_options',
+  'hub_config',
   'load',
   'save',
+  'weights',
 ]

@@ -118,6 +118,9 @@ def read_processor(
   return Processor(tokenizer, images, image_token, stop_ids, penalty)
 
 
+load = read_processor  # processors.load(folder)
+
+
 def _llava_images(folder, config, options, limits):
   """CLIP's processor, and the patches of the vision tower."""
   import transformers

@@ -68,3 +68,6 @@ def family_of(raw: Mapping[str, Any]) -> Family:
       f'model_type {kind!r} is not supported; supported are {", ".join(known)}.'
     )
   return family
+
+
+read = read_config  # models.hub_config.read(folder)
