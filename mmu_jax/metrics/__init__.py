@@ -6,6 +6,7 @@ from mmu_jax.metrics.divergence import js_divergence
 from mmu_jax.metrics.fluency import is_empty
 from mmu_jax.metrics.fluency import is_gibberish
 from mmu_jax.metrics.likelihoods import answer_probability
+from mmu_jax.metrics.likelihoods import exposure
 from mmu_jax.metrics.likelihoods import forget_score
 from mmu_jax.metrics.likelihoods import option_shares
 from mmu_jax.metrics.likelihoods import retain_score
@@ -25,6 +26,7 @@ __all__ = (
   'bootstrap_interval',
   'contains',
   'exact_match',
+  'exposure',
   'find_letter',
   'first_letter',
   'forget_quality',

@@ -124,6 +124,47 @@ def truth_ratio(paraphrase: float, perturbed: Sequence[float]) -> float:
   return math.exp(log_ratio if log_ratio < _LOG_MOST else _LOG_MOST)
 
 
+def exposure(nll: float, others: Sequence[float]) -> float:
+  """How far an answer stands out among the answers of others, in bits.
+
+      exposure = log2 |R| - log2 rank
+
+  R is the answer and the others, and its rank is 1 where it is the likeliest
+  of them by the sum of its log-probabilities; of equal ones each has the mean
+  rank. So it is log2 |R| where the model always knows the answer, and 0 where
+  it is the least likely of all. Guessing gives .85 bits of 2 among four, 1.09
+  of 3 among eight. It sees a memory that greedy decoding does not write.
+
+  Args:
+    nll: nll of the whole true answer, nats.
+    others: nll of each other answer to the same question, true of somebody
+      else; at least one.
+
+  Returns:
+    Bits, from 0 to log2 |R|.
+
+  Raises:
+    ValueError: if there are no others.
+
+  Example:
+    >>> exposure(1.0, [2.0, 3.0, 4.0]), exposure(4.0, [2.0, 3.0, 1.0])
+    (2.0, 0.0)
+
+  References:
+    Carlini et al., `The Secret Sharer: Evaluating and Testing Unintended
+    Memorization in Neural Networks <https://arxiv.org/abs/1802.08232>`_, 2019;
+    there R is every possible secret, here those that are at hand
+  """
+  if not len(others):
+    raise UserError(
+      'exposure ranks an answer among others, and there are none. Give the '
+      'row answers that are true of others.'
+    )
+  given = np.asarray(others, np.float64)
+  rank = 1 + np.sum(given < nll) + np.sum(given == nll) / 2
+  return float(np.log2(1 + given.size) - np.log2(rank))
+
+
 def forget_score(ratio: float) -> float:
   """``min(R, 1 / R)`` in [0, 1]: 1 where a model cannot tell truth from error.
 

@@ -321,7 +321,10 @@ def _collect(job: Job, judge: chat.Endpoint | None) -> list[dict[str, Any]]:
       'train --run=vanilla, or mmu pipeline for everything.'
     )
   rows = results.score_all(
-    answers, steps, retrained='' if protocol.brief else RETRAINED
+    answers,
+    steps,
+    retrained='' if protocol.brief else RETRAINED,
+    names=job.data.names,
   )
   for run, asked in answers.items() if judge else ():
     rows += judge_lib.factuality(

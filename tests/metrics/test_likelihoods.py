@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mmu_jax.metrics import answer_probability
+from mmu_jax.metrics import exposure
 from mmu_jax.metrics import forget_score
 from mmu_jax.metrics import option_shares
 from mmu_jax.metrics import retain_score
@@ -93,3 +94,22 @@ def test_shares_per_token_forgive_a_long_option():
 
 def test_unlikely_options_still_have_shares():
   assert option_shares([5000.0, 5000.0]).tolist() == [0.5, 0.5]
+
+
+def test_exposure_is_the_log_of_the_candidates_less_the_log_of_the_rank():
+  others = [2.0, 3.0, 5.0]  # of four: log2 4 = 2 bits
+  ranks = {1.0: 1, 2.5: 2, 4.0: 3, 6.0: 4, 3.0: 2.5}  # the last is a tie
+  for nll, rank in ranks.items():
+    assert exposure(nll, others) == pytest.approx(2 - math.log2(rank))
+  # A model that cannot tell gives the mean rank, whatever the number.
+  assert exposure(1.0, [1.0] * 7) == pytest.approx(3 - math.log2(4.5))
+  with pytest.raises(ValueError, match='there are none'):
+    exposure(1.0, [])
+
+
+def test_exposure_by_guessing_is_the_number_in_its_docstring():
+  rng = np.random.default_rng(0)
+  for size, bits in ((4, 0.85), (8, 1.09)):
+    drawn = rng.normal(size=(20_000, size))
+    mean = np.mean([exposure(row[0], row[1:]) for row in drawn])
+    assert mean == pytest.approx(bits, abs=0.015)

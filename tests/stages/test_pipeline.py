@@ -16,6 +16,7 @@ from mmu_jax import recipes
 from mmu_jax import stages
 from mmu_jax.data.batches import batching
 from mmu_jax.evaluation.report import scored
+from mmu_jax.evaluation.scoring import entities
 from mmu_jax.metrics import exact_match
 from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import runs as runs_lib
@@ -35,13 +36,16 @@ TASKS = {
 }
 # What each task is scored by: plain facts and pictures have no cloze rows.
 GENERATION = {
-  *('exact_match', 'bleu', 'choice', 'empty', 'gibberish'),
+  *('exact_match', 'contains', 'bleu', 'empty', 'gibberish'),
+  *('choice', 'choice_exposure'),
   *('rouge1', 'rouge2', 'rougeL', 'rougeL_recall'),
 }
 CLOZE = {'cloze', 'cloze_empty', 'cloze_gibberish'}
 METRICS = {
   task: GENERATION | (set() if 'real' in task else CLOZE) for task in TASKS
 }
+for _task in ('forget_vqa', 'forget_vqa_holdout'):
+  METRICS[_task] |= {'names_another'}
 
 pytestmark = pytest.mark.slow  # the fixture: some thirty compilations
 
@@ -140,7 +144,12 @@ def test_every_task_and_metric_has_a_value_n_and_interval(done):
     for metric in METRICS[task]
   }
   for result in results:
-    assert 0 <= result['low'] <= result['value'] <= result['high'] <= 1
+    most = 2 if result['metric'] == 'choice_exposure' else 1  # bits of four
+    assert 0 <= result['low'] <= result['value'] <= result['high'] <= most
+    about = result.get('entities', {})
+    assert len(about) == (2 if 'forget_vqa' in result['task'] else 0) or (
+      result['metric'] not in entities.TOLD
+    )
     assert result['n'] >= 2
     assert result['step'] == (3 if result['run'] in RUNS else 5)
   assert _jsonl(folder / 'results.jsonl') == results

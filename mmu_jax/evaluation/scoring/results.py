@@ -25,7 +25,11 @@ Asked = Sequence[tuple[Task, Sequence[Answer]]]  # every task and its answers
 
 
 def score_all(
-  answers: Mapping[str, Asked], steps: Mapping[str, int], *, retrained: str = ''
+  answers: Mapping[str, Asked],
+  steps: Mapping[str, int],
+  *,
+  retrained: str = '',
+  names: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
   """Scores every model, and compares it with the retrained one.
 
@@ -34,6 +38,7 @@ def score_all(
     steps: round that each model had reached.
     retrained: name of the model that the others are compared with; '' for
       neither a comparison nor a utility.
+    names: name by person or thing, for scores of each of them.
 
   Returns:
     Rows of ``results.jsonl``: of every task in turn, model by model, each with
@@ -42,9 +47,9 @@ def score_all(
   rows = []
   for run, asked in answers.items():
     named = {'run': run, 'step': steps[run]}
-    collected = [(t, summarize.collect(found, t)) for t, found in asked]
+    collected = [(t, summarize.collect(found, t, names)) for t, found in asked]
     for task, found in collected:
-      rows += summarize.summarize(found, task=task, **named)
+      rows += summarize.summarize(found, task=task, names=names, **named)
     if retrained:
       rows += comparison.model_utility(collected, **named)
   for run, asked in answers.items():

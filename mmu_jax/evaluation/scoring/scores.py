@@ -141,6 +141,11 @@ def _choice(answer: Answer) -> float | None:
   return int(metrics.exact_match(likeliest['text'], answer['answer']))
 
 
+def _chance(answer: Answer) -> float | None:
+  """The share of right choices that guessing gives."""
+  return 1 / len(answer['options']) if _given(answer, 'option') else None
+
+
 def _choice_probability(answer: Answer) -> float | None:
   """The share of the right option, per token."""
   options = _given(answer, 'option')
@@ -151,6 +156,31 @@ def _choice_probability(answer: Answer) -> float | None:
   )
   right = [given['text'] for given in options].index(answer['answer'])
   return float(shares[right])
+
+
+def _exposure(answer: Answer) -> float | None:
+  """The exposure of the right answer among the wrong ones that were given."""
+  wrong = [given['nll'] for given in _given(answer, 'perturbed')]
+  right = [given['nll'] for given in _given(answer, 'answer')]
+  return _among(right, wrong)
+
+
+def _choice_exposure(answer: Answer) -> float | None:
+  """The exposure of the right option among the others."""
+  options = _given(answer, 'option')
+  nll = lambda right: [
+    given['nll']
+    for given in options
+    if (given['text'] == answer['answer']) == right
+  ]
+  return _among(nll(True), nll(False))
+
+
+def _among(right: list[float], wrong: list[float]) -> float | None:
+  """The exposure of one of some nll; beyond six decimals they are noise."""
+  if not right or not wrong:
+    return None
+  return metrics.exposure(round(right[0], 6), [round(x, 6) for x in wrong])
 
 
 def _marked(name: str) -> Metric:
@@ -173,8 +203,9 @@ METRICS: dict[str, dict[str, Metric]] = {
     'rougeL': _words('rougeL'),
     'rougeL_recall': _words('rougeL_recall'),
     'bleu': _of_text(lambda a: metrics.bleu(a['text'], a['answer'])),
-    'contains': _detail(_of_text(_contains)),
+    'contains': _of_text(_contains),
     'probability': _probability,
+    'exposure': _exposure,
     'truth_ratio_forget': _truth(forget_score),
     'truth_ratio_retain': _truth(retain_score),
     'empty': _empty,
@@ -188,6 +219,8 @@ METRICS: dict[str, dict[str, Metric]] = {
   },
   CLASSIFICATION: {
     'choice': _choice,
+    'choice_chance': _detail(_chance),
+    'choice_exposure': _choice_exposure,
     'accuracy': _marked('accuracy'),
     'accuracy_first_letter': _marked('accuracy_first_letter'),
     'choice_probability': _detail(_choice_probability),

@@ -8,6 +8,7 @@ import numpy as np
 from mmu_jax.data.dataset import FORGET
 from mmu_jax.data.dataset import Task
 from mmu_jax.evaluation.asking.answers import Answer
+from mmu_jax.evaluation.scoring import entities
 from mmu_jax.evaluation.scoring import scores
 from mmu_jax.metrics import bootstrap_interval
 
@@ -27,12 +28,15 @@ class Values(NamedTuple):
   groups: list[str | None]
 
 
-def collect(answers: Sequence[Answer], task: Task) -> dict[str, Values]:
+def collect(
+  answers: Sequence[Answer], task: Task, names: Mapping[str, str] | None = None
+) -> dict[str, Values]:
   """Scores every answer of a task.
 
   Args:
     answers: answer records.
     task: questions that were asked.
+    names: name by person or thing, to find who is named instead of another.
 
   Returns:
     metric -> its scores, for the metrics that some answer has.
@@ -46,6 +50,9 @@ def collect(answers: Sequence[Answer], task: Task) -> dict[str, Values]:
       pairs = [(s[metric], group) for group, s in scored if metric in s]
       if pairs and metric != unwanted:
         found[metric] = Values(*map(list, zip(*pairs)))
+  another = entities.named_another(answers, task, names or {})
+  if another:
+    found['names_another'] = Values(*map(list, zip(*another)))
   return found
 
 
@@ -55,7 +62,12 @@ def group_of(answer: Answer) -> str | None:
 
 
 def summarize(
-  collected: Mapping[str, Values], *, task: Task, run: str, step: int
+  collected: Mapping[str, Values],
+  *,
+  task: Task,
+  run: str,
+  step: int,
+  names: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
   """Averages scores into results, each with n and a 95 % interval.
 
@@ -67,6 +79,8 @@ def summarize(
     task: questions that were asked.
     run: name of the model: ``'mmunlearner'``.
     step: round that the model had reached.
+    names: name by person or thing; with it, the rows that say whether somebody
+      is still known have ``entities``, see ``entities.by_entity``.
 
   Returns:
     Rows of ``results.jsonl``.
@@ -75,9 +89,11 @@ def summarize(
   for metric, (values, groups) in collected.items():
     interval = bootstrap_interval(values, groups=groups)
     value = float(np.mean(values))
-    results.append(
-      result(run, step, task, metric, value, interval, len(values))
-    )
+    row = result(run, step, task, metric, value, interval, len(values))
+    if task.role == FORGET and metric in entities.TOLD:
+      apart = entities.by_entity(values, groups, names or {})
+      row |= {'entities': apart} if apart else {}
+    results.append(row)
   return results
 
 

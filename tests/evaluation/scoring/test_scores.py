@@ -101,13 +101,29 @@ def test_a_brief_protocol_leaves_out_the_details():
   plain = dict(protocol='plain')
   words = {'exact_match', 'rouge1', 'rouge2', 'rougeL', 'bleu'}
   words |= {'empty', 'gibberish'}  # whether there was an answer at all
-  details = {'contains', 'probability'}
+  words |= {'contains'}  # the right fact, whoever is named
+  details = {'probability'}
   found = set(_generated('a', **plain))
   assert words <= found and not details & found
   assert set(scores.score(answered.cloze(1, **plain))) == {
     *('cloze', 'cloze_empty', 'cloze_gibberish')
   }
-  assert set(scores.score(choice([1, 2, 3], **plain))) == {'choice'}
+  assert set(scores.score(choice([1, 2, 3], **plain))) == {
+    *('choice', 'choice_exposure')
+  }
+
+
+def test_the_right_answer_is_ranked_among_the_wrong_ones():
+  """By whole answers: 5 is the second least of 7, 5, 2, 9; 1 the least."""
+  given = [likelihood('answer', 5.0), likelihood('paraphrase', 1.0)]
+  given += [likelihood('perturbed', nll) for nll in (7.0, 2.0, 9.0)]
+  found = scores.score(answer(text='', likelihoods=given))
+  assert found['exposure'] == pytest.approx(2 - np.log2(2))
+  chosen = scores.score(choice([3, 1, 2]))
+  assert chosen['choice_exposure'] == pytest.approx(np.log2(3))
+  assert chosen['choice_chance'] == pytest.approx(1 / 3)
+  shunned = scores.score(choice([1 + 1e-9, 1, 1]))  # noise is a tie
+  assert shunned['choice_exposure'] == pytest.approx(np.log2(3) - 1)
 
 
 def test_shares_of_options_are_of_the_whole_likelihood():
