@@ -84,8 +84,8 @@ class LazyImage:
     with self._open() as image:
       width, height = image.size
       try:
-        turned = image.getexif().get(_ORIENTATION) in _SWAPPED
-      except _UNREADABLE as error:  # a PNG is read to its end for that
+        turned = _exif(image, self).get(_ORIENTATION) in _SWAPPED
+      except _UNREADABLE as error:
         raise self._unreadable(error) from error
     # A TIFF states the size of the turned picture.
     if turned and image.format != 'TIFF':
@@ -175,6 +175,32 @@ class LazyImage:
 
 # A picture as rows hold it.
 Image = np.ndarray | LazyImage
+
+
+def _exif(image, lazy):
+  """The EXIF of an image; no pixel is decoded.
+
+  PIL decodes a PNG for it, as it may stand behind the pixels. So a PNG is
+  opened again without pixels: its size and the chunks that may hold EXIF.
+  """
+  import PIL.Image
+
+  if image.format != 'PNG':
+    return image.getexif()
+  data, place, ended = lazy.read(), 8, False
+  kept = [data[:place]]
+  while place + 12 <= len(data):
+    length, kind = struct.unpack_from('>I4s', data, place)
+    body, place = data[place + 4 : place + 8 + length], place + 12 + length
+    ended = ended or kind == b'IDAT'
+    if place > len(data) or (ended and kind == b'fcTL'):  # a second frame
+      break
+    if kind in (b'IHDR', b'eXIf', b'tEXt', b'zTXt', b'iTXt', b'IEND'):
+      check = struct.pack('>I', zlib.crc32(body))
+      kept.append(struct.pack('>I', length) + body + check)
+  kept.append(b'\0\0\0\0IEND\xaeB`\x82')
+  with PIL.Image.open(io.BytesIO(b''.join(kept)), formats=['PNG']) as header:
+    return PIL.Image.Image.getexif(header)
 
 
 def _to_rgb(image):

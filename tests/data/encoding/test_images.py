@@ -2,6 +2,9 @@
 
 import io
 import os
+import struct
+import time
+import zlib
 
 import benchmark_folders
 import numpy as np
@@ -84,6 +87,56 @@ def test_the_shape_is_read_without_decoding():
   assert cut.shape == (64, 64, 3)
   with pytest.raises(ValueError, match='image of row 7 cannot be read'):
     np.asarray(cut)
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP'])  # slow to decode
+def test_the_shape_of_a_format_costs_no_decode(kind):
+  array = np.random.default_rng(1).integers(0, 256, (900, 1200, 3), np.uint8)
+  image = PIL.Image.fromarray(array)
+  data = benchmark_folders.encoded(image, kind)
+  took = {'shape': [], 'decode': []}
+  for _ in range(3):
+    lazy = LazyImage(data, 'row 7')
+    start = time.perf_counter()
+    assert lazy.shape == (900, 1200, 3)
+    took['shape'].append(time.perf_counter() - start)
+    start = time.perf_counter()
+    with PIL.Image.open(io.BytesIO(data)) as opened:
+      opened.convert('RGB').resize((2, 2)).tobytes()
+    took['decode'].append(time.perf_counter() - start)
+  assert min(took['shape']) < 0.1 * min(took['decode'])
+
+
+def _chunk(kind, body):
+  check = zlib.crc32(kind + body)
+  return struct.pack('>I4s', len(body), kind) + body + struct.pack('>I', check)
+
+
+_XMP = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'
+
+
+@pytest.mark.parametrize('behind', [False, True], ids=['before', 'behind'])
+@pytest.mark.parametrize('kind', [b'eXIf', b'iTXt', b'zTXt'])
+def test_a_png_is_turned_by_what_stands_before_or_behind_its_pixels(
+  kind, behind
+):
+  exif = PIL.Image.Exif()
+  exif[0x112] = 6
+  body = exif.tobytes().removeprefix(b'Exif\0\0')
+  if kind == b'iTXt':
+    body = _XMP
+  elif kind == b'zTXt':  # as ImageMagick writes it
+    raw = b'\nexif\n    %d\n%s' % (len(body), body.hex().encode())
+    body = b'Raw profile type exif\0\0' + zlib.compress(raw)
+  array = np.random.default_rng(1).integers(0, 256, (20, 30, 3), np.uint8)
+  data = benchmark_folders.encoded(PIL.Image.fromarray(array))
+  place = len(data) - 12 if behind else 33  # IEND, IHDR
+  made = data[:place] + _chunk(kind, body) + data[place:]
+  image = LazyImage(made, 'row 7')
+  assert image.shape == np.asarray(image).shape == (30, 20, 3)
+  # Without its end it is decoded by PIL, and its shape is the same.
+  cut = LazyImage(made[:-8] if behind else made[:-4], 'row 7')
+  assert cut.shape == np.asarray(cut).shape == (30, 20, 3)
 
 
 @pytest.mark.parametrize('data', [b'', b'hello', b'\x89PNG\r\n\x1a\n1234'])
