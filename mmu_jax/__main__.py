@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if getattr(args, 'config', None):
       from mmu_jax.commands import fields  # slow to import, as most libraries
 
-      args.config = fields.read(args.config, overrides)
+      options = [f'--{name}' for name in vars(args) if name != 'command']
+      args.config = fields.read(args.config, overrides, options)
     if command.begun:
       return jobs.run(command, args)
     return command.run(args) or 0

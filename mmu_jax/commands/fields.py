@@ -3,8 +3,10 @@
 Messages show no value of a field that may be a key.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import difflib
+import functools
+import re
 from typing import Any
 
 from absl import flags
@@ -13,19 +15,24 @@ from ml_collections import config_flags
 
 from mmu_jax import recipes
 from mmu_jax.errors import UserError
+from mmu_jax.settings import rules
 from mmu_jax.settings import table as settings
-from mmu_jax.settings.rules import may_hold_secret
-from mmu_jax.settings.rules import shown
 
 _PREFIX = '--config.'
+_GROUPS = (Mapping, ml_collections.ConfigDict)
 
 
-def read(spec: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
+def read(
+  spec: str, overrides: Sequence[str], options: Sequence[str] = ('--config',)
+) -> ml_collections.ConfigDict:
   """Returns a config with the given fields set.
+
+  A field that a config may have and this one lacks can be set too.
 
   Args:
     spec: name or path of the config, see ``recipes.load``.
     overrides: words of the command line, as '--config.seed=1'.
+    options: other options of the command, for messages.
 
   Raises:
     ValueError: if the config or a field is unknown, a value is out of its
@@ -37,7 +44,10 @@ def read(spec: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
   """
   config = recipes.load(spec)
   for word in overrides:
-    _check(config, word, spec)
+    if word.startswith(_PREFIX):
+      _check(config, word.partition('=')[0].removeprefix(_PREFIX), spec)
+    elif word.startswith('--') and word.strip('-'):
+      raise _no_option(word.partition('=')[0], config, options)
   values, given = flags.FlagValues(), ['mmu', *overrides]
   try:
     # Without sys_argv, the fields to set are looked for in sys.argv.
@@ -46,13 +56,7 @@ def read(spec: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
     )
     rest = values(given)
   except flags.Error as error:
-    said = str(error)
-    if may_hold_secret(said):
-      said = said.partition('=')[0] + ' has a value of another type'
-    raise UserError(
-      f'{said}. Options are --config, --workdir, and fields of the config '
-      'such as --config.seed=1.'
-    ) from error
+    raise _no_value(str(error), overrides) from error
   if rest[1:]:
     names = ' '.join(word.partition('=')[0] for word in rest[1:])
     raise UserError(f'unexpected arguments: {names}')
@@ -60,30 +64,149 @@ def read(spec: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
   return values.config
 
 
-def _check(config: ml_collections.ConfigDict, word: str, spec: str) -> None:
-  """Raises ValueError if a word sets a field that the config does not have."""
-  if not word.startswith(_PREFIX):
-    return
-  found: Any = config
-  path = 'config'
-  field = word.partition('=')[0]
-  for key in field.removeprefix(_PREFIX).split('.'):
-    name = key.partition('[')[0]
-    if not isinstance(found, (Mapping, ml_collections.ConfigDict)):
-      raise UserError(
-        f'the config {spec} has no such field: {field}. {path} is '
-        f'{shown(found)} and has no fields.'
+def leaves(config: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+  """Yields the path and value of every field, such as 'base.stream[0].size'.
+
+  Example:
+    >>> list(leaves({'seed': 0, 'stream': ({'size': 2},), 'runs': {}}))
+    [('seed', 0), ('stream[0].size', 2)]
+  """
+  for key, value in config.items():
+    here = f'{path}.{key}' if path else str(key)
+    if isinstance(value, _GROUPS):
+      yield from leaves(value, here)
+    elif value and isinstance(value, (list, tuple)) and _are_groups(value):
+      for i, part in enumerate(value):
+        yield from leaves(part, f'{here}[{i}]')
+    else:
+      yield here, value
+
+
+def _are_groups(values: Sequence[Any]) -> bool:
+  """Whether a list holds parts with fields of their own."""
+  return all(isinstance(value, _GROUPS) for value in values)
+
+
+def _check(config: ml_collections.ConfigDict, field: str, spec: str) -> None:
+  """Raises unless a field is in a config, or may be: then it is added."""
+  found, place = config, 'config'
+  keys = _keys(field)
+  for i, key in enumerate(keys):
+    inner = _inside(found, key)
+    if not inner:
+      if _add(found, keys, i):
+        return
+      raise _no_field(config, keys, found, place, spec)
+    found, place = inner[0], _join(place, key)
+
+
+def _no_value(said: str, overrides: Sequence[str]) -> UserError:
+  """Says what a field takes, where it got something of another type."""
+  for word in overrides:
+    name, _, value = word.partition('=')
+    path = name.removeprefix(_PREFIX)
+    known = rules.find(settings.TABLE, _keys(path))
+    here = f'{name}=' in said or f'config.{path} ' in said
+    if here and isinstance(known, tuple):
+      rule, meaning = known
+      got = rules.shown(value, rule)
+      return UserError(f'config.{path} is {rule.text} ({meaning}); got {got}.')
+    if here and isinstance(known, dict):
+      return UserError(
+        f'config.{path} has fields of its own ({", ".join(known)}), to be set '
+        f'one by one, as in {name}.{next(iter(known))}=...'
       )
-    if name not in found:
-      near = difflib.get_close_matches(name, map(str, found), 1)
-      raise UserError(
-        f'the config {spec} has no such field: {field}.'
-        + (f' Did you mean {path}.{near[0]}?' if near else '')
-        + f' {path} has {", ".join(map(str, found)) or "no fields"}.'
-      )
-    if '[' in key and not isinstance(found[name], (list, tuple)):
-      raise UserError(
-        f'the config {spec} has no such field: {field}. {path}.{name} is no '
-        'list.'
-      )
-    found, path = (None if '[' in key else found[name]), f'{path}.{name}'
+  if rules.may_hold_secret(said):
+    said = said.partition('=')[0] + ' has a value of another type'
+  return UserError(f'{said}. A field is set as in --config.seed=1.')
+
+
+def _keys(field: str) -> list[str]:
+  """The words of a path; the place of a list is a word: '[0]'."""
+  return re.sub(r'(?<=.)\[', '.[', field).split('.')
+
+
+def _join(path: str, key: str) -> str:
+  """A path with one more word."""
+  return f'{path}{key}' if key.startswith('[') else f'{path}.{key}'
+
+
+def _inside(found: Any, key: str) -> list[Any]:
+  """The value below a word of a path, in a list; empty if there is none."""
+  if isinstance(found, _GROUPS):
+    return [found[key]] if key in found else []
+  if isinstance(found, (list, tuple)) and re.fullmatch(r'\[\d{1,9}\]', key):
+    return list(found[int(key[1:-1]) :][:1])
+  return []
+
+
+def _add(found: Any, keys: Sequence[str], i: int) -> bool:
+  """Adds a field that the table of all fields has; whether it has it."""
+  known = rules.find(settings.TABLE, keys, literal=i)
+  if not isinstance(known, tuple) or not isinstance(found, _GROUPS[1]):
+    return False
+  for key in keys[i:-1]:
+    found[key] = ml_collections.ConfigDict()
+    found = found[key]
+  kind = tuple if known[0].sizes else known[0].kind
+  found[keys[-1]] = ml_collections.config_dict.placeholder(kind)
+  return True
+
+
+def _no_field(
+  config: Any, keys: Sequence[str], found: Any, place: str, spec: str
+) -> UserError:
+  """Says that a field is unknown, the nearest, and what is in its group."""
+  if isinstance(found, _GROUPS):
+    has = f'{place} has {", ".join(map(str, found)) or "no fields"}.'
+  elif isinstance(found, (list, tuple)) and found and _are_groups(found):
+    has = f'{place} is a list with the places [0] to [{len(found) - 1}].'
+  else:
+    has = f'{place} is {rules.shown(found)} and has no fields.'
+  near = ' or '.join(_nearest(config, keys))
+  field = functools.reduce(_join, keys)
+  return UserError(
+    f'the config {spec} has no such field: {_PREFIX}{field}. '
+    + (f'Did you mean {near}? ' if near else '')
+    + has
+  )
+
+
+def _nearest(config: Any, keys: Sequence[str]) -> list[str]:
+  """Whole paths of fields that were perhaps meant, at most three.
+
+  A like name is taken at every level; of a lone name, fields elsewhere.
+  """
+  at, path, walked = config, 'config', []
+  for key in keys:
+    if not (inner := _inside(at, key)):
+      known = rules.find(settings.TABLE, walked)
+      names = [*at] if isinstance(at, _GROUPS) else []
+      names += [*known] if isinstance(known, dict) else []
+      near = difflib.get_close_matches(key, map(str, names), 1)
+      if not near:
+        break
+      key, inner = near[0], _inside(at, near[0])
+    at = inner[0] if inner else None
+    path, walked = _join(path, key), [*walked, key]
+  else:
+    if not isinstance(at, _GROUPS):
+      return [path]
+  same = [p for p, _ in leaves(config) if [_keys(p)[-1]] == keys]
+  same = sorted(same, key=lambda p: len(_keys(p)))[:3]
+  changed = walked != [*keys][: len(walked)]
+  return [f'config.{p}' for p in same] or [path] * changed
+
+
+def _no_option(word: str, config: Any, options: Sequence[str]) -> UserError:
+  """Says that an option is unknown, and the nearest option or field."""
+  near = difflib.get_close_matches(word, options, 1)
+  name = word.lstrip('-')
+  if name in config or name in dict(leaves(config)):
+    near = [_PREFIX + name]
+  return UserError(
+    f'there is no option {word}. '
+    + (f'Did you mean {near[0]}? ' if near else '')
+    + f'Options are {", ".join(options)}, and fields of the config such as '
+    '--config.seed=1.'
+  )

@@ -5,7 +5,7 @@ path ``*`` stands for any name and ``#`` for the places of a list that is not
 empty: ``'runs.*.rate'``, ``'base.stream.#.size'``.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import difflib
 import math
 import re
@@ -205,6 +205,33 @@ def check_there(
   """
   nested = _nested(table)
   _raise(x for path in paths for x in _missing(values, nested, path, name))
+
+
+def find(table: Table, words: Sequence[str], literal: float = math.inf) -> Any:
+  """Returns what a table has for a field: rule and meaning.
+
+  Args:
+    table: rules of the fields.
+    words: path of the field; '[0]' is a place of a list.
+    literal: index of the first word that must be in the table by itself, not
+      as any name.
+
+  Returns:
+    The rule and the meaning; for a group a dict of them by name; None for a
+    field that is unknown.
+
+  Example:
+    >>> table = {'runs.*.rate': (number(0, above=True), 'learning rate')}
+    >>> find(table, ['runs', 'ga', 'rate'])[1]
+    'learning rate'
+  """
+  node: Any = _nested(table)
+  for i, word in enumerate(words):
+    if not isinstance(node, dict):
+      return None
+    named = '#' if word.startswith('[') else word
+    node = node.get(named, node.get('*') if i < literal else None)
+  return node
 
 
 def shown(value: Any, rule: Rule = TEXT) -> str:

@@ -94,7 +94,7 @@ def test_resume_never_refuses_what_an_earlier_call_has_begun(
     (
       'train',
       ['--run=base', '--config.seed=one'],
-      ['config.seed', 'one', 'fields of the config'],
+      ['config.seed is a whole number >= 0', "got 'one'"],
     ),
     (
       'train',
