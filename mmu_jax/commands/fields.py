@@ -177,7 +177,8 @@ def _nearest(config: Any, keys: Sequence[str]) -> list[str]:
 
   A like name is taken at every level; of a lone name, fields elsewhere.
   """
-  at, path, walked = config, 'config', []
+  at, path = config, 'config'
+  walked: list[str] = []
   for key in keys:
     if not (inner := _inside(at, key)):
       known = rules.find(settings.TABLE, walked)
