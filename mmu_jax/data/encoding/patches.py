@@ -49,7 +49,7 @@ class LlavaImages:
   """Images of one size, as LLaVA-1.5 takes them.
 
   Attributes:
-    processor: a ``transformers.CLIPImageProcessorPil``.
+    processor: a ``transformers.CLIPImageProcessorPil``, or LLaVA's.
     patch_size: height and width of a patch of the vision tower, pixels.
     class_token: whether the tower's class token is among an image's tokens
       (``vision_feature_select_strategy`` is ``'full'``).

@@ -6,6 +6,7 @@ image before the image is encoded.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import re
@@ -69,10 +70,11 @@ def read_processor(
   the version.
 
   Args:
-    path: the folder: config.json, preprocessor_config.json (or
-      processor_config.json), tokenizer files, a chat template, and perhaps
-      generation_config.json.
-    image_processor: a key of ``IMAGES``, for a folder that states none.
+    path: the folder: config.json, preprocessor_config.json (or an
+      ``image_processor`` in processor_config.json, which comes first),
+      tokenizer files, a chat template, and perhaps generation_config.json.
+    image_processor: a key of ``IMAGES``, for a folder that states none; '' for
+      the one that transformers has for its model_type.
     raw_tokenizer: False for the class of transformers that
       tokenizer_config.json names, for models that were trained with it. A
       folder without tokenizer.json (Qwen2-VL: vocab.json and merges.txt) has
@@ -96,18 +98,18 @@ def read_processor(
   """
   folder = pathlib.Path(path)
   config = files.read(folder, 'config.json', sizes.PROCESSOR)
-  options = _image_config(folder)
-  kind = _stated_images(options) or image_processor
+  name, options = _image_config(folder)
+  kind = _stated_images(options) or image_processor or _usual_images(config)
   make = IMAGES.get(kind)
   if make is None:
     raise UserError(
       f'the image processor {kind!r} is not known; known: {", ".join(IMAGES)}. '
-      f'Check image_processor_type in preprocessor_config.json of {folder}.'
+      f'Check image_processor_type in {name} of {folder}.'
     )
   limits = {'min_pixels': min_pixels, 'max_pixels': max_pixels}
-  limits = {name: n for name, n in limits.items() if n is not None}
-  with files.read_by_transformers(folder, 'preprocessor_config.json'):
-    images = make(folder, config, options, limits)
+  limits = {edge: n for edge, n in limits.items() if n is not None}
+  with files.read_by_transformers(folder, name):
+    images = make(folder / name, config, options, limits)
     images.encode(_SAMPLE)  # some options fail at a picture alone
   tokenizer = files.read_tokenizer(folder, raw_tokenizer)
   image_token = _image_token(folder, config, tokenizer)
@@ -121,8 +123,8 @@ def read_processor(
 load = read_processor  # processors.load(folder)
 
 
-def _llava_images(folder, config, options, limits):
-  """CLIP's processor, and the patches of the vision tower."""
+def _one_size(kind, file, config, options, limits):
+  """A processor such as CLIP's, and the patches of the vision tower."""
   import transformers
 
   if limits:
@@ -133,37 +135,45 @@ def _llava_images(folder, config, options, limits):
   patch_size = (config.get('vision_config') or {}).get('patch_size')
   if patch_size is None:
     raise UserError(
-      f'config.json in {folder} must give vision_config.patch_size: it says '
-      'how many tokens a picture takes.'
+      f'config.json in {file.parent} must give vision_config.patch_size: it '
+      'says how many tokens a picture takes.'
     )
   strategy = config.get('vision_feature_select_strategy', 'default')
-  processor = transformers.CLIPImageProcessorPil(**options)
+  processor = getattr(transformers, f'{kind}Pil')(**options)
   shown = {'crop_size': dict(processor.crop_size), 'size': dict(processor.size)}
-  where = 'preprocessor_config.json: '
-  rules.check(shown, sizes.ONE_SIZE, where, others=True)
+  rules.check(shown, sizes.ONE_SIZE, f'{file.name}: ', others=True)
   return patches.LlavaImages(
     processor, patch_size, class_token=strategy == 'full'
   )
 
 
-def _qwen2_vl_images(folder, config, options, limits):
+def _qwen2_vl_images(file, config, options, limits):
   """Qwen2-VL's processor, with other limits if they are given."""
   import transformers
 
-  del folder, config
+  del config
+  size = options.get('size')
+  if isinstance(size, dict):  # transformers 4 wrote the limits into size, too
+    of = {'shortest_edge': 'min_pixels', 'longest_edge': 'max_pixels'}
+    edges = {edge: size.get(edge) or size.get(of[edge]) for edge in of}
+    options = options | {'size': edges}
   processor = transformers.Qwen2VLImageProcessorPil(**options | limits)
-  least, most = (processor.size[k] for k in ('shortest_edge', 'longest_edge'))
-  if not 0 < least <= most:
+  least, most = processor.size.shortest_edge, processor.size.longest_edge
+  if not least or not most or least > most:
     raise UserError(
-      f'pictures have at least min_pixels and at most max_pixels in '
-      f'preprocessor_config.json; got {least} and {most}.'
+      'pictures have at least min_pixels and at most max_pixels (in size: '
+      f'shortest_edge and longest_edge), both in {file}; got {least} and '
+      f'{most}.'
     )
   return patches.Qwen2VLImages(processor)
 
 
 # Image processors of transformers, whatever the model behind them.
 IMAGES = {
-  'CLIPImageProcessor': _llava_images,
+  **{
+    kind: functools.partial(_one_size, kind)
+    for kind in ('CLIPImageProcessor', 'LlavaImageProcessor')
+  },
   'Qwen2VLImageProcessor': _qwen2_vl_images,
 }
 
@@ -176,20 +186,31 @@ def _stated_images(options):
   return kind.replace('FeatureExtractor', 'ImageProcessor')  # the older name
 
 
+def _usual_images(config):
+  """The image processor that transformers has for a model type, or ''."""
+  from transformers.models.auto import image_processing_auto as auto
+
+  usual = auto.IMAGE_PROCESSOR_MAPPING_NAMES.get(config.get('model_type'))
+  return usual['torchvision'] if usual else ''
+
+
 def _image_config(folder):
-  """Options of the image processor, and perhaps its class."""
-  name = 'preprocessor_config.json'
+  """Options of the image processor, in the order of transformers 5.
+
+  The ``image_processor`` of processor_config.json comes first: who saves a
+  processor into a folder of the hub leaves preprocessor_config.json behind.
+  """
+  name, options = 'processor_config.json', None
   if (folder / name).exists():
+    options = files.read(folder, name, {}).get('image_processor')
+  if options is None and (folder / 'preprocessor_config.json').exists():
+    name = 'preprocessor_config.json'
     options = workdir_lib.read_object(folder / name)
-  else:
-    name = 'processor_config.json'
-    found = files.read(folder, name, {}) if (folder / name).exists() else {}
-    options = found.get('image_processor')
   if not isinstance(options, dict):
     raise MissingError(
-      f'{folder} says nothing of image processing: preprocessor_config.json '
-      'is missing, and processor_config.json has no image_processor, an '
-      'object.'
+      f'{folder} says nothing of image processing: processor_config.json '
+      'has no image_processor, an object, and preprocessor_config.json is '
+      'missing.'
     )
   whole = {'size': 'shortest_edge', 'crop_size': 'height'}  # in older files
   form = {
@@ -197,7 +218,8 @@ def _image_config(folder):
     for key, x in options.items()
   }
   rules.check(form, sizes.IMAGES, f'{folder / name}: ', others=True)
-  return {key: x for key, x in options.items() if key != 'processor_class'}
+  kept = {key: x for key, x in options.items() if key != 'processor_class'}
+  return name, kept
 
 
 def _image_token(folder, config, tokenizer):

@@ -27,6 +27,7 @@ TOKENIZERS = (
   'Qwen2Tokenizer',
   'Qwen2TokenizerFast',
   'PreTrainedTokenizerFast',
+  'TokenizersBackend',  # the same, as transformers 5 writes it
 )
 _READ = ('.json', '.model', '.txt', '.jinja')  # files that a tokenizer reads
 _TABLES = {
@@ -110,7 +111,7 @@ def read_tokenizer(folder: pathlib.Path, raw: bool) -> Any:
   if (folder / 'tokenizer.json').exists():
     with read_by_transformers(folder, 'tokenizer.json'):
       tokenizers.Tokenizer.from_file(str(folder / 'tokenizer.json'))
-  kind = options.get('tokenizer_class')
+  kind = options.get('tokenizer_class') or _usual_class(folder)
   if raw and (folder / 'tokenizer.json').exists():
     say_once(f'tokenizer: tokenizer.json of {folder} as it is')
     kind = 'PreTrainedTokenizerFast'
@@ -126,10 +127,23 @@ def read_tokenizer(folder: pathlib.Path, raw: bool) -> Any:
     return getattr(transformers, kind).from_pretrained(folder)
 
 
+def _usual_class(folder):
+  """The tokenizer of a folder that names none in tokenizer_config.json."""
+  from transformers.models.auto import tokenization_auto as auto
+
+  config = read(folder, 'config.json', sizes.PROCESSOR)
+  usual = auto.TOKENIZER_MAPPING_NAMES.get(config.get('model_type'))
+  return config.get('tokenizer_class') or usual
+
+
 def chat_template(
   folder: pathlib.Path, tokenizer: Any, image_token: str
 ) -> str:
-  """Returns the template of the folder's own file, or else the tokenizer's.
+  """Returns the template that a processor of transformers takes.
+
+  processor_config.json comes before chat_template.json, then
+  chat_template.jinja, then the tokenizer's. A second one that differs is said:
+  another program may read it.
 
   Args:
     folder: folder of the checkpoint.
@@ -142,18 +156,21 @@ def chat_template(
   """
   import jinja2
 
-  name, made = 'tokenizer_config.json', tokenizer.chat_template
-  if (folder / 'chat_template.jinja').exists():
-    name = 'chat_template.jinja'
-    made = workdir_lib.read_text(folder / name)
-  elif (folder / 'chat_template.json').exists():
-    name = 'chat_template.json'
-    made = read(folder, name, sizes.TEMPLATE).get('chat_template')
-  if not made:
+  found: dict[str, str] = {}  # template -> the first file that has it
+  for name, made in _templates(folder, tokenizer):
+    found.setdefault(made or '', name)
+  found.pop('', None)
+  if not found:
     raise UserError(
       f'{folder} has no chat template, so that no question can be asked; '
       'copy chat_template.json or chat_template.jinja of the checkpoint '
       'there.'
+    )
+  (made, name), *others = found.items()
+  for _, other in others:
+    say_once(
+      f'note: the chat template of {folder} is the one of {name}, as for a '
+      f'processor of transformers; {other} has another.'
     )
   parts = [{'type': 'image'}, {'type': 'text', 'text': _QUESTION}]
   try:
@@ -174,6 +191,23 @@ def chat_template(
       f'{image_token} for its picture; it writes {text[:80]!r}.'
     )
   return made
+
+
+def _templates(folder, tokenizer):
+  """The chat templates of a folder by file, in the order of transformers."""
+  for name in ('processor_config.json', 'chat_template.json'):
+    if (folder / name).exists():
+      yield name, read(folder, name, sizes.TEMPLATE).get('chat_template')
+  if (folder / 'chat_template.jinja').exists():
+    yield (
+      'chat_template.jinja',
+      workdir_lib.read_text(folder / 'chat_template.jinja'),
+    )
+  made = tokenizer.chat_template  # of several by name the default one
+  yield (
+    'tokenizer_config.json',
+    made.get('default') if isinstance(made, Mapping) else made,
+  )
 
 
 def stop_ids(

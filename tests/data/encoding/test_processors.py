@@ -119,9 +119,16 @@ def test_the_image_options_of_processor_config_are_read(llava):
     processors.read_processor(llava)
 
 
-def test_the_template_of_a_jinja_file_is_read_first(llava):
+def test_a_second_template_is_said(llava, capsys):
+  first = json.loads((llava / 'chat_template.json').read_text())
   template = '<image>{{ messages[0].content[1].text }}!'
   (llava / 'chat_template.jinja').write_text(template)
+  tokenizer = processors.read_processor(llava).tokenizer
+  assert tokenizer.chat_template == first['chat_template']
+  said = capsys.readouterr().out
+  assert 'one of chat_template.json' in said
+  assert said.count('has another') == 1 and 'chat_template.jinja has' in said
+  (llava / 'chat_template.json').unlink()
   tokenizer = processors.read_processor(llava).tokenizer
   content = [{'type': 'image'}, {'type': 'text', 'text': 'a'}]
   messages = [{'role': 'user', 'content': content}]
@@ -140,6 +147,7 @@ def test_the_template_of_a_jinja_file_is_read_first(llava):
   ],
 )
 def test_a_template_that_writes_no_question_is_refused(template, words, llava):
+  (llava / 'chat_template.json').unlink()
   (llava / 'chat_template.jinja').write_text(template)
   with pytest.raises(ValueError, match=f'chat_template.jinja {words}'):
     processors.read_processor(llava)
@@ -275,6 +283,9 @@ def test_a_folder_that_states_nothing_gets_the_given_processor(qwen):
   kind = 'Qwen2VLImageProcessor'
   found = processors.read_processor(qwen, image_processor=kind).images
   assert type(found) is type(want) and found.cut == want.cut
+  found = processors.read_processor(qwen).images  # by its model_type
+  assert type(found) is type(want) and found.cut == want.cut
+  _edit(qwen, 'config.json', model_type='mine')
   with pytest.raises(ValueError, match="processor '' is not known"):
     processors.read_processor(qwen)
 
