@@ -32,8 +32,8 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def _plan(args: argparse.Namespace) -> None:
-  """Prints the needs of a job; touches no accelerator."""
+def _plan(args: argparse.Namespace) -> int:
+  """Prints the needs of a job; returns 1 if it does not fit."""
   import gc
 
   import jax
@@ -58,6 +58,7 @@ def _plan(args: argparse.Namespace) -> None:
   width = console.width if console.is_terminal else max(console.width, 100)
   for part in planning.plan_tables(made):
     console.print(part, width=width)
+  return int(made.fit == 'no')
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
@@ -108,14 +109,15 @@ COMMANDS = (
     """
   mmu plan --config=people --config.mesh=fsdp=8 --compile
   mmu plan --config=mllmu_bench --config.model.path=llava-1.5-7b \\
-      --config.mesh=fsdp=8 --hbm=16GiB --chip=v5e
+      --config.mesh=fsdp=16 --hbm=16GiB --chip=v5e
 
+The first line is the verdict, and the exit code is 1 if the job does not fit.
 Reads no weights and needs no devices. config.model.path is a folder with
 config.json, or llava-1.5-7b, llava-1.5-13b, qwen2-vl-2b or qwen2-vl-7b.
 config.mesh has every size; a mesh with -1 is planned as one device. Data may
 be missing: then a row has its image tokens and 64 for each question (or
---length). Says what every stage holds, which one peaks, the smallest mesh that
-fits, what each lever saves, and whether computing or moving takes longer.
+--length). Says what every stage holds, what each lever saves, and whether
+computing or moving takes longer.
 --compile asks XLA too, which takes seconds for each step. Sizes are GiB per
 device; allow 10 % above an estimate.""",
     _add_plan,

@@ -52,6 +52,11 @@ class MemoryPlan(NamedTuple):
     """The program that needs most."""
     return max(self.stages, key=lambda stage: stage[1].peak)
 
+  @property
+  def fit(self) -> str:
+    """Whether it fits: 'yes', 'tight' or 'no'; '' if no memory is given."""
+    return fit_of(self.worst[1].peak, self.hbm) if self.hbm else ''
+
 
 def plan(
   config: Any,
@@ -115,7 +120,7 @@ def parse_size(text: str) -> int:
   found = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*', text)
   if not found or found[2].lower() not in UNITS or not float(found[1]):
     raise UserError(
-      'memory is written as a number and one of GiB, GB, MiB, TiB, like '
+      '--hbm is a number and one of GiB, GB, MiB, TiB, like '
       f'16GiB; got {text!r}.'
     )
   return int(float(found[1]) * UNITS[found[2].lower()])

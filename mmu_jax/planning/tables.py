@@ -32,30 +32,25 @@ CHECKED = (
   'accelerators.'
 )
 MOVED = 'Seconds at the figures of the vendor, if nothing else counted.'
-ANSWERS = {
-  'yes': 'The job fits',
-  'tight': 'The job fits, with less than 10 % to spare,',
-  'no': 'The job does not fit',
-}
 
 
 def plan_tables(plan: MemoryPlan) -> list[Any]:
   """Returns the rich tables and texts that ``mmu plan`` prints."""
   from rich import text
 
-  fits_in = lambda n: fits.fit_of(n, plan.hbm) if plan.hbm else ''
   rows = []
   for p, need in plan.stages:
     items = [*need.held.items(), *need.largest.items()]
     cells = [gib(sum(n for k, n in items if k in c)) for c in COLUMNS.values()]
     count = plan.setting.total_rows(p)
     size = f'{count}x{p.rows.length}' if count else ''
-    rows.append((p.name, gib(need.peak), fits_in(need.peak), *cells, size))
-  titles = 'stage, step', 'peak', 'fits', *COLUMNS, 'rows'
+    rows.append((p.name, gib(need.peak), *cells, size))
+  titles = 'stage, step', 'peak', *COLUMNS, 'rows'
   parts = [verdict(plan), '', *plan.notes, '', make_table('', titles, rows)]
   parts += ['', LEGEND]
   if plan.levers:
-    rows = [(k, gib(n), fits_in(n)) for k, n in plan.levers.items()]
+    fit = lambda n: fits.fit_of(n, plan.hbm)
+    rows = [(k, gib(n), fit(n)) for k, n in plan.levers.items()]
     parts += [
       '',
       make_table('levers on this mesh', ('set', 'peak', 'fits'), rows),
@@ -87,20 +82,20 @@ def plan_tables(plan: MemoryPlan) -> list[Any]:
 
 
 def verdict(plan: MemoryPlan) -> str:
-  """Returns whether a job fits, its peak, and the smallest mesh that fits."""
-  (program, need), mesh = plan.worst, plan.setting.mesh
-  size = gib(need.peak)
-  peak = f'The highest peak is {size} GiB per device, in {program.name}.'
+  """Returns whether a job fits, where it would, and its peak; in two lines."""
+  (program, need), mesh = plan.worst, mesh_line(plan.setting.mesh)
+  size = gib(need.peak) + (f' of {gib(plan.hbm)}' if plan.hbm else '')
+  peak = f'The peak is {size} GiB per device, in {program.name}'
   if not plan.hbm:
-    return f'Mesh {mesh_line(mesh)}. {peak} Give --hbm=16GiB to see what fits.'
-  smallest = (
-    f'The smallest mesh that fits, with 10 % to spare, is {plan.smallest}.'
-    if plan.smallest
-    else f'No mesh of up to {fits.MOST:,} devices fits, with 10 % to spare.'
-  )
-  answer = ANSWERS[fits.fit_of(need.peak, plan.hbm)]
-  where = f'on {mesh_line(mesh)}: {mesh.size:,} x {gib(plan.hbm)} GiB'
-  return f'{answer} {where}. {peak} {smallest}'
+    return f'{peak}, on {mesh}. Give --hbm=16GiB to see what fits.'
+  none = f'no mesh of up to {fits.MOST:,} devices'
+  others = {
+    'yes': f'; {plan.smallest} is enough' * (plan.smallest not in ('', mesh)),
+    'tight': f', just; {plan.smallest or none} has 10 % to spare',
+    'no': f'; {plan.smallest or none} does',
+  }
+  answer = 'Does not fit' if plan.fit == 'no' else 'Fits'
+  return f'{answer} on {mesh}{others[plan.fit]}.\n{peak}.'
 
 
 def gib(size: float) -> str:
@@ -108,10 +103,11 @@ def gib(size: float) -> str:
 
   Example:
     >>> [gib(n * 2**30) for n in (0.0001, 0.054, 1.5, 1234.5)]
-    ['', '0.054', '1.50', '1,234.50']
+    ['', '0.054', '1.50', '1,234']
   """
   n = size / GIB
-  return '' if n < 0.0005 else f'{n:,.3f}' if n < 0.9995 else f'{n:,.2f}'
+  digits = 3 if n < 0.9995 else 2 if n < 99.995 else 0
+  return '' if n < 0.0005 else f'{n:,.{digits}f}'
 
 
 def make_table(
@@ -138,7 +134,7 @@ def make_table(
     padding=0,
     show_edge=False,
   )
-  made.add_column(titles[0], overflow='fold', min_width=12)
+  made.add_column(titles[0], overflow='fold', min_width=18)
   used = [i for i in range(len(titles) - 1) if any(c[i] for c in groups)]
   for i in used:
     made.add_column(titles[i + 1], justify='right', no_wrap=True)

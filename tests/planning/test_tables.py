@@ -8,6 +8,7 @@ from rich import console
 
 from mmu_jax import planning
 from mmu_jax.planning import compiled
+from mmu_jax.planning import memory
 from mmu_jax.planning.tables import gib
 from mmu_jax.planning.tables import verdict
 
@@ -50,11 +51,42 @@ def test_no_column_and_no_number_is_lost(plan, width):
 
 
 def test_the_verdict_is_the_first_line(plan):
-  first = _written(plan, 300).splitlines()[0]
-  answer = 'does not fit' if plan.setting.mesh.size == 1 else 'fits'
-  assert first.startswith(f'The job {answer} on ')
-  size = gib(plan.worst[1].peak)
-  assert f'{size} GiB per device' in first and 'is fsdp=4.' in first
+  first, second = _written(plan, 80).splitlines()[:2]
+  assert first == {
+    'fsdp=8': 'Fits on fsdp=8; fsdp=4 is enough.',
+    'data=2,fsdp=2,tensor=2': (
+      'Fits on data=2,fsdp=2,tensor=2; fsdp=4 is enough.'
+    ),
+    'data=1': 'Does not fit on data=1; fsdp=4 does.',
+  }.get(memory.mesh_line(plan.setting.mesh))
+  program, need = plan.worst
+  size = f'{gib(need.peak)} of 80.00 GiB per device'
+  assert second == f'The peak is {size}, in {program.name}.'
+
+
+@pytest.mark.parametrize(
+  'share, smallest, said',
+  [
+    (1.2, 'fsdp=8', 'Fits on fsdp=8.'),
+    (1.2, '', 'Fits on fsdp=8.'),
+    (1.05, 'fsdp=16', 'Fits on fsdp=8, just; fsdp=16 has 10 % to spare.'),
+    (0.9, '', 'Does not fit on fsdp=8; no mesh of up to 1,024 devices does.'),
+  ],
+)
+def test_the_verdict_names_a_mesh_where_there_is_another(share, smallest, said):
+  plan = planning.plan(plans.config())
+  hbm = int(plan.worst[1].peak * share)
+  made = plan._replace(hbm=hbm, smallest=smallest)
+  assert verdict(made).splitlines()[0] == said
+
+
+def test_no_name_is_broken_in_80_columns():
+  names = {'mmunlearner_random', 'mmunlearner_topk', 'kl_min'}
+  plan = planning.plan(plans.config(runs=names), hbm='16GiB', chip='v5e')
+  for line in _written(plan, 80).splitlines():
+    assert len(line) <= 80
+    names -= set(line.replace(',', ' ').split())
+  assert not names
 
 
 def test_without_a_memory_the_verdict_says_how_to_give_one():
