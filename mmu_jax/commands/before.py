@@ -1,4 +1,4 @@
-"""The commands before a job: does it fit, and are machines and data sound?"""
+"""The commands before a job: its settings, size, machines and data."""
 
 import argparse
 
@@ -7,6 +7,31 @@ from mmu_jax.commands.command import add_processes
 from mmu_jax.commands.command import add_workdir
 from mmu_jax.commands.command import Command
 from mmu_jax.commands.command import filled
+from mmu_jax.errors import UserError
+
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
+  """Adds the arguments of ``config``."""
+  add_config(parser, required=False)
+  add_workdir(parser, required=False)
+
+
+def _show(args: argparse.Namespace) -> None:
+  """Prints every field of a config with its meaning."""
+  from mmu_jax.commands import fields
+
+  if bool(args.config) == bool(args.workdir):
+    raise UserError(
+      'mmu config shows either a config, --config=NAME, or the config of a '
+      f'job that exists, --workdir=DIR; got {"both" if args.config else "none"}'
+      '.'
+    )
+  config = args.config
+  if args.workdir:
+    from mmu_jax.stages import job
+
+    config = job.read_config(args.workdir)
+  print(*fields.described(config), sep='\n')
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +128,20 @@ def _data(args: argparse.Namespace) -> int:
 
 
 COMMANDS = (
+  Command(
+    'config',
+    'show every field of a config, its value and its meaning',
+    """
+  mmu config --config=people
+  mmu config --config=people:fast --config.seed=1
+  mmu config --workdir=runs/people
+
+A field is two lines: name and value, and what it means, with the values that
+it takes. Any of them can be set, as --config.NAME=VALUE. With --workdir the
+config is the one of the last command of a job that exists.""",
+    _add_show,
+    _show,
+  ),
   Command(
     'plan',
     'say how much memory and time a job needs, before it is launched',

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import difflib
 import functools
 import re
+import textwrap
 from typing import Any
 
 from absl import flags
@@ -19,6 +20,7 @@ from mmu_jax.settings import rules
 from mmu_jax.settings import table as settings
 
 _PREFIX = '--config.'
+_TAB = ' ' * 4
 _GROUPS = (Mapping, ml_collections.ConfigDict)
 
 
@@ -43,12 +45,20 @@ def read(
     0.0003
   """
   config = recipes.load(spec)
+  given = ['mmu']
   for word in overrides:
-    if word.startswith(_PREFIX):
-      _check(config, word.partition('=')[0].removeprefix(_PREFIX), spec)
-    elif word.startswith('--') and word.strip('-'):
-      raise _no_option(word.partition('=')[0], config, options)
-  values, given = flags.FlagValues(), ['mmu', *overrides]
+    name, _, value = word.partition('=')
+    if name.startswith(_PREFIX):
+      keys = _keys(name.removeprefix(_PREFIX))
+      group = _check(config, keys, spec)
+      if value == 'None' and _may_be_none(keys):
+        group[keys[-1]] = None
+        given = [w for w in given if w.partition('=')[0] != name]
+        continue  # there is no word for None but this
+    elif name.startswith('--') and name.strip('-'):
+      raise _no_option(name, config, options)
+    given.append(word)
+  values = flags.FlagValues()
   try:
     # Without sys_argv, the fields to set are looked for in sys.argv.
     config_flags.DEFINE_config_dict(
@@ -82,22 +92,54 @@ def leaves(config: Any, path: str = '') -> Iterator[tuple[str, Any]]:
       yield here, value
 
 
+def described(config: Any) -> Iterator[str]:
+  """Yields the lines of every field: path and value, then meaning and rule.
+
+  Args:
+    config: whole config. No value that may be a key is shown.
+
+  Example:
+    >>> print(*described({'seed': 3}), sep='\\n')
+    config.seed = 3
+        seed of data, batches and random weights (a whole number >= 0 and <=
+        2147483646)
+  """
+  for path, value in leaves(config):
+    known = rules.find(settings.TABLE, _keys(path))
+    said = 'no field of this version'
+    if isinstance(known, tuple):
+      said = f'{known[1]} ({known[0].text})'
+    secret = rules.may_hold_secret(repr(value))
+    yield f'config.{path} = {rules.shown(value) if secret else repr(value)}'
+    yield textwrap.fill(said, 80, initial_indent=_TAB, subsequent_indent=_TAB)
+
+
 def _are_groups(values: Sequence[Any]) -> bool:
   """Whether a list holds parts with fields of their own."""
   return all(isinstance(value, _GROUPS) for value in values)
 
 
-def _check(config: ml_collections.ConfigDict, field: str, spec: str) -> None:
-  """Raises unless a field is in a config, or may be: then it is added."""
-  found, place = config, 'config'
-  keys = _keys(field)
+def _check(config: Any, keys: Sequence[str], spec: str) -> Any:
+  """Returns the group of a field; adds a field that a config may have.
+
+  Raises:
+    UserError: if there is no such field.
+  """
+  group, found, place = config, config, 'config'
   for i, key in enumerate(keys):
     inner = _inside(found, key)
     if not inner:
-      if _add(found, keys, i):
-        return
+      if (added := _add(found, keys, i)) is not None:
+        return added
       raise _no_field(config, keys, found, place, spec)
-    found, place = inner[0], _join(place, key)
+    group, found, place = found, inner[0], _join(place, key)
+  return group
+
+
+def _may_be_none(keys: Sequence[str]) -> bool:
+  """Whether None is a value of a field, and no text."""
+  known = rules.find(settings.TABLE, keys)
+  return isinstance(known, tuple) and known[0].null and known[0].kind is not str
 
 
 def _no_value(said: str, overrides: Sequence[str]) -> UserError:
@@ -140,17 +182,17 @@ def _inside(found: Any, key: str) -> list[Any]:
   return []
 
 
-def _add(found: Any, keys: Sequence[str], i: int) -> bool:
-  """Adds a field that the table of all fields has; whether it has it."""
+def _add(found: Any, keys: Sequence[str], i: int) -> Any:
+  """Adds a field of the table of all fields; its group, None for no field."""
   known = rules.find(settings.TABLE, keys, literal=i)
   if not isinstance(known, tuple) or not isinstance(found, _GROUPS[1]):
-    return False
+    return None
   for key in keys[i:-1]:
     found[key] = ml_collections.ConfigDict()
     found = found[key]
   kind = tuple if known[0].sizes else known[0].kind
   found[keys[-1]] = ml_collections.config_dict.placeholder(kind)
-  return True
+  return found
 
 
 def _no_field(

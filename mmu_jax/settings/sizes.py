@@ -27,7 +27,7 @@ _OR_NONE = _SIZE._replace(null=True)
 # Of the rotary embedding, in rope_scaling or rope_parameters.
 ROPE: Table = {
   'rope_type': (TEXT, 'kind of rotary embedding'),
-  'type': (TEXT, 'the same in older files'),
+  'type': (TEXT, 'rope_type in older files'),
   'rope_theta': (number(1), 'base of the wavelengths'),
   'mrope_section': (
     several(whole(0, _LARGEST), 3, 3),
@@ -101,7 +101,7 @@ GENERATION: Table = {
 # Of preprocessor_config.json.
 IMAGES: Table = {
   'image_processor_type': (TEXT, 'class of transformers'),
-  'feature_extractor_type': (TEXT, 'the same in older files'),
+  'feature_extractor_type': (TEXT, 'image_processor_type in older files'),
   'image_mean': (several(number(), 3, 3), 'mean of each colour'),
   'image_std': (several(_POSITIVE, 3, 3), 'deviation of each colour'),
   'rescale_factor': (_POSITIVE, 'factor of a colour'),

@@ -63,6 +63,31 @@ def check(config: Any) -> None:
   rules.check_there(plain, (*REQUIRED, *tune), TABLE, 'config')
 
 
+def restored(value: Any, node: Any = None) -> Any:
+  """Returns settings as they were before they became JSON.
+
+  Lists become tuples, and the text 'inf' of a number infinity.
+
+  Args:
+    value: config from a workdir's ``config.json``, or a part of it.
+    node: part of the table for it; None for the whole.
+
+  Example:
+    >>> restored({'unlearn': {'clip_norm': 'inf'}, 'offload': []})
+    {'unlearn': {'clip_norm': inf}, 'offload': ()}
+  """
+  node = rules.find(TABLE, ()) if node is None else node
+  if isinstance(value, dict):
+    inner = node if isinstance(node, dict) else {}
+    part = lambda key: inner.get(key, inner.get('*', {}))
+    return {key: restored(x, part(key)) for key, x in value.items()}
+  if isinstance(value, list):
+    part = node.get('#', {}) if isinstance(node, dict) else node
+    return tuple(restored(x, part) for x in value)
+  infinite = isinstance(node, tuple) and node[0].high == math.inf
+  return math.inf if infinite and value == 'inf' else value
+
+
 def _is_address(text: str) -> bool:
   """Whether a text is '' or a URL with nothing in it that may be a key."""
   try:
@@ -99,7 +124,7 @@ _PART: Table = {
 _OPTIMIZER: Table = {
   'name': (TEXT, 'hf_adamw, adamw, sgd, lion, adafactor, or your own'),
   'b1': (_SHARE, 'decay of the mean of gradients'),
-  'b2': (_SHARE, 'decay of the mean of their squares'),
+  'b2': (_SHARE, 'decay of the mean of squared gradients'),
   'eps': (_POSITIVE, 'added to the root of a mean square'),
   'weight_decay': (number(0), 'pull of the weights to 0'),
   'momentum': (_SHARE._replace(null=True), 'decay of the sum of gradients'),
@@ -150,7 +175,7 @@ JUDGE: Table = {
     ),
     "endpoint that scores facts; '': none",
   ),
-  'model': (TEXT, 'its name at the endpoint'),
+  'model': (TEXT, 'name of the judge at the endpoint'),
   'key_variable': (
     Rule(
       str,
@@ -176,7 +201,10 @@ TABLE: Table = {
     'trees that wait in the memory of the host',
   ),
   'checkpoints.keep_last': (_ONE, 'newest checkpoints that are kept'),
-  'checkpoints.keep_every': (_COUNT, 'rounds kept for good; 0: none'),
+  'checkpoints.keep_every': (
+    _COUNT,
+    'rounds between checkpoints kept for good; 0: none',
+  ),
   'checkpoints.importance_every': (_COUNT, 'batches between saves; 0: none'),
   # Data.
   'data.name': (TEXT, 'people, mllmu_bench, clear, own, tfds, or your own'),
@@ -197,11 +225,14 @@ TABLE: Table = {
   'data.holdout': (one_of('one', 'all'), 'new pictures of each person'),
   'data.num_people': (_ONE, 'people in all'),
   'data.num_forget': (_ONE, 'people to forget'),
-  'data.num_validation_forget': (_ONE, 'the same, for choosing settings'),
+  'data.num_validation_forget': (
+    _ONE,
+    'people to forget, for choosing settings',
+  ),
   'data.num_validation_retain': (_ONE, 'people to keep, for choosing settings'),
   'data.train_views': (_ONE, 'portraits of each person to train on'),
   'data.holdout_views': (_ONE, 'further portraits, never trained on'),
-  'data.validation_views': (_ONE, 'the same, for choosing settings'),
+  'data.validation_views': (_ONE, 'portraits, for choosing settings'),
   'data.num_captioned': (_COUNT, 'pictures of nobody with a description'),
   'data.num_faces': (whole(7), 'faces of nobody to be asked about'),
   'data.num_shapes': (whole(7), 'pictures of shapes to be asked about'),
@@ -225,8 +256,11 @@ TABLE: Table = {
   **below('model.vision_config', sizes.CLIP | sizes.QWEN2_VL_VISION),
   **below('model.text_config', sizes.DECODER | sizes.ROPE),
   'model.text_config.qkv_bias': (FLAG, 'biases of queries, keys and values'),
-  'model.text_config.embedding_std': (_POSITIVE, 'of random embeddings'),
-  'model.vision_config.embedding_std': (_POSITIVE, 'of random embeddings'),
+  'model.text_config.embedding_std': (_POSITIVE, 'spread of random embeddings'),
+  'model.vision_config.embedding_std': (
+    _POSITIVE,
+    'spread of random embeddings',
+  ),
   # Stages.
   **below('base', _TRAINING),
   **below('vanilla', _TRAINING),

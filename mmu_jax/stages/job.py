@@ -91,6 +91,22 @@ class Job(NamedTuple):
     return sharding.placed(tree, self.model.partition_rules, self.mesh)
 
 
+def read_config(workdir: Folder) -> Config:
+  """Returns the config of a job that exists, as its last command had it.
+
+  Raises:
+    FileNotFoundError: if no job has begun in the folder.
+    ValueError: if its ``config.json`` is damaged.
+  """
+  file = pathlib.Path(workdir) / workdir_lib.CONFIG
+  if not file.is_file() or not (file.parent / workdir_lib.WORLD).is_file():
+    raise MissingError(
+      f'{workdir} is not the workdir of a job: {file.name} or '
+      f'{workdir_lib.WORLD} is missing. Give the --workdir of `mmu pipeline`.'
+    )
+  return Config(settings.restored(workdir_lib.read_object(file)))
+
+
 def open_job(
   config: Config,
   workdir: Folder,

@@ -18,8 +18,9 @@ def test_help_shows_examples(name, capsys):
   assert exit_.value.code == 0
   shown = capsys.readouterr().out
   assert f'\n  mmu {name}' in shown and '--debug' in shown
-  assert ('--workdir' in shown) == (name in (*JOBS, 'doctor'))
-  assert ('--config NAME' in shown) == (name in (*JOBS, 'doctor', 'plan'))
+  with_workdir = (*JOBS, 'doctor', 'config')
+  assert ('--workdir' in shown) == (name in with_workdir)
+  assert ('--config NAME' in shown) == (name in (*with_workdir, 'plan'))
   assert ('--resume' in shown) == (name in JOBS)
 
 

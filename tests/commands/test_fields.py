@@ -202,6 +202,14 @@ def test_a_field_that_a_config_may_have_can_be_set_where_it_lacks_it():
     fields.read('people', ['--config.evaluation.shots=-2'])
 
 
+def test_a_field_that_may_be_none_can_be_set_to_it():
+  words = ['--config.runs.npo.rounds=7', '--config.runs.npo.rounds=None']
+  assert fields.read('people', words[:1]).runs.npo.rounds == 7
+  assert fields.read('people', words).runs.npo.rounds is None
+  with pytest.raises(errors.UserError, match="number >= 1 .*; got 'None'"):
+    fields.read('people', ['--config.unlearn.rounds=None'])
+
+
 @pytest.mark.parametrize(
   'word, meant',
   [

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import json
 import math
 import pathlib
 import re
@@ -12,6 +13,7 @@ import pytest
 import mmu_jax
 from mmu_jax import models
 from mmu_jax import recipes
+from mmu_jax import workdir
 from mmu_jax.errors import UserError
 from mmu_jax.settings import rules
 from mmu_jax.settings import table
@@ -66,6 +68,32 @@ def test_every_recipe_passes_and_each_of_its_fields_is_known(spec):
   for path, _ in _leaves(_recipes()[spec]):
     entry = _entry(path)
     assert entry is None or not entry.endswith(further), path
+
+
+@pytest.mark.parametrize('spec', SPECS)
+def test_settings_come_back_from_json_as_they_were(spec):
+  plain = _recipes()[spec]
+  plain['unlearn']['max_retain_loss'] = math.inf
+  plain['runs'][next(iter(plain['runs']))]['clip_norms'] = {'forget': math.inf}
+  found = table.restored(json.loads(workdir.to_json(plain)))
+  tuples = lambda x: (
+    {k: tuples(v) for k, v in x.items()}
+    if isinstance(x, dict)
+    else tuple(map(tuples, x))
+    if isinstance(x, (list, tuple))
+    else x
+  )
+  assert found == tuples(plain)
+  table.check(found)
+
+
+def test_every_meaning_can_be_read_alone():
+  """`mmu config` shows one at a time: no 'the same', no 'their'."""
+  for path, (_, meaning) in table.TABLE.items():
+    first = meaning.split()[0]
+    assert first not in {'the', 'its', 'of', 'their', 'also'}, path
+    assert 'the same' not in meaning and 'their squares' not in meaning, path
+    assert len(meaning) <= 60 and meaning[-1] not in '.;,', path
 
 
 def test_every_entry_is_in_a_recipe_or_read_by_the_code():
