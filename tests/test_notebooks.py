@@ -29,6 +29,7 @@ def test_there_is_a_quickstart():
 def test_notebook_runs_in_its_fast_mode(path, tmp_path, monkeypatch):
   monkeypatch.setenv('MMU_FAST', '1')
   monkeypatch.setenv('XLA_FLAGS', compiling.flags(1))  # as a notebook has
+  monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # compiles fast
   monkeypatch.setenv('MMU_WORKDIR', str(tmp_path / 'quickstart'))
   notebook = _read(path)
   nbclient.NotebookClient(

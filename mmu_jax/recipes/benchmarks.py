@@ -130,7 +130,7 @@ def benchmark(
 
 
 def make_fast(config: ml_collections.ConfigDict) -> None:
-  """Sets a small model and a few rounds, to try a folder of any size.
+  """Sets a tiny model and a few rounds, to try a folder of any size.
 
   Args:
     config: result of ``benchmark``; is changed.
@@ -138,7 +138,7 @@ def make_fast(config: ml_collections.ConfigDict) -> None:
   config.data.processor = 'small'
   if 'retain_rows' in config.data:
     config.data.retain_rows = 8
-  config.model = parts.small_model()
+  config.model = parts.tiny_model()
   config.base.update(rounds=10, rate=3e-3, save_every=5)
   config.vanilla.update(rounds=10, rate=3e-3, save_every=5)
   config.saliency.batches = 4

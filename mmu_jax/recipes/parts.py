@@ -151,6 +151,18 @@ def small_model() -> dict[str, Any]:
   )
 
 
+def tiny_model() -> dict[str, Any]:
+  """Returns ``small_model`` with too few parameters to learn anything.
+
+  For jobs that only show that every stage runs.
+  """
+  model = small_model()
+  width = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2)
+  for tower in ('vision_config', 'text_config'):
+    model[tower] |= width
+  return model
+
+
 def saliency(
   batches: int,
   forget: Mapping[str, Any],

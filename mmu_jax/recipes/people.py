@@ -106,7 +106,8 @@ def _full(
 
 
 def _make_fast(config: ml_collections.ConfigDict) -> None:
-  """Shrinks the people and every stage."""
+  """Shrinks the people, the model and every stage."""
+  config.model = parts.tiny_model()
   config.data.update(
     num_people=12,
     num_forget=2,
