@@ -30,7 +30,7 @@ def _show(args: argparse.Namespace) -> None:
   if args.workdir:
     from mmu_jax.stages import job
 
-    config = job.read_config(args.workdir)
+    config = job.stored_config(args.workdir)
   print(*fields.described(config), sep='\n')
 
 

@@ -105,7 +105,7 @@ def described(config: Any) -> Iterator[str]:
         2147483646)
   """
   for path, value in leaves(config):
-    known = rules.find(settings.TABLE, _keys(path))
+    known = rules.rule_of(settings.TABLE, _keys(path))
     said = 'no field of this version'
     if isinstance(known, tuple):
       said = f'{known[1]} ({known[0].text})'
@@ -138,16 +138,16 @@ def _check(config: Any, keys: Sequence[str], spec: str) -> Any:
 
 def _may_be_none(keys: Sequence[str]) -> bool:
   """Whether None is a value of a field, and no text."""
-  known = rules.find(settings.TABLE, keys)
+  known = rules.rule_of(settings.TABLE, keys)
   return isinstance(known, tuple) and known[0].null and known[0].kind is not str
 
 
 def _no_value(said: str, overrides: Sequence[str]) -> UserError:
-  """Says what a field takes, where it got something of another type."""
+  """Says the rule of a field that got something of another type."""
   for word in overrides:
     name, _, value = word.partition('=')
     path = name.removeprefix(_PREFIX)
-    known = rules.find(settings.TABLE, _keys(path))
+    known = rules.rule_of(settings.TABLE, _keys(path))
     here = f'{name}=' in said or f'config.{path} ' in said
     if here and isinstance(known, tuple):
       rule, meaning = known
@@ -184,7 +184,7 @@ def _inside(found: Any, key: str) -> list[Any]:
 
 def _add(found: Any, keys: Sequence[str], i: int) -> Any:
   """Adds a field of the table of all fields; its group, None for no field."""
-  known = rules.find(settings.TABLE, keys, literal=i)
+  known = rules.rule_of(settings.TABLE, keys, literal=i)
   if not isinstance(known, tuple) or not isinstance(found, _GROUPS[1]):
     return None
   for key in keys[i:-1]:
@@ -198,7 +198,7 @@ def _add(found: Any, keys: Sequence[str], i: int) -> Any:
 def _no_field(
   config: Any, keys: Sequence[str], found: Any, place: str, spec: str
 ) -> UserError:
-  """Says that a field is unknown, the nearest, and what is in its group."""
+  """Says that a field is unknown, the nearest, and all of its group."""
   if isinstance(found, _GROUPS):
     has = f'{place} has {", ".join(map(str, found)) or "no fields"}.'
   elif isinstance(found, (list, tuple)) and found and _are_groups(found):
@@ -223,7 +223,7 @@ def _nearest(config: Any, keys: Sequence[str]) -> list[str]:
   walked: list[str] = []
   for key in keys:
     if not (inner := _inside(at, key)):
-      known = rules.find(settings.TABLE, walked)
+      known = rules.rule_of(settings.TABLE, walked)
       names = [*at] if isinstance(at, _GROUPS) else []
       names += [*known] if isinstance(known, dict) else []
       near = difflib.get_close_matches(key, map(str, names), 1)

@@ -207,8 +207,10 @@ def check_there(
   _raise(x for path in paths for x in _missing(values, nested, path, name))
 
 
-def find(table: Table, words: Sequence[str], literal: float = math.inf) -> Any:
-  """Returns what a table has for a field: rule and meaning.
+def rule_of(
+  table: Table, words: Sequence[str], literal: float = math.inf
+) -> Any:
+  """Returns the rule and meaning that a table has for a field.
 
   Args:
     table: rules of the fields.
@@ -222,7 +224,7 @@ def find(table: Table, words: Sequence[str], literal: float = math.inf) -> Any:
 
   Example:
     >>> table = {'runs.*.rate': (number(0, above=True), 'learning rate')}
-    >>> find(table, ['runs', 'ga', 'rate'])[1]
+    >>> rule_of(table, ['runs', 'ga', 'rate'])[1]
     'learning rate'
   """
   node: Any = _nested(table)

@@ -76,7 +76,7 @@ def restored(value: Any, node: Any = None) -> Any:
     >>> restored({'unlearn': {'clip_norm': 'inf'}, 'offload': []})
     {'unlearn': {'clip_norm': inf}, 'offload': ()}
   """
-  node = rules.find(TABLE, ()) if node is None else node
+  node = rules.rule_of(TABLE, ()) if node is None else node
   if isinstance(value, dict):
     inner = node if isinstance(node, dict) else {}
     part = lambda key: inner.get(key, inner.get('*', {}))

@@ -91,7 +91,7 @@ class Job(NamedTuple):
     return sharding.placed(tree, self.model.partition_rules, self.mesh)
 
 
-def read_config(workdir: Folder) -> Config:
+def stored_config(workdir: Folder) -> Config:
   """Returns the config of a job that exists, as its last command had it.
 
   Raises:
