@@ -111,7 +111,10 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
   """Adds the arguments of ``data check``."""
   parser.add_argument('action', choices=('check',))
   parser.add_argument(
-    'path', type=filled, metavar='DIR', help='folder of the dataset'
+    'path',
+    type=filled,
+    metavar='PATH',
+    help='own data (a .jsonl or .parquet file), or the folder of a benchmark',
   )
 
 
@@ -180,15 +183,19 @@ exit code is 1 if the job would fail.""",
   ),
   Command(
     'data',
-    'check a dataset on disk before a job reads it',
+    'check own data or a benchmark on disk before a job reads it',
     """
+  mmu data check people.jsonl
   mmu data check MLLMU-Bench
   mmu data check CLEAR
 
-Says which dataset the folder is and how many rows it has, and every problem at
-once: missing columns, pictures that cannot be read, empty answers, people in
-both forget and retain, pictures and texts that stand in both. The exit code is
-1 if there is an error among them.""",
+Takes own data, one JSONL or parquet file with a question and an answer in each
+row (docs/own_data.md), or the folder of a benchmark. Reads it as the stages do,
+says how many rows, pictures and entities each split has, and every problem at
+once: missing or misspelt columns, pictures that cannot be read, empty answers,
+<image> in a question, rows that stand twice, nothing to forget or to retain,
+people, pictures and texts in both. The exit code is 1 if there is an error
+among them.""",
     _add_data,
     _data,
   ),

@@ -77,14 +77,7 @@ class Row(_Fields):
     image_key: str | None = None,
     **named: Any,
   ) -> 'Row':
-    """Makes a row of its attributes.
-
-    Args:
-      *values: attributes in their order.
-      image: pixels of the picture, in place of ``picture``.
-      image_key: name of this picture; None for the key of the row.
-      **named: attributes by name.
-    """
+    """Makes a row; pixels and their key may stand in place of a picture."""
     made = super().__new__(cls, *values, **named)
     if image is None:
       return made

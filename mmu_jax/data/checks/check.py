@@ -9,13 +9,15 @@ import pathlib
 from typing import Any, NamedTuple
 
 from mmu_jax.data.checks import check_rows
+from mmu_jax.data.checks.counts import Count
+from mmu_jax.data.checks.counts import count_parts
+from mmu_jax.data.checks.counts import read_all
 from mmu_jax.data.checks.look import Survey
-from mmu_jax.data.readers import mllmu_rows
 from mmu_jax.data.readers import own
 from mmu_jax.data.readers import parquet
-from mmu_jax.data.readers import reading
 from mmu_jax.errors import FAIL
 from mmu_jax.errors import Finding
+from mmu_jax.errors import MissingError
 from mmu_jax.errors import OK
 from mmu_jax.errors import UserError
 from mmu_jax.errors import WARN
@@ -31,12 +33,14 @@ class Report(NamedTuple):
     findings: problems of each config, errors first. FAIL: a reader stops, or
       scores would be wrong. WARN: the reader leaves rows out, or it may be
       meant. OK: worth knowing, and read as it is.
+    counts: sizes of each part as the stages read it; empty if they cannot.
   """
 
   folder: pathlib.Path
   kind: str
   rows: dict[str, int]
   findings: tuple[Finding, ...]
+  counts: tuple[Count, ...] = ()
 
   @property
   def failed(self) -> bool:
@@ -64,6 +68,7 @@ def check(folder: str | os.PathLike) -> Report:
     FileNotFoundError: if there is nothing.
   """
   folder = pathlib.Path(folder)
+  _check_there(folder)
   path = check_rows.own_file(folder)
   look = Survey(folder)
   if path is not None:
@@ -73,9 +78,10 @@ def check(folder: str | os.PathLike) -> Report:
   else:
     _check_configs(folder, look)
   look.compare()
+  sizes = _read(look, path or folder)
   order = [FAIL, WARN, OK]
   findings = sorted(look.findings(), key=lambda f: order.index(f.state))
-  return Report(folder, look.kind, look.rows, tuple(findings))
+  return Report(folder, look.kind, look.rows, tuple(findings), sizes)
 
 
 def tables(report: Report) -> list[Any]:
@@ -89,16 +95,55 @@ def tables(report: Report) -> list[Any]:
   counted.add_column('rows', justify='right')
   for config, rows in report.rows.items():
     counted.add_row(escape(config), str(rows))
-  counts = {
+  parts = Table('split', 'modality', 'use', box=box.SIMPLE_HEAD)
+  for name in ('rows', 'pictures', 'entities'):
+    parts.add_column(name, justify='right')
+  for part in report.counts:
+    parts.add_row(*map(str, part))
+  numbers = {
     state: sum(f.state == state for f in report.findings)
     for state in (FAIL, WARN, OK)
   }
   called = {FAIL: 'error', WARN: 'warning', OK: 'note'}
   lines = [finding.line() for finding in report.findings]
   said = ', '.join(
-    f'{n} {called[s]}{"s" * (n != 1)}' for s, n in counts.items()
+    f'{n} {called[s]}{"s" * (n != 1)}' for s, n in numbers.items()
   )
-  return [escape(title), counted, *lines, said]
+  shown = [counted, parts] if report.counts else [counted]
+  return [escape(title), *shown, *lines, said]
+
+
+def _check_there(path):
+  """Raises if there is nothing; names what may be meant."""
+  if path.exists():
+    return
+  near = ''
+  if path.parent.is_dir():
+    near = parquet.nearest(path.name, [p.name for p in path.parent.iterdir()])
+  hint = f' (is {near!r} meant?)' if near else ''
+  raise MissingError(
+    f'there is no file or folder {str(path)[:200]}{hint}. Give a .jsonl or '
+    '.parquet file of own data, or the folder of a benchmark.'
+  )
+
+
+def _read(look, path) -> tuple[Count, ...]:
+  """Reads the data as the stages do; an error that is new is a finding."""
+  found = []
+  try:
+    found.extend(read_all(look.kind, path))
+  except (UserError, OSError) as error:
+    fix = ''
+    if look.kind == check_rows.MLLMU and 'ft_Data' not in look.rows:
+      fix = (
+        'Download ft_Data, or set train_path to MLLMMU/baseline_train_split.'
+      )
+    # Or it stops at an error that is known.
+    if not any(finding.state == FAIL for finding in look.findings()):
+      look.add(FAIL, path.name, f'the reader stops: {error}', fix)
+  for note in dict.fromkeys(note for data in found for note in data.notes):
+    look.add(WARN, path.name, note)
+  return count_parts(found[0]) if found else ()
 
 
 def _check_configs(folder, look):
@@ -123,14 +168,13 @@ def _check_configs(folder, look):
       'no benchmark and no file of own data; it '
       f'has {", ".join(names) or "no parquet files"}',
       'Give the folder of MLLMU-Bench, of its training rows or of '
-      'CLEAR, with one folder for each config.',
+      'CLEAR, with one folder for each config, or one file of own data '
+      '(.jsonl or .parquet).',
     )
     return
   for config in columns:
     _check_config(folder, config, files[config], columns[config], look)
   _check_names(names, look)
-  if look.kind == check_rows.MLLMU:
-    _check_people(look)
 
 
 def _check_config(folder, config, files, found, look):
@@ -198,22 +242,3 @@ def _check_names(names, look):
       'no forget set with its retain set',
       f'Download {shown}.',
     )
-
-
-def _check_people(look):
-  """Looks for people of whom a config of MLLMU-Bench lacks what another has."""
-  people = look.people
-  for pair in check_rows.pairs(look.kind):
-    if not set(pair) <= set(people):
-      continue
-    forget, retain = (people[config] for config in pair)
-    taught = people.get('ft_Data')
-    found = mllmu_rows.unmatched(forget, retain, taught, people.get('Test_Set'))
-    for what, who in found.items():
-      nobody = what == mllmu_rows.UNTAUGHT and not forget & taught
-      look.add(
-        FAIL if nobody else WARN,
-        ' and '.join(pair),
-        f'{len(who)} {what}: {reading.some(who)}.',
-        'The configs must be of one download, with the same IDs.',
-      )

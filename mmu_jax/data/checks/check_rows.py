@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from mmu_jax.data.readers import clear
 from mmu_jax.data.readers import clear_rows
 from mmu_jax.data.readers import fields
+from mmu_jax.data.readers import mllmu_bench
 from mmu_jax.data.readers import mllmu_rows
 from mmu_jax.data.readers import own
 from mmu_jax.data.readers import parquet
@@ -257,6 +258,7 @@ def _own(row, where) -> Entry:
     else (f'the split {split!r} (there are {", ".join(own.SPLITS)})')
   )
   image, person = row.get('image'), row.get('person')
+  person = None if reading.is_blank(person) else str(person)
   seen = reading.image_source(image, pathlib.Path(), where) is not None
   text = Text('answer', row.get('question'), row.get('answer'), alone=not seen)
   role = {'forget': 'forget 0', 'retain': 'retain 0'}.get(split, '')
@@ -298,7 +300,14 @@ def pairs(kind: str) -> list[tuple[str, ...]]:
       )
       for r in clear.RATIOS
     ]
-  return [(f'forget_{r}', f'retain_{100 - r}') for r in (5, 10, 15)]
+  return [(f'forget_{r}', f'retain_{100 - r}') for r in mllmu_bench.RATIOS]
+
+
+def ratios(kind: str, folder: pathlib.Path) -> list[int]:
+  """Returns the ratios, in per cent, whose configs a folder has."""
+  there = set(parquet.configs(folder))
+  known = clear.RATIOS if kind == CLEAR else mllmu_bench.RATIOS
+  return [r for r, pair in zip(known, pairs(kind)) if set(pair) <= there]
 
 
 def own_file(folder: pathlib.Path) -> pathlib.Path | None:

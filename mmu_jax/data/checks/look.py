@@ -4,6 +4,7 @@ import collections
 from collections.abc import Iterable, Iterator, Mapping
 import hashlib
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from mmu_jax import inputs
 from mmu_jax.data.checks import check_rows
 from mmu_jax.data.checks import overlap
 from mmu_jax.data.encoding.images import LazyImage
+from mmu_jax.data.readers import fields
 from mmu_jax.data.readers import reading
 from mmu_jax.errors import FAIL
 from mmu_jax.errors import Finding
@@ -29,18 +31,17 @@ class Survey:
     folder: folder that is looked at.
     kind: one of ``check_rows.CONFIGS``, once it is known.
     rows: config -> how many.
-    people: config -> who is in it, of configs that could be read to the end.
   """
 
   def __init__(self, folder: pathlib.Path):
     """Has seen nothing."""
     self.folder, self.kind, self.rows = folder, '', {}
-    self.people: dict[str, set[str]] = {}
     self._found: dict[tuple[str, ...], list[str]] = {}
     self._ids: dict[str, str] = {}  # id of a row -> where it was seen first
     self._pixels: dict[str, str] = {}  # digest of a file -> of its pixels
     # role -> people, pictures and texts, and where they were seen first
     self._seen = collections.defaultdict(lambda: ({}, {}, {}))
+    self._contents: dict[Any, str] = {}  # all of a row -> where, seen first
 
   def add(
     self, state: str, config: str, message: str, fix: str = '', row: str = ''
@@ -52,12 +53,21 @@ class Survey:
 
   def findings(self) -> Iterator[Finding]:
     """One for each kind of problem and config."""
+    alike: dict[tuple[str, ...], int] = collections.Counter()
     for (state, config, message, fix), rows in self._found.items():
       if rows:
         more = ', ...' if len(rows) > _SHOWN else ''
         shown = ', '.join(rows[:_SHOWN]) + more
         message = f'{len(rows)} x {message}: {shown}.'
-      yield Finding(state, config, message, fix)
+      # Errors of a reader that differ in numbers, paths and quoted values.
+      words = re.sub(r"'[^']*'|\S*[/\d]\S*", '#', message)
+      alike[state, config, words] += 1
+      if alike[state, config, words] <= _SHOWN:
+        yield Finding(state, config, message, fix)
+    for (state, config, words), number in alike.items():
+      if number > _SHOWN:
+        more = f'{number - _SHOWN} more like this: {words[:100]}'
+        yield Finding(state, config, more)
 
   def config(
     self, config: str, rows: Iterable[tuple[str, Mapping[str, Any]]]
@@ -73,7 +83,6 @@ class Survey:
       for place, row in rows:
         self._row(config, place, row, persons)
         count += 1
-      self.people[config] = set(persons) - {None}
       if not count:
         self.add(FAIL, config, 'there are no rows', 'Is it the right file?')
     except (UserError, OSError) as error:
@@ -81,7 +90,15 @@ class Survey:
     self.rows[config] = count
 
   def compare(self) -> None:
-    """Looks for what forget and retain sets of one ratio have in common."""
+    """Looks for what forget and retain sets of one ratio have in common.
+
+    Of own data both must have rows, too.
+    """
+    for what in ('forget', 'retain') if self.kind == check_rows.OWN else ():
+      if f'{what} 0' not in self._seen and any(self.rows.values()):
+        said = f'there is nothing to {what}: no row has the split {what!r}'
+        fix = 'Rows without a split are to be retained.'
+        self.add(FAIL, ' '.join(self.rows), said, fix)
     for role in [role for role in self._seen if role.startswith('forget')]:
       self._compare(role, role.replace('forget', 'retain'))
 
@@ -91,13 +108,15 @@ class Survey:
     persons, pictures, texts = zip(*sets)
     for name, (forget, retain) in (('person', persons), ('picture', pictures)):
       for key in forget.keys() & retain.keys():
-        row = f'{key} ' if name == 'person' else ''
+        (one, here), (other, there) = forget[key], retain[key]
+        named = [one] if one == other else [one, other]
+        row = f'{" = ".join(named)} ' if name == 'person' else ''
         self.add(
           FAIL,
           'forget and retain',
           f'the same {name} in both',
           'Take it out of one of them.',
-          f'{row}({forget[key]}; {retain[key]})',
+          f'{row}({here}; {there})',
         )
     for key, near, index in overlap.near_duplicates(*texts):
       same = overlap.words(texts[0][key]) == overlap.words(texts[1][near])
@@ -147,16 +166,31 @@ class Survey:
     place = f'{config} {entry.where}'
     people, pictures, texts = self._seen[entry.role]
     if entry.person is not None:
-      people.setdefault(entry.person, place)
-    for value in entry.images:
-      pixels = self._image(config, entry.where, value)
-      if pixels:
-        pictures.setdefault(pixels, place)
+      key = overlap.spelling(str(entry.person))
+      people.setdefault(key, (entry.person, place))
+    shown = [self._image(config, entry.where, x) for x in entry.images]
+    for pixels in filter(None, shown):
+      pictures.setdefault(pixels, (pixels, place))
     for text in entry.texts:
-      if self._text(config, entry, text) and text.alone:
+      full = self._text(config, entry, text)
+      if full and self.kind == check_rows.OWN:
+        self._content(config, entry, text, shown)
+      if full and text.alone:
         texts[f'{place} {text.key}'] = f'{text.question} {text.answer}'
     for choice in entry.choices:
       self._choice(config, entry, choice)
+
+  def _content(self, config, entry, text, shown):
+    """Looks whether an earlier row says and shows the same."""
+    said = str(text.question).strip(), str(text.answer).strip()
+    content = entry.role, entry.person, tuple(shown), said
+    first = self._contents.setdefault(content, entry.where)
+    if first != entry.where:
+      said, fix = (
+        'a row with the content of another',
+        'It counts twice: drop it.',
+      )
+      self.add(FAIL, config, said, fix, f'{entry.where} (as {first})')
 
   def _image(self, config, where, value) -> str:
     """Decodes a picture that was not seen; returns a digest of its pixels."""
@@ -182,20 +216,11 @@ class Survey:
         pixels = hashlib.sha256(repr(array.shape).encode() + array.tobytes())
         self._pixels[digest] = pixels.hexdigest()
         if max(image.shape[:2]) > 200 * min(image.shape[:2]):
-          self.add(
-            WARN,
-            config,
-            'an image that is more than 200 times as long as wide',
-            'Most models take none: cut it.',
-            where,
-          )
+          said = 'an image that is more than 200 times as long as wide'
+          self.add(FAIL, config, said, 'Models refuse it: cut it.', where)
         if image.mode != 'RGB':
-          self.add(
-            OK,
-            config,
-            f'image of mode {image.mode}, converted to RGB',
-            row=where,
-          )
+          said = f'image of mode {image.mode}, converted to RGB'
+          self.add(OK, config, said, row=where)
     except UserError as error:
       self.add(FAIL, config, str(error))
       return ''
@@ -216,18 +241,18 @@ class Survey:
 
   def _text(self, config, entry, text) -> bool:
     """Whether question and answer say something."""
-    empty = [
-      name
-      for name in ('question', 'answer')
-      if reading.is_blank(getattr(text, name))
-    ]
-    for name in empty:
-      state = WARN if text.optional else FAIL
-      fix = 'They are left out.' if text.optional else 'Fill in or drop them.'
-      self.add(
-        state, config, f'an empty {name}', fix, f'{entry.where} {text.key}'
-      )
-    return not empty
+    where, full = f'{entry.where} {text.key}', True
+    for name in ('question', 'answer'):
+      mark = fields.placeholder(getattr(text, name))
+      if mark:
+        said = f'the mark of a picture, {mark!r}, in the {name}'
+        self.add(FAIL, config, said, 'Take it out: it is written anew.', where)
+      if reading.is_blank(getattr(text, name)):
+        state = WARN if text.optional else FAIL
+        fix = 'They are left out.' if text.optional else 'Fill in or drop them.'
+        self.add(state, config, f'an empty {name}', fix, where)
+        full = False
+    return full
 
   def _choice(self, config, entry, choice):
     """Looks for the answer among its options."""

@@ -6,6 +6,7 @@ dict has a form for each field that matters; ``...`` stands for every field.
 
 from collections.abc import Mapping
 import math
+import re
 from typing import Any
 
 from mmu_jax.errors import UserError
@@ -13,6 +14,11 @@ from mmu_jax.errors import UserError
 TEXT = str
 WORDS = (str, int, float)  # written as text
 _NAMES = {TEXT: 'text', WORDS: 'text or a number', bool: 'true or false'}
+
+# <image>, <image 1>, <|image_pad|>, <|vision_start|>, <video>, ...
+_PLACEHOLDER = re.compile(
+  r'<\|?/?\s*(image|video|vision)[\w\s-]{0,20}\|?>', re.IGNORECASE
+)
 
 
 def check_form(value: Any, form: Any, where: str, field: str = '') -> None:
@@ -59,6 +65,17 @@ def check_form(value: Any, form: Any, where: str, field: str = '') -> None:
     _require(_is_kind(value, form), wanted, value, where, field)
     if isinstance(value, str):
       _check_unicode(value, where, field)
+
+
+def placeholder(text: Any) -> str:
+  """Returns the first mark of a picture in a text, or ''.
+
+  Example:
+    >>> placeholder('<image> Is 1 <i> 2?'), placeholder('Is 1 <i> 2?')
+    ('<image>', '')
+  """
+  found = _PLACEHOLDER.search(str(text))
+  return found[0] if found else ''
 
 
 def _is_kind(value, form):

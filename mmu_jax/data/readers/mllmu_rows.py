@@ -26,7 +26,6 @@ QUESTIONS = {
   'vqa': ('Image_Textual_Questions', 'Image_Textual'),
   'qa': ('Pure_Text_Questions', 'Pure_Text'),
 }
-UNTAUGHT = 'people of the forget set without training questions'
 _QUESTION = {
   'Question': fields.TEXT,
   'Ground_Truth': fields.WORDS,
@@ -182,35 +181,28 @@ def tasks_of(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def unmatched(
-  forget: Set[str],
-  retain: Set[str],
-  taught: Set[str] | None,
-  shown: Set[str] | None,
+  forget: Set[str], retain: Set[str], taught: Set[str], shown: Set[str]
 ) -> dict[str, list[str]]:
   """Returns the people of whom a config lacks what another has.
 
   Args:
     forget: people of the forget set.
     retain: people of the retain set.
-    taught: people with training questions; None if these are not at hand.
-    shown: people of Test_Set; None if it is not at hand.
+    taught: people with training questions.
+    shown: people of Test_Set.
 
   Returns:
     Problem -> people, sorted; only problems that somebody has.
   """
-  found = {}
-  if taught is not None:
-    found[UNTAUGHT] = forget - taught
-    found['people of the retain set without training questions'] = (
-      retain - taught
-    )
-    found['people with training questions who are in neither set'] = (
+  questions = 'without training questions'
+  found = {
+    f'people of the forget set {questions}': forget - taught,
+    f'people of the retain set {questions}': retain - taught,
+    'people with training questions who are in neither set': (
       taught - forget - retain
-    )
-  if shown is not None:
-    found['people of the forget set without pictures in Test_Set'] = (
-      forget - shown
-    )
+    ),
+    'people of the forget set without pictures in Test_Set': forget - shown,
+  }
   return {what: sorted(who) for what, who in found.items() if who}
 
 

@@ -5,6 +5,7 @@ file says who is forgotten.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+import functools
 import hashlib
 import json
 import os
@@ -74,8 +75,9 @@ def make_own(
   rows = {(split, kind): [] for kind in ('vqa', 'qa') for split in SPLITS}
   names = {}
   places: dict[str, str] = {}  # key -> where it was seen first
-  for place, record in records(path):
+  for number, (place, record) in enumerate(records(path)):
     where = f'{place} of {path.name}'
+    where += f' (row {number})' if place.startswith('line') else ''
     split, row = _row(record, where, path.parent, pictures, outside)
     row = row._replace(key=_key(record, split, row, where, places))
     rows[split, 'qa' if row.picture is None else 'vqa'].append(row)
@@ -125,6 +127,7 @@ def records(
   """
   inputs.check_file(path)
   if path.suffix == '.parquet':
+    _check_near(tuple(parquet.open_file(path).schema_arrow.names), path.name)
     rows = parquet.read_file(path, COLUMNS, optional=OPTIONAL)
     yield from ((f'row {i}', row) for i, row in enumerate(rows))
   elif path.suffix in ('.jsonl', '.ndjson'):
@@ -162,7 +165,37 @@ def _record(line: bytes, where: str) -> Mapping[str, Any]:
       f'{", ".join(record)}. Name its fields question, answer, image, '
       'person, split.'
     )
+  _check_near(tuple(record), where)
   return record
+
+
+def _check_near(names: tuple[str, ...], where: str) -> None:
+  """Raises for a column whose name is nearly an optional one's.
+
+  It would not be read: pictures in 'images' would train as text.
+  """
+  found = _near_misses(names)
+  if found:
+    said = [f'{near!r} (is {name!r} meant?)' for name, near in found.items()]
+    raise UserError(
+      f'{where} has the column {", ".join(said)}; only '
+      f'{", ".join((*COLUMNS, *OPTIONAL))} are read. Rename it to that, or to '
+      'something less alike.'
+    )
+
+
+@functools.lru_cache(maxsize=64)  # most lines have the same columns
+def _near_misses(names: tuple[str, ...]) -> dict[str, str]:
+  """Optional columns that are missing, and what may be meant by each."""
+  others = [name for name in names if name not in (*COLUMNS, *OPTIONAL)]
+  found = parquet.missing_columns(OPTIONAL, others)
+  return {
+    name: near
+    for name, near in found.items()
+    if near and name not in names
+    # 'idx' and 'uid' are columns of their own
+    if name != 'id' or near.strip().lower() == 'id'
+  }
 
 
 def _row(record, where, folder, pictures, outside) -> tuple[str, Row]:
@@ -178,6 +211,12 @@ def _row(record, where, folder, pictures, outside) -> tuple[str, Row]:
       raise UserError(
         f'every row has a question and an answer; {where} has no {name}. '
         'Drop the row or fill it in.'
+      )
+    mark = fields.placeholder(record[name])
+    if mark:
+      raise UserError(
+        f'{name} of {where} has {mark!r}. The place of a picture is written '
+        'for it: take it out of the text.'
       )
   image = record.get('image')
   picture = pictures.get(image, folder, where, outside=outside)

@@ -32,6 +32,8 @@ _HEADLINES = {
   ('retain', 'qa'),
   ('real', 'vqa'),
 }
+# How a picture begins in base64: PNG, JPEG, GIF, WEBP, TIFF, or of any form.
+_BASE64 = 'iVBORw0KGgo /9j/ R0lGOD UklGR SUkqAA TU0AKg data:'.split()
 
 
 def task_name(group: str, modality: str) -> str:
@@ -126,6 +128,13 @@ def image_source(
   if data is None and (path is None or path == ''):
     return None
   if data is None and isinstance(path, str):
+    coded = len(path) > 100 and path.startswith(tuple(_BASE64))
+    if coded or re.match(r'\w+://', path):
+      kind = 'text in base64' if coded else 'an address'
+      raise UserError(
+        f'the image of {name} is {kind}, {path[:24]!r}...; a path, or bytes in '
+        'parquet, is read. Write each picture to a file.'
+      )
     return folder / path
   raise UserError(
     f'the image of {name} must be {{bytes, path}}, bytes or a path, got '

@@ -15,6 +15,7 @@ from mmu_jax.data.checks import check_rows
 from mmu_jax.data.checks import look
 
 rewrite = benchmark_folders.rewrite
+SPLITS = ('forget', 'retain')
 
 
 def _errors(report):
@@ -39,13 +40,14 @@ def test_every_kind_of_folder_is_recognised_and_clean(mllmu, tmp_path):
   clear = benchmark_folders.clear(tmp_path / 'clear')
   own = tmp_path / 'own' / 'own.jsonl'
   own.parent.mkdir()
-  own.write_text(json.dumps(dict(question='Who?', answer='Ana')))
+  rows = [dict(question='Who?', answer=a, split=a) for a in SPLITS]
+  own.write_text('\n'.join(map(json.dumps, rows)))
   kinds = {
     mllmu: ('MLLMU-Bench', 6, 83),
     mllmu.parent / 'train': ('MLLMU training', 2, 20),
     clear: ('CLEAR', 10, 328),
-    own: ('own data', 1, 1),
-    own.parent: ('own data', 1, 1),
+    own: ('own data', 1, 2),
+    own.parent: ('own data', 1, 2),
   }
   for folder, expected in kinds.items():
     report = check.check(folder)
@@ -143,8 +145,8 @@ def test_a_folder_of_something_else_is_an_error(tmp_path):
   report = check.check(tmp_path)
   assert report.kind == '' and report.failed
   assert 'no benchmark and no file of own data; it has sales' in _text(report)
-  with pytest.raises(FileNotFoundError, match='is no folder'):
-    check.check(tmp_path / 'none')
+  with pytest.raises(FileNotFoundError, match="no file .* 'sales' meant"):
+    check.check(tmp_path / 'sale')
 
 
 def test_configs_that_are_needed_are_named(mllmu):
@@ -190,6 +192,127 @@ def test_every_bad_line_of_own_data_is_named(tmp_path):
     assert f'line {number} of' in errors
   assert 'empty' in errors
   assert report.rows == {'own.jsonl': 3} and report.failed
+
+
+def _own(folder, *rows):
+  path = folder / 'own.jsonl'
+  path.write_text('\n'.join(map(json.dumps, rows)))
+  return path
+
+
+def _two(name, other, **more):
+  """A row to forget and one to retain, about two entities."""
+  return (
+    dict(question='Who is 1?', answer='A.', person=name, split='forget'),
+    dict(question='Who is 2?', answer='B.', person=other) | more,
+  )
+
+
+@pytest.mark.parametrize(
+  'name, other',
+  [
+    ('Ana Ruiz', 'ana  ruiz '),
+    ('José', 'Jose\u0301'),
+    ('José', 'JOSE'),
+    ('Jean-Luc Roy', 'Jean Luc Roy'),
+    ('Jean\u2010Luc', 'jean_luc'),
+    ('Søren', 'Soren'),
+    ('Straße 3', 'STRASSE 3'),
+    ("O'Neil", 'O’Neil'),
+    ('ＡＮＡ', 'Ana'),
+    (7, '7'),
+  ],
+)
+def test_one_name_in_two_spellings_is_one_entity(name, other, tmp_path):
+  path = _own(tmp_path, *_two(name, other))
+  errors = _errors(check.check(path))
+  (error,) = (e for e in errors if 'the same person in both' in e.message)
+  assert 'own.jsonl line 1; own.jsonl line 2' in error.message
+  assert str(name) in error.message and str(other) in error.message
+
+
+@pytest.mark.parametrize(
+  'name, other', [('Ana', 'Anna'), ('1', '11'), ('李', '王'), ('!', '?')]
+)
+def test_other_names_are_other_entities(name, other, tmp_path):
+  assert not check.check(_own(tmp_path, *_two(name, other))).failed
+
+
+def test_a_split_without_rows_is_an_error(tmp_path):
+  one, other = _two('a', 'b')
+  (error,) = _errors(check.check(_own(tmp_path, one)))
+  assert 'nothing to retain' in error.message
+  (error,) = _errors(check.check(_own(tmp_path, other)))
+  assert 'nothing to forget' in error.message
+  real = other | {'split': 'real'}
+  assert len(_errors(check.check(_own(tmp_path, real)))) == 2
+  (error,) = _errors(check.check(_own(tmp_path)))
+  assert 'no rows' in error.message
+
+
+def test_a_row_that_says_and_shows_the_same_is_named(tmp_path):
+  for name in 'abc':  # a and b: the same pixels in files of two formats
+    seed, kind = ord(name) // 99, 'PNG' if name == 'a' else 'BMP'
+    image = PIL.Image.new('RGB', (8, 8), (seed, 7, 7))
+    (tmp_path / name).write_bytes(benchmark_folders.encoded(image, kind))
+  one, other = _two('a', 'b')
+  rows = [one | {'image': name} for name in 'abc'] + [other, other]
+  (error,) = _errors(check.check(_own(tmp_path, *rows)))
+  assert error.message.startswith('2 x a row with the content of another')
+  assert 'line 2 (as line 1), line 5 (as line 4)' in error.message
+
+
+def test_many_errors_of_one_kind_are_some_lines_and_a_number(tmp_path):
+  one, other = _two('a', 'b')
+  lost = [
+    one | {'question': f'Who {i}?', 'image': f'{chr(97 + i % 26)}/{i}.png'}
+    for i in range(300)
+  ]
+  report = check.check(_own(tmp_path, one, other, *lost))
+  errors = _errors(report)
+  assert len(errors) == 6 and '295 more like this' in errors[-1].message
+  assert 'line 3' in errors[0].message and len(_text(report)) < 4000
+
+
+def test_the_parts_are_counted_as_a_stage_reads_them(tmp_path):
+  for name in 'ab':
+    (tmp_path / name).write_bytes(benchmark_folders.file(ord(name)))
+  one, other = _two('a', 'b')
+  rows = [one | {'image': name} for name in 'ab']
+  rows += [one, other, dict(question='Why?', answer='So.')]
+  rows += [one | {'split': 'holdout', 'image': 'b', 'question': 'Again?'}]
+  report = check.check(_own(tmp_path, *rows))
+  assert not report.failed
+  shown = {part[:3]: part[3:] for part in report.counts}
+  assert shown == {
+    ('forget', 'vqa', 'train'): (2, 2, 1),
+    ('forget', 'qa', 'train'): (1, 0, 1),
+    ('retain', 'qa', 'train'): (2, 0, 1),
+    ('forget', 'vqa', 'score'): (2, 2, 1),
+    ('forget', 'qa', 'score'): (1, 0, 1),
+    ('retain', 'qa', 'score'): (2, 0, 1),
+    ('forget, holdout', 'vqa', 'score'): (1, 1, 1),
+  }
+  text = _text(report)
+  assert 'pictures' in text and 'entities' in text and 'holdout' in text
+
+
+@pytest.mark.parametrize('name', ['ft_Data', 'Test_Set', 'Retain_Set'])
+def test_the_check_fails_where_the_reader_stops(name, mllmu):
+  assert check.check(mllmu).counts
+  shutil.rmtree(mllmu / name)
+  errors = _errors(check.check(mllmu))
+  assert any(f"no config '{name}'" in error.message for error in errors)
+  if name == 'ft_Data':
+    assert 'MLLMMU/baseline_train_split' in errors[0].fix
+
+
+def test_a_picture_that_no_processor_takes_is_an_error(tmp_path):
+  image = PIL.Image.new('RGB', (1, 201))
+  (tmp_path / 'a.png').write_bytes(benchmark_folders.encoded(image))
+  one, other = _two('a', 'b', image='a.png')
+  (error,) = _errors(check.check(_own(tmp_path, one, other)))
+  assert '200 times' in error.message and 'line 2' in error.message
 
 
 @pytest.mark.parametrize('place', ['entry', 'LazyImage', 'open_file'])

@@ -14,9 +14,9 @@ def test_the_right_option_is_a_letter_or_its_text(right):
 
 
 def test_people_that_a_config_lacks_are_sorted_by_problem():
-  found = mllmu_rows.unmatched({'2', '1'}, {'3'}, {'3', '9'}, None)
-  assert list(found.values()) == [['1', '2'], ['9']]
-  assert list(found)[0] == mllmu_rows.UNTAUGHT
+  found = mllmu_rows.unmatched({'2', '1'}, {'3'}, {'3', '9'}, {'1'})
+  assert list(found.values()) == [['1', '2'], ['9'], ['2']]
+  assert list(found)[0].endswith('forget set without training questions')
 
 
 def test_a_person_is_known_by_the_row_or_by_its_questions():

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 
 import benchmark_folders
 import numpy as np
@@ -77,7 +78,10 @@ def test_parquet_holds_the_same_as_jsonl(path):
 @pytest.mark.parametrize(
   'row, message',
   [
-    (dict(question='Who?', answer=' '), 'line 1 of own.jsonl has no answer'),
+    (
+      dict(question='Who?', answer=' '),
+      r'line 1 of own.jsonl \(row 0\) has no answer',
+    ),
     (dict(question='Who?', answer='A', split='test'), "'test'"),
     (dict(Question='Who?', answer='A'), "line 1 of .*lacks 'question'"),
     (dict(question='Who?', answer='A', image='none.jpg'), 'line 1.*no file'),
@@ -173,7 +177,7 @@ def test_an_id_is_the_key_and_no_other_row_may_have_it(path):
   assert 'retain_qa/7' in _keys(path).values()
   rows[4]['id'] = 'r1'
   _write(path, *rows)
-  said = "line 5 of own.jsonl has 'r1', as has line 2 of own.jsonl"
+  said = r"line 5 of own.jsonl \(row 4\) has 'r1', as has line 2 of own.jsonl"
   with pytest.raises(UserError, match=said):
     datasets.load('own', 0, path=path)
   errors = [f.message for f in check.check(path).findings if f.state == 'FAIL']
@@ -188,12 +192,73 @@ def test_an_id_that_is_no_name_is_refused(path, name):
   assert check.check(path).failed
 
 
+@pytest.mark.parametrize(
+  'wrong, right',
+  [
+    ('images', 'image'),
+    ('Image', 'image'),
+    ('IMAGE ', 'image'),
+    ('img', 'image'),
+    ('Person', 'person'),
+    ('persons', 'person'),
+    ('Split', 'split'),
+    ('spilt', 'split'),
+    ('ID', 'id'),
+  ],
+)
+@pytest.mark.parametrize('form', ['jsonl', 'parquet'])
+def test_a_column_that_is_nearly_an_optional_one_is_named(
+  path, form, wrong, right
+):
+  row = dict(question='Who?', answer='Ana.')
+  _write(path, row | {wrong: 'a'})
+  if form == 'parquet':
+    benchmark_folders.write(path.parent, 'file', [row | {wrong: 'a'}])
+    (path,) = (path.parent / 'file').glob('*.parquet')
+  said = f"'{wrong}' .is '{right}' meant.*Rename it"
+  with pytest.raises(UserError, match=said):
+    datasets.load('own', 0, path=path)
+  errors = [f.message for f in check.check(path).findings if f.state == 'FAIL']
+  assert any(f"'{wrong}' (is '{right}' meant?)" in error for error in errors)
+
+
+def test_all_columns_that_are_nearly_optional_are_named_at_once(path):
+  _write(path, dict(question='Who?', answer='Ana.', images='a', Split='forget'))
+  said = "line 1 of own.jsonl has .*'images' .*'Split' .is 'split' meant"
+  with pytest.raises(UserError, match=said):
+    datasets.load('own', 0, path=path)
+
+
+def test_other_columns_are_passed_over(path):
+  more = dict(idx=1, uid='a', source='web', notes='x', pictured=2)
+  _write(path, *(row | more for row in ROWS))  # they have image and person
+  assert len(_keys(path)) > 1
+
+
+@pytest.mark.parametrize('field', ['question', 'answer'])
+@pytest.mark.parametrize(
+  'mark',
+  ['<image>', '<Image>', '<image 1>', '<image_2>', '<|image_pad|>', '<video>']
+  + ['<|vision_start|>', '</image>', '<ImageHere>', '< image >'],
+)
+def test_the_mark_of_a_picture_in_a_text_is_refused(path, field, mark):
+  row = dict(question='Is 1 < 2 > <b>?', answer='The image > all.')
+  _write(path, *ROWS, row)
+  assert _keys(path)
+  _write(path, *ROWS, row | {field: f'{mark}\nWho?'})
+  said = f'{field} of line 7 of own.jsonl .*{re.escape(mark)}'
+  with pytest.raises(UserError, match=said):
+    datasets.load('own', 0, path=path)
+  (error,) = (f for f in check.check(path).findings if f.state == 'FAIL')
+  assert mark in error.message and 'line 7' in error.message
+
+
 def test_numbers_of_lines_are_those_of_an_editor(path):
   """Blank lines count, and reader and check agree."""
   path.write_text('\n\n' + json.dumps(ROWS[5]) + '\n\n{"question": "Who?"}\n')
   with pytest.raises(UserError, match="line 5 of own.jsonl lacks 'answer'"):
     datasets.load('own', 0, path=path)
-  (error,) = (f for f in check.check(path).findings if f.state == 'FAIL')
+  error = check.check(path).findings[0]
   assert "line 5 of own.jsonl lacks 'answer'" in error.message
   path.write_text('\n\n' + json.dumps(ROWS[5] | {'split': 'no'}))
   with pytest.raises(UserError, match='line 3 of own.jsonl'):
@@ -213,6 +278,7 @@ def test_images_stay_in_the_folder_of_the_file(path):
     with pytest.raises(UserError, match='line 1 .*data.outside=True'):
       datasets.load('own', 0, path=path)
     assert _keys(path, outside=True)
+    _write(path, ROWS[0] | {'image': image}, ROWS[5] | {'split': 'retain'})
     report = check.check(path)
     assert not report.failed
     assert 'image outside' in report.findings[0].message
@@ -236,7 +302,9 @@ def test_a_missing_value_of_a_table_program_is_missing(path):
   _write(path, ROWS[5] | {'person': nan, 'id': nan})
   assert 'nan' not in datasets.load('own', 0, path=path).names
   _write(path, ROWS[5] | {'answer': nan})
-  with pytest.raises(UserError, match='line 1 of own.jsonl has no answer'):
+  with pytest.raises(
+    UserError, match=r'line 1 of own.jsonl \(row 0\) has no answer'
+  ):
     datasets.load('own', 0, path=path)
 
 

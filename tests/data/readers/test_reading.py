@@ -1,12 +1,15 @@
 """Readers share pictures, tasks and choices, and import little."""
 
+import base64
 import subprocess
 import sys
 
+import benchmark_folders
 import pytest
 
 from mmu_jax.data.readers import reading
 from mmu_jax.data.row import Row
+from mmu_jax.errors import UserError
 
 READERS = ('mllmu_bench', 'clear', 'own', 'prepared', 'parquet', 'reading')
 
@@ -57,3 +60,18 @@ def test_thinning_keeps_as_many_rows_of_each_kind_in_their_order(number, kept):
   found = [row.key for row in reading.thin(rows, number, seed=0)]
   assert len(found) == kept
   assert found == [row.key for row in rows if row.key in found]
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'GIF', 'WEBP', 'TIFF'])
+@pytest.mark.parametrize('prefix', ['data:image/x;base64,', ''])
+def test_base64_is_named_and_not_repeated(kind, prefix, tmp_path):
+  data = base64.b64encode(benchmark_folders.file(1, kind)).decode()
+  with pytest.raises(UserError, match='image of row 3 is text in base64') as e:
+    reading.image_source(prefix + data, tmp_path, 'row 3')
+  assert len(str(e.value)) < 200
+
+
+def test_an_address_is_no_path(tmp_path):
+  with pytest.raises(UserError, match='row 3 is an address.*to a file'):
+    reading.image_source('https://host/a.png', tmp_path, 'row 3')
+  assert reading.image_source('data/a.png', tmp_path, '') is not None
