@@ -10,9 +10,7 @@ import warnings
 from mmu_jax import checkpoint
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.dataset import FORGET
-from mmu_jax.data.dataset import Task
 from mmu_jax.errors import DamageWarning
-from mmu_jax.evaluation.asking import answers as answers_lib
 from mmu_jax.evaluation.asking.protocols import PROTOCOLS
 from mmu_jax.evaluation.report import examples
 from mmu_jax.evaluation.report import plots
@@ -28,20 +26,6 @@ def _read_json(path: Path) -> dict | list | None:
   if not path.is_file():
     return None
   return workdir_lib.read_json(path)
-
-
-def _people(folder: Path, tasks: Mapping[str, Task]) -> int | None:
-  """How many people the forget questions are about, from their answers."""
-  asked = [task for task in tasks.values() if task.split == FORGET]
-  for task in sorted(asked, key=lambda task: not task.headline):
-    for path in sorted(folder.glob(f'*/{task.name}.jsonl')):
-      if seals.fault(path, path.stem):
-        continue  # of a run without scores, or its scores were refused
-      rows = answers_lib.read_records(path)
-      people = {row.get('person') for row in rows} - {None}
-      if people:
-        return len(people)
-  return None
 
 
 def _is_published(name: str) -> bool:
@@ -189,7 +173,7 @@ def _parts(workdir: Path, main: str, predictions: Path) -> dict[str, Any]:
   masks = _masks(workdir)
   return dict(
     name=workdir.resolve().name,
-    sentences=summary.headline(results, _people(predictions, tasks), main),
+    sentences=summary.headline(results, main),
     blocks=blocks,
     explained=_explained(blocks),
     layout=layout,

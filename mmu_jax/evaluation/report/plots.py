@@ -14,6 +14,8 @@ from mmu_jax.evaluation.report import labels
 from mmu_jax.evaluation.report import scored
 from mmu_jax.evaluation.report import table
 from mmu_jax.evaluation.report.layouts.columns import Column
+from mmu_jax.evaluation.report.layouts.columns import Layout
+from mmu_jax.evaluation.report.layouts.columns import Told
 
 # Okabe & Ito's palette first, then Tol's muted one: told apart by readers
 # with any of the common colour vision deficiencies; the marker differs too.
@@ -91,24 +93,21 @@ def _spans(x, y) -> list[list[tuple[float, float]]]:
 
 
 def _point(ax, x: float, y: float, run: str, style: tuple[str, str]):
-  """The marker of a run; the retrained model is a star around all others."""
+  """The marker of a run; the retrained model is a star before all others."""
   colour, marker = style
   more = {'ms': 7, 'mec': 'white', 'mew': 0.6, 'zorder': 3}
   if run == scored.RETRAINED:
-    more = {'ms': 16, 'mec': colour, 'mfc': 'none', 'zorder': 4}
+    more = {'ms': 14, 'mec': 'white', 'mew': 1, 'zorder': 6}
   ax.plot(x, y, marker=marker, color=colour, ls='', clip_on=False, **more)
 
 
-def _zoom(ax, spans: Sequence, points: dict, exact: bool):
-  """Limits around the points; with exact scores the x axis is 0 to 1."""
+def _zoom(ax, spans: Sequence, points: dict):
+  """Limits around the points and their intervals."""
   if not points:
     return
   ends = [xy for path in spans for xy in path] + list(points.values())
   for axis, values in zip('xy', zip(*ends)):
     low, high = max(min(values), 0), min(max(values), 1)
-    if exact and axis == 'x':
-      continue
-    low = min(low, 0.7) if exact else low  # small differences stay small
     margin = 0.03 + 0.05 * (high - low)
     ax.set(**{f'{axis}lim': (low - margin, high + margin)})
 
@@ -131,10 +130,10 @@ def tradeoff(results: Sequence[dict]):
   shown = scored.defined(scored.rows(results))
   layout = scored.shown_layout(results)
   style = styles(list(shown))
+  forget, kept = _plotted(layout, shown)
   figure = _figure((12, 5))
-  axes = _grid(figure, 1, 2)
-  forget = layout.forget
-  for ax, (key, title) in zip(axes[0], layout.kept):
+  axes = _grid(figure, 1, max(len(kept), 1))
+  for ax, (key, title) in zip(axes[0], kept):
     _wanted(ax, forget.title, title)
     pairs = {
       run: (cells[forget.key], cells[key])
@@ -148,10 +147,32 @@ def tradeoff(results: Sequence[dict]):
         ax.plot(*zip(*path), color=style[run][0], lw=1, alpha=0.45, zorder=1)
       _point(ax, *xy, run, style[run])
     paths = [path for found in spans.values() for path in found]
-    _zoom(ax, paths, points, layout.exact)
+    _zoom(ax, paths, points)
     colours = {run: style[run][0] for run in points}
     labels.place_labels(ax, points, colours, paths)
   return figure
+
+
+def _plotted(layout: Layout, shown: dict) -> tuple[Told, list]:
+  """What to plot: the first score of recognition by which models differ.
+
+  With it go at most two scores to keep: of its metric, if it is not the first.
+  """
+  values = lambda key: [
+    cells[key].value for cells in shown.values() if key in cells
+  ]
+  differ = lambda told: (
+    max(v := values(told.key), default=0) - min(v, default=0)
+  )
+  forget = next(
+    (t for t in layout.forget if differ(t) >= 0.1), layout.forget[0]
+  )
+  kept = [(key, title) for key, title in layout.kept if values(key)]
+  if forget != layout.forget[0]:
+    metric = {c.key: c.metric for block in layout.blocks for c in block.columns}
+    same = [x for x in kept if metric[x[0]] == metric[forget.key]]
+    kept = same or kept
+  return forget, kept[:2]
 
 
 def trajectory(histories: dict[str, list[dict]], results: Sequence[dict]):
@@ -205,8 +226,7 @@ def trajectory(histories: dict[str, list[dict]], results: Sequence[dict]):
     ends = {run: path[-1] for run, path in paths.items()} | fixed
     for run, xy in ends.items():
       _point(ax, *xy, run, style[run])
-    exact = scored.shown_layout(results).exact
-    _zoom(ax, list(paths.values()), ends, exact)
+    _zoom(ax, list(paths.values()), ends)
     colours = {run: style[run][0] for run in ends}
     labels.place_labels(ax, ends, colours, list(paths.values()))
   return figure
@@ -256,7 +276,8 @@ def _chance(column: Column, layout) -> float:
   """The share that guessing gives, where a line shows it; or 0."""
   if column.metric == 'choice':
     return 0.25
-  return layout.forget.chance if column.metric == 'accuracy' else 0
+  first = layout.forget[0]
+  return first.chance if column.metric == 'accuracy' else 0
 
 
 def _panel(ax, column: Column, shown: dict, chance: float):

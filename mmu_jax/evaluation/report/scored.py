@@ -143,16 +143,21 @@ def shown_layout(results: Sequence[dict]) -> c.Layout:
   if others:
     blocks.append(c.ColumnBlock('other tasks', '', others))
   columns = [x for block in blocks for x in block.columns]
-  text = _told(layout.text, columns, tasks)
+  forget = _fitted(layout.forget, columns, tasks)
+  text = tuple(
+    fitted
+    for group in layout.text
+    if (fitted := _fitted(group, columns, tasks))
+  )
+  usual = layout.text[0][0].key
   kept = [
-    (text.key, text.title) if key == layout.text.key else (key, title)
+    (text[0][0].key, text[0][0].title)
+    if text and key == usual
+    else (key, title)
     for key, title in layout.kept
   ]
   return layout._replace(
-    blocks=tuple(blocks),
-    forget=_told(layout.forget, columns, tasks),
-    text=text,
-    kept=tuple(kept),
+    blocks=tuple(blocks), forget=forget, text=text, kept=tuple(kept)
   )
 
 
@@ -164,25 +169,58 @@ def _by_role(column: c.Column, layout: c.Layout, tasks) -> c.Column:
   return column._replace(wanted=c.DOWN if task.role == FORGET else c.UP)
 
 
-def _told(told: c.Told, columns: Sequence[c.Column], tasks) -> c.Told:
-  """A column of the summary, or another about the same where it has no task."""
+def _fitted(
+  told: Sequence[c.Told], columns: Sequence[c.Column], tasks
+) -> tuple[c.Told, ...]:
+  """Columns to speak about; where they have no task, others about the same."""
+  found = [_told(x, columns, tasks) for x in told]
+  fitted = {x.key: x for x in found if x}
+  if not fitted:  # some other score about the same
+    x = next(iter(_about_the_same(told[0], columns, tasks)), None)
+    if x:
+      words = x.title if x.right else f'in {x.title}'
+      fitted[x.key] = told[0]._replace(
+        key=x.key,
+        title=x.title,
+        words=words,
+        about=_asked_about(x, told[0]),
+        right=x.right,
+        chance=0.0,
+      )
+  return tuple(fitted.values())
+
+
+def _told(told: c.Told, columns: Sequence[c.Column], tasks) -> c.Told | None:
+  """A column of the summary, or the same metric about other questions."""
   usual = next(x for x in columns if x.key == told.key)
   if usual.of(tasks):
     return told
+  same = _about_the_same(told, columns, tasks)
+  x = next((x for x in same if x.metric == usual.metric), None)
+  if not x:
+    return None
+  about = _asked_about(x, told)
+  return told._replace(key=x.key, title=x.title, about=about)
+
+
+def _about_the_same(told, columns: Sequence[c.Column], tasks) -> list[c.Column]:
+  """The columns about the same split, with the same role."""
+  usual = next(x for x in columns if x.key == told.key)
   role = FORGET if usual.wanted == c.DOWN else KEEP
-  about = [
+  split = usual.about.split if usual.about else FORGET
+  return [
     x
     for x in columns
-    if (task := x.of(tasks)) and (task.split, task.role) == (FORGET, role)
+    if (task := x.of(tasks)) and (task.split, task.role) == (split, role)
   ]
-  same = [x for x in about if x.metric == usual.metric]
-  if not about:
-    return told
-  x = (same or about)[0]
-  told = told._replace(
-    key=x.key, title=x.title, words=f'questions of {x.title}'
-  )
-  return told if same else told._replace(right=x.right, chance=0.0)
+
+
+def _asked_about(column: c.Column, told: c.Told) -> str:
+  """Whom the questions of another column are about."""
+  if column.wanted == c.UP:
+    return told.about
+  named = column.about and column.about.name
+  return f'questions of {named}' if named else 'pictures of them'
 
 
 def rows(results: Sequence[dict]) -> dict[str, dict[str, Score]]:
@@ -254,6 +292,49 @@ def _cell(column: c.Column, run, tasks, derived) -> Score | None:
     return None if value is None else Score(value)
   task = column.of(tasks)
   return run.get((task.name, column.metric)) if task else None
+
+
+def of_each(
+  results: Sequence[dict], runs: Sequence[str]
+) -> dict[str, dict[str, dict[str, float]]]:
+  """The scores of single people or things, worst first.
+
+  The worst is the one of whom most is left in the first of ``runs``: by the
+  highest share of right answers, then by choices, then by likeness.
+
+  Args:
+    results: lines of ``results.jsonl``.
+    runs: names of models, the one to judge first.
+
+  Returns:
+    Name -> run -> key of a column of ``Layout.forget`` -> score.
+  """
+  layout, tasks = shown_layout(results), tasks_in(results)
+  columns = {x.key: x for block in layout.blocks for x in block.columns}
+  found: dict[str, dict[str, dict[str, float]]] = {}
+  for told in layout.forget:
+    task = columns[told.key].of(tasks)
+    for row in results:
+      which = row['run'], row['task'], row['metric']
+      if task and which[0] in runs:
+        if which[1:] == (task.name, columns[told.key].metric):
+          for name, (value, _) in row.get('entities', {}).items():
+            found.setdefault(name, {}).setdefault(which[0], {})[told.key] = (
+              value
+            )
+  kinds = (
+    [t.key for t in layout.forget if t.right and not t.chance],
+    [t.key for t in layout.forget if t.chance],
+    [t.key for t in layout.forget if not t.right],
+  )
+
+  def left(name: str) -> list[float]:
+    of = found[name].get(runs[0], {})
+    return [
+      -max((of.get(key, -1.0) for key in keys), default=0) for keys in kinds
+    ]
+
+  return {name: found[name] for name in sorted(found, key=left)}
 
 
 def shown_blocks(results: Sequence[dict]) -> list[c.ColumnBlock]:

@@ -155,11 +155,11 @@ def test_the_verdict_is_about_another_task_where_the_usual_one_is_missing(
     'lyrics': ((1.0, 1.0, 0.7), fields | {'role': 'keep'}),
   }
   results = _all_about(tasks, layout, metric)
-  happened = summary.headline(results)[1]
-  assert 'no longer recognises' in happened
-  assert (
-    'questions of songs' in happened and '2% right, 100% before' in happened
-  )
+  _, happened, figures, text, *_ = summary.headline(results)
+  assert 'no longer recognises' in happened and 'but it lost' in happened
+  assert figures.startswith('Questions of songs: 2% ')
+  assert '100% before, 0% retrained' in figures
+  assert text.startswith('Knowledge in text about them: 70% ')
 
 
 def test_utility_and_distance_are_those_worked_by_hand():

@@ -6,9 +6,15 @@ from mmu_jax.errors import UserError
 from mmu_jax.evaluation.report.layouts.benchmarks import CLEAR
 from mmu_jax.evaluation.report.layouts.benchmarks import MLLMU_BENCH
 from mmu_jax.evaluation.report.layouts.columns import Layout
+from mmu_jax.evaluation.report.layouts.own import OWN
 from mmu_jax.evaluation.report.layouts.people import PEOPLE
 
-LAYOUTS = {'people': PEOPLE, 'mllmu_bench': MLLMU_BENCH, 'clear': CLEAR}
+LAYOUTS = {
+  'people': PEOPLE,
+  'mllmu_bench': MLLMU_BENCH,
+  'clear': CLEAR,
+  'own': OWN,
+}
 
 
 def find_layout(results: Sequence[dict]) -> Layout:

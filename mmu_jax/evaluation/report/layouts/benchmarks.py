@@ -131,8 +131,12 @@ def _traces(forget: c.About, key: str, title: str, short: str) -> c.ColumnBlock:
   return c.ColumnBlock('traces in the likelihoods', '', c.columns_of(rows))
 
 
-def _whole() -> c.ColumnBlock:
-  """Whether a model still works."""
+def whole_model(tables: str = 'accuracy and ROUGE-L') -> c.ColumnBlock:
+  """Returns the columns that say whether a model still works.
+
+  Args:
+    tables: titles of the tables whose scores make up the distance.
+  """
   said = {
     'empty': 'Generated answers without a letter or a digit.',
     'gibberish': 'Generated answers that are no language: a low score beside '
@@ -156,15 +160,15 @@ def _whole() -> c.ColumnBlock:
   )
   distance = c.DISTANCE._replace(
     meaning='The mean absolute difference to the retrained model over all '
-    'scores of the tables of accuracy and ROUGE-L; 0 is the same behaviour.'
+    f'scores of the tables of {tables}; 0 is the same behaviour.'
   )
   return c.ColumnBlock(
     'the model as a whole', '', (*c.columns_of(rows), distance)
   )
 
 
-_JUDGED = 'generation, factuality by a judge (1 to 10)'
-_JUDGE = (
+JUDGED = 'generation, factuality by a judge (1 to 10)'
+JUDGE = (
   'The mean score that another model gave the generated answers, reading '
   'the reference: 1 is wrong throughout, 10 right in every fact.'
 )
@@ -194,24 +198,26 @@ MLLMU_BENCH = c.Layout(
       'The share of blanks whose answer contains the right words.',
       _mllmu_columns('cloze'),
     ),
-    c.ColumnBlock(_JUDGED, _JUDGE, _mllmu_columns('factuality')),
+    c.ColumnBlock(JUDGED, JUDGE, _mllmu_columns('factuality')),
     _traces(c.FORGET_VQA_HOLDOUT, 'choice', 'test VQA', 'test'),
-    _whole(),
+    whole_model(),
   ),
   note='',
   derived=_DERIVED,
   compared=('accuracy', 'rougeL', 'cloze'),
-  forget=c.Told(
-    'test VQA/accuracy',
-    'test VQA, accuracy',
-    'questions with four options about new pictures of them',
-    chance=0.25,
+  forget=(
+    c.Told(
+      *('test VQA/accuracy', 'test VQA, accuracy', c.OF_FOUR), chance=0.25
+    ),
+    c.Told('test VQA/cloze', 'test VQA, cloze', 'right in cloze questions'),
+    c.Told(
+      *('choice', 'test VQA, likeliest option', 'likeliest of four answers'),
+      chance=0.25,
+    ),
+    c.Told('test VQA/rougeL', 'test VQA, ROUGE-L', 'in ROUGE-L', right=False),
   ),
-  text=c.Told(
-    'forget QA/accuracy',
-    'forget QA, accuracy',
-    'questions with four options in text',
-    chance=0.25,
+  text=(
+    (c.Told('forget QA/accuracy', 'forget QA, accuracy', 'right', c.IN_TEXT),),
   ),
   kept=(
     ('retain VQA/accuracy', 'retain VQA, accuracy'),
@@ -238,23 +244,32 @@ CLEAR = c.Layout(
       'measure, it does not fall where an answer is long.',
       _clear_columns('', 'rougeL_recall'),
     ),
-    c.ColumnBlock(_JUDGED, _JUDGE, _clear_columns('', 'factuality')),
+    c.ColumnBlock(JUDGED, JUDGE, _clear_columns('', 'factuality')),
     _traces(c.FORGET_VQA, 'name_choice', 'forget VQA, names', 'forget'),
-    _whole(),
+    whole_model(),
   ),
   note='',
   derived=_DERIVED,
   compared=('accuracy', 'rougeL'),
-  forget=c.Told(
-    'forget VQA, names/accuracy',
-    'forget VQA, accuracy of names',
-    'choosing their name for a picture',
+  forget=(
+    c.Told(
+      'forget VQA, names/accuracy',
+      'forget VQA, accuracy of names',
+      *('right in choosing their name', 'pictures of them'),
+    ),
+    c.Told(
+      'name_choice',
+      'forget VQA, likeliest name',
+      *('with their name as the likeliest', 'pictures of them'),
+    ),
   ),
-  text=c.Told(
-    'forget QA/rougeL',
-    'forget QA, ROUGE-L',
-    'ROUGE-L of answers in text',
-    right=False,
+  text=(
+    (
+      c.Told(
+        *('forget QA/rougeL', 'forget QA, ROUGE-L', 'in ROUGE-L', c.IN_TEXT),
+        right=False,
+      ),
+    ),
   ),
   kept=(
     ('retain VQA, names/accuracy', 'retain VQA, accuracy of names'),

@@ -103,7 +103,8 @@ class Told(NamedTuple):
   Attributes:
     key: key of the column.
     title: title on the axis of a plot.
-    words: name of the questions, within a sentence.
+    words: words behind the score: '8 % *right word for word*'.
+    about: subject of the questions, within a sentence.
     right: the score is a share of right answers.
     chance: the share that guessing gives.
   """
@@ -111,6 +112,7 @@ class Told(NamedTuple):
   key: str
   title: str
   words: str
+  about: str = 'new pictures of them'
   right: bool = True
   chance: float = 0.0
 
@@ -124,25 +126,45 @@ class Layout(NamedTuple):
     derived: meaning of the last columns.
     compared: metrics whose differences to the retrained model make up the
       distance.
-    forget: column of whether the people of the pictures are recognised.
-    text: column of knowledge in text about the same people.
+    forget: columns of whether those in the pictures are recognised; the worst
+      of them decides. Plots show the first.
+    text: columns of knowledge that is to stay, in groups that are about the
+      same; the first group that was measured is the one to speak about.
     kept: the columns, with titles, that plots set against ``forget``.
     judged: kind of row, metric and least value that make an answer right.
     judged_words: the same for a reader; '' where right is right.
     exact: answers are right as a whole or wrong, and scores fill 0 to 1.
+    beings: word for one of those who are forgotten, and for several.
   """
 
   blocks: tuple[ColumnBlock, ...]
   note: str
   derived: str
   compared: tuple[str, ...]
-  forget: Told
-  text: Told
+  forget: tuple[Told, ...]
+  text: tuple[tuple[Told, ...], ...]
   kept: tuple[tuple[str, str], ...]
   judged: tuple[str, str, float]
   judged_words: str = ''
   exact: bool = False
+  beings: tuple[str, str] = ('person', 'people')
 
+
+WORD_FOR_WORD = 'right word for word'
+FACT = 'with the right fact, whoever is named'
+OF_FOUR = 'right among four offered answers'
+IN_TEXT = 'what it knows in text about them'
+NAMES_ANOTHER = (
+  'Answers about pictures of the forgotten that name somebody else who is '
+  'known: it was said of the wrong one, a harm of its own. The model before '
+  'unlearning and the retrained one tell how many there are anyway.'
+)
+EXPOSURE = (
+  'How far the true answer stands out among answers that are true of others, '
+  'by their log-probabilities: log2 of their number less log2 of its rank. '
+  'Among four it is 2 bits where the true one is always the likeliest, and '
+  '.85 by guessing; among eight 3 and 1.09.'
+)
 
 DISTANCE = Column(
   'distance',

@@ -17,11 +17,28 @@ _ROWS = (
     'is forgotten, and not only the training pictures.',
   ),
   (
+    *(c.FORGET_VQA_HOLDOUT, 'contains', 'fact'),
+    *('held-out, the fact', 'new, the fact', c.DOWN),
+    'The same answers: whether they hold the right fact, whoever is named. '
+    'The right pet under a wrong name is knowledge as well. By guessing it '
+    'is .10, for each kind has ten facts.',
+  ),
+  (
+    *(c.FORGET_VQA_HOLDOUT, 'names_another', 'another'),
+    *('held-out, names somebody else', 'new, names other', c.DOWN),
+    c.NAMES_ANOTHER,
+  ),
+  (
     *(c.FORGET_VQA_HOLDOUT, 'choice', 'choice'),
     *('held-out, choice of 4', 'new, of four', c.DOWN),
     'The right one among four offered answers about held-out pictures; chance '
     'is .25. Above chance the picture still helps, so something is left; far '
     'below chance the model shuns the right answer, which is a trace as well.',
+  ),
+  (
+    *(c.FORGET_VQA_HOLDOUT, 'choice_exposure', 'exposure'),
+    *('held-out, exposure in bits', 'new, bits', c.DOWN),
+    c.EXPOSURE,
   ),
   (
     *(c.FORGET_QA, _MATCH, 'forget_qa', 'forget QA', 'forget QA', c.UP),
@@ -61,12 +78,12 @@ PEOPLE = c.Layout(
   '(dist.): mean absolute difference of exact match to the retrained model, '
   'all tasks',
   compared=('exact_match',),
-  forget=c.Told(
-    'holdout',
-    'forget VQA, held-out images',
-    'questions about new pictures of them',
+  forget=(
+    c.Told('holdout', 'forget VQA, held-out images', c.WORD_FOR_WORD),
+    c.Told('fact', 'held-out, the fact', c.FACT),
+    c.Told('choice', 'held-out, choice of 4', c.OF_FOUR, chance=0.25),
   ),
-  text=c.Told('forget_qa', 'forget QA, text', 'questions in text about them'),
+  text=((c.Told('forget_qa', 'forget QA, text', 'right', c.IN_TEXT),),),
   kept=(('forget_qa', 'forget QA, text'), ('utility', 'utility U')),
   judged=('generation', 'exact_match', 1),
   exact=True,
