@@ -6,6 +6,8 @@ The file is JSONL (UTF-8, an object a line) or parquet, with these columns:
     for a row in text;
 `person`: who is asked about: scores are averaged over people;
 `split`: `forget`, `retain` (the default), `holdout`, `real`;
+`fact`: the part of the answer that counts, by default all of it;
+`options`: answers to choose from, the right one among them;
 `id`: a name of the row; by default it is made of everything in the row.
 
   mmu data check people.jsonl

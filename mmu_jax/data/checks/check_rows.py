@@ -251,6 +251,8 @@ def _clear(row, where, config, role) -> Entry:
 def _own(row, where) -> Entry:
   """A row of own data."""
   fields.check_form(row, own.FORM, where)
+  own.read_fact(row, where)
+  own.read_options(row, where)
   split = row.get('split') or 'retain'
   problem = (
     ''

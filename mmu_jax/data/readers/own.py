@@ -18,19 +18,23 @@ from mmu_jax.data.encoding import small
 from mmu_jax.data.readers import fields
 from mmu_jax.data.readers import parquet
 from mmu_jax.data.readers import reading
+from mmu_jax.data.rng import named_rng
+from mmu_jax.data.row import CLASSIFICATION
 from mmu_jax.data.row import Row
 from mmu_jax.errors import UserError
 
 COLUMNS = ('question', 'answer')
-OPTIONAL = ('image', 'person', 'split', 'id')
+OPTIONAL = ('image', 'person', 'split', 'id', 'fact', 'options')
 FORM = {
   'question': fields.WORDS,
   'answer': fields.WORDS,
   'person': fields.WORDS,
   'split': fields.TEXT,
   'id': fields.WORDS,
+  'fact': fields.WORDS,
 }
 SPLITS = ('forget', 'retain', 'holdout', 'real')
+_OTHERS = 7  # answers of others that a true one is ranked among, at most
 
 
 def make_own(
@@ -51,8 +55,11 @@ def make_own(
       ``person`` (who is asked about), ``split``: ``forget``, ``retain``
       (the default), ``holdout`` (other pictures of who is forgotten) or
       ``real`` (what has nothing to do with them); the last two are scored
-      and not trained on. ``id``, or else all that a row says and shows, is
-      its key, so that rows may be added and moved.
+      and not trained on. ``fact`` is the part of the answer that counts (by
+      default all of it), ``options`` a list of answers to choose from, the
+      right one among them (or such a list as JSON text). ``id``, or else all
+      that a row says and shows, is its key, so that rows may be added and
+      moved.
     retain_rows: largest number of retain questions of each modality that are
       scored; 0 for all.
     processor: '' for the checkpoint's; ``'small'``: see ``small``.
@@ -62,13 +69,15 @@ def make_own(
   Returns:
     A ``Dataset`` with the splits ``vqa/forget``, ``vqa/retain``,
     ``qa/forget``, ``qa/retain``, and a task for every split and modality that
-    has rows.
+    has rows. A row with options is asked twice: in words, and as a
+    choice. Questions about pictures to forget are ranked among the answers to
+    the same question about others, see ``metrics.exposure``.
 
   Raises:
     FileNotFoundError: if there is no such file.
     ValueError: if it is neither, not in UTF-8, or a row has no question or
       answer, an unknown split, a column of another form, an image outside,
-      or the id of another row.
+      a fact or options without the answer, or the id of another row.
   """
   path = pathlib.Path(path)
   pictures = reading.Pictures()
@@ -93,10 +102,14 @@ def make_own(
     if found:
       task = reading.task_name(split, kind)
       asked = [r._replace(key=f'{task}/{r.key}') for r in found]
+      if kind == 'vqa' and split in ('forget', 'holdout'):
+        told = [r for (_, k), each in rows.items() if k == kind for r in each]
+        asked = _among_others(asked, told, seed)
       most = retain_rows if split == 'retain' else 0
+      asked = [form for row in asked for form in _forms(row)]
       scored[split, kind] = reading.thin(asked, most, seed)
   train = {
-    f'{kind}/{split}': found
+    f'{kind}/{split}': [row._replace(options=()) for row in found]
     for (split, kind), found in rows.items()
     if split in ('forget', 'retain')
   }
@@ -105,7 +118,34 @@ def make_own(
     reading.make_tasks(scored),
     names,
     small.choose(processor, rows.values()),
+    layout='own',
   )
+
+
+def _forms(row: Row) -> list[Row]:
+  """A row as it is asked: in words, and with options as a choice, too."""
+  said = row._replace(options=())
+  if not row.options:
+    return [said]
+  key = f'{row.key}/choice'
+  return [said, row._replace(key=key, task=CLASSIFICATION, perturbed=())]
+
+
+def _among_others(asked: list[Row], told: list[Row], seed: int) -> list[Row]:
+  """Rows with some of the answers to the same question about others."""
+  plain = lambda row: ' '.join(row.question.lower().split())
+  said: dict[str, dict[str, set[str | None]]] = {}
+  for row in told:  # who has which answer to which question
+    answers = said.setdefault(plain(row), {})
+    answers.setdefault(row.answer, set()).add(row.person)
+  found = []
+  for row in asked:
+    answers = said[plain(row)].items() if row.person else ()
+    others = [a for a, who in answers if not who & {row.person, None}]
+    order = named_rng(seed, 'others', row.key).permutation(len(others))
+    chosen = tuple(others[i] for i in sorted(order[:_OTHERS]))
+    found.append(row._replace(perturbed=chosen))
+  return found
 
 
 def records(
@@ -220,15 +260,65 @@ def _row(record, where, folder, pictures, outside) -> tuple[str, Row]:
       )
   image = record.get('image')
   picture = pictures.get(image, folder, where, outside=outside)
-  person, answer = record.get('person'), str(record['answer']).strip()
+  person = record.get('person')
   return split, Row(
     key='',
     question=str(record['question']).strip(),
-    answer=answer,
-    fact=answer,
+    answer=str(record['answer']).strip(),
+    fact=read_fact(record, where),
     picture=picture,
     person=None if reading.is_blank(person) else str(person),
+    options=read_options(record, where),
   )
+
+
+def read_fact(record: Mapping[str, Any], where: str) -> str:
+  """Returns the part of an answer that counts; all of it by default.
+
+  Args:
+    record: columns of the row.
+    where: place of the row, for the message.
+
+  Raises:
+    ValueError: if it is no part of the answer.
+  """
+  answer, fact = str(record['answer']).strip(), record.get('fact')
+  fact = answer if reading.is_blank(fact) else str(fact).strip()
+  if fact.lower() not in answer.lower():
+    raise UserError(
+      f'fact is the part of the answer that counts, word for word; {fact!r} of '
+      f'{where} is not in {answer!r}. Change one of them, or leave it out.'
+    )
+  return fact
+
+
+def read_options(record: Mapping[str, Any], where: str) -> tuple[str, ...]:
+  """Returns the answers that a row lets choose from, () if it has none.
+
+  Args:
+    record: columns of the row; its options are a list, or one as JSON text.
+    where: place of the row, for the message.
+
+  Raises:
+    ValueError: if they are no list of different texts with the answer.
+  """
+  given = record.get('options')
+  if isinstance(given, str):
+    given = parquet.parse_json(given, f'options of {where}') if given else None
+  if given is None:
+    return ()
+  fields.check_form({'options': given}, {'options': [fields.WORDS]}, where)
+  words = [option for option in given if not reading.is_blank(option)]
+  options = tuple(str(option).strip() for option in words)
+  answer = str(record['answer']).strip()
+  differ = len(set(options)) == len(given)
+  if not (differ and 2 <= len(given) <= 26 and answer in options):
+    raise UserError(
+      f'options are 2 to 26 different texts, the answer among them word for '
+      f'word; those of {where} are {list(given)} and its answer is '
+      f'{answer!r}. Repair the row, or leave its options out.'
+    )
+  return options
 
 
 def id_of(record: Mapping[str, Any], where: str) -> str:
@@ -264,6 +354,8 @@ def _key(record, split, row, where, places) -> str:
     )
   if not key:
     said = [split, row.question, row.answer, row.person, row.picture_key]
+    said += [row.options] if row.options else []
+    said += [row.fact] if row.fact != row.answer else []
     digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
     key, number = digest, 1
     while key in places:

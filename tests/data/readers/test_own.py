@@ -314,3 +314,71 @@ def test_own_data_that_never_end_are_not_opened(tmp_path, name):
   for path in (tmp_path / name, '/dev/zero'):
     with pytest.raises(UserError, match='must be a file'):
       datasets.load('own', 0, path=path)
+
+
+def test_a_row_with_options_is_asked_in_words_and_as_a_choice(path):
+  row = ROWS[0] | dict(answer='Ana Ruiz.', fact='Ruiz')
+  options = ['Ana Ruiz.', 'Ben Ray.', 'Cleo Day.']
+  for given in (options, json.dumps(options)):
+    _write(path, row | dict(options=given), *ROWS[1:])
+    data = datasets.load('own', 0, path=path)
+    said, chosen = data.tasks['forget_vqa'].rows
+    assert (said.task, said.options) == ('generation', ())
+    assert (chosen.task, chosen.options) == ('classification', tuple(options))
+    assert said.key != chosen.key and said.fact == chosen.fact == 'Ruiz'
+    (learnt,) = data.train['vqa/forget']
+    assert learnt.options == () and data.layout == 'own'
+
+
+@pytest.mark.parametrize(
+  'more, message',
+  [
+    (dict(fact='Oslo'), "line 1 of own.jsonl.* is not in 'Ana Ruiz.'"),
+    (dict(options=['Ben Ray.', 'Cleo Day.']), 'the answer among them'),
+    (dict(options=['Ana Ruiz.', 'Ana Ruiz.']), '2 to 26 different texts'),
+    (dict(options=['Ana Ruiz.']), '2 to 26 different texts'),
+    (dict(options=['Ana Ruiz.', '']), 'different texts'),
+    (dict(options=['Ana Ruiz.', None]), r'options\[1\]|different texts'),
+    (
+      dict(options='Ana Ruiz.|Ben Ray.'),
+      'options of line 1 of .* must be JSON',
+    ),
+    (dict(options={'A': 'Ana Ruiz.'}), 'options of line 1.*is a list'),
+    (dict(options=3), 'options of line 1.*is a list'),
+    (dict(fact=True), 'fact of line 1.*text or a number'),
+  ],
+)
+def test_a_fact_or_options_without_an_answer_are_refused(path, more, message):
+  _write(path, dict(question='Who?', answer='Ana Ruiz.') | more)
+  with pytest.raises(UserError, match=message):
+    datasets.load('own', 0, path=path)
+  assert check.check(path).failed
+
+
+def test_what_is_forgotten_is_ranked_among_answers_about_others(path):
+  """The same question, whatever its case; other people; at most seven."""
+  who = lambda i, **more: dict(
+    image=f'{"abc"[i % 3]}.jpg',
+    question='who?',
+    answer=f'It is {i}.',
+    person=f'p{i}',
+    **more,
+  )
+  asked = [who(0, split='forget') | dict(question='Who?')]
+  asked += [who(0, split='holdout') | dict(question='WHO?')]
+  others = [who(i) for i in range(1, 12)]
+  no_others = [
+    who(0, split='forget') | dict(question='Which pet?'),
+    who(0) | dict(answer='Another answer about the same.'),
+    dict(question='Who?', answer='In text.', person='p9'),
+    dict(image='a.jpg', question='Who?', answer='Nobody knows.'),
+  ]
+  _write(path, *asked, *others, *no_others)
+  data = datasets.load('own', 0, path=path)
+  answers = {row['answer'] for row in others}
+  for task in ('forget_vqa', 'forget_vqa_holdout'):
+    row = data.tasks[task].rows[0]
+    assert len(set(row.perturbed)) == 7 and set(row.perturbed) < answers
+  assert data.tasks['forget_vqa'].rows[1].perturbed == ()
+  assert not any(row.perturbed for row in data.tasks['retain_vqa'].rows)
+  assert not any(r.perturbed for rows in data.train.values() for r in rows)
