@@ -122,7 +122,7 @@ _PART: Table = {
   'weight': (_POSITIVE, 'factor of the loss of these rows'),
 }
 _OPTIMIZER: Table = {
-  'name': (TEXT, 'hf_adamw, adamw, sgd, lion, adafactor, or your own'),
+  'name': (TEXT, 'key of optimizer.OPTIMIZERS, as hf_adamw or adamw'),
   'b1': (_SHARE, 'decay of the mean of gradients'),
   'b2': (_SHARE, 'decay of the mean of squared gradients'),
   'eps': (_POSITIVE, 'added to the root of a mean square'),

@@ -108,7 +108,7 @@ def fit(
     probe_every: rounds between probes.
 
   Returns:
-    The final parameters.
+    The final parameters, see ``step.evaluated``.
 
   Raises:
     ValueError: before compiling, if the plan is incomplete or the newest
@@ -125,8 +125,10 @@ def fit(
     plan, like, start, folder / RUNNING, title, note
   )
   log = Log(folder, first, logged)
+  strict = all(turn.masked for turn in plan.turns)
+  kept_of = lambda s: step_lib.evaluated(s, plan.mask if strict else None)
   if probe is not None and not first:
-    log.write({'round': 0, 'probe': probe(state.params)})
+    log.write({'round': 0, 'probe': probe(kept_of(state))})
   bar = progress.track(
     range(first, plan.rounds), title, initial=first, total=plan.rounds
   )
@@ -147,7 +149,7 @@ def fit(
           log.write({'round': done, **row})
         bar.set_postfix({row['turn']: f'{row["loss"]:.3f}' for row in rows})
       if probe is not None and due(probe_every):
-        log.write({'round': done, 'probe': probe(state.params)})
+        log.write({'round': done, 'probe': probe(kept_of(state))})
       stop = preemption.requested(done)
       kept = keep_every and done % keep_every == 0
       if due(save_every) or kept or stop:
@@ -158,12 +160,13 @@ def fit(
       if stop:
         series.wait()
         raise preemption.Preempted(f'{title}: saved after round {saved}')
-  content = checkpoint.digest(state.params)
+  params = kept_of(state)
+  content = checkpoint.digest(params)
   log.close(title, content)
   made = {**note, 'rounds': plan.rounds, 'content': content}
-  checkpoint.save(folder / FINAL, state.params, made)
+  checkpoint.save(folder / FINAL, params, made)
   distributed.first(clear, folder / RUNNING, keep_every)
-  return state.params
+  return params
 
 
 def _begin(plan, like, start, folder, title, note):

@@ -15,6 +15,7 @@ OPTIMIZERS = {
   'sgd': optax.sgd,
   'lion': optax.lion,
   'adafactor': optax.adafactor,
+  'schedule_free_adamw': optax.contrib.schedule_free_adamw,
 }
 
 

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from mmu_jax import gradients
+from mmu_jax import masks
 from mmu_jax import sharding
 from mmu_jax import transforms
+from mmu_jax.errors import UserError
 from mmu_jax.methods import answer_weight
 from mmu_jax.methods import descend
 from mmu_jax.methods import Turn
@@ -44,6 +46,39 @@ def init(
       moments go where the parameters are.
   """
   return sharding.constrain(TrainState(params, tx.init(params)), rules)
+
+
+def evaluated(state: TrainState, mask: Mask = None) -> Params:
+  """Returns the parameters of a state to evaluate and to keep.
+
+  With a schedule-free optimizer (``optax.contrib.schedule_free``) they are not
+  the ones that it steps from, but the mean that it keeps beside them. With any
+  other optimizer they are the parameters of the state.
+
+  Args:
+    state: state of a run.
+    mask: bool or packed tree of the weights that any turn may change; None for
+      all. The others keep their bits, as a mean of equal numbers may not.
+
+  Raises:
+    ValueError: if there are several schedule-free optimizers.
+  """
+  is_free = lambda x: isinstance(x, optax.contrib.ScheduleFreeState)
+  inner = jax.tree.leaves(state.opt_state, is_leaf=is_free)
+  found = [x for x in inner if is_free(x)]
+  if not found:
+    return state.params
+  if len(found) > 1:
+    raise UserError(
+      'a run has at most one schedule-free optimizer, whose mean is '
+      f'kept; got {len(found)}. Put schedule_free around all of them.'
+    )
+  mean = optax.contrib.schedule_free_eval_params(found[0], state.params)
+  mean = jax.tree.map(lambda x, p: x.astype(p.dtype), mean, state.params)
+  if mask is None:
+    return mean
+  mask = masks.unpack(mask, state.params)
+  return jax.tree.map(jnp.where, mask, mean, state.params)
 
 
 def abstract_state(

@@ -1,6 +1,7 @@
 """The loop: what it refuses, what it writes, and that a kill is harmless."""
 
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -12,6 +13,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import toy
 
@@ -179,6 +181,51 @@ def test_the_final_parameters_are_there_and_checkpoints_are_gone(tmp_path):
     'params',
     'timing.jsonl',
   ]
+
+
+def _mean(params, plan, mask=None):
+  """Evaluation parameters of a schedule-free run, by optax alone."""
+  tx = optax.contrib.schedule_free_adamw(1e-2, b1=0.8)
+
+  @jax.jit
+  def step(at, state, batch):
+    grads = jax.grad(toy.loss)(at, batch)
+    if mask is not None:
+      grads = jax.tree.map(jnp.multiply, grads, mask)
+    updates, state = tx.update(grads, state, at)
+    return optax.apply_updates(at, updates), state
+
+  at, state = params, jax.jit(tx.init)(params)
+  for number in range(plan.rounds):
+    at, state = step(at, state, plan.streams['retain'](number))
+  return optax.contrib.schedule_free_eval_params(state, at), at
+
+
+@pytest.mark.parametrize('masked', [False, True])
+def test_a_schedule_free_run_keeps_and_shows_its_mean(masked, tmp_path):
+  """Not the point that it steps from; frozen weights keep their bits."""
+  params = toy.params(3)
+  mask = toy.random_mask(params, 3) if masked else None
+  params = toy.plant_fragile(params, mask) if masked else params
+  turns = methods.finetune('retain')
+  plan = _plan(
+    tuple(turn._replace(masked=masked) for turn in turns),
+    tx=optimizer.build('schedule_free_adamw', b1=0.8, clip_norm=math.inf),
+    mask=mask,
+  )
+  seen = []
+  probe = lambda p: seen.append(p) or {'x': 0.0}
+  final = _fit(plan, params, tmp_path, probe=probe, probe_every=6, save_every=4)
+  want, steps_from = _mean(params, plan, mask)
+  assert toy.relative_error(final, want) < 1e-5
+  assert toy.relative_error(steps_from, want) > 1e-3
+  kept = checkpoint.restore(tmp_path / loop.FINAL, params)
+  assert _bytes(kept.tree) == _bytes(final) == _bytes(seen[-1])
+  assert kept.note['content'] == checkpoint.digest(final)
+  assert toy.relative_error(seen[0], params) < 1e-6
+  if masked:
+    assert toy.frozen_bits_kept(params, final, mask)
+    assert toy.frozen_bits_kept(params, seen[0], mask)
 
 
 def test_the_log_has_probes_and_every_turn(tmp_path):
