@@ -59,13 +59,6 @@ class Row(_Fields):
     paraphrase: the answer in other words, for truth ratios; '' if there is
       none.
     perturbed: wrong answers of the same form, for truth ratios.
-
-  Example:
-    >>> import numpy as np
-    >>> pixels = np.zeros((2, 2, 3), np.uint8)
-    >>> row = Row('r1', 'Who?', 'Ana.', 'Ana', image=pixels, image_key='ana')
-    >>> row.picture_key  # as with picture=Picture('ana', pixels)
-    'ana'
   """
 
   __slots__ = ()

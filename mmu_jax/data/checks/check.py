@@ -8,6 +8,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
+from mmu_jax import inputs
 from mmu_jax.data.checks import check_rows
 from mmu_jax.data.checks.counts import Count
 from mmu_jax.data.checks.counts import count_parts
@@ -67,7 +68,7 @@ def check(folder: str | os.PathLike) -> Report:
   Raises:
     FileNotFoundError: if there is nothing.
   """
-  folder = pathlib.Path(folder)
+  folder = pathlib.Path(folder).expanduser()
   _check_there(folder)
   path = check_rows.own_file(folder)
   look = Survey(folder)
@@ -117,9 +118,9 @@ def _check_there(path):
   """Raises if there is nothing; names what may be meant."""
   if path.exists():
     return
-  near = ''
-  if path.parent.is_dir():
-    near = parquet.nearest(path.name, [p.name for p in path.parent.iterdir()])
+  near = parquet.nearest(path.name, [p.name for p in path.parent.glob('*')])
+  if not near and not path.suffix:
+    raise inputs.no_folder(path, 'dataset')
   hint = f' (is {near!r} meant?)' if near else ''
   raise MissingError(
     f'there is no file or folder {str(path)[:200]}{hint}. Give a .jsonl or '
@@ -162,15 +163,11 @@ def _check_configs(folder, look):
     columns | {n: set() for n in names if n not in columns}
   )
   if not look.kind:
-    look.add(
-      FAIL,
-      str(folder),
-      'no benchmark and no file of own data; it '
-      f'has {", ".join(names) or "no parquet files"}',
-      'Give the folder of MLLMU-Bench, of its training rows or of '
-      'CLEAR, with one folder for each config, or one file of own data '
-      '(.jsonl or .parquet).',
-    )
+    held = ', '.join(names) or 'no parquet files'
+    said = f'no benchmark and no file of own data; it has {held}'
+    fix = 'Give the folder of MLLMU-Bench, of its training rows or of CLEAR.'
+    fix += ' Of own data give the file, .jsonl or .parquet.'
+    look.add(FAIL, str(folder), said, fix)
     return
   for config in columns:
     _check_config(folder, config, files[config], columns[config], look)
@@ -183,29 +180,16 @@ def _check_config(folder, config, files, found, look):
   if config not in known:
     near = parquet.nearest(config, known)
     if near:
-      look.add(
-        FAIL,
-        config,
-        'a config of this name is not read',
-        f'Rename the folder to {near}.',
-      )
+      said = 'a config of this name is not read'
+      look.add(FAIL, config, said, f'Rename the folder to {near}.')
     return
   for split in files:
     if split != 'train':
-      look.add(
-        FAIL,
-        config,
-        f'the split {split!r} is not read',
-        'Readers take the split train: name the files '
-        'train-00000-of-00001.parquet.',
-      )
+      fix = 'Readers take train: name it train-00000-of-00001.parquet.'
+      look.add(FAIL, config, f'the split {split!r} is not read', fix)
   wanted = check_rows.columns(look.kind, config)
   for name, near in parquet.missing_columns(wanted, sorted(found)).items():
-    fix = (
-      f'Rename {near!r} to {name!r}.'
-      if near
-      else ('Get the file again from the hub.')
-    )
+    fix = f'Rename {near!r} to {name!r}.' if near else 'Get the file again.'
     look.add(FAIL, config, f'the column {name!r} is missing', fix)
   more = check_rows.optional(look.kind, config)
   some = [name for name in (*wanted, *more) if name in found]
@@ -218,27 +202,18 @@ def _check_config(folder, config, files, found, look):
   look.config(config, ((f'row {i}', row) for i, row in enumerate(rows)))
   published = known[config]
   if published not in (None, look.rows[config]):
-    look.add(
-      OK, config, f'{look.rows[config]} rows; {published} were published'
-    )
+    said = f'{look.rows[config]} rows; {published} were published'
+    look.add(OK, config, said)
 
 
 def _check_names(names, look):
   """Looks for configs that are needed together."""
   for config in check_rows.CONFIGS[look.kind]:
     if not config.startswith(('forget', 'retain')) and config not in names:
-      look.add(
-        WARN,
-        config,
-        'this config is not here',
-        'A dataset is made of all: download it.',
-      )
+      fix = 'A dataset is made of all: download it.'
+      look.add(WARN, config, 'this config is not here', fix)
   pairs = check_rows.pairs(look.kind)
   if not any(set(pair) <= set(names) for pair in pairs):
     shown = ' or '.join(' with '.join(pair) for pair in pairs)
-    look.add(
-      FAIL,
-      str(look.folder),
-      'no forget set with its retain set',
-      f'Download {shown}.',
-    )
+    said = 'no forget set with its retain set'
+    look.add(FAIL, str(look.folder), said, f'Download {shown}.')

@@ -22,6 +22,7 @@ from mmu_jax.errors import UserError
 from mmu_jax.errors import WARN
 
 _SHOWN = 5  # rows named of each problem
+_APART = 'Take it out of one of them.'
 
 
 class Survey:
@@ -111,23 +112,14 @@ class Survey:
         (one, here), (other, there) = forget[key], retain[key]
         named = [one] if one == other else [one, other]
         row = f'{" = ".join(named)} ' if name == 'person' else ''
-        self.add(
-          FAIL,
-          'forget and retain',
-          f'the same {name} in both',
-          'Take it out of one of them.',
-          f'{row}({here}; {there})',
-        )
+        said, row = f'the same {name} in both', f'{row}({here}; {there})'
+        self.add(FAIL, 'forget and retain', said, _APART, row)
     for key, near, index in overlap.near_duplicates(*texts):
       same = overlap.words(texts[0][key]) == overlap.words(texts[1][near])
       what = 'the same text' if same else 'nearly the same text'
-      self.add(
-        FAIL if same else WARN,
-        'forget and retain',
-        f'{what} in both',
-        'Take it out of one of them.',
-        f'{key} and {near}' + ('' if same else f' ({index:.2f})'),
-      )
+      row = f'{key} and {near}' + ('' if same else f' ({index:.2f})')
+      state = FAIL if same else WARN
+      self.add(state, 'forget and retain', f'{what} in both', _APART, row)
 
   def _row(self, config, place, row, persons):
     """Looks at one row."""
@@ -137,31 +129,18 @@ class Survey:
       self.add(FAIL, config, str(error))
       return
     if entry.problem:
-      self.add(
-        FAIL,
-        config,
-        f'a row with {entry.problem}',
-        'Repair or drop it.',
-        entry.where,
-      )
+      said = f'a row with {entry.problem}'
+      self.add(FAIL, config, said, 'Repair or drop it.', entry.where)
     if entry.unique and entry.person in persons:
-      self.add(
-        FAIL,
-        config,
-        'an ID that occurs twice',
-        'Drop one of them.',
-        f'{entry.person} ({persons[entry.person]} and {entry.where})',
-      )
+      twice = f'{entry.person} ({persons[entry.person]} and {entry.where})'
+      said = 'an ID that occurs twice'
+      self.add(FAIL, config, said, 'Drop one of them.', twice)
     if entry.key:
       first = self._ids.setdefault(entry.key, entry.where)
       if first != entry.where:
-        self.add(
-          FAIL,
-          config,
-          'an id that another row has',
-          'Change one of them, or leave the column out.',
-          f'{entry.key} ({first} and {entry.where})',
-        )
+        twice = f'{entry.key} ({first} and {entry.where})'
+        fix = 'Change one of them, or leave the column out.'
+        self.add(FAIL, config, 'an id that another row has', fix, twice)
     persons.setdefault(entry.person, entry.where)
     place = f'{config} {entry.where}'
     people, pictures, texts = self._seen[entry.role]
@@ -199,13 +178,9 @@ class Survey:
       base = folder if self.kind == check_rows.OWN else folder / config
       source = reading.image_source(value, base, where)
       if source is None:
-        self.add(
-          FAIL,
-          config,
-          'no image where there must be one',
-          'Get the file again, or drop the rows.',
-          where,
-        )
+        said = 'no image where there must be one'
+        fix = 'Get the file again, or drop the rows.'
+        self.add(FAIL, config, said, fix, where)
         return ''
       if isinstance(source, pathlib.Path):
         self._place(config, source, base, where)
@@ -231,13 +206,9 @@ class Survey:
     if self.kind != check_rows.OWN:
       reading.check_inside(path, base, where)
     elif not inputs.is_inside(path, base):
-      self.add(
-        WARN,
-        config,
-        'an image outside of the folder of the file',
-        'A job needs config.data.outside=True to read it.',
-        where,
-      )
+      said = 'an image outside of the folder of the file'
+      fix = 'A job needs config.data.outside=True to read it.'
+      self.add(WARN, config, said, fix, where)
 
   def _text(self, config, entry, text) -> bool:
     """Whether question and answer say something."""
@@ -258,19 +229,8 @@ class Survey:
     """Looks for the answer among its options."""
     row = f'{entry.where} {choice.key}'
     if choice.right is None:
-      self.add(
-        FAIL,
-        config,
-        'options without the answer',
-        'Correct_Answer is a letter of Options; in real_*, answer is '
-        'one of options.',
-        row,
-      )
+      fix = 'Correct_Answer is a letter of Options; in real_*, one of options.'
+      self.add(FAIL, config, 'options without the answer', fix, row)
     if len(set(choice.options)) < len(choice.options):
-      self.add(
-        WARN,
-        config,
-        'an option that occurs twice',
-        'The letter of a choice is then ambiguous.',
-        row,
-      )
+      fix = 'The letter of a choice is then ambiguous.'
+      self.add(WARN, config, 'an option that occurs twice', fix, row)
