@@ -102,7 +102,7 @@ def make_clear(
     raise UserError(
       f'ratio is one of {", ".join(map(str, RATIOS))}, got {ratio}.'
     )
-  root = pathlib.Path(path)
+  root = pathlib.Path(path).expanduser()
   pictures, dropped = reading.Pictures(), reading.Dropped()
   configs = {'forget': f'forget{ratio:02d}', 'retain': f'retain{100 - ratio}'}
   captioned = {
@@ -237,6 +237,11 @@ def _real_rows(root, config, pictures, seed, dropped) -> Iterator[Row]:
     fields.check_form(row, clear_rows.FORM, f'row {key}')
     picture = pictures.get(row['image'], root / config, f'row {key}')
     options = clear_rows.texts(row['options'])
+    if len(options) == 1:
+      raise UserError(
+        f'options of row {key} is one text, {options[0][:40]!r}; it is a list '
+        'of two or more. Write the column as the hub has it.'
+      )
     if picture is None or reading.is_blank(row['answer']) or not options:
       dropped.add('rows without picture, answer or options', key)
       continue

@@ -53,6 +53,9 @@ def check_form(value: Any, form: Any, where: str, field: str = '') -> None:
       check_form(value.get(name), inner, where, f'{dot}{name}')
   elif isinstance(form, list):
     if form == [TEXT] and isinstance(value, str):
+      # Of a table program: a list written as JSON, Python or NumPy do.
+      listed = re.match(r"""\s*[\[({]\s*['"]""", value)
+      _require(not listed, 'a list and not its text', value, where, field)
       return
     _require(isinstance(value, list), 'a list', value, where, field)
     for i, item in enumerate(value):

@@ -4,10 +4,12 @@ import collections
 import json
 
 import benchmark_folders
+import numpy as np
 import paths
 import pytest
 
 from mmu_jax.data import datasets
+from mmu_jax.data.checks import check
 from mmu_jax.data.readers import clear
 from mmu_jax.data.readers import clear_rows
 from mmu_jax.data.readers import reading
@@ -194,3 +196,26 @@ def test_a_person_in_both_sets_is_an_error(tmp_path):
     datasets.load('clear', 0, path=root)
   with pytest.raises(ValueError, match='ratio is one of 1, 5, 10, got 15'):
     datasets.load('clear', 0, path=root, ratio=15)
+
+
+@pytest.mark.parametrize(
+  'written',
+  [
+    lambda options: json.dumps(options),
+    lambda options: str(options),
+    lambda options: str(tuple(options)),
+    lambda options: str(np.array(options)),
+    lambda options: ', '.join(options),
+    lambda options: options[0],
+  ],
+)
+def test_options_that_are_one_text_are_refused(written, tmp_path):
+  root = benchmark_folders.clear(tmp_path)
+  benchmark_folders.rewrite(
+    root,
+    'real_faces',
+    lambda rows: [r | {'options': written(r['options'])} for r in rows],
+  )
+  with pytest.raises(ValueError, match='options of row real_faces/0 .* list'):
+    datasets.load('clear', 0, path=root)
+  assert check.check(root).failed
