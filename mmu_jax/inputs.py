@@ -13,6 +13,7 @@ _LONGEST = 100  # bytes of a name; file systems take 255, with an ending
 _SIGNS = '/\\:*?"<>|'
 _DEVICES = re.compile(r'(con|prn|aux|nul|(com|lpt)\d)(\..*)?', re.IGNORECASE)
 # A task of this name would be written over files about another task.
+_FILES = ('.jsonl', '.ndjson', '.parquet', '.json')
 _ENDINGS = ('.partial', '.judged')
 
 
@@ -51,6 +52,23 @@ def check_name(name: object, what: str, parts: int = 1) -> str:
       f'{rule}. Rename it.'
     )
   return str(name)
+
+
+def no_folder(path: str | os.PathLike, kind: str) -> MissingError:
+  """Returns the error for a folder that is not there.
+
+  Args:
+    path: path as it was given; it may be a name of the hub.
+    kind: 'model' or 'dataset'.
+  """
+  text, fix = str(path)[:200], 'Check the path.'
+  if re.fullmatch(r'\w[\w.-]*/[\w.-]+', text) and not text.endswith(_FILES):
+    more = ' --repo-type dataset' if kind == 'dataset' else ''
+    fix = (
+      'If it is a name of the Hugging Face hub, give the folder that this '
+      f'makes: hf download {text}{more} --local-dir {text.split("/")[1]}'
+    )
+  return MissingError(f'there is no folder {text}. {fix}')
 
 
 def check_file(path: str | os.PathLike, most: int | None = None) -> None:

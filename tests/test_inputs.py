@@ -139,3 +139,17 @@ def test_links_are_followed_before_a_path_is_inside(tmp_path):
     ('a\0b', False),
   ):
     assert inputs.is_inside(folder / name, folder) == inside, name
+
+
+@pytest.mark.parametrize('kind', ['model', 'dataset'])
+def test_a_name_of_the_hub_gets_the_command_that_makes_a_folder(kind):
+  more = ' --repo-type dataset' if kind == 'dataset' else ''
+  said = str(inputs.no_folder('llava-hf/llava-1.5-7b-hf', kind))
+  command = f'hf download llava-hf/llava-1.5-7b-hf{more} --local-dir llava-1.5'
+  assert command in said
+
+
+@pytest.mark.parametrize('path', ['/a/b', 'a', 'a/b/c', '../a', 'a/b.jsonl'])
+def test_a_path_that_is_no_name_of_the_hub_gets_none(path):
+  said = str(inputs.no_folder(path, 'model'))
+  assert 'hf download' not in said and path in said

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+import os
 from typing import NamedTuple
 
 DEBUG = 'MMU_DEBUG'  # environment variable: '1' is --debug
@@ -33,7 +34,7 @@ class Command(NamedTuple):
 
 
 def filled(text: str) -> str:
-  """Returns the text of an option, which must not be empty.
+  """Returns the text of an option, not empty, with a ``~`` expanded.
 
   Raises:
     ArgumentTypeError: if it is; an empty folder would be the current one.
@@ -43,7 +44,7 @@ def filled(text: str) -> str:
       'it is empty (is a variable of your shell not set?). Give a name or a '
       'path after the =.'
     )
-  return text
+  return os.path.expanduser(text)
 
 
 def add_config(

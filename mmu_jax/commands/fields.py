@@ -6,6 +6,7 @@ Messages show no value of a field that may be a key.
 from collections.abc import Iterator, Mapping, Sequence
 import difflib
 import functools
+import os
 import re
 import textwrap
 from typing import Any
@@ -70,6 +71,11 @@ def read(
   if rest[1:]:
     names = ' '.join(word.partition('=')[0] for word in rest[1:])
     raise UserError(f'unexpected arguments: {names}')
+  for path in ('data.path', 'data.train_path', 'model.path'):
+    group, _, field = path.partition('.')
+    found = values.config.get(group, {})
+    if isinstance(found.get(field), str):
+      found[field] = os.path.expanduser(found[field])
   settings.check(values.config)
   return values.config
 

@@ -7,6 +7,7 @@ import pytest
 
 from mmu_jax import __main__ as command_line
 from mmu_jax import commands
+from mmu_jax.commands import command
 from mmu_jax.commands import COMMANDS
 from mmu_jax.commands import fields
 
@@ -61,3 +62,11 @@ def test_a_command_is_one_entry_of_the_table(monkeypatch, capsys):
   assert seen == ['Ada']
   command_line.main([])
   assert 'greet somebody' in capsys.readouterr().out
+
+
+def test_a_home_is_expanded_in_flags_and_fields(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/ana')
+  assert command.filled('~/runs') == '/home/ana/runs'
+  given = [f'--config.{x}=~/a' for x in ('data.path', 'model.path')]
+  config = fields.read('own:fast', given)
+  assert config.data.path == config.model.path == '/home/ana/a'

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mmu_jax import inputs
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.encoding import patches
 from mmu_jax.data.encoding import tokenizer_files as files
@@ -96,7 +97,9 @@ def read_processor(
       image token is not one of the tokenizer, or a limit of pixels is given
       for images of one size.
   """
-  folder = pathlib.Path(path)
+  folder = pathlib.Path(path).expanduser()
+  if not folder.exists():
+    raise inputs.no_folder(path, 'model')
   config = files.read(folder, 'config.json', sizes.PROCESSOR)
   name, options = _image_config(folder)
   kind = _stated_images(options) or image_processor or _usual_images(config)

@@ -82,7 +82,7 @@ def make_mllmu_bench(
       missing, or nobody of the forget set has training questions.
   """
   _check_options(ratio, text, holdout)
-  path = pathlib.Path(path)
+  path = pathlib.Path(path).expanduser()
   pictures, dropped = reading.Pictures(), reading.Dropped()
   people = functools.partial(mllmu_rows.profiles, path, pictures=pictures)
   groups = {

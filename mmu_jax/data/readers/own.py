@@ -79,7 +79,7 @@ def make_own(
       answer, an unknown split, a column of another form, an image outside,
       a fact or options without the answer, or the id of another row.
   """
-  path = pathlib.Path(path)
+  path = pathlib.Path(path).expanduser()
   pictures = reading.Pictures()
   rows = {(split, kind): [] for kind in ('vqa', 'qa') for split in SPLITS}
   names = {}

@@ -37,6 +37,8 @@ def configs(root: str | os.PathLike) -> list[str]:
     FileNotFoundError: if there is no such folder.
   """
   root = pathlib.Path(root)
+  if not root.exists():
+    raise inputs.no_folder(root, 'dataset')
   if not root.is_dir():
     raise MissingError(
       f'{root} is no folder. Give the folder that holds one folder of '

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import pathlib
 from typing import Any
 
+from mmu_jax import inputs
 from mmu_jax import workdir
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
@@ -29,19 +30,51 @@ def read_config(
       a field is out of its range; names the file, the field, the rule and the
       value.
   """
-  file = pathlib.Path(path) / FILE
+  folder = pathlib.Path(path).expanduser()
+  if not folder.exists():
+    raise inputs.no_folder(path, 'model')
+  file = folder / FILE
+  raw = workdir.read_object(file) if file.exists() else {}
+  other = _other_kind(folder, raw)
+  if other:
+    raise UserError(f'{folder} {other}')
   if not file.exists():
     raise MissingError(
-      f'a checkpoint folder holds {FILE}; {file} is missing. Give the folder '
-      'of a model in the Hugging Face format.'
+      f'a checkpoint folder holds {FILE} (Hugging Face) or a numbered step '
+      f'(Orbax); {folder} holds neither. Give the folder of a checkpoint.'
     )
-  raw = workdir.read_object(file)
   try:
     family = family_of(raw)
     rules.check(raw, family.fields, '', others=True)
     return family.read_config(raw, dict(options or {}))
   except UserError as error:
     raise UserError(f'{file}: {error}') from error
+
+
+def _other_kind(folder: pathlib.Path, raw: Mapping[str, Any]) -> str:
+  """Says which other kind of folder it is, with the way out; '' for none."""
+  there = {path.name for path in folder.iterdir()}
+  whole = any(n.startswith(('model', 'pytorch_model')) for n in there)
+  if any(name.startswith('adapter_') for name in there) and not whole:
+    return (
+      'is an adapter (as LoRA) without its model: merge it into its base model '
+      'with peft (merge_and_unload, then save_pretrained) and give that folder.'
+    )
+  coded = any(n.endswith(('.gguf', 'quant_config.json')) for n in there)
+  if raw.get('quantization_config') or coded or 'quantize_config.json' in there:
+    return (
+      'is quantised, and training needs whole weights: take the model that it '
+      'was made from, in float32, bfloat16 or float16.'
+    )
+  if any(name.startswith(('mm_vision', 'mm_projector')) for name in raw):
+    return (
+      'has the original format of LLaVA: take the same model in the format of '
+      'transformers, as llava-hf/llava-1.5-7b-hf of the hub.'
+    )
+  if 'world.json' in there:
+    found = sorted(str(path) for path in folder.glob('**/params'))
+    return f'is a workdir; its models are in {", ".join(found) or "no params"}.'
+  return ''
 
 
 def family_of(raw: Mapping[str, Any]) -> Family:

@@ -10,7 +10,6 @@ import numpy as np
 
 from mmu_jax import checkpoint
 from mmu_jax import tree as tree_lib
-from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
 from mmu_jax.models.family import Family
 from mmu_jax.models.hub import config as hub_config
@@ -47,8 +46,9 @@ def inspect(path: Folder) -> Contents:
     FileNotFoundError: if it is neither.
     ValueError: if it is damaged, or of no known family.
   """
-  path = pathlib.Path(path)
-  if (path / hub_config.FILE).exists():
+  path = pathlib.Path(path).expanduser()
+  step = checkpoint.latest_step(path) if path.exists() else None
+  if step is None or (path / hub_config.FILE).exists():
     model, tensors = checkpoints.read_headers(path)
     by_leaf = weights.by_leaf(weights.table(model).places)
     leaves = {
@@ -59,11 +59,6 @@ def inspect(path: Folder) -> Contents:
     }
     return Contents(
       path, 'Hugging Face', model.family, leaves, model.components
-    )
-  if checkpoint.latest_step(path) is None:
-    raise MissingError(
-      f'{path} holds neither {hub_config.FILE} (Hugging Face) nor a '
-      'numbered step (Orbax). Give the folder of a checkpoint.'
     )
   leaves = tree_lib.flatten(checkpoint.describe(path))
   family = checkpoint.read_note(path).get('family')

@@ -77,7 +77,7 @@ def load(
     >>> model = load(folder, mesh=make_mesh('fsdp=-1'))  # doctest: +SKIP
     >>> logits = model.forward(model.params, batch)  # doctest: +SKIP
   """
-  path = pathlib.Path(path)
+  path = pathlib.Path(path).expanduser()
   check_dtype(dtype)
   model, tensors = read_headers(
     path,
@@ -121,7 +121,7 @@ def read_headers(
   Raises:
     FileNotFoundError, ValueError: see ``load``.
   """
-  path = pathlib.Path(path)
+  path = pathlib.Path(path).expanduser()
   config = hub_config.read_config(path, options)
   found = files_lib.tensors(path)
   model = build(_with_vocabulary(config, found))

@@ -7,6 +7,7 @@ import families
 import hub_folder
 import pytest
 
+from mmu_jax.errors import UserError
 from mmu_jax.models.hub import config as hub_config
 
 transformers = pytest.importorskip('transformers')
@@ -366,3 +367,51 @@ def test_how_to_compute_is_an_option_and_not_in_the_file(family, tmp_path):
   assert {name: getattr(config, name) for name in options} == options
   with pytest.raises(ValueError, match='flash'):
     hub_config.read_config(folder, {'attention': 'flash'})
+
+
+ADAPTER = {'adapter_config.json': {'peft_type': 'LORA'}}
+OTHERS = {
+  'adapter': (None, ADAPTER, 'adapter .*merge'),
+  'adapter beside a config': ({}, ADAPTER, 'adapter .*merge'),
+  'weights of an adapter': (None, {'adapter_model.safetensors': {}}, 'adapter'),
+  'awq': ({'quantization_config': {'quant_method': 'awq'}}, {}, 'is quantised'),
+  'bitsandbytes': (
+    {'quantization_config': {'load_in_4bit': True}},
+    {},
+    'is quantised',
+  ),
+  'gptq': ({}, {'quantize_config.json': {}}, 'is quantised'),
+  'gguf': (None, {'llava-q4_0.gguf': {}}, 'is quantised'),
+  'original': ({'mm_vision_tower': 'openai/clip'}, {}, 'llava-hf/llava-1.5-7b'),
+  'original of another decoder': (
+    {'model_type': 'llava_mistral', 'mm_projector_type': 'mlp2x_gelu'},
+    {},
+    'original format of LLaVA',
+  ),
+}
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_a_folder_of_another_kind_is_named_with_the_way_out(name, tmp_path):
+  raw, files, said = OTHERS[name]
+  if raw is not None:
+    _write(tmp_path, hub_folder.config('llava', text_config=None) | raw)
+  for file, content in files.items():
+    (tmp_path / file).write_text(json.dumps(content))
+  with pytest.raises(UserError, match=said):
+    hub_config.read_config(tmp_path)
+
+
+def test_a_merged_adapter_and_a_null_are_no_other_kind(tmp_path):
+  _write(tmp_path, hub_folder.config('llava') | {'quantization_config': None})
+  for name in ('adapter_config.json', 'model.safetensors'):
+    (tmp_path / name).write_text('{}')
+  assert hub_config.read_config(tmp_path)
+
+
+def test_a_name_of_the_hub_and_a_home_are_understood(tmp_path, monkeypatch):
+  with pytest.raises(FileNotFoundError, match='hf download org/m --local-dir'):
+    hub_config.read_config('org/m')
+  _write(tmp_path / 'm', hub_folder.config('llava'))
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert hub_config.read_config('~/m')

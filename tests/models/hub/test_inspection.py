@@ -57,9 +57,18 @@ def test_the_note_of_parameters_names_their_family(folder, tmp_path):
 
 def test_what_is_no_checkpoint_is_refused(folder, tmp_path, capsys):
   inspect = lambda path: command_line.main(['inspect', str(path)])
+  assert inspect(tmp_path / 'none') == 1
+  assert f'there is no folder {tmp_path / "none"}' in capsys.readouterr().err
   (tmp_path / 'empty').mkdir()
   assert inspect(tmp_path / 'empty') == 1
-  assert 'holds neither config.json' in capsys.readouterr().err
+  assert 'empty holds neither' in capsys.readouterr().err
+  work = tmp_path / 'work'
+  (work / 'unlearned/ga/params').mkdir(parents=True)
+  (work / 'config.json').write_text('{}')
+  (work / 'world.json').write_text('{}')
+  assert inspect(work) == 1
+  said = capsys.readouterr().err
+  assert 'is a workdir' in said and str(work / 'unlearned/ga/params') in said
   (tmp_path / 'empty' / 'config.json').write_text('{"stage": {}}')
   assert inspect(tmp_path / 'empty') == 1
   assert 'parameters of a run are in its folder params/' in (
