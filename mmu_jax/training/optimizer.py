@@ -15,7 +15,6 @@ OPTIMIZERS = {
   'sgd': optax.sgd,
   'lion': optax.lion,
   'adafactor': optax.adafactor,
-  'schedule_free_adamw': optax.contrib.schedule_free_adamw,
 }
 
 

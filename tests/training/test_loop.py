@@ -202,15 +202,19 @@ def _mean(params, plan, mask=None):
 
 
 @pytest.mark.parametrize('masked', [False, True])
-def test_a_schedule_free_run_keeps_and_shows_its_mean(masked, tmp_path):
+def test_a_schedule_free_run_keeps_and_shows_its_mean(
+  masked, tmp_path, monkeypatch
+):
   """Not the point that it steps from; frozen weights keep their bits."""
+  made = optax.contrib.schedule_free_adamw
+  monkeypatch.setitem(optimizer.OPTIMIZERS, 'schedule_free', made)
   params = toy.params(3)
   mask = toy.random_mask(params, 3) if masked else None
   params = toy.plant_fragile(params, mask) if masked else params
   turns = methods.finetune('retain')
   plan = _plan(
     tuple(turn._replace(masked=masked) for turn in turns),
-    tx=optimizer.build('schedule_free_adamw', b1=0.8, clip_norm=math.inf),
+    tx=optimizer.build('schedule_free', b1=0.8, clip_norm=math.inf),
     mask=mask,
   )
   seen = []
