@@ -168,8 +168,8 @@ def _ask(job: Job, run: str) -> None:
 
 def _source(job: Job, run: str, model: str) -> str:
   """Names who answers what, and how: world, protocol, shots, parameters."""
-  folder = _answers_of(job, run).relative_to(job.folder).as_posix()
-  return seals.hash_json([job.world, folder, model])
+  asked = [_protocol(job).name, _shots(job), run]
+  return seals.hash_json([job.world, asked, model])
 
 
 def _claim_of(job: Job, run: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def _data(change=lambda rows: rows, image=None):
 
 def test_the_same_rows_have_the_same_content():
   assert _data() == _data()
-  assert set(_data()) == {'train vqa/forget', 'task forget_vqa'}
+  assert set(_data()) == {'train vqa/forget', 'task forget_vqa', 'shown'}
   assert _data()['train vqa/forget'].startswith('3 rows, ')
 
 
@@ -59,7 +59,37 @@ def test_one_pixel_is_seen_in_every_split_that_shows_it():
   image = _image(0)
   image[2, 3, 1] ^= 1
   changed, same = _data(image=image), _data()
-  assert all(changed[name] != same[name] for name in same)
+  assert {name for name in same if changed[name] != same[name]} == {
+    *('train vqa/forget', 'task forget_vqa')
+  }
+
+
+_OTHER = {
+  'name': 'a',
+  'split': 'retain',
+  'modality': 'qa',
+  'role': 'keep',
+  'holdout': True,
+  'reported': False,
+  'headline': True,
+}
+
+
+@pytest.mark.parametrize('field', set(Task._fields) - {'rows'})
+def test_how_a_task_is_meant_counts(field):
+  task = Task('t', [Row('c', 'When?', 'Then', 'Then')], 'forget', 'vqa', 'keep')
+  task = task._replace(role='forget')
+  other = task._replace(**{field: _OTHER[field]})
+  found = [contents.digest(Dataset({}, {'t': t}, {})) for t in (task, other)]
+  assert found[0]['task t'] != found[1]['task t']
+  assert found[0]['shown'] == found[1]['shown']
+
+
+@pytest.mark.parametrize('field', ['layout', 'protocol', 'official', 'names'])
+def test_how_a_dataset_asks_and_shows_counts(field):
+  data = Dataset({}, {}, {})
+  other = data._replace(**{field: {'a': 'b'} if field == 'names' else 'other'})
+  assert contents.digest(data)['shown'] != contents.digest(other)['shown']
 
 
 def test_of_drawn_pictures_one_of_each_split_is_drawn():
