@@ -23,13 +23,14 @@ _KINDS = {
   None: 'text, a finite number, True or False, or a list of them',
 }
 _SHOWN = 5  # faults in one message
-# Passwords and queries in addresses, and tokens as providers write them.
+# Passwords and queries in addresses, and tokens as providers write them, but no
+# folder that is called like a token: it has words, and signs that divide them.
 _SECRET = re.compile(
-  r'://[^/\s]*@'
-  r'|[?&]\w*(key|token|secret|password)\w*='
-  r'|\bsk-[\w-]{16,}|\bhf_\w{16,}|\bgh[pousr]_\w{16,}|\bgithub_pat_'
-  r'|\bAKIA\w{12,}|\bAIza[\w-]{16,}|\bxox[a-z]-|\beyJ[\w-]{16,}\.|\bBearer ',
-  re.IGNORECASE,
+  r'(?i:://[^/\s]*@|[?&]\w*(key|token|secret|password)\w*=|\bBearer )'
+  r'|(?<![\w/.\\-])(?:sk-(?=[\w-]*\d)(?:\w+-)?(?:\w+-)?\w{20,}'
+  r'|(?:hf|gsk|r8|gh[pousr])_[A-Za-z0-9]{20,}|github_pat_\w{20,}'
+  r'|glpat-[\w-]{20,}|AKIA[A-Z0-9]{12,}|AIza[\w-]{16,}'
+  r'|xox[a-z]-\d[\w-]{10,}|eyJ[\w-]{16,}\.)'
 )
 
 

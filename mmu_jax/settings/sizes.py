@@ -91,10 +91,11 @@ CHECKPOINT: Table = {
   'image_token_index': (_ID, 'token that stands for a picture'),
   'image_token_id': (_ID, 'token that stands for a picture'),
 }
+PENALTY = number(0.01, 100)
 # Of generation_config.json; eos_token_id may be a list, see tokenizer_files.
 GENERATION: Table = {
   'repetition_penalty': (
-    _POSITIVE._replace(null=True),
+    PENALTY._replace(null=True),
     'divides the odds of tokens that were written; 1: none',
   )
 }

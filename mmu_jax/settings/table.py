@@ -12,6 +12,7 @@ import re
 from typing import Any
 import urllib.parse
 
+from mmu_jax.errors import UserError
 from mmu_jax.settings import rules
 from mmu_jax.settings import sizes
 from mmu_jax.settings.rules import ANY
@@ -26,7 +27,10 @@ from mmu_jax.settings.rules import TEXT
 from mmu_jax.settings.rules import whole
 
 _POSITIVE = number(0, above=True)
-_OR_INF = number(0, math.inf, above=True)
+# Beyond these a float32 step is nothing, or everything.
+_RATE = number(1e-12, 1e3)
+_FACTOR = number(1e-6, 1e6)
+_OR_INF = number(1e-6, math.inf)
 _SHARE = number(0, 1, below=True)
 _COUNT, _ONE = whole(0), whole(1)
 _NAMES = several(TEXT)
@@ -57,6 +61,14 @@ def check(config: Any) -> None:
   """
   plain = config.to_dict() if hasattr(config, 'to_dict') else config
   rules.check(plain, TABLE, 'config')
+  for name in ('base', 'vanilla'):
+    warmup, rounds = (plain.get(name, {}).get(x) for x in ('warmup', 'rounds'))
+    if rounds and warmup and warmup > rounds:
+      raise UserError(
+        f'config.{name}.warmup is a whole number >= 0 and <= config.{name}.'
+        f'rounds, which is {rounds}: the rate would never reach its height; '
+        f'got {warmup}.'
+      )
   tune = [
     path for path in TABLE if path.startswith('tune.') and 'tune' in plain
   ]
@@ -119,14 +131,14 @@ _PART: Table = {
   'splits': (_NAMES, 'splits that rows are drawn from; vqa:forget is a role'),
   'size': (_ONE, 'rows of a batch'),
   'questions': (_ONE, 'questions about one picture that share a row'),
-  'weight': (_POSITIVE, 'factor of the loss of these rows'),
+  'weight': (_FACTOR, 'factor of the loss of these rows'),
 }
 _OPTIMIZER: Table = {
   'name': (TEXT, 'key of optimizer.OPTIMIZERS, as hf_adamw or adamw'),
   'b1': (_SHARE, 'decay of the mean of gradients'),
   'b2': (_SHARE, 'decay of the mean of squared gradients'),
-  'eps': (_POSITIVE, 'added to the root of a mean square'),
-  'weight_decay': (number(0), 'pull of the weights to 0'),
+  'eps': (number(1e-20, 1), 'added to the root of a mean square'),
+  'weight_decay': (number(0, 1e3), 'pull of the weights to 0'),
   'momentum': (_SHARE._replace(null=True), 'decay of the sum of gradients'),
   'chain': (
     several(one_of('mask', 'project', 'clip', 'optimizer')),
@@ -136,7 +148,7 @@ _OPTIMIZER: Table = {
 }
 _TRAINING: Table = {
   'rounds': (_ONE, 'optimizer steps'),
-  'rate': (_POSITIVE, 'highest learning rate'),
+  'rate': (_RATE, 'highest learning rate'),
   'schedule': (one_of('constant', 'linear', 'cosine'), 'course of the rate'),
   'warmup': (_COUNT, 'rounds in which the rate rises'),
   'clip_norm': (_OR_INF, 'largest norm of a gradient; inf: no clip'),
@@ -146,7 +158,7 @@ _TRAINING: Table = {
 }
 _RUN: Table = {
   'method': (TEXT, 'name of a method, a key of methods.METHODS'),
-  'rate': (_POSITIVE, 'learning rate of the forget turns'),
+  'rate': (_RATE, 'learning rate of the forget turns'),
   'mask': (
     one_of('', 'saliency', 'literal', 'topk', 'random'),
     "weights that may change; '': all",
@@ -157,8 +169,8 @@ _RUN: Table = {
   'schedule': (one_of('constant', 'linear', 'cosine'), 'course of the rates'),
   'clip_norms.*': (_OR_INF, 'clip_norm of the turns on a split'),
   'options.forget_every': (_ONE, 'rounds between forget turns'),
-  'options.alpha': (_POSITIVE, 'weight of the ascent'),
-  'options.beta': (_POSITIVE, 'inverse temperature of NPO'),
+  'options.alpha': (_FACTOR, 'weight of the ascent'),
+  'options.beta': (_FACTOR, 'inverse temperature of NPO'),
   'options.per': (one_of('answer', 'batch'), 'terms of the NPO loss'),
   'options.kl_over': (one_of('answers', 'rows'), 'positions of the KL'),
   'options.*': (ANY, 'another option of the method'),
@@ -278,7 +290,7 @@ TABLE: Table = {
   'saliency.ties_are_salient': (FLAG, 'unused weights may change'),
   'saliency.keep': (one_of('importances', 'log_ratio'), 'kept on disk'),
   'unlearn.rounds': (_ONE, 'rounds of a run'),
-  'unlearn.retain_rate': (_POSITIVE, 'learning rate of the retain turns'),
+  'unlearn.retain_rate': (_RATE, 'learning rate of the retain turns'),
   **below('unlearn.optimizer', _OPTIMIZER),
   'unlearn.clip_norm': (_OR_INF, 'largest norm of a gradient; inf: no clip'),
   'unlearn.exempt': (
@@ -292,11 +304,16 @@ TABLE: Table = {
   'unlearn.probe_every': (_ONE, 'rounds between two looks at the scores'),
   'unlearn.probe_rows': (_ONE, 'questions of each task in a look'),
   **below('runs.*', _RUN),
-  'tune.rates': (several(_POSITIVE), 'learning rates to try'),
+  'tune.rates': (several(_RATE), 'learning rates to try'),
   'tune.rows': (_ONE, 'questions of each task in a try'),
   # Evaluation.
-  'evaluation.max_new_tokens': (_ONE, 'longest answer'),
-  'evaluation.repetition_penalty': (number(0), "0: the checkpoint's; 1: none"),
+  'evaluation.max_new_tokens': (whole(1, 2**16), 'longest answer'),
+  'evaluation.repetition_penalty': (
+    sizes.PENALTY._replace(
+      low=0, test=lambda x: x == 0 or sizes.PENALTY.accepts(x)
+    ),
+    "from 0.01 on, 1: none; 0: the checkpoint's",
+  ),
   'evaluation.batch_size': (_ONE, 'questions at a time'),
   'evaluation.protocol': (TEXT, "way of asking; '': the dataset's"),
   'evaluation.shots': (_COUNT, 'people whose questions stand before each'),

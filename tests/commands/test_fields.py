@@ -120,7 +120,7 @@ def test_a_field_out_of_its_range_is_an_error_before_anything_is_done(
   name, refused
 ):
   said = refused(name, '--config.unlearn.clip_norm=-1')
-  assert 'mmu: config.unlearn.clip_norm is a number > 0, or inf (' in said
+  assert 'mmu: config.unlearn.clip_norm is a number >= 1e-06, or inf (' in said
   assert said.strip().endswith('; got -1.0.')
   said = refused(name, '--config.saliency.threshold=nan')
   assert 'config.saliency.threshold is a number > 0 (' in said

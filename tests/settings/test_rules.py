@@ -85,6 +85,9 @@ def test_fields_of_others_are_passed_over_where_the_caller_says_so():
     'https://me:hunter2@host/v1',
     'https://host/v1?api_key=hunter2',
     'sk-proj-hunter2hunter2hunter2',
+    'glpat-hunter2hunter2hunter2',
+    'gsk_hunter2hunter2hunter2',
+    'r8_hunter2hunter2hunter2',
     'hf_hunter2hunter2hunter2',
     'ghp_hunter2hunter2hunter2',
     'AKIAHUNTER2HUNTER2X',
@@ -107,7 +110,19 @@ def test_no_message_shows_a_key(secret):
 
 @pytest.mark.parametrize(
   'text',
-  ['runs/people', 'llava-1.5-7b-hf', 'my-hf-models/x1', 'a@b', 'fsdp=-1', 'b?'],
+  [
+    *('runs/people', 'llava-1.5-7b-hf', 'my-hf-models/x1', 'a@b', 'fsdp=-1'),
+    *(
+      'b?',
+      '/models/hf_llava_v1_5_7b_checkpoint',
+      'hf_llava_v1_5_7b_finetuned',
+    ),
+    *('/data/sk-learn-models-folder-2024', 'sk-learn-models-folder-2024'),
+    *(
+      '/data/xoxo-land/pictures',
+      '/models/ghp_abcdefghijklmnopqrstuvwxyz012345',
+    ),
+  ],
 )
 def test_a_path_is_no_key(text):
   assert not rules.may_hold_secret(text)

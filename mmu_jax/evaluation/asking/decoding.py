@@ -124,9 +124,9 @@ def _greedy(
   penalize, seen = _repetition(repetition_penalty, batch, logits)
 
   def write(t, out, logits, done, seen):
-    logits = penalize(logits, seen)
-    token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    token = jnp.where(jnp.all(jnp.isfinite(logits), axis=-1), token, _NONE)
+    finite = jnp.all(jnp.isfinite(logits), axis=-1)
+    token = jnp.argmax(penalize(logits, seen), axis=-1).astype(jnp.int32)
+    token = jnp.where(finite, token, _NONE)
     token = jnp.where(done, stops[0], token)
     ended = jnp.isin(token, stops) | (token == _NONE)
     seen = _add(seen, token[:, None])
