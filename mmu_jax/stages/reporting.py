@@ -1,6 +1,6 @@
 """The stage that shows the scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import pathlib
 from typing import Any
 
@@ -52,14 +52,45 @@ def _report(job: Job) -> str:
 def _look_over(
   job: Job, runs: Sequence[str], folder: pathlib.Path, note: Mapping[str, Any]
 ) -> list[str]:
-  """Checks what the scores were made from; returns what a reader must know.
+  """Checks the sources of the scores; returns remarks for the reader.
 
   Raises:
     ValueError: if answers, models or masks are not the ones that were scored.
   """
+  for run in runs:
+    made = model_folder(job, run)
+    origins.check(job, made)
+    if origins.content(made) not in ('', note['models'][run]):
+      raise UserError(
+        f'{made} is not the model that was scored: it was made anew. Run `mmu '
+        'evaluate` again.'
+      )
+  for mask in (job.unlearned / 'mask').glob('*'):
+    origins.check(job, mask)
   remarks = [
     f'{run} has no scores: {why}.' for run, why in note['left_out'].items()
   ]
+  gone = _without_answers(folder, note)
+  if gone:
+    remarks.append(
+      f'Answers of {", ".join(gone)} are no longer in {folder}: their scores '
+      'cannot be computed again.'
+    )
+  return (
+    remarks
+    + _not_shown(job, runs)
+    + _not_scored(job, {*runs, *note['left_out']})
+  )
+
+
+def _without_answers(
+  folder: pathlib.Path, note: Mapping[str, Any]
+) -> list[str]:
+  """The runs whose answers have gone since they were scored.
+
+  Raises:
+    ValueError: if answers have changed.
+  """
   gone = []
   for run, tasks in note['answers'].items():
     for task, was in tasks.items():
@@ -71,35 +102,26 @@ def _look_over(
           f'{path} does not hold the answers that were scored. Run `mmu '
           'evaluate` again: answers that are not whole are asked again.'
         )
-  if gone:
-    remarks.append(
-      f'Answers of {", ".join(dict.fromkeys(gone))} are no longer in {folder}: '
-      'their scores cannot be computed again.'
-    )
-  for run in runs:
-    made = model_folder(job, run)
-    origins.check(job, made)
-    if origins.content(made) not in ('', note['models'][run]):
-      raise UserError(
-        f'{made} is not the model that was scored: it was made anew. Run `mmu '
-        'evaluate` again.'
-      )
-  remarks += _not_shown(job, runs)
-  for mask in (job.unlearned / 'mask').glob('*'):
-    origins.check(job, mask)
-  known = {*runs, *note['left_out']}
-  absent = [run for run in job.config.runs if run not in known]
+  return list(dict.fromkeys(gone))
+
+
+def _not_scored(job: Job, known: Collection[str]) -> list[str]:
+  """Names models of the workdir or the config that no table shows."""
   new = [r for r in find_models(job.config, job.folder) if r not in known]
+  wanted = ['vanilla', *job.config.runs]
+  if job.config.get('retrained') is not None:
+    wanted.insert(1, 'retrained')
+  absent = [run for run in wanted if run not in {*known, *new}]
+  remarks = []
   if new:
     remarks.append(
       f'{", ".join(new)} is in this workdir and has no scores yet: `mmu '
       'evaluate` asks every model.'
     )
-  absent = [run for run in absent if run not in new]
   if absent:
     remarks.append(
-      f'{", ".join(absent)} of the config is not in this workdir: `mmu '
-      'pipeline` makes it.'
+      f'{", ".join(absent)} of the config is not in this workdir, and nothing '
+      'is compared with it: `mmu pipeline` makes it.'
     )
   return remarks
 

@@ -278,13 +278,19 @@ def make_probe(job: Job, num_rows: int) -> Callable[[Params], dict[str, float]]:
     )
     batches[task.name] = [sharding.place_shared(b, size) for b in made]
 
-  def probe(params):
-    return {
-      task: round(decoding.exact_share(params, b, forward=job.model.forward), 4)
-      for task, b in batches.items()
-    }
+  def look(params, task):
+    try:
+      return decoding.exact_share(
+        params, batches[task], forward=job.model.forward
+      )
+    except decoding.NotFinite as error:
+      raise FloatingPointError(
+        f'a look at the model on the way found logits of the task {task!r} '
+        'that are not finite. A model that diverged is to be trained again at '
+        'a lower rate; else set config.model.dtype to float32.'
+      ) from error
 
-  return probe
+  return lambda params: {task: round(look(params, task), 4) for task in batches}
 
 
 def _train_model(job: Job, name: str) -> None:

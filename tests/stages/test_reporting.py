@@ -102,7 +102,9 @@ def test_there_must_be_results(shown):
 
 def test_a_model_without_scores_is_named_and_why(shown, job):
   _model(job, 'unlearned/npo')
-  _, found = shown([_row('ga')], left_out={'kl_min': 'it lacks 3 answers'})()
+  _, found = shown(
+    [_row('vanilla'), _row('ga')], left_out={'kl_min': 'it lacks 3 answers'}
+  )()
   first, second = found['remarks']
   assert first == 'kl_min has no scores: it lacks 3 answers.'
   assert second.startswith('npo is in this workdir and has no scores yet')
@@ -110,7 +112,7 @@ def test_a_model_without_scores_is_named_and_why(shown, job):
 
 def test_answers_that_are_gone_are_said_and_changed_ones_refused(shown, job):
   path = _answers(job.folder)
-  report = shown([_row('ga')])
+  report = shown([_row('vanilla'), _row('ga')])
   assert report()[1]['remarks'] == []
   _answers(job.folder, text='Rome')
   with pytest.raises(ValueError, match='ga/forget_qa.jsonl does not hold'):
@@ -149,10 +151,25 @@ def test_a_run_a_log_and_masks_that_are_gone_are_named(shown, job):
   )
   log = job.folder / 'unlearned' / 'random' / 'metrics.jsonl'
   workdir_lib.write_log(log, [])
-  report = shown([_row('ga'), _row('random')])
+  report = shown([_row('vanilla'), _row('ga'), _row('random')])
   remarks = report()[1]['remarks']
   assert [text.split(' ')[0] for text in remarks] == ['A', 'A', 'npo']
   assert 'mask/random holds none' in remarks[0]
   assert 'mask/saliency holds none' in remarks[1]
   log.unlink()
   assert report()[1]['remarks'][0].startswith('The rounds of random are not')
+
+
+@pytest.mark.parametrize('lost', ['vanilla', 'retrained', 'ga'])
+def test_a_model_of_the_config_that_is_gone_is_named(shown, job, lost):
+  job.config.retrained = dict(without=())
+  every = ('vanilla', 'retrained', 'ga')
+  assert shown([_row(run) for run in every])()[1]['remarks'] == []
+  left = [_row(run) for run in every if run != lost]
+  (remark,) = shown(left)()[1]['remarks']
+  assert remark.startswith(f'{lost} of the config is not in this workdir')
+
+
+def test_a_job_without_a_retrained_model_lacks_none(shown, job):
+  job.config.retrained = None
+  assert shown([_row('vanilla'), _row('ga')])()[1]['remarks'] == []

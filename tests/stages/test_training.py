@@ -4,8 +4,13 @@ import pathlib
 import types
 
 import ml_collections
+import numpy as np
 import pytest
 
+from mmu_jax.data.dataset import Dataset
+from mmu_jax.data.dataset import Task
+from mmu_jax.data.row import Row
+from mmu_jax.evaluation.asking import decoding
 from mmu_jax.stages import training
 
 
@@ -39,3 +44,25 @@ def test_a_run_is_trained_with_the_mask_of_its_kind(monkeypatch, kind, want):
   )
   training.run_method(job, 'run', run, probe=False)
   assert [plan.mask for plan in plans] == [want]
+
+
+def test_a_look_at_a_model_of_nan_names_the_task(monkeypatch):
+  """The job is told what to do, not the numbers of rows in a batch."""
+
+  def not_finite(*_, **__):
+    raise decoding.NotFinite(np.array([True]))
+
+  row = Row('a', 'Who?', 'Ada', 'Ada')
+  task = Task('forget_qa', [row], 'forget', 'qa', 'keep', headline=True)
+  job = types.SimpleNamespace(
+    config=ml_collections.ConfigDict(dict(evaluation=dict(batch_size=1))),
+    data=Dataset({}, {task.name: task}, {}),
+    validation=False,
+    scorer=None,
+    model=types.SimpleNamespace(forward=None),
+  )
+  monkeypatch.setattr(training.batching, 'row_batches', lambda *_, **__: [])
+  monkeypatch.setattr(training.decoding, 'exact_share', not_finite)
+  probe = training.make_probe(job, 4)
+  with pytest.raises(FloatingPointError, match="task 'forget_qa'.*lower rate"):
+    probe({})
