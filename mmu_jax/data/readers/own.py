@@ -233,8 +233,8 @@ def _near_misses(names: tuple[str, ...]) -> dict[str, str]:
     name: near
     for name, near in found.items()
     if near and name not in names
-    # 'idx' and 'uid' are columns of their own
-    if name != 'id' or near.strip().lower() == 'id'
+    # 'idx' and 'face' are columns of their own
+    if len(name) > 4 or near.strip().lower() in (name, f'{name}s')
   }
 
 

@@ -204,6 +204,8 @@ def test_an_id_that_is_no_name_is_refused(path, name):
     ('Split', 'split'),
     ('spilt', 'split'),
     ('ID', 'id'),
+    ('Facts', 'fact'),
+    ('option', 'options'),
   ],
 )
 @pytest.mark.parametrize('form', ['jsonl', 'parquet'])
@@ -230,7 +232,7 @@ def test_all_columns_that_are_nearly_optional_are_named_at_once(path):
 
 
 def test_other_columns_are_passed_over(path):
-  more = dict(idx=1, uid='a', source='web', notes='x', pictured=2)
+  more = dict(idx=1, uid='a', face=1, source='web', notes='x', pictured=2)
   _write(path, *(row | more for row in ROWS))  # they have image and person
   assert len(_keys(path)) > 1
 
