@@ -63,7 +63,8 @@ def mistakes(
       left = [row for row in held if row['correct']]
       title = f'Still answered: {_title(task, layout)}'
       if task.holdout:
-        title = 'Still answered about new pictures of the forgotten people'
+        title = 'Still answered about new pictures of the forgotten '
+        title += layout.beings[1]
       sections.append({'title': title, 'rows': left, 'n': len(held)})
       break
   for task in scored.headlines(tasks, KEEP):

@@ -14,9 +14,11 @@ from mmu_jax.errors import DamageWarning
 from mmu_jax.evaluation.asking.protocols import PROTOCOLS
 from mmu_jax.evaluation.report import examples
 from mmu_jax.evaluation.report import plots
+from mmu_jax.evaluation.report import provenance
 from mmu_jax.evaluation.report import scored
 from mmu_jax.evaluation.report import summary
 from mmu_jax.evaluation.report import table
+from mmu_jax.evaluation.report.layouts.columns import Layout
 from mmu_jax.evaluation.scoring import results as results_lib
 from mmu_jax.workdir import seals
 
@@ -109,6 +111,32 @@ def _explained(blocks) -> list[tuple[str, str]]:
   return [*titles.items(), *by_column.items()]
 
 
+def _single(
+  results: Sequence[dict], layout: Layout, run: str | None
+) -> dict[str, Any]:
+  """The table of single people or things: titles, runs, rows, worst first."""
+  runs = [x for x in (run, scored.VANILLA, scored.RETRAINED) if x]
+  found = scored.of_each(results, runs)
+  has = lambda told, run: any(
+    told.key in of.get(run, {}) for of in found.values()
+  )
+  shown = {
+    told.title: [(told.key, run) for run in runs if has(told, run)]
+    for told in layout.forget
+  }
+  cells = [which for group in shown.values() for which in group]
+  cell = lambda of, key, run: (
+    table.number(of[run][key]) if key in of.get(run, {}) else '–'
+  )
+  return {
+    'titles': {title: len(group) for title, group in shown.items() if group},
+    'runs': [run for _, run in cells],
+    'rows': {
+      name: [cell(of, *which) for which in cells] for name, of in found.items()
+    },
+  }
+
+
 def write_report(
   workdir: str | Path,
   main: str = summary.MAIN,
@@ -171,6 +199,7 @@ def _parts(workdir: Path, main: str, predictions: Path) -> dict[str, Any]:
   run = summary.main_run(list(rows), main)
   histories = _histories(workdir, list(rows), note.get('models', {}))
   masks = _masks(workdir)
+  config: Any = _read_json(workdir / workdir_lib.CONFIG) or {}
   return dict(
     name=workdir.resolve().name,
     sentences=summary.headline(results, main),
@@ -194,9 +223,12 @@ def _parts(workdir: Path, main: str, predictions: Path) -> dict[str, Any]:
       workdir, _read_json(workdir / 'gallery.json'), run, layout.exact
     ),
     masks=masks,
+    single=_single(results, layout, run),
+    judged=provenance.judged(workdir),
+    made=provenance.made(list(rows), note.get('models', {}), config),
     mistakes=(
       examples.mistakes(predictions, run, layout, tasks) if run else []
     ),
-    config=_flat(_read_json(workdir / workdir_lib.CONFIG) or {}),
+    config=_flat(config),
     manifest=_flat(_read_json(workdir / workdir_lib.MANIFEST) or {}),
   )
