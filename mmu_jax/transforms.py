@@ -288,6 +288,14 @@ def _masked(updates: Any, mask: Mask) -> Any:
   """Zeroes where the mask is False; None is the identity."""
   if mask is None:
     return updates
+  hidden = lambda x: isinstance(x, optax.MaskedNode)
+  count = lambda t: sum(map(hidden, jax.tree.leaves(t, is_leaf=hidden)))
+  if count(updates) > count(mask):
+    raise UserError(
+      'optax.partition or optax.masked hides leaves of the updates, and not '
+      'of the mask. Give it mask_compatible_extra_args=True, or put '
+      'mask_updates around it.'
+    )
   return jax.tree.map(
     lambda u, m: jnp.where(m, u, jnp.zeros_like(u)),
     updates,

@@ -2,11 +2,13 @@
 
 import functools
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pages
 import pytest
 import toy
 
@@ -461,8 +463,82 @@ def test_the_mask_passes_through_partition_and_masked(name, packed):
 def test_a_partition_that_hides_leaves_from_the_mask_is_refused():
   params, mask = _fragile_case(16)
   tx = _by_kind(transforms.mask_updates())  # without mask_compatible_...
-  with pytest.raises(ValueError, match='mask must have the leaves of the par'):
-    jax.jit(tx.update).trace(params, tx.init(params), params, mask=mask)
+  for form in (mask, masks.pack(mask)):
+    with pytest.raises(ValueError, match='mask_compatible_extra_args=True'):
+      jax.jit(tx.update).trace(params, tx.init(params), params, mask=form)
+
+
+_FREE = {'w': False, 'b': False}
+# Wrappers of optax around a transformation, by their names in docs/python.md.
+WRAPPERS = {
+  'chain': optax.chain,
+  'named_chain': lambda tx: optax.named_chain(('inner', tx)),
+  'inject_hyperparams': lambda tx: optax.inject_hyperparams(
+    lambda scale: optax.chain(optax.scale(scale), tx)
+  )(1.0),
+  'MultiSteps': lambda tx: optax.MultiSteps(tx, 1).gradient_transformation(),
+  'apply_if_finite': lambda tx: optax.apply_if_finite(tx, 3),
+  'masked': lambda tx: optax.masked(tx, True),
+  'partition': lambda tx: optax.partition(
+    {'all': tx}, dict.fromkeys(_FREE, 'all')
+  ),
+  'conditionally_mask': lambda tx: optax.conditionally_mask(tx, lambda i: True),
+  'conditionally_transform': lambda tx: optax.conditionally_transform(
+    tx, lambda i: True
+  ),
+  'selective_transform': lambda tx: optax.selective_transform(
+    tx, freeze_mask=_FREE
+  ),
+  'contrib.mechanize': optax.contrib.mechanize,
+  'contrib.schedule_free': lambda tx: optax.contrib.schedule_free(tx, 0.1),
+  'lookahead': lambda tx: optax.lookahead(tx, 2, 0.5),
+  'contrib.split_real_and_imaginary': optax.contrib.split_real_and_imaginary,
+  'contrib.sam': lambda tx: optax.contrib.sam(tx, optax.sgd(0.1)),
+  'flatten': optax.flatten,
+}
+DROPPED = {'lookahead', 'MultiSteps', 'contrib.split_real_and_imaginary'}
+ROUNDED = {'contrib.schedule_free'}  # frozen weights move by a last bit
+REFUSED = {'contrib.sam': TypeError, 'flatten': ValueError}
+
+
+@pytest.mark.parametrize('name', WRAPPERS)
+def test_what_the_wrappers_of_optax_do_with_a_mask_inside(name):
+  """Some drop it, silently within a chain: it must stand around them."""
+  rng = np.random.default_rng(18)
+  leaf = lambda n: jnp.asarray(rng.uniform(1, 2, n), jnp.float32)
+  draw = lambda: {'w': leaf(5), 'b': leaf(3)}
+  params, grads = draw(), draw()
+  mask = {'w': jnp.arange(5) % 2 == 0, 'b': jnp.array([True, False, False])}
+  at = params
+  if name == 'lookahead':
+    at = optax.LookaheadParams.init_synced(params)
+  inner = optax.chain(optax.sgd(0.1), transforms.mask_updates())
+  tx = optax.chain(WRAPPERS[name](inner))
+
+  def moved():
+    updates, _ = tx.update(grads, tx.init(at), at, mask=mask)
+    updates = getattr(updates, 'fast', updates)
+    return jax.tree.map(lambda u: u != 0, updates)
+
+  if name in REFUSED:
+    with pytest.raises(REFUSED[name]):
+      moved()
+  else:
+    kept = jax.tree.map(lambda a, b: bool(jnp.all(a == b)), moved(), mask)
+    assert all(kept.values()) == (name not in DROPPED | ROUNDED)
+
+
+def test_the_page_lists_what_the_wrappers_do():
+  text = ' '.join(pages.read('docs/python.md').split())
+  rows = {
+    'passed on': set(WRAPPERS) - DROPPED - ROUNDED - set(REFUSED),
+    'passed on, but frozen weights drift by rounding': ROUNDED,
+    'dropped without a word': DROPPED,
+    'refused': set(REFUSED),
+  }
+  for title, names in rows.items():
+    (cell,) = re.findall(rf'\| {title} \| (.*?) \|', text)
+    assert set(re.findall(r'`([\w.]+)`', cell)) == names, title
 
 
 def test_the_mask_is_an_argument_of_the_program_and_not_a_constant_in_it():
