@@ -5,6 +5,7 @@ close. A run keeps its colour and its marker in every plot.
 """
 
 from collections.abc import Sequence
+import textwrap
 
 from mmu_jax.data.dataset import FORGET
 from mmu_jax.data.dataset import KEEP
@@ -253,7 +254,9 @@ def bars(results: Sequence[dict]):
     for block in scored.shown_blocks(results)
     if {c.metric for c in block.columns} & set(layout.compared)
   ]
-  panels = {b.title: [c for c in b.columns if c.about] for b in blocks}
+  # Exposure is in bits, not in [0, 1].
+  fits = lambda c: c.about and not c.metric.endswith('exposure')
+  panels = {b.title: list(filter(fits, b.columns)) for b in blocks}
   rows = [-(-len(panel) // _ACROSS) for panel in panels.values()]
   height = 1.2 + 0.26 * len(shown)
   figure = _figure((12, max(sum(rows), 1) * height))
@@ -293,7 +296,8 @@ def _panel(ax, column: Column, shown: dict, chance: float):
   if chance:
     ax.axvline(chance, color='#D55E00', lw=1, ls='--', zorder=2)
     title += ' (dashed: chance)'
-  ax.set_title(f'{title} {column.wanted}', fontsize=9, loc='left')
+  title = textwrap.fill(f'{title} {column.wanted}', 30)
+  ax.set_title(title, fontsize=9, loc='left')
   ax.set(xlim=(0, 1.22), xticks=(0, 0.5, 1))
   ax.grid(axis='y', visible=False)
   ax.set_yticks(range(len(shown)), list(shown), fontsize=8.5)

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from shown import benchmark_row
 from shown import BENCHMARKS
 from shown import MASKS
 from shown import mllmu
 from shown import people
+from shown import people_row
 from shown import RUNS
 from shown import SCORES
 from shown import undefined
@@ -80,3 +82,56 @@ def test_every_compared_score_has_a_panel():
   ]
   assert len([t for t in titles if t]) == 21
   assert sum('chance' in t for t in titles) == 7
+
+
+def test_bars_stay_within_their_panel_and_titles_beside_each_other():
+  bits = [
+    people_row(r, 'forget_vqa_holdout', 2.0, 'choice_exposure') for r in SCORES
+  ]
+  figure = plots.bars([*people(), *bits])
+  figure.canvas.draw()
+  axes = [
+    ax for ax in figure.findobj(lambda x: hasattr(x, 'barh')) if ax.patches
+  ]
+  assert len(axes) == 8
+  for ax in axes:
+    assert max(bar.get_width() for bar in ax.patches) <= ax.get_xlim()[1]
+  titles = [
+    ax.title if ax.get_title() else ax._left_title  # where it is drawn
+    for ax in axes
+  ]
+  boxes = [title.get_window_extent() for title in titles]
+  for i, box in enumerate(boxes):
+    assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+def test_the_retrained_star_is_in_front():
+  for ax in plots.tradeoff(people()).axes:
+    order = {line.get_marker(): line.get_zorder() for line in ax.lines}
+    star = order.pop('*')
+    assert star > max(order.values())
+
+
+def test_plots_are_cropped_to_the_data():
+  low = {
+    run: (0.3, 0.3 + i / 50, 0.9, 0.9, 1, 0.7, 1, 0.4)
+    for i, run in enumerate(SCORES)
+  }
+  for ax in plots.tradeoff(people(low)).axes:
+    left, right = ax.get_xlim()
+    assert 0.2 < left < 0.27 and 0.4 < right < 0.47
+
+
+def test_own_sentences_are_plotted_by_a_score_that_tells_models_apart():
+  rows = [
+    benchmark_row(run, task, metric, value, layout='own')
+    for run, rouge in (('vanilla', 0.9), ('retrained', 0.3), ('ga', 0.4))
+    for task in ('forget_vqa_holdout', 'retain_vqa', 'forget_qa')
+    for metric, value in (('contains', 0.0), ('rougeL', rouge))
+  ]
+  left, right = plots.tradeoff(rows).axes
+  assert left.get_xlabel().startswith('holdout VQA, ROUGE-L')
+  assert left.get_ylabel().startswith('retain VQA, ROUGE-L')
+  assert right.get_ylabel().startswith('forget QA, ROUGE-L')
+  alone = [r for r in rows if r['task'] != 'forget_qa']
+  assert len(plots.tradeoff(alone).axes) == 1
