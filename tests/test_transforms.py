@@ -470,7 +470,7 @@ def test_a_partition_that_hides_leaves_from_the_mask_is_refused():
 
 _FREE = {'w': False, 'b': False}
 # Wrappers of optax around a transformation, by their names in docs/python.md.
-WRAPPERS = {
+WITHIN = {
   'chain': optax.chain,
   'named_chain': lambda tx: optax.named_chain(('inner', tx)),
   'inject_hyperparams': lambda tx: optax.inject_hyperparams(
@@ -501,7 +501,7 @@ ROUNDED = {'contrib.schedule_free'}  # frozen weights move by a last bit
 REFUSED = {'contrib.sam': TypeError, 'flatten': ValueError}
 
 
-@pytest.mark.parametrize('name', WRAPPERS)
+@pytest.mark.parametrize('name', WITHIN)
 def test_what_the_wrappers_of_optax_do_with_a_mask_inside(name):
   """Some drop it, silently within a chain: it must stand around them."""
   rng = np.random.default_rng(18)
@@ -513,7 +513,7 @@ def test_what_the_wrappers_of_optax_do_with_a_mask_inside(name):
   if name == 'lookahead':
     at = optax.LookaheadParams.init_synced(params)
   inner = optax.chain(optax.sgd(0.1), transforms.mask_updates())
-  tx = optax.chain(WRAPPERS[name](inner))
+  tx = optax.chain(WITHIN[name](inner))
 
   def moved():
     updates, _ = tx.update(grads, tx.init(at), at, mask=mask)
@@ -531,7 +531,7 @@ def test_what_the_wrappers_of_optax_do_with_a_mask_inside(name):
 def test_the_page_lists_what_the_wrappers_do():
   text = ' '.join(pages.read('docs/python.md').split())
   rows = {
-    'passed on': set(WRAPPERS) - DROPPED - ROUNDED - set(REFUSED),
+    'passed on': set(WITHIN) - DROPPED - ROUNDED - set(REFUSED),
     'passed on, but frozen weights drift by rounding': ROUNDED,
     'dropped without a word': DROPPED,
     'refused': set(REFUSED),
