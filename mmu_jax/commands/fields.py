@@ -144,6 +144,8 @@ def _check(config: Any, keys: Sequence[str], spec: str) -> Any:
 
 def _may_be_none(keys: Sequence[str]) -> bool:
   """Whether None is a value of a field, and no text."""
+  if '.'.join(keys) in settings.MAY_LACK:
+    return True
   known = rules.rule_of(settings.TABLE, keys)
   return isinstance(known, tuple) and known[0].null and known[0].kind is not str
 

@@ -100,9 +100,10 @@ def _programs(config, forward, shape, asked) -> list[Program]:
   """Programs of all stages; ``shape`` gives the rows of a stream."""
   trained = {} if config.model.path else {'base': (config.base, ())}
   trained['vanilla'] = config.vanilla, ()
-  if 'retrained' in config:
+  if config.get('retrained'):
     trained['retrained'] = config.vanilla, tuple(config.retrained.without)
   found = []
+  trained = {k: v for k, v in trained.items() if v[0].rounds}
   for name, (spec, without) in trained.items():
     rows = shape(spec.stream, without)
     plan = training.training_plan(spec, forward=forward, stream=rows)
@@ -216,9 +217,8 @@ def _measure_asked(job) -> list[Rows]:
   return found
 
 
-def _guess(model, length: int, parts: Parts, without=()) -> Rows:
+def _guess(model, length: int, parts: Parts, _=()) -> Rows:
   """The rows that a stream draws, where no data says it."""
-  del without
   tokens, picture = _picture(model)
   count = longest = room = 0
   for part in parts:

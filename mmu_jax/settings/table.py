@@ -60,6 +60,7 @@ def check(config: Any) -> None:
 2147483646 (seed of data, batches and random weights); got -1.
   """
   plain = config.to_dict() if hasattr(config, 'to_dict') else config
+  plain = {k: v for k, v in plain.items() if v is not None or k not in MAY_LACK}
   rules.check(plain, TABLE, 'config')
   for name in ('base', 'vanilla'):
     warmup, rounds = (plain.get(name, {}).get(x) for x in ('warmup', 'rounds'))
@@ -69,10 +70,10 @@ def check(config: Any) -> None:
         f'rounds, which is {rounds}: the rate would never reach its height; '
         f'got {warmup}.'
       )
-  tune = [
-    path for path in TABLE if path.startswith('tune.') and 'tune' in plain
+  optional = [
+    path for path in TABLE if path.split('.')[0] in {*_OPTIONAL} & {*plain}
   ]
-  rules.check_there(plain, (*REQUIRED, *tune), TABLE, 'config')
+  rules.check_there(plain, (*REQUIRED, *optional), TABLE, 'config')
 
 
 def restored(value: Any, node: Any = None) -> Any:
@@ -147,7 +148,7 @@ _OPTIMIZER: Table = {
   '*': (ANY, 'another option of the optimizer'),
 }
 _TRAINING: Table = {
-  'rounds': (_ONE, 'optimizer steps'),
+  'rounds': (_COUNT, 'optimizer steps; 0: it stays as it starts'),
   'rate': (_RATE, 'highest learning rate'),
   'schedule': (one_of('constant', 'linear', 'cosine'), 'course of the rate'),
   'warmup': (_COUNT, 'rounds in which the rate rises'),
@@ -320,9 +321,12 @@ TABLE: Table = {
   **below('evaluation.judge', JUDGE),
 }
 
+MAY_LACK = ('retrained',)  # groups that may be None
+_OPTIONAL = ('tune', *MAY_LACK)  # groups that are whole, where they are there
 # Fields without which a job does; the code that reads them has a default.
 _DEFAULTED = re.compile(
-  r'data\.(?!name)|validation_groups|tune|evaluation\.(judge|prot|rep|shots)'
+  r'data\.(?!name)|validation_groups|tune|retrained'
+  r'|evaluation\.(judge|prot|rep|shots)'
   r'|model\.(?!name|path|dtype|attention|remat)'
   r'|.*optimizer\.(?!name)|runs\.\*\.options\.(?!\*)'
 )

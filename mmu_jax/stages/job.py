@@ -42,6 +42,7 @@ Folder = str | pathlib.Path
 Stage = TypeVar('Stage', bound=Callable[..., Any])
 _WORLD = ('seed', 'labels', 'data', 'model')  # shared by all of a workdir
 TRAINED = ('base', 'vanilla', 'retrained')  # before any run of the config
+NO_RETRAINED = 'config.retrained=None, or config.vanilla.rounds=0'
 MASKS = ('saliency', 'literal', 'topk', 'random')
 
 
@@ -181,6 +182,12 @@ def check_names(config: Config) -> None:
       )
 
 
+def makes(config: Config, name: str) -> bool:
+  """Whether a job makes a model: all but a retrained one without a recipe."""
+  known = config.get('retrained') is not None and config.vanilla.rounds
+  return name != 'retrained' or bool(known)
+
+
 def write_manifest(
   config: Config, folder: pathlib.Path, mesh: jax.sharding.Mesh
 ) -> None:
@@ -288,7 +295,8 @@ def run_settings(config: Config, name: str) -> Config:
 
   Raises:
     ValueError: if the run, its method, mask or retain stream is unknown, or
-      method and mask do not go together.
+      method and mask do not go together, or it compares with a retrained
+      model and the config makes none.
   """
   if name not in config.runs:
     raise UserError(
@@ -307,6 +315,12 @@ def run_settings(config: Config, name: str) -> Config:
     raise UserError(
       f'run {name!r} has method {run.method!r} and mask {run.mask!r}: a '
       "method with masked turns needs a mask, one without has mask ''."
+    )
+  compares = any(turn.needs_reference for turn in turns)
+  if compares and not makes(config, run.reference):
+    raise UserError(
+      f'run {name!r} compares with the retrained model, and the config makes '
+      f'none ({NO_RETRAINED}). Set config.runs.{name}.reference=vanilla.'
     )
   if run.retain not in config.unlearn.streams:
     raise UserError(

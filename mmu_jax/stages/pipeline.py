@@ -5,6 +5,7 @@ from typing import Any
 from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
+from mmu_jax.stages.job import makes
 from mmu_jax.stages.job import TRAINED
 from mmu_jax.stages.masking import saliency
 from mmu_jax.stages.reporting import report
@@ -28,7 +29,8 @@ def pipeline(config: Config, workdir: Folder) -> list[dict[str, Any]]:
   """
   for run in TRAINED:
     # The base model of a checkpoint is read when it is needed.
-    if run != 'base' or not config.model.get('path'):
+    read = run == 'base' and config.model.get('path')
+    if makes(config, run) and not read:
       make_model(config, workdir, run)
   saliency(config, workdir)
   for run in config.runs:

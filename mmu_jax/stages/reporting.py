@@ -15,6 +15,8 @@ from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
+from mmu_jax.stages.job import makes
+from mmu_jax.stages.job import NO_RETRAINED
 from mmu_jax.stages.job import open_job
 from mmu_jax.stages.runs import find_models
 from mmu_jax.stages.runs import model_folder
@@ -70,6 +72,12 @@ def _look_over(
   remarks = [
     f'{run} has no scores: {why}.' for run, why in note['left_out'].items()
   ]
+  if 'retrained' not in runs and not makes(job.config, 'retrained'):
+    remarks.append(
+      f'There is no retrained model ({NO_RETRAINED}): nothing here says how a '
+      'model answers that never saw the forget set, and comparisons with one '
+      'are left out.'
+    )
   gone = _without_answers(folder, note)
   if gone:
     remarks.append(
@@ -108,9 +116,8 @@ def _without_answers(
 def _not_scored(job: Job, known: Collection[str]) -> list[str]:
   """Names models of the workdir or the config that no table shows."""
   new = [r for r in find_models(job.config, job.folder) if r not in known]
-  wanted = ['vanilla', *job.config.runs]
-  if job.config.get('retrained') is not None:
-    wanted.insert(1, 'retrained')
+  wanted = ['vanilla', 'retrained', *job.config.runs]
+  wanted = [run for run in wanted if makes(job.config, run)]
   absent = [run for run in wanted if run not in {*known, *new}]
   remarks = []
   if new:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from mmu_jax import checkpoint
 from mmu_jax import distributed
 from mmu_jax import masks as masks_lib
 from mmu_jax import methods
@@ -15,6 +16,7 @@ from mmu_jax.data.batches import batching
 from mmu_jax.data.batches import prefetch
 from mmu_jax.data.row import GENERATION
 from mmu_jax.distributed import progress
+from mmu_jax.errors import UserError
 from mmu_jax.evaluation.asking import decoding
 from mmu_jax.stages import masking
 from mmu_jax.stages import origins
@@ -22,6 +24,8 @@ from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
+from mmu_jax.stages.job import makes
+from mmu_jax.stages.job import NO_RETRAINED
 from mmu_jax.stages.job import open_job
 from mmu_jax.stages.job import recipe
 from mmu_jax.stages.job import run_settings
@@ -64,6 +68,11 @@ def train(config: Config, workdir: Folder, run: str = 'vanilla') -> Params:
 def make_model(config: Config, workdir: Folder, run: str) -> Job:
   """Trains one model unless it is finished, see ``train``; returns the job."""
   settings = None if run in TRAINED else run_settings(config, run)
+  if not makes(config, run):
+    raise UserError(
+      f'the config makes no retrained model ({NO_RETRAINED}). It needs '
+      'config.retrained.without and a vanilla model that is taught.'
+    )
   job = open_job(config, workdir, begin=True)
   with jax.set_mesh(job.mesh):
     if settings is None:
@@ -121,7 +130,7 @@ def settings_of(job: Job, name: str) -> dict[str, Any] | None:
   Returns:
     JSON; None for a model that the config does not know.
   """
-  if name in TRAINED:
+  if name in TRAINED and makes(job.config, name):
     return _train_claim(job, name)
   return (
     run_claim(job, job.config.runs[name]) if name in job.config.runs else None
@@ -139,7 +148,9 @@ def run_claim(job: Job, run: Config) -> dict[str, Any]:
     'groups': job.groups.to_dict(),
     'saliency': recipe(config.saliency) if run.mask else None,
     'retrained': (
-      config.retrained.to_dict() if run.reference == 'retrained' else None
+      config.retrained.to_dict()
+      if run.reference == 'retrained' and makes(config, 'retrained')
+      else None
     ),
   }
 
@@ -305,14 +316,29 @@ def _train_model(job: Job, name: str) -> None:
     return
   if name != 'base':
     require(job, 'base')
+  start = lambda: _random(job) if name == 'base' else final_params(job, 'base')
+  sources = [] if name == 'base' else [model_folder(job, 'base')]
+  if not spec.rounds:
+    progress.say(f'{name}: 0 rounds: it stays as it starts')
+    _save_start(job, name, start(), sources)
+    return
   plan = training_plan(
     spec,
     forward=job.model.forward,
     stream=make_stream(job, draw_from(job, spec.stream, without), 'train'),
   )
-  start = lambda: _random(job) if name == 'base' else final_params(job, 'base')
-  sources = [] if name == 'base' else [model_folder(job, 'base')]
   fit_model(job, name, plan, start, spec.save_every, sources)
+
+
+def _save_start(
+  job: Job, name: str, params: Params, made_from: Sequence[pathlib.Path]
+) -> None:
+  """Makes the parameters that a model starts from its final ones."""
+  folder = model_folder(job, name)
+  note = {'family': job.model.family, 'rounds': 0}
+  note |= origins.origin(job, folder, made_from)
+  note['content'] = checkpoint.digest(params)
+  checkpoint.save(folder / loop.FINAL, params, note)
 
 
 def _left_out(job: Job, name: str) -> tuple[str, ...]:

@@ -14,10 +14,14 @@ from mmu_jax.stages import origins
 from mmu_jax.stages import reporting
 from mmu_jax.workdir import seals
 
+NO_RETRAINED = 'There is no retrained model'
+
 
 @pytest.fixture(name='job')
 def _job(monkeypatch, tmp_path):
-  config = ml_collections.ConfigDict({'runs': {'ga': {}}})
+  config = ml_collections.ConfigDict(
+    {'runs': {'ga': {}}, 'vanilla': {'rounds': 1}, 'retrained': None}
+  )
   job = types.SimpleNamespace(
     config=config,
     folder=tmp_path,
@@ -39,7 +43,9 @@ def _shown(monkeypatch, job):
     found.update(runs=runs, names=data.names, gallery=predictions)
 
   def write(folder, *, predictions, remarks):
-    found.update(page=predictions, remarks=remarks)
+    apart = [text for text in remarks if text.startswith(NO_RETRAINED)]
+    others = [text for text in remarks if text not in apart]
+    found.update(page=predictions, remarks=others, no_retrained=apart)
     return folder / 'report.html'
 
   monkeypatch.setattr(reporting.gallery, 'save_gallery', save)
@@ -170,6 +176,12 @@ def test_a_model_of_the_config_that_is_gone_is_named(shown, job, lost):
   assert remark.startswith(f'{lost} of the config is not in this workdir')
 
 
-def test_a_job_without_a_retrained_model_lacks_none(shown, job):
-  job.config.retrained = None
-  assert shown([_row('vanilla'), _row('ga')])()[1]['remarks'] == []
+@pytest.mark.parametrize('rounds, recipe', [(0, {}), (1, None), (0, None)])
+def test_a_job_without_a_retrained_model_says_so(shown, job, rounds, recipe):
+  job.config.vanilla.rounds = rounds
+  job.config.retrained = recipe
+  found = shown([_row('vanilla'), _row('ga')])()[1]
+  assert found['remarks'] == [] and len(found['no_retrained']) == 1
+  job.config.update(vanilla={'rounds': 1}, retrained={'without': ()})
+  found = shown([_row('vanilla'), _row('retrained'), _row('ga')])()[1]
+  assert found['remarks'] == found['no_retrained'] == []
