@@ -16,6 +16,7 @@ import numpy as np
 
 from mmu_jax import distributed
 from mmu_jax import tree as tree_lib
+from mmu_jax.errors import UserError
 
 _WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32}  # by bytes of a value
 _STARTS = (0x9E3779B9, 0x7F4A7C15)  # two sums, of 32 bits each
@@ -33,6 +34,9 @@ def digest(tree: Any) -> str:
     tree: pytree of arrays of at most 32 bits. In a job of several processes
       all of them call this.
 
+  Raises:
+    ValueError: if a leaf has values of more than 32 bits; names it.
+
   Example:
     >>> import numpy as np
     >>> a, b = np.float32([1, 2]), np.float32([2, 1])
@@ -40,6 +44,12 @@ def digest(tree: Any) -> str:
     (True, 'b544')
   """
   flat = tree_lib.flatten(tree)
+  for name, x in flat.items():
+    if x.dtype.itemsize not in _WORDS:
+      raise UserError(
+        f'a checkpoint holds values of at most 32 bits; {name} has the dtype '
+        f'{x.dtype}. Save it as float32 or int32.'
+      )
   mine = [_sums(x) for x in flat.values()]
   sums = np.sum(distributed.gather(mine), axis=0) % 2**32
   named = [

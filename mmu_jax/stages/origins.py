@@ -79,8 +79,9 @@ def _check(job, folder) -> None:
   way_out = (
     f'Put back the one that belongs here, or delete {folder} to make it again.'
   )
-  found = note.get('origin', {})
-  if not (isinstance(found, Mapping) and note.get('content')):
+  found = note.get('origin')
+  known = isinstance(found, Mapping) and {*found} == {*_MEANT, 'made_from'}
+  if not (known and note.get('content')):
     raise UserError(
       f'{folder} does not say what it was made from, as trees of an earlier '
       f'version do not. Delete it to make it again.'

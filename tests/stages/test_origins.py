@@ -106,7 +106,9 @@ def test_settings_that_were_edited_or_lost_are_noticed(job):
     origins.check(job, job.folder / 'mask' / 'random')
 
 
-def test_a_tree_that_says_nothing_is_refused(job):
-  checkpoint.save(job.folder / 'vanilla' / 'params', {'w': np.ones(1)}, {})
+@pytest.mark.parametrize('origin', [None, {}, [], {'name': 'vanilla'}])
+def test_a_tree_that_says_nothing_is_refused(job, origin):
+  note = {'content': 'c'} | ({} if origin is None else {'origin': origin})
+  checkpoint.save(job.folder / 'vanilla' / 'params', {'w': np.ones(1)}, note)
   with pytest.raises(ValueError, match='vanilla does not say what it was made'):
     origins.check(job, job.folder / 'vanilla')
