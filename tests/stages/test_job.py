@@ -2,12 +2,14 @@
 
 import json
 
+import corrupted_job
 import pytest
 
 from mmu_jax import recipes
 from mmu_jax import stages
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.errors import UserError
+from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import masking
 from mmu_jax.stages import runs
 from mmu_jax.stages import scoring
@@ -165,3 +167,45 @@ def test_a_name_that_is_no_variable_is_not_written(
   monkeypatch.setenv('HUNTER2', 'x')
   stages.open_job(config, tmp_path / 'b')
   assert 'HUNTER2' in (tmp_path / 'b' / 'config.json').read_text()
+
+
+@pytest.mark.parametrize(
+  'stage',
+  ('train', 'make_model', 'saliency', 'evaluate', 'report', 'tune', 'pipeline'),
+)
+def test_no_stage_begins_where_another_job_is_at_work(
+  monkeypatch, tmp_path, stage
+):
+  """It is refused before it looks at its config."""
+
+  def busy(workdir):
+    raise UserError(f'another job is at work in {workdir}')
+
+  monkeypatch.setattr(job_lib.locks, 'alone_in', busy)
+  arguments = ('vanilla',) if stage == 'make_model' else ()
+  with pytest.raises(UserError, match='another job is at work'):
+    getattr(stages, stage)(None, tmp_path, *arguments)
+
+
+@pytest.mark.parametrize('change', ['answer', 'split', 'picture'])
+def test_data_that_changed_under_a_workdir_are_refused(tmp_path, change):
+  corrupted_job.write_data(tmp_path / 'data')
+  config = corrupted_job.config_of(tmp_path / 'data')
+
+  def open_job():  # as a process of its own would
+    job_lib._load.cache_clear()
+    job_lib._content.cache_clear()
+    return stages.open_job(config, tmp_path / 'job')
+
+  assert open_job().world == open_job().world
+  workdir_lib.write_json(tmp_path / 'job' / 'vanilla' / 'config.json', {})
+  file, picture = (tmp_path / 'data' / n for n in ('people.jsonl', '9.png'))
+  if change == 'picture':
+    picture.write_bytes((tmp_path / 'data' / '8.png').read_bytes())
+  else:
+    text = file.read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    rows[0][change] = 'retain'  # a split, and no answer of before
+    file.write_text('\n'.join(map(json.dumps, rows)))
+  with pytest.raises(ValueError, match='content.data.*there,.*asked for'):
+    open_job()

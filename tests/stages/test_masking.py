@@ -10,13 +10,17 @@ import pytest
 import toy
 
 from mmu_jax import checkpoint
+from mmu_jax import gradients
 from mmu_jax import masks
 from mmu_jax import saliency as saliency_lib
 from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
+from mmu_jax import workdir as workdir_lib
 from mmu_jax.saliency import codes
 from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import masking
+from mmu_jax.stages import origins
+from mmu_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 PROTECTS = {'vision': ['vqa'], 'projector': ['vqa'], 'language': ['vqa', 'qa']}
@@ -40,6 +44,7 @@ def _config(**choices):
       seed=0,
       base={},
       vanilla={},
+      checkpoints=dict(importance_every=0),
       runs=dict(one=dict(mask='topk'), two=dict(mask='literal')),
       saliency=saliency | choices,
     )
@@ -229,3 +234,38 @@ def test_a_mask_that_selects_nothing_or_everything_is_refused(
       masking.mask(job, 'saliency')
     with pytest.raises(ValueError, match=words):
       masking.mask(job, 'saliency')
+
+
+def _of_another_seed(job):
+  """The same workdir, as a job of another world would have it."""
+  return job._replace(world='another')
+
+
+@pytest.mark.parametrize(
+  'use',
+  [
+    lambda job: masking.mask(job, 'saliency'),
+    lambda job: masking.mask(job, 'random'),
+    lambda job: masking.measure(job, 'forget', ()),
+  ],
+  ids=['a mask', 'a mask made from it', 'an importance'],
+)
+def test_a_part_of_another_world_is_refused_where_it_is_used(tmp_path, use):
+  job = _measured(tmp_path)
+  _make(job, 'saliency')
+  with jax.set_mesh(job.mesh):
+    use(job)
+    with pytest.raises(ValueError, match='of another seed, dataset or model'):
+      use(_of_another_seed(job))
+
+
+def test_sums_of_another_world_are_not_gone_on_with(tmp_path):
+  job, vanilla = _job(tmp_path), tmp_path / 'vanilla'
+  folder = tmp_path / 'importance' / 'forget'
+  workdir_lib.claim(folder, masking._settings(job))
+  note = origins.origin(job, folder, [vanilla])
+  with jax.set_mesh(job.mesh):
+    sums = gradients.zero_sums(toy.params(0), job.model.partition_rules)
+    checkpoint.save(folder / loop.RUNNING, sums, note)
+    with pytest.raises(ValueError, match='made from something else.*world'):
+      masking._go_on(_of_another_seed(job), 'forget', None, 2)

@@ -328,6 +328,16 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(tmp_path):
   assert _rows(tmp_path / 'cut') == _rows(tmp_path / 'whole')
 
 
+def test_a_state_of_another_source_is_not_gone_on_with(tmp_path):
+  plan = _plan(rounds=4)
+  options = dict(save_every=2, keep_every=2)
+  note = lambda world: {'origin': {'world': world}}
+  _fit(plan, toy.params(0), tmp_path, note=note('seed 0'), **options)
+  shutil.rmtree(tmp_path / loop.FINAL)
+  with pytest.raises(ValueError, match='made from something else.*seed 1'):
+    _fit(plan, toy.params(0), tmp_path, note=note('seed 1'), **options)
+
+
 def test_a_run_from_a_checkpoint_compiles_each_turn_once(tmp_path):
   checkpoint.save(tmp_path / 'start', toy.params(0), {})
   shapes = jax.eval_shape(lambda: toy.params(0))
