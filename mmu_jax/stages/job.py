@@ -149,7 +149,7 @@ def open_job(
   if any(run.mask for run in config.runs.values()):
     masks.exempted(tree.flatten(model.abstract_params), config.unlearn.exempt)
   world = {k: plain[k] for k in _WORLD}
-  world['content'] = _content(_world_of(config))
+  world['content'] = distributed.first(_content, _world_of(config))
   # A job that ran out of memory may go on with other ways to compute the same.
   world['model'] = {
     k: v for k, v in world['model'].items() if k not in ('attention', 'remat')

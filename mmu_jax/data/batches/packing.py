@@ -90,9 +90,8 @@ def assemble(
     padding: the side where short rows are padded. On the right, the positions
       of padding go on behind the row's last token, as if a model counted
       through; on the left they are 0.
-    as_published: whether padding on the right has the positions that the
-      published runs gave it: 1 in time, row and column. Only
-      the published KL sees them.
+    as_published: whether padding has the positions that the published runs
+      gave it: 1 in time, row and column. Only the published KL sees them.
 
   Returns:
     A ``Batch`` of NumPy arrays; with ``patch_images`` and ``patch_positions``
