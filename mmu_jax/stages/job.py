@@ -158,10 +158,9 @@ def open_job(
     distributed.first(write_manifest, config, folder, mesh)
   shared = config, folder, data, encoder, scorer, model
   places = (mesh, seals.hash_json(world))
-  if validation:
-    groups = config.validation_groups
-    return Job(*shared, groups, True, folder / 'tuning', *places)
-  return Job(*shared, config.groups, False, folder, *places)
+  groups = config.validation_groups if validation else config.groups
+  unlearned = folder / 'tuning' if validation else folder
+  return Job(*shared, groups, validation, unlearned, *places)
 
 
 def check_names(config: Config) -> None:
@@ -295,8 +294,7 @@ def run_settings(config: Config, name: str) -> Config:
 
   Raises:
     ValueError: if the run, its method, mask or retain stream is unknown, or
-      method and mask do not go together, or it compares with a retrained
-      model and the config makes none.
+      method and mask do not go together, or its reference is not made.
   """
   if name not in config.runs:
     raise UserError(
@@ -316,8 +314,7 @@ def run_settings(config: Config, name: str) -> Config:
       f'run {name!r} has method {run.method!r} and mask {run.mask!r}: a '
       "method with masked turns needs a mask, one without has mask ''."
     )
-  compares = any(turn.needs_reference for turn in turns)
-  if compares and not makes(config, run.reference):
+  if not makes(config, run.reference):
     raise UserError(
       f'run {name!r} compares with the retrained model, and the config makes '
       f'none ({NO_RETRAINED}). Set config.runs.{name}.reference=vanilla.'

@@ -74,9 +74,8 @@ def _look_over(
   ]
   if 'retrained' not in runs and not makes(job.config, 'retrained'):
     remarks.append(
-      f'There is no retrained model ({NO_RETRAINED}): nothing here says how a '
-      'model answers that never saw the forget set, and comparisons with one '
-      'are left out.'
+      f'There is no retrained model ({NO_RETRAINED}): nothing is compared with '
+      'a model that never saw the forget set.'
     )
   gone = _without_answers(folder, note)
   if gone:

@@ -69,10 +69,7 @@ def make_model(config: Config, workdir: Folder, run: str) -> Job:
   """Trains one model unless it is finished, see ``train``; returns the job."""
   settings = None if run in TRAINED else run_settings(config, run)
   if not makes(config, run):
-    raise UserError(
-      f'the config makes no retrained model ({NO_RETRAINED}). It needs '
-      'config.retrained.without and a vanilla model that is taught.'
-    )
+    raise UserError(f'the job has no retrained model: {NO_RETRAINED}.')
   job = open_job(config, workdir, begin=True)
   with jax.set_mesh(job.mesh):
     if settings is None:
@@ -148,9 +145,7 @@ def run_claim(job: Job, run: Config) -> dict[str, Any]:
     'groups': job.groups.to_dict(),
     'saliency': recipe(config.saliency) if run.mask else None,
     'retrained': (
-      config.retrained.to_dict()
-      if run.reference == 'retrained' and makes(config, 'retrained')
-      else None
+      config.retrained.to_dict() if run.reference == 'retrained' else None
     ),
   }
 
@@ -320,7 +315,11 @@ def _train_model(job: Job, name: str) -> None:
   sources = [] if name == 'base' else [model_folder(job, 'base')]
   if not spec.rounds:
     progress.say(f'{name}: 0 rounds: it stays as it starts')
-    _save_start(job, name, start(), sources)
+    params, folder = start(), model_folder(job, name)
+    note = {'family': job.model.family, 'rounds': 0}
+    note |= origins.origin(job, folder, sources)
+    note |= {'content': checkpoint.digest(params)}
+    checkpoint.save(folder / loop.FINAL, params, note)
     return
   plan = training_plan(
     spec,
@@ -328,17 +327,6 @@ def _train_model(job: Job, name: str) -> None:
     stream=make_stream(job, draw_from(job, spec.stream, without), 'train'),
   )
   fit_model(job, name, plan, start, spec.save_every, sources)
-
-
-def _save_start(
-  job: Job, name: str, params: Params, made_from: Sequence[pathlib.Path]
-) -> None:
-  """Makes the parameters that a model starts from its final ones."""
-  folder = model_folder(job, name)
-  note = {'family': job.model.family, 'rounds': 0}
-  note |= origins.origin(job, folder, made_from)
-  note['content'] = checkpoint.digest(params)
-  checkpoint.save(folder / loop.FINAL, params, note)
 
 
 def _left_out(job: Job, name: str) -> tuple[str, ...]:
