@@ -1,10 +1,13 @@
-"""The commands on checkpoints: they need no config."""
+"""The commands on a checkpoint: they need no config."""
 
 import argparse
 import time
 
 from mmu_jax.commands.command import Command
 from mmu_jax.commands.command import filled
+from mmu_jax.errors import UserError
+
+_DTYPES = ('float32', 'bfloat16', 'float16')
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +37,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     '--dtype',
-    choices=('float32', 'bfloat16', 'float16'),
+    choices=_DTYPES,
     help="dtype of the result. Default: the source's, and on the way back the "
     "Hugging Face checkpoint's",
   )
@@ -49,6 +52,65 @@ def _convert(args: argparse.Namespace) -> None:
     convert.convert(args.source, args.target, like=args.like, dtype=args.dtype)
   )
   print(f'mmu convert: {time.time() - started:.0f} s')
+
+
+def _add_ask(parser: argparse.ArgumentParser) -> None:
+  """Adds the arguments of ``ask``."""
+  parser.add_argument('question', nargs='*', metavar='QUESTION')
+  for name, kind, said in (
+    (
+      'params',
+      'DIR',
+      'checkpoint, as runs/people/vanilla/params or from a hub',
+    ),
+    ('workdir', 'DIR', 'folder of a job, in place of --params'),
+    ('run', 'NAME', 'model of the job: base, vanilla, retrained, or a run'),
+    ('image', 'FILE', 'picture that is asked about'),
+    ('like', 'DIR', 'Hugging Face checkpoint that an Orbax folder came from'),
+  ):
+    parser.add_argument(f'--{name}', type=filled, metavar=kind, help=said)
+  parser.add_argument('--dtype', choices=_DTYPES, default='float32')
+  for name, value in (('alternatives', 4), ('max_new_tokens', 64)):
+    parser.add_argument(f'--{name}', type=int, default=value, metavar='N')
+
+
+def _ask(args: argparse.Namespace) -> None:
+  """Asks a model; prints its answer, and the alternatives below."""
+  question = ' '.join(args.question)
+  if not question.strip():
+    raise UserError('there is no question: mmu ask --params=DIR "Who is this?"')
+  given = [n for n in ('params', 'workdir', 'run') if getattr(args, n)]
+  if given not in (['params'], ['workdir', 'run']):
+    raise UserError(
+      'which model is asked? Give --params=DIR, or both --workdir=DIR and '
+      '--run=NAME.'
+    )
+  from mmu_jax import inputs
+
+  if args.image:
+    inputs.check_file(args.image)
+  import jax
+
+  from mmu_jax import evaluation
+  from mmu_jax import sharding
+  from mmu_jax import stages
+
+  if args.params:
+    model = stages.load_model(args.params, like=args.like, dtype=args.dtype)
+  else:
+    model = stages.load_run(args.workdir, args.run)
+  with jax.set_mesh(sharding.make_mesh('fsdp=-1')):
+    replies = evaluation.ask(
+      model,
+      question,
+      args.image,
+      alternatives=args.alternatives,
+      max_new_tokens=args.max_new_tokens,
+    )
+  shown = [r.text + (' ...' if not r.ended else '') for r in replies]
+  print(f'{shown[0]}\n\nprobability  answer, then alternatives')
+  for reply, text in zip(replies, shown):
+    print(f'{reply.probability:11.4f}  {text or "(nothing)"}')
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +131,24 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 COMMANDS = (
+  Command(
+    'ask',
+    'ask a model one question, about an image or in text',
+    """
+  mmu ask --params=llava-1.5-7b-hf --image=ada.png "Who is this?"
+  mmu ask --workdir=runs/people --run=vanilla "Where does Ada Berg live?"
+  mmu ask --params=runs/people/unlearned/npo/params --image=ada.png \\
+      "Who is this?"
+
+The question is put by the chat template and nothing more, and the answer is
+decoded greedily. Its alternatives are the next likeliest first tokens, each
+continued greedily, by falling probability; there may be likelier answers that
+begin as these do. A probability is of the whole text and its end, under the
+model itself, without a repetition penalty. A text that ends in ... was cut off
+by --max_new_tokens. --dtype is for the parameters of a Hugging Face folder.""",
+    _add_ask,
+    _ask,
+  ),
   Command(
     'convert',
     'convert a checkpoint: Hugging Face to Orbax, or back',

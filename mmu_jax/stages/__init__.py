@@ -20,6 +20,8 @@ from mmu_jax.stages.job import open_job
 from mmu_jax.stages.masking import saliency
 from mmu_jax.stages.pipeline import pipeline
 from mmu_jax.stages.reporting import report
+from mmu_jax.stages.runs import load_model
+from mmu_jax.stages.runs import load_run
 from mmu_jax.stages.scoring import evaluate
 from mmu_jax.stages.training import make_model
 from mmu_jax.stages.training import train
@@ -27,6 +29,8 @@ from mmu_jax.stages.tuning import tune
 
 __all__ = [
   'evaluate',
+  'load_model',
+  'load_run',
   'make_model',
   'open_job',
   'pipeline',

@@ -15,21 +15,30 @@ The name of a model is its path in the workdir, ``unlearned/`` left out.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
 import pathlib
 from typing import Any
+
+import jax
 
 from mmu_jax import checkpoint
 from mmu_jax import distributed
 from mmu_jax import inputs
 from mmu_jax import sharding
 from mmu_jax import workdir as workdir_lib
+from mmu_jax.data.batches import batching
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
+from mmu_jax.models import Model
+from mmu_jax.models.hub import config as hub_config
+from mmu_jax.models.hub import convert
 from mmu_jax.models.hub import loading
 from mmu_jax.stages import origins
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
+from mmu_jax.stages.job import open_job
+from mmu_jax.stages.job import stored_config
 from mmu_jax.stages.job import TRAINED
 from mmu_jax.training import loop
 from mmu_jax.typing import Params
@@ -209,3 +218,73 @@ def final_params(job: Job, name: str) -> Params:
       'learning rate, or fetch the checkpoint again.'
     )
   return params
+
+
+def scorer(job: Job) -> batching.Encoder:
+  """Returns the encoder of questions, with the config's repetition penalty."""
+  penalty = job.config.evaluation.get('repetition_penalty', 0.0)
+  if not penalty:  # as generation_config.json has it
+    return job.scorer
+  made = job.scorer.processor
+  return batching.Encoder(
+    dataclasses.replace(made, repetition_penalty=float(penalty))
+  )
+
+
+def load_model(
+  path: Folder, *, like: Folder | None = None, dtype: str = 'float32'
+) -> Model:
+  """Loads a model with parameters and processor, split over all devices.
+
+  Args:
+    path: checkpoint: a Hugging Face folder, one of ``mmu convert``, or the
+      folder of a model of a workdir.
+    like: Hugging Face folder of the model, for an Orbax folder of elsewhere.
+    dtype: dtype of the parameters of a Hugging Face folder.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint.
+    ValueError: if it is damaged, or nothing says which model it is.
+  """
+  path = pathlib.Path(path).absolute()
+  path = path / loop.FINAL if is_finished(path) else path
+  if checkpoint.latest_step(path) is None:
+    if not (path / hub_config.FILE).exists():
+      raise MissingError(
+        f'{path} holds neither {hub_config.FILE} (Hugging Face) nor a '
+        'numbered step (Orbax). Give the folder of a checkpoint.'
+      )
+    return loading.load(path, dtype=dtype, mesh=sharding.make_mesh('fsdp=-1'))
+  for folder in path.parents if like is None else ():
+    if (folder / workdir_lib.WORLD).is_file():
+      name = path.parent.relative_to(folder).as_posix()
+      return load_run(folder, name.removeprefix(f'{_UNLEARNED}/'))
+  model = convert.load_orbax(path, like=like)
+  processor = loading.load_processor(model, model.source)
+  return dataclasses.replace(model, processor=processor)
+
+
+def load_run(workdir: Folder, name: str) -> Model:
+  """Loads a finished model of a job, as ``load_model`` does.
+
+  Args:
+    workdir: folder of the job.
+    name: 'vanilla', a key of ``config.runs``, or a path in the workdir.
+
+  Raises:
+    FileNotFoundError: if there is no such job, or the model is not finished.
+    ValueError: if the name is unknown, or data or model have changed.
+  """
+  config = stored_config(workdir)
+  config.mesh = 'fsdp=-1'  # the devices of this machine, not of the job
+  known = {*TRAINED, *config.runs, *find_models(config, workdir)}
+  if name not in known and '/' not in name:
+    raise UserError(
+      f'there is no model {name!r} in {workdir}; the job has '
+      f'{", ".join(in_order(config, known))}.'
+    )
+  job = open_job(config, workdir, begin=False)
+  with jax.set_mesh(job.mesh):
+    params = final_params(job, name)
+  processor = scorer(job).processor
+  return dataclasses.replace(job.model, params=params, processor=processor)

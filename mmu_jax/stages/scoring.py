@@ -9,7 +9,6 @@ each time, so a new metric needs no model.
 """
 
 from collections.abc import Mapping, Sequence
-import dataclasses
 import functools
 import json
 import pathlib
@@ -22,7 +21,6 @@ from mmu_jax import checkpoint
 from mmu_jax import distributed
 from mmu_jax import inputs
 from mmu_jax import workdir as workdir_lib
-from mmu_jax.data.batches import batching
 from mmu_jax.data.dataset import Task
 from mmu_jax.distributed import progress
 from mmu_jax.errors import MissingError
@@ -204,19 +202,8 @@ def _settings(job: Job) -> dict[str, Any]:
   elsewhere = ('judge', 'batch_size', 'protocol', 'shots')
   spec = job.config.evaluation.to_dict()
   made = {k: v for k, v in spec.items() if k not in elsewhere}
-  penalty = _scorer(job).processor.repetition_penalty
+  penalty = runs_lib.scorer(job).processor.repetition_penalty
   return made | {'repetition_penalty': penalty}
-
-
-def _scorer(job: Job) -> batching.Encoder:
-  """The encoder of questions, with the repetition penalty of the config."""
-  penalty = job.config.evaluation.get('repetition_penalty', 0.0)
-  if not penalty:  # as generation_config.json has it
-    return job.scorer
-  made = job.scorer.processor
-  return batching.Encoder(
-    dataclasses.replace(made, repetition_penalty=float(penalty))
-  )
 
 
 def _answer(
@@ -229,7 +216,7 @@ def _answer(
   """Lets a model answer the questions that are left."""
   spec = job.config.evaluation
   params = functools.cache(lambda: runs_lib.final_params(job, run))
-  scorer = _scorer(job)
+  scorer = runs_lib.scorer(job)
   total = sum(map(len, questions.values()))
   with progress.track(None, f'evaluate {run}', total=total) as bar:
     for task, asked in questions.items():

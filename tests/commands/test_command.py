@@ -20,7 +20,7 @@ def test_help_shows_examples(name, capsys):
   shown = capsys.readouterr().out
   assert f'\n  mmu {name}' in shown and '--debug' in shown
   with_workdir = (*JOBS, 'doctor', 'config')
-  assert ('--workdir' in shown) == (name in with_workdir)
+  assert ('--workdir' in shown) == (name in (*with_workdir, 'ask'))
   assert ('--config NAME' in shown) == (name in (*with_workdir, 'plan'))
   assert ('--resume' in shown) == (name in JOBS)
 

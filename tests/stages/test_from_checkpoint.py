@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import PIL.Image
 import pytest
 from safetensors.numpy import load_file
 from safetensors.numpy import save_file
@@ -12,9 +13,11 @@ from mmu_jax import checkpoint
 from mmu_jax import models
 from mmu_jax import recipes
 from mmu_jax import stages
+from mmu_jax import workdir
 from mmu_jax.data.people import vocabulary
 from mmu_jax.models.hub import config as hub_config
 from mmu_jax.models.hub import weights
+from mmu_jax.stages import job as stages_job
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('quick_compile')]
 
@@ -144,6 +147,40 @@ def test_a_checkpoint_is_unlearned_and_written_back(family, tmp_path, capsys):
   capsys.readouterr()
   assert command_line.main(['inspect', str(params)]) == 0
   assert family in capsys.readouterr().out
+  _check_asked(work, out, tmp_path, capsys)
+
+
+def _check_asked(work, out, tmp_path, capsys):
+  """`mmu ask` gives the recorded answer, wherever the model is taken from."""
+  job = stages.open_job(stages_job.stored_config(work), work)
+  answers = work / 'predictions' / 'mmunlearner' / 'retain_vqa.jsonl'
+  records = {
+    r['key']: r['text'] for r in workdir.read_jsonl(answers) if 'text' in r
+  }
+  rows = job.data.tasks['retain_vqa'].rows
+  row = next(row for row in rows if row.key in records)
+  PIL.Image.fromarray(np.asarray(row.picture.image)).save(tmp_path / 'a.png')
+  asked = [f'--image={tmp_path / "a.png"}', '--max_new_tokens=4', row.question]
+  said = []
+  for model in (
+    [f'--workdir={work}', '--run=mmunlearner'],
+    [f'--params={work / "unlearned" / "mmunlearner"}'],
+  ):
+    capsys.readouterr()
+    assert command_line.main(['ask', *model, *asked]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    said.append(lines[lines.index('probability  answer, then alternatives') :])
+    assert said[0][1].endswith(f'  {lines[lines.index("") - 1]}')
+  assert said[0] == said[1] and len(said[0]) == 6
+  shown = [(float(x[:11]), x[13:].removesuffix(' ...')) for x in said[0][1:]]
+  assert shown[0][1] == records[row.key]
+  assert [p for p, _ in shown[1:]] == sorted((p for p, _ in shown[1:]))[::-1]
+  # Of a checkpoint that was converted, its source has tokenizer and names.
+  orbax = tmp_path / 'orbax'
+  assert command_line.main(['convert', f'--from={out}', f'--to={orbax}']) == 0
+  made, want = stages.load_model(orbax), models.load(out, dtype=None)
+  assert made.processor.stop_ids == want.processor.stop_ids
+  assert checkpoint.digest(made.params) == checkpoint.digest(want.params)
 
 
 @pytest.mark.parametrize(

@@ -395,7 +395,7 @@ def test_the_penalty_of_a_checkpoint_can_be_set_and_switched_off(
   job = types.SimpleNamespace(
     config=_config(repetition_penalty=asked), scorer=batching.Encoder(processor)
   )
-  assert scoring._scorer(job).processor.repetition_penalty == want
+  assert runs_lib.scorer(job).processor.repetition_penalty == want
   assert scoring._settings(job)['repetition_penalty'] == want
 
 

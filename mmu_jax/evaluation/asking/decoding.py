@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -151,6 +152,18 @@ def _greedy(
   carry = (jnp.int32(1), token, out, done, seen, cache)
   out = jax.lax.while_loop(unfinished, step, carry)[2]
   return sharding.replicate(out)  # every process reads all answers
+
+
+@functools.partial(jax.jit, static_argnames=('prefill', 'repetition_penalty'))
+def first_logits(
+  params: Params, batch: Batch, *, prefill: Any, repetition_penalty: float
+) -> jax.Array:
+  """Returns the logits ``[B, V]`` of which ``greedy`` takes its first token."""
+  real = batch['documents'] > 0
+  last = jnp.max(jnp.where(real, jnp.arange(real.shape[1]), 0), axis=1)
+  logits, _ = prefill(params, batch, last, real.shape[1])
+  penalize, seen = _repetition(repetition_penalty, batch, logits)
+  return sharding.replicate(penalize(logits, seen))
 
 
 def _repetition(penalty, batch, logits):

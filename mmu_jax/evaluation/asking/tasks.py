@@ -65,7 +65,7 @@ def predict(
       continue
     ask = _Stack(encoder, size, (_prompts(q, protocol, encoder) for q in group))
     given = _Stack(encoder, size, (protocol.answers(q, encoder) for q in group))
-    _check_length(model, max(ask.end + max_new_tokens, given.end))
+    check_length(model, max(ask.end + max_new_tokens, given.end))
     for chunk in left:
       said = _said(
         model,
@@ -83,8 +83,8 @@ def predict(
       ]
 
 
-def _check_length(model: Model, length: int) -> None:
-  """Raises if a model would see positions that it was not trained on."""
+def check_length(model: Model, length: int) -> None:
+  """Raises ValueError if a model would see positions it was not trained on."""
   limit = model.config.text_config.max_position_embeddings
   if 0 < limit < length:
     raise UserError(

@@ -119,7 +119,7 @@ def _hide(text: str, key: str) -> str:
   return text.replace(key, '***') if key else text
 
 
-def ask(
+def reply_to(
   endpoint: Endpoint, prompt: str, stop: threading.Event | None = None
 ) -> str:
   """Asks one question at temperature 0, and again if it may help.

@@ -205,7 +205,7 @@ def _in_parallel(endpoint, prompts) -> Iterator[tuple[str, futures.Future]]:
   """Yields prompts with their answers as they come; cancels the rest."""
   stop = threading.Event()
   pool = futures.ThreadPoolExecutor(endpoint.parallel)
-  asked = {pool.submit(chat.ask, endpoint, p, stop): p for p in prompts}
+  asked = {pool.submit(chat.reply_to, endpoint, p, stop): p for p in prompts}
   try:
     for answer in futures.as_completed(asked):
       yield asked[answer], answer

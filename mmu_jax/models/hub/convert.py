@@ -1,5 +1,6 @@
 """Hugging Face checkpoints to Orbax and back."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -62,14 +63,27 @@ def convert(
     note = {SOURCE: str(source.resolve()), 'family': model.family}
     checkpoint.save(target, model.params, note)
     return f'{_amount(model.params)} from {source} to Orbax in {target}'
-  like = like or _source_of(source)
-  model, _ = checkpoints.read_headers(like)
-  params = checkpoint.restore(source, _stored_like(model, source)).tree
+  model = load_orbax(source, like=like)
+  like, params = model.source, model.params
   saving.save(model, params, target, like=like, dtype=dtype)
   return (
     f'{_amount(params)} from {source} to {target}, in the names and with '
     f'the tokenizer of {like}'
   )
+
+
+def load_orbax(source: Folder, *, like: Folder | None = None) -> Model:
+  """Loads parameters from Orbax, in their dtype, split over all devices.
+
+  Args:
+    source: Orbax folder of parameters.
+    like: Hugging Face folder of its model, as for ``convert``.
+  """
+  like = pathlib.Path(like or _source_of(pathlib.Path(source)))
+  model, _ = checkpoints.read_headers(like)
+  like_stored = _stored_like(model, pathlib.Path(source))
+  params = checkpoint.restore(source, like_stored).tree
+  return dataclasses.replace(model, params=params, source=like)
 
 
 def _source_of(folder: pathlib.Path) -> str:

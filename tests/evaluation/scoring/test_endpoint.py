@@ -18,7 +18,7 @@ def test_a_crowded_server_is_asked_again_after_twice_the_wait(serve):
     return (429, '{}') if n < 2 else reply('5')
 
   stub, endpoint = serve(answer, first_wait=0.1)
-  assert chat.ask(endpoint, 'x') == '5'
+  assert chat.reply_to(endpoint, 'x') == '5'
   assert len(stub.asked) == 3
   assert times[1] - times[0] >= 0.1 and times[2] - times[1] >= 0.2
 
@@ -29,7 +29,7 @@ def test_a_server_may_say_how_long_to_wait(serve):
   )
   _, endpoint = serve(late)
   started = time.monotonic()
-  assert chat.ask(endpoint, 'x') == '5'
+  assert chat.reply_to(endpoint, 'x') == '5'
   assert time.monotonic() - started >= 0.3
 
 
@@ -44,7 +44,7 @@ def test_a_server_may_say_how_long_to_wait(serve):
 )
 def test_a_malformed_reply_is_asked_for_again(serve, body):
   stub, endpoint = serve(lambda n, p: (200, body) if n == 0 else reply('6'))
-  assert chat.ask(endpoint, 'x') == '6'
+  assert chat.reply_to(endpoint, 'x') == '6'
   assert len(stub.asked) == 2
 
 
@@ -55,13 +55,13 @@ def test_a_slow_server_is_not_waited_for(serve):
 
   _, endpoint = serve(answer, timeout=0.2)
   started = time.monotonic()
-  assert chat.ask(endpoint, 'x') == '9'
+  assert chat.reply_to(endpoint, 'x') == '9'
   assert time.monotonic() - started < 1.5
   _, slow = serve(
     lambda n, p: (time.sleep(0.5), reply('9'))[1], timeout=0.1, tries=2
   )
   with pytest.raises(chat.Failed, match='no answer in time, 2 times'):
-    chat.ask(slow, 'x')
+    chat.reply_to(slow, 'x')
 
 
 @pytest.mark.parametrize('key', ['ab\ncd', 'ab cd', 'ab\x7fcd', 'ab\u20accd'])
@@ -125,4 +125,4 @@ def test_wrong_settings_are_errors_before_anything_is_asked(settings, words):
 def test_nothing_listens_is_a_failure_in_words(serve):
   _, endpoint = serve(lambda n, p: reply('2'), tries=2)
   with pytest.raises(chat.Failed, match='refused, 2 times'):
-    chat.ask(endpoint._replace(url='http://127.0.0.1:9/v1'), 'x')
+    chat.reply_to(endpoint._replace(url='http://127.0.0.1:9/v1'), 'x')
