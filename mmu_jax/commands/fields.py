@@ -113,6 +113,8 @@ def described(config: Any) -> Iterator[str]:
   for path, value in leaves(config):
     known = rules.rule_of(settings.TABLE, _keys(path))
     said = 'no field of this version'
+    if path in settings.MAY_LACK:
+      said = 'None: the job does without'
     if isinstance(known, tuple):
       said = f'{known[1]} ({known[0].text})'
     secret = rules.may_hold_secret(repr(value))

@@ -238,3 +238,10 @@ def test_an_empty_folder_or_config_is_an_error_in_words(name, refused):
     if name != 'plan' or option == '--config=':
       said = refused(name, option)
       assert f'argument {option.strip(" =")}: it is empty' in said
+
+
+def test_a_group_that_is_none_is_set_and_described():
+  config = fields.read('own', ['--config.retrained=None'])
+  lines = list(fields.described(config))
+  place = lines.index('config.retrained = None')
+  assert lines[place + 1].strip() == 'None: the job does without'
