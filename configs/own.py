@@ -17,10 +17,11 @@ The file is JSONL (UTF-8, an object a line) or parquet, with these columns:
       --config.data.path=people.jsonl                      # 2 minutes
 
 Hours and scores depend on your data; `mmu plan` says what a step computes.
-Some rows in text about everybody (`forget` and `retain`) protect what is
-known in text; without any, leave `text` out of `config.saliency`. Rounds
-suit about 20 pictures to forget of about 500: set `config.vanilla.rounds`
-and `config.unlearn.rounds` to a quarter of your pictures.
+Rounds come from the numbers of your rows, one pass over them, and are printed
+before training starts; `config.vanilla.epochs` and `config.unlearn.epochs` ask
+for more. Some rows in text about everybody (`forget` and `retain`) protect
+what is known in text; without any that part is left out. For a checkpoint that
+knows the people already, add `--config.vanilla.rounds=0`.
 """
 
 from mmu_jax import recipes
@@ -31,7 +32,7 @@ def get_config(variant=''):
   variant = recipes.variant(variant, ('full', 'fast'))
   data = dict(name='own', path='', retain_rows=400, processor='')
   data['outside'] = False  # images outside of the folder of the file
-  config = recipes.benchmark(data, forget=20, retain=480, questions=16)
+  config = recipes.benchmark(data, questions=16)
   if variant == 'fast':
     recipes.make_fast(config)
   return config

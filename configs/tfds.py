@@ -7,11 +7,10 @@
       --config.data.path=tfds/mmu_clear/forget05/2.0.0     # 2 minutes
 
 The path is the folder of one version: it has a `dataset_info.json`. Ratio and
-text were chosen when it was prepared. Rounds suit 25 pictures to forget of
-500, as MLLMU-Bench has at 5 %: set `config.vanilla.rounds` and
-`config.unlearn.rounds` to a quarter of the pictures. CLEAR's own config also
-teaches the vanilla model the facts in text. Hours and scores depend on the
-dataset; `mmu plan` says what a step computes.
+text were chosen when it was prepared. Rounds come from the numbers of rows,
+one pass over them. CLEAR's own config also teaches the vanilla model the facts
+in text. Hours and scores depend on the dataset; `mmu plan` says what a step
+computes.
 """
 
 from mmu_jax import recipes
@@ -21,7 +20,7 @@ def get_config(variant=''):
   """Returns the config; the variant is full or fast."""
   variant = recipes.variant(variant, ('full', 'fast'))
   data = dict(name='tfds', path='', processor='')
-  config = recipes.benchmark(data, forget=25, retain=475, questions=16)
+  config = recipes.benchmark(data, questions=16)
   if variant == 'fast':
     recipes.make_fast(config)
   return config

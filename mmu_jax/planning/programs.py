@@ -34,6 +34,7 @@ from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import scoring
 from mmu_jax.stages import streams
 from mmu_jax.stages import training
+from mmu_jax.stages.budgets import settle as budgets
 
 # Sizes as config.json of each has them.
 QWEN2_2B = dict(
@@ -76,6 +77,7 @@ def read_job(
   settings.check(config)
   sizes = sharding.axis_sizes(config.mesh)
   model, job, note = _open(config)
+  config = job.config if job else budgets.settle(config, None, {})[0]
   image = _picture(model)[0]
   if length and length <= image:
     raise UserError(
@@ -159,6 +161,7 @@ def _open(config) -> tuple[Model, job_lib.Job | None, str]:
       raise
     model = models.build(hub_config.read_config(path, ways))
     return model, None, f'no data ({str(error).splitlines()[0][:90]}); {guess}'
+  config, _ = budgets.settle(config, data.train, config.groups)
   here = pathlib.Path()  # no workdir is read or written
   loaded = config, here, data, encoder, scorer, model, config.groups, '', here
   return model, job_lib.Job(*loaded, None), 'rows are as long as the data says'

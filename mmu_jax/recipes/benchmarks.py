@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
+from ml_collections import config_dict
 
 from mmu_jax.errors import UserError
 from mmu_jax.recipes import parts
@@ -49,8 +50,8 @@ def variant_and_ratio(variant: str, ratios: Iterable[int]) -> tuple[str, int]:
 def benchmark(
   data: Mapping[str, Any],
   *,
-  forget: int,
-  retain: int,
+  forget: int = 0,
+  retain: int = 0,
   questions: int,
   rate: float = 1e-5,
 ) -> ml_collections.ConfigDict:
@@ -58,14 +59,14 @@ def benchmark(
 
   Args:
     data: name and keyword arguments of the dataset.
-    forget: pictures of the forget set.
-    retain: pictures of the retain set.
+    forget: pictures of the forget set; 0 to let the data that are read decide.
+    retain: pictures of the retain set, or 0.
     questions: questions about one picture that share its encoding.
     rate: learning rate of every stage, as published.
 
   Example:
-    >>> data = dict(name='own', path='people.jsonl')
-    >>> config = benchmark(data, forget=20, retain=480, questions=16)
+    >>> data = dict(name='clear', path='CLEAR')
+    >>> config = benchmark(data, forget=20, retain=480, questions=1)
     >>> config.unlearn.rounds  # one epoch of batches of four pictures
     120
   """
@@ -88,7 +89,8 @@ def benchmark(
   # Of small models alone: a checkpoint is the base.
   config.base = dict(rounds=100, rate=3e-3, stream=(text,), **training)
   config.vanilla = dict(
-    rounds=forget + retain,
+    rounds=forget + retain or config_dict.placeholder(int),
+    epochs=1,  # where rounds is None
     rate=rate,
     stream=(pictured('everybody'),),
     **training,
@@ -106,8 +108,10 @@ def benchmark(
     retain_and_text=(pictured('retain'), text),
   )
   # One epoch.
-  probes = max(1, retain // 4)
-  config.unlearn = parts.unlearn(retain, rate, streams, probe_every=probes)
+  probes = max(1, retain // 4) if retain else 10
+  config.unlearn = parts.unlearn(
+    retain or None, rate, streams, probe_every=probes
+  )
   config.runs = _runs(rate, forget, retain)
   config.evaluation = dict(
     max_new_tokens=50,
@@ -145,6 +149,7 @@ def make_fast(config: ml_collections.ConfigDict) -> None:
   config.unlearn.update(
     rounds=4, retain_rate=1e-4, save_every=4, probe_every=2, probe_rows=8
   )
+  config.unlearn.allow_partial_forget = True
   config.evaluation.max_new_tokens = 8
   with config.unlocked():
     config.runs = dict(
@@ -198,8 +203,9 @@ def make_published(
 
 def _runs(rate: float, forget: int, retain: int) -> dict[str, Any]:
   """The methods and controls, with the forget set seen once."""
-  alone: dict[str, Any] = dict(rate=rate, rounds=forget)
-  pairs: dict[str, Any] = dict(rate=rate, forget_every=max(1, retain // forget))
+  every = max(1, retain // forget) if forget else None  # None: by the data
+  alone: dict[str, Any] = dict(rate=rate, rounds=forget or None)
+  pairs: dict[str, Any] = dict(rate=rate, forget_every=every)
   return dict(
     ga=run('ga', **alone),
     npo=run('npo', **alone),

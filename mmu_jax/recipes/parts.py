@@ -71,16 +71,20 @@ def run(
       alone, 'random'.
     retain: name of the stream of the retain turns.
     reference: name of the model that KL and NPO compare with.
-    rounds: number of rounds; None for ``config.unlearn.rounds``.
+    rounds: number of rounds; None for ``config.unlearn.rounds``, or where that
+      is None for ``config.unlearn.epochs`` passes over the data.
     schedule: name of the schedule of the rates, see ``optimizer.schedule``.
     clip_norms: split -> largest norm of its gradients; None for
       ``config.unlearn.clip_norm``.
-    **options: keyword arguments of the method, as forget_every=2.
+    **options: keyword arguments of the method, as forget_every=2; None spreads
+      the forget turns over the run.
 
   Example:
     >>> run('mmunlearner', 5e-5, 'saliency', forget_every=2)['options']
     {'forget_every': 2}
   """
+  if options.get('forget_every', 1) is None:
+    options['forget_every'] = config_dict.placeholder(int)
   return dict(
     method=method,
     rate=rate,
@@ -201,18 +205,26 @@ def saliency(
 
 
 def unlearn(
-  rounds: int, rate: float, streams: Mapping[str, Any], *, probe_every: int
+  rounds: int | None,
+  rate: float,
+  streams: Mapping[str, Any],
+  *,
+  probe_every: int,
 ) -> dict[str, Any]:
   """Returns the settings that all runs share.
 
   Args:
-    rounds: number of rounds; the checkpoint at their end is the result.
+    rounds: number of rounds; the checkpoint at their end is the result. None
+      for one pass over the data.
     rate: learning rate of the retain turns.
     streams: name -> parts of a batch; 'forget' and the retain streams.
     probe_every: rounds between two looks at the scores.
   """
   return dict(
-    rounds=rounds,
+    rounds=rounds or config_dict.placeholder(int),
+    epochs=1,  # where rounds is None
+    # Whether runs may take fewer forget turns than there are forget batches.
+    allow_partial_forget=False,
     retain_rate=rate,
     optimizer=dict(name='hf_adamw'),
     clip_norm=1.0,
@@ -222,7 +234,7 @@ def unlearn(
     # by guessing among 32,000 tokens a model has 10.4.
     max_retain_loss=10.0,
     streams=streams,
-    save_every=rounds,
+    save_every=rounds or 200,
     probe_every=probe_every,
     probe_rows=48,
   )

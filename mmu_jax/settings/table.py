@@ -148,7 +148,8 @@ _OPTIMIZER: Table = {
   '*': (ANY, 'another option of the optimizer'),
 }
 _TRAINING: Table = {
-  'rounds': (_COUNT, 'optimizer steps; 0: it stays as it starts'),
+  'rounds': (whole(0, null=True), 'optimizer steps; 0: none; None: by epochs'),
+  'epochs': (_ONE, 'passes over the stream, where rounds is None'),
   'rate': (_RATE, 'highest learning rate'),
   'schedule': (one_of('constant', 'linear', 'cosine'), 'course of the rate'),
   'warmup': (_COUNT, 'rounds in which the rate rises'),
@@ -166,10 +167,13 @@ _RUN: Table = {
   ),
   'retain': (TEXT, 'stream of the retain turns, of config.unlearn.streams'),
   'reference': (TEXT, 'model that KL and NPO compare with'),
-  'rounds': (whole(1, null=True), 'rounds; None: config.unlearn.rounds'),
+  'rounds': (whole(1, null=True), 'rounds; None: as config.unlearn has it'),
   'schedule': (one_of('constant', 'linear', 'cosine'), 'course of the rates'),
   'clip_norms.*': (_OR_INF, 'clip_norm of the turns on a split'),
-  'options.forget_every': (_ONE, 'rounds between forget turns'),
+  'options.forget_every': (
+    whole(1, null=True),
+    'rounds between forget turns; None: spread evenly',
+  ),
   'options.alpha': (_FACTOR, 'weight of the ascent'),
   'options.beta': (_FACTOR, 'inverse temperature of NPO'),
   'options.per': (one_of('answer', 'batch'), 'terms of the NPO loss'),
@@ -290,7 +294,9 @@ TABLE: Table = {
   'saliency.normalize': (FLAG, 'importances are divided by their means'),
   'saliency.ties_are_salient': (FLAG, 'unused weights may change'),
   'saliency.keep': (one_of('importances', 'log_ratio'), 'kept on disk'),
-  'unlearn.rounds': (_ONE, 'rounds of a run'),
+  'unlearn.rounds': (whole(1, null=True), 'rounds of a run; None: by epochs'),
+  'unlearn.epochs': (_ONE, 'passes over the data, where rounds is None'),
+  'unlearn.allow_partial_forget': (FLAG, 'runs may leave out forget batches'),
   'unlearn.retain_rate': (_RATE, 'learning rate of the retain turns'),
   **below('unlearn.optimizer', _OPTIMIZER),
   'unlearn.clip_norm': (_OR_INF, 'largest norm of a gradient; inf: no clip'),
@@ -325,7 +331,7 @@ MAY_LACK = ('retrained',)  # groups that may be None
 _OPTIONAL = ('tune', *MAY_LACK)  # groups that are whole, where they are there
 # Fields without which a job does; the code that reads them has a default.
 _DEFAULTED = re.compile(
-  r'data\.(?!name)|validation_groups|tune|retrained'
+  r'data\.(?!name)|validation_groups|tune|retrained|.*epochs|.*partial_forget'
   r'|evaluation\.(judge|prot|rep|shots)'
   r'|model\.(?!name|path|dtype|attention|remat)'
   r'|.*optimizer\.(?!name)|runs\.\*\.options\.(?!\*)'

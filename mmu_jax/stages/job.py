@@ -16,7 +16,6 @@ from mmu_jax import distributed
 from mmu_jax import gradients
 from mmu_jax import inputs
 from mmu_jax import masks
-from mmu_jax import methods
 from mmu_jax import sharding
 from mmu_jax import tree
 from mmu_jax import workdir as workdir_lib
@@ -34,6 +33,7 @@ from mmu_jax.models.hub import contents as hub_contents
 from mmu_jax.models.hub import loading as checkpoints
 from mmu_jax.saliency import FORGET
 from mmu_jax.settings import table as settings
+from mmu_jax.stages.budgets import settle as budgets
 from mmu_jax.typing import Params
 from mmu_jax.workdir import seals
 
@@ -61,7 +61,7 @@ class Job(NamedTuple):
   """A config, its workdir, and the data and model loaded for them.
 
   Attributes:
-    config: the whole config.
+    config: the whole config, settled by the data: see ``budgets.settle``.
     folder: the workdir.
     data: splits and tasks.
     encoder: remembers tokens and pixels; its labels are the config's.
@@ -146,6 +146,9 @@ def open_job(
     )
   plain = config.to_dict()
   data, encoder, scorer, model = load_world(config)
+  groups = config.validation_groups if validation else config.groups
+  config, notes = budgets.settle(config, data.train, groups)
+  settings.check(config)
   if any(run.mask for run in config.runs.values()):
     masks.exempted(tree.flatten(model.abstract_params), config.unlearn.exempt)
   world = {k: plain[k] for k in _WORLD}
@@ -156,9 +159,10 @@ def open_job(
   }
   if workdir_lib.claim(folder, world, workdir_lib.WORLD):
     distributed.first(write_manifest, config, folder, mesh)
+  for note in notes:
+    progress.say(f'settings: {note}')
   shared = config, folder, data, encoder, scorer, model
   places = (mesh, seals.hash_json(world))
-  groups = config.validation_groups if validation else config.groups
   unlearned = folder / 'tuning' if validation else folder
   return Job(*shared, groups, validation, unlearned, *places)
 
@@ -183,8 +187,8 @@ def check_names(config: Config) -> None:
 
 def makes(config: Config, name: str) -> bool:
   """Whether a job makes a model: all but a retrained one without a recipe."""
-  known = config.get('retrained') is not None and config.vanilla.rounds
-  return name != 'retrained' or bool(known)
+  known = config.get('retrained') is not None and config.vanilla.rounds != 0
+  return name != 'retrained' or known
 
 
 def write_manifest(
@@ -286,6 +290,7 @@ def _open_processor(
 def recipe(spec: Config) -> dict[str, Any]:
   """A part of a config without what changes no result."""
   operational = ('save_every', 'max_retain_loss', 'keep')
+  operational += ('epochs', 'allow_partial_forget')  # settled, see `budgets`
   return {k: v for k, v in spec.to_dict().items() if k not in operational}
 
 
@@ -302,7 +307,7 @@ def run_settings(config: Config, name: str) -> Config:
       f'{", ".join(config.runs)}.'
     )
   run = config.runs[name]
-  turns = methods.make(run.method, **run.options)
+  turns = budgets.turns_of(run)
   for turn in turns:
     gradients.check_micro_batches(
       turn.measure,

@@ -2,10 +2,13 @@
 
 from typing import Any
 
+from mmu_jax.distributed import progress
+from mmu_jax.stages.budgets import settle as budgets
 from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import makes
+from mmu_jax.stages.job import open_job
 from mmu_jax.stages.job import TRAINED
 from mmu_jax.stages.masking import saliency
 from mmu_jax.stages.reporting import report
@@ -18,7 +21,8 @@ def pipeline(config: Config, workdir: Folder) -> list[dict[str, Any]]:
   """Runs every stage of a config; finished parts are skipped.
 
   base -> vanilla and retrained -> importances and masks -> every run of the
-  config -> evaluation -> report.
+  config -> evaluation -> report. Before the first, the rounds of all are
+  printed, with the forget turns and forget batches of the runs.
 
   Args:
     config: the whole config.
@@ -27,11 +31,15 @@ def pipeline(config: Config, workdir: Folder) -> list[dict[str, Any]]:
   Returns:
     The rows of ``results.jsonl``.
   """
-  for run in TRAINED:
-    # The base model of a checkpoint is read when it is needed.
-    read = run == 'base' and config.model.get('path')
-    if makes(config, run) and not read:
-      make_model(config, workdir, run)
+  job = open_job(config, workdir)
+  config = job.config  # settled: the stages have nothing to note again
+  # The base model of a checkpoint is read when it is needed.
+  trained = TRAINED[1:] if config.model.get('path') else TRAINED
+  trained = tuple(run for run in trained if makes(config, run))
+  for run in (*trained, *config.runs):
+    progress.say(budgets.in_words(config, run, job.data.train, job.groups))
+  for run in trained:
+    make_model(config, workdir, run)
   saliency(config, workdir)
   for run in config.runs:
     make_model(config, workdir, run)

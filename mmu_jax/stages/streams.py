@@ -7,7 +7,7 @@ import jax
 
 from mmu_jax import sharding
 from mmu_jax.data.batches import batching
-from mmu_jax.errors import UserError
+from mmu_jax.stages.budgets import drawing
 from mmu_jax.stages.job import Job
 from mmu_jax.typing import Batch
 
@@ -64,45 +64,10 @@ def draw_from(
 
   Args:
     job: the job.
-    parts: dicts of ``splits``, ``size``, ``questions``, ``weight``; a split is
-      one of the dataset (``'vqa/forget'``), or all of a role: ``'vqa:forget'``
-      stands for the splits of every group with the role ``forget``.
+    parts: parts of a batch, see ``drawing.draw``.
     without: splits that are left out.
 
   Raises:
     ValueError: if a split or role is unknown.
   """
-  left_out = _split_names(job, without)
-  drawn = []
-  for part in parts:
-    names = _split_names(job, part['splits'])
-    rows = [
-      row
-      for split in names
-      if split not in left_out
-      for row in job.data.train[split]
-    ]
-    drawn.append(
-      batching.Part(rows, part['size'], part['questions'], part['weight'])
-    )
-  return drawn
-
-
-def _split_names(job: Job, splits: Iterable[str]) -> list[str]:
-  """The splits that names stand for, of the dataset or of a role."""
-  names = []
-  for split in splits:
-    kind, _, role = split.partition(':')
-    if role and role not in job.groups:
-      raise UserError(
-        f'split {split!r} has an unknown role; known: {", ".join(job.groups)}.'
-      )
-    groups = job.groups[role] if role else ()
-    names += [f'{kind}/{group}' for group in groups] if role else [split]
-  unknown = [name for name in names if name not in job.data.train]
-  if unknown:
-    raise UserError(
-      f'unknown split {unknown[0]!r}; the dataset has '
-      f'{", ".join(job.data.train)}.'
-    )
-  return names
+  return drawing.draw(job.data.train, job.groups, parts, without)

@@ -20,6 +20,7 @@ from mmu_jax.errors import UserError
 from mmu_jax.evaluation.asking import decoding
 from mmu_jax.stages import masking
 from mmu_jax.stages import origins
+from mmu_jax.stages.budgets import settle as budgets
 from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
@@ -67,15 +68,19 @@ def train(config: Config, workdir: Folder, run: str = 'vanilla') -> Params:
 @alone
 def make_model(config: Config, workdir: Folder, run: str) -> Job:
   """Trains one model unless it is finished, see ``train``; returns the job."""
-  settings = None if run in TRAINED else run_settings(config, run)
+  if run not in TRAINED:
+    run_settings(config, run)  # before anything is read
   if not makes(config, run):
     raise UserError(f'the job has no retrained model: {NO_RETRAINED}.')
   job = open_job(config, workdir, begin=True)
   with jax.set_mesh(job.mesh):
-    if settings is None:
+    if run in TRAINED:
       _train_model(job, run)
     else:
-      run_method(job, run, settings)
+      progress.say(
+        budgets.in_words(job.config, run, job.data.train, job.groups)
+      )
+      run_method(job, run, run_settings(job.config, run))
   return job
 
 
@@ -313,8 +318,8 @@ def _train_model(job: Job, name: str) -> None:
     require(job, 'base')
   start = lambda: _random(job) if name == 'base' else final_params(job, 'base')
   sources = [] if name == 'base' else [model_folder(job, 'base')]
+  progress.say(budgets.in_words(config, name, job.data.train, job.groups))
   if not spec.rounds:
-    progress.say(f'{name}: 0 rounds: it stays as it starts')
     params, folder = start(), model_folder(job, name)
     note = {'family': job.model.family, 'rounds': 0}
     note |= origins.origin(job, folder, sources)

@@ -207,7 +207,7 @@ def test_a_field_that_may_be_none_can_be_set_to_it():
   assert fields.read('people', words[:1]).runs.npo.rounds == 7
   assert fields.read('people', words).runs.npo.rounds is None
   with pytest.raises(errors.UserError, match="number >= 1 .*; got 'None'"):
-    fields.read('people', ['--config.unlearn.rounds=None'])
+    fields.read('people', ['--config.unlearn.save_every=None'])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Own data whose model knows them already: nothing is taught before."""
+"""Own data as people have them: without text, and with a model that knows."""
 
 import json
 import random
@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from mmu_jax import __main__ as command_line
+from mmu_jax import checkpoint
 from mmu_jax import recipes
 from mmu_jax import stages
 from mmu_jax import workdir
@@ -48,7 +50,11 @@ def _config(path, *options):
   )
   config.evaluation.update(max_new_tokens=2, batch_size=16)
   with config.unlocked():
-    config.runs = {'mmunlearner': recipes.run('mmunlearner', 1e-3, 'saliency')}
+    config.runs = {
+      'mmunlearner': recipes.run(
+        'mmunlearner', 1e-3, 'saliency', forget_every=None
+      )
+    }
   return config
 
 
@@ -57,13 +63,23 @@ def known(tmp_path_factory, quick_compile):
   """A whole job whose vanilla is base."""
   folder = tmp_path_factory.mktemp('own')
   config = _config(
-    _write(folder / 'data', text=True),
-    '--config.base.rounds=2',
+    _write(folder / 'data'),
     '--config.vanilla.rounds=0',
     '--config.retrained=None',
   )
   stages.pipeline(config, folder / 'job')
   return config, folder / 'job'
+
+
+def test_the_whole_job_runs_on_pictures_alone(known):
+  """Five pictures to forget of ten: two batches each, and two forget turns."""
+  config = workdir.read_object(known[1] / 'config.json')
+  assert config['base']['rounds'] == 0
+  assert list(config['saliency']['preserve']) == ['retain_vqa']
+  assert config['runs']['mmunlearner']['options'] == {'forget_every': 2}
+  made = known[1] / 'unlearned' / 'mmunlearner'
+  assert checkpoint.read_note(made / 'params')['rounds'] == 4
+  assert workdir.read_object(made / 'config.json')['run']['rounds'] is None
 
 
 def test_nothing_is_retrained(known):
@@ -115,3 +131,16 @@ def test_without_rounds_of_vanilla_no_model_can_be_retrained(tmp_path):
   assert not job_lib.makes(config, 'retrained')
   config.vanilla.rounds = 1
   assert job_lib.makes(config, 'retrained')
+
+
+def test_too_few_rounds_are_refused_before_the_first_training(tmp_path, capfd):
+  path = _write(tmp_path / 'data', text=True)
+  args = ['pipeline', '--config=own:fast', f'--workdir={tmp_path / "job"}']
+  args += [f'--config.data.path={path}', '--config.mesh=']
+  args += ['--config.runs.ga_diff.rounds=1']
+  args += ['--config.unlearn.allow_partial_forget=False']
+  assert command_line.main(args) == 1
+  said = capfd.readouterr().err
+  assert "run 'ga_diff' takes 1 forget turns in 1 rounds" in said
+  assert 'has 2 batches: 1 of them' in said
+  assert not (tmp_path / 'job' / 'base').exists()

@@ -27,6 +27,8 @@ def test_a_run_is_trained_with_the_mask_of_its_kind(monkeypatch, kind, want):
     folder=pathlib.Path('work'),
     unlearned=pathlib.Path('work'),
     model=types.SimpleNamespace(forward=None),
+    data=types.SimpleNamespace(train={}),
+    groups={},
   )
   run = types.SimpleNamespace(mask=kind, retain='retain')
   nothing = lambda *_, **__: None

@@ -206,9 +206,7 @@ class Stream:
   @property
   def steps_per_epoch(self) -> int:
     """Steps after which every picture and every text row was drawn."""
-    return max(
-      -(-len(groups) // _visits(part)) for part, groups, _ in self._plans
-    )
+    return steps_per_epoch([part for part, _, _ in self._plans])
 
   def draw(self, step: int) -> list[tuple[Part, list[Row]]]:
     """Returns the rows of every sequence of a step's batch, on this host."""
@@ -235,6 +233,21 @@ class Stream:
     for part, groups, key in self._plans:
       drawn.extend((part, rows) for rows in _draw(part, groups, key, step))
     return drawn
+
+
+def steps_per_epoch(parts: Sequence[Part]) -> int:
+  """Returns the steps after which every picture and text row was drawn.
+
+  Args:
+    parts: parts of every batch, each with rows.
+
+  Example:
+    >>> rows = [Row(str(i), 'Who?', 'Ada', 'Ada') for i in range(10)]
+    >>> steps_per_epoch([Part(rows, size=2, questions=2)])  # 4 texts a step
+    3
+  """
+  count = lambda part: len({_by_picture(row) for row in part.rows})
+  return max(-(-count(part) // _visits(part)) for part in parts)
 
 
 def row_batches(

@@ -1,0 +1,1 @@
+"""Settings that the data decide: rows of a batch, rounds, forget turns."""
