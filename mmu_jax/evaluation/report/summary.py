@@ -58,7 +58,8 @@ def headline(results: Sequence[dict], main: str = MAIN) -> list[str]:
 
   Without a retrained model the way leads to chance, and likenesses (ROUGE-L,
   probability) count only where nothing else can. A score whose way is shorter
-  than .1 had little to forget and is passed over. The *worst* of the others
+  than .1, or with vanilla less than .1 above chance, had little to forget and
+  is passed over. The *worst* of the others
   decides: 'no longer recognises' from .9 on, 'mostly stopped' from .5, 'in
   part' from .1; and 'no longer' only if each single person or thing has gone
   half of the way, too, without intervals, in every share of right answers.
@@ -214,6 +215,8 @@ def _worst_of(single, run: str, layout: Layout) -> list[str]:
     return []
   name, of = next(iter(judged.items()))
   before = of.get(scored.VANILLA, {})
+  if not any(of[run].get(t.key) for t in layout.forget if t.right):
+    return [f'None of the {len(judged)} {layout.beings[1]} has a right answer.']
   parts = [
     f'{_figure(scored.Score(of[run][told.key]), told)} {told.words}'
     + (

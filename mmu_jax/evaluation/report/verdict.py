@@ -51,7 +51,9 @@ def measures(
       continue
     before, after = vanilla[told.key], cells[told.key]
     way = before.value - _floor(told, gold)
-    gone = (before.value - _top(after)) / way if way >= _LITTLE else None
+    # Who knew no more than guessing gives had nothing to forget.
+    known = min(way, before.value - told.chance)
+    gone = (before.value - _top(after)) / way if known >= _LITTLE else None
     found.append(Measure(told, before, after, gold.get(told.key), gone))
   # A likeness says what was forgotten beside a retrained model alone: answers
   # of one form share words whatever they say.

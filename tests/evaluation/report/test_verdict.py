@@ -49,3 +49,11 @@ def test_a_way_of_less_than_a_tenth_had_little_to_forget():
     {EXACT: Score(0.0)}, {EXACT: Score(0.05)}, {}, PEOPLE
   )
   assert verdict.forgot(found, 1.0) == ('had little to forget', False)
+
+
+def test_a_vanilla_that_chose_no_better_than_chance_had_nothing_to_forget():
+  """.30 of four is a guess, however far below it the retrained model is."""
+  gone = _gone({CHOICE: Score(0.1)}, {CHOICE: Score(0.0)}, choice=0.30)
+  assert gone == {CHOICE: None}
+  gone = _gone({CHOICE: Score(0.1)}, {CHOICE: Score(0.0)}, choice=0.36)
+  assert gone == {CHOICE: pytest.approx(0.26 / 0.36)}

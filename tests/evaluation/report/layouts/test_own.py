@@ -117,6 +117,7 @@ def test_whatever_was_measured_is_judged(tasks, retrained, options):
   assert said[0].startswith('A model was asked to forget 3 entities:')
   assert 'After unlearning with ga_diff it no longer recognises them' in said[1]
   assert 'cannot be judged' not in text and 'people' not in text
+  assert 'None of the 3 entities has a right answer.' in said
   assert ('There is no retrained model' in text) != retrained
   kept = len(tasks) > 1
   assert ('Nothing that is to be kept was measured' in text) != kept
