@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import threading
 import time
 from typing import Any
@@ -26,7 +27,8 @@ from mmu_jax.errors import UserError
 NAME = '.lock'
 BEAT = 10  # seconds between two signs of life
 SILENCE = 60  # seconds without one after which a job is taken to be gone
-_held: dict[str, int] = {}  # folder -> how often this process is in it
+_FIELDS = {'machine', 'host', 'pid', 'started', 'since', 'token', 'beat'}
+_held: dict[str, str] = {}  # folder -> token of the lock of this job
 
 
 @contextlib.contextmanager
@@ -52,13 +54,16 @@ def alone_in(workdir: str | pathlib.Path) -> Iterator[None]:
     >>> (folder / NAME).exists()
     False
   """
+  if not str(workdir):
+    raise UserError("the workdir is the folder of a job; got ''.")
   folder = str(pathlib.Path(workdir).absolute())
-  token, made = '', False
-  if not _held.get(folder):
-    token, made = processes.first(_take, folder)
-  _held[folder] = _held.get(folder, 0) + 1
+  if folder in _held:
+    yield
+    return
+  token, made = processes.first(_take, folder)
+  _held[folder] = token
   stop = threading.Event()
-  if token and processes.is_first():
+  if processes.is_first():
     threading.Thread(
       target=_beat, args=(folder, token, stop), daemon=True
     ).start()
@@ -66,8 +71,8 @@ def alone_in(workdir: str | pathlib.Path) -> Iterator[None]:
     yield
   finally:
     stop.set()
-    _held[folder] -= 1
-    if token and processes.is_first():
+    del _held[folder]
+    if processes.is_first():
       _release(folder, token, made)
 
 
@@ -79,13 +84,15 @@ def _take(folder: str) -> tuple[str, bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     while not _create(path, me):
       other = _read(path)
-      if _is_gone(path, other) and _remove(path, other):
-        progress.say(
-          f'mmu: removed the lock of a job that has ended{_who(other)}'
-        )
+      if other and _is_gone(path, other):
+        if _remove(path, other):
+          ended = f'a job that has ended{_who(other)}'
+          progress.say(f'mmu: removed the lock of {ended}')
+      elif other and _read(path).get('token') == other['token']:
+        raise _busy(path, other)
+    for claim in path.parent.glob(f'{NAME}.*'):  # of locks that are gone
+      claim.unlink(missing_ok=True)
   except OSError as error:
-    if isinstance(error, UserError):
-      raise
     raise DiskError(
       f'{path} cannot be written ({error.strerror}). Make the workdir '
       'writable, or give another one.'
@@ -94,35 +101,34 @@ def _take(folder: str) -> tuple[str, bool]:
 
 
 def _create(path: pathlib.Path, me: dict[str, Any]) -> bool:
-  """Writes the lock unless there is one."""
+  """Writes a lock unless there is one."""
   try:
     number = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
   except FileExistsError:
     return False
   with os.fdopen(number, 'w', encoding='utf-8') as file:
     file.write(json.dumps(me))
+    file.flush()
+    os.fsync(file.fileno())  # a power cut would leave it empty
   return True
 
 
 def _is_gone(path: pathlib.Path, other: dict[str, Any]) -> bool:
-  """Whether a lock is of a job that has ended; raises where it is at work."""
+  """Whether a lock is of a job that has ended; may look for a minute."""
   if other.get('machine') == _machine():
-    if _started(other['pid']) != other['started']:
-      return True
-    raise _busy(path, other)
-  if other:
-    progress.say(
-      f'mmu: {path} is of a job on another machine{_who(other)}; looking for '
-      f'a sign of life for up to {SILENCE} s'
-    )
-  until = time.monotonic() + SILENCE
+    return _started(other['pid']) != other['started']
+  until, said = time.monotonic() + SILENCE, False
   while time.monotonic() < until:
     time.sleep(min(BEAT, SILENCE) / 10)
-    now = _read(path)
-    if now and now.get('token') == other.get('token') and now != other:
-      raise _busy(path, now)
-    if now != other:
-      return False  # it has ended, or was only being written: look again
+    if _read(path) != other:
+      return False  # a sign of life; or it has ended, or was being written
+    if not said:
+      kind = 'of a job on another machine' if 'pid' in other else 'empty or cut'
+      progress.say(
+        f'mmu: {path} is {kind}{_who(other)}; looking for a sign of life for '
+        f'up to {SILENCE} s'
+      )
+      said = True
   return True
 
 
@@ -137,7 +143,7 @@ def _busy(path: pathlib.Path, other: dict[str, Any]) -> UserError:
 
 def _who(other: dict[str, Any]) -> str:
   """Whose lock it is, in brackets."""
-  if not other:
+  if 'pid' not in other:
     return ''
   return f' (process {other["pid"]} on {other["host"]}, since {other["since"]})'
 
@@ -145,49 +151,37 @@ def _who(other: dict[str, Any]) -> str:
 def _remove(path: pathlib.Path, other: dict[str, Any]) -> bool:
   """Removes a lock if it is still this one; returns whether it was there.
 
-  A lock is removed here alone, by one job at a time: between looking and
-  removing, another job could have put its own lock in the place.
+  Between looking and removing, another job could have put its own lock in the
+  place. So whoever removes a lock first claims its end: a lock whose name has
+  the token of the other, which no later lock has. One claim alone can be made,
+  and that of a process that was killed meanwhile ends in the same way.
   """
-  with _guarded(path):
-    if _read(path).get('token') != other.get('token') or not path.exists():
+  claim = path.with_name(f'{NAME}.{other["token"]}')
+  if not _create(claim, _myself()):
+    first = _read(claim)
+    if first and _is_gone(claim, first):
+      _remove(claim, first)
+    time.sleep(0.01)
+    return False
+  try:
+    if _read(path).get('token') != other['token']:
       return False
     path.unlink()
     return True
-
-
-@contextlib.contextmanager
-def _guarded(path: pathlib.Path) -> Iterator[None]:
-  """Waits for its turn to remove a lock; a turn takes milliseconds."""
-  guard = path.with_name(f'{NAME}.guard')
-  until = time.monotonic() + SILENCE
-  while True:
-    try:
-      os.close(os.open(guard, os.O_CREAT | os.O_EXCL))
-      break
-    except FileExistsError:
-      time.sleep(0.01)
-    if time.monotonic() > until:  # of a job that was killed in its turn
-      guard.unlink(missing_ok=True)
-      until = time.monotonic() + SILENCE
-  try:
-    yield
   finally:
-    guard.unlink(missing_ok=True)
+    claim.unlink(missing_ok=True)
 
 
 def _beat(folder: str, token: str, stop: threading.Event) -> None:
-  """Gives a sign of life now and then, as long as the lock is ours."""
+  """Gives a sign of life now and then, while the lock is ours."""
   path = pathlib.Path(folder, NAME)
   while not stop.wait(BEAT):
-    try:
-      with path.open('r+', encoding='utf-8') as file:
-        mine = json.loads(file.read())
-        if mine['token'] != token:
-          return
+    # The file system may be away for a while: it is tried again.
+    with contextlib.suppress(OSError), path.open('r+') as file:
+      mine = _fields(file.read())
+      if mine.get('token') == token:
         file.seek(0)
         file.write(json.dumps({**mine, 'beat': mine['beat'] + 1}))
-    except (OSError, ValueError, KeyError):
-      return  # it was deleted or taken; the disk may be gone, too
 
 
 def _release(folder: str, token: str, made: bool) -> None:
@@ -200,14 +194,24 @@ def _release(folder: str, token: str, made: bool) -> None:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-  """The fields of a lock; {} where it is gone or being written."""
+  """The fields of a lock; of a cut one a token alone; {} where it is gone."""
   try:
-    found = json.loads(path.read_text(encoding='utf-8'))
-  except (FileNotFoundError, ValueError):
+    text, status = path.read_text(errors='replace'), path.stat()
+  except FileNotFoundError:
     return {}
-  fields = ('machine', 'host', 'pid', 'started', 'since', 'token', 'beat')
-  whole = isinstance(found, dict) and all(name in found for name in fields)
-  return found if whole else {}
+  return _fields(text) or {'token': f'{status.st_ino}_{status.st_mtime_ns}'}
+
+
+def _fields(text: str) -> dict[str, Any]:
+  """The fields of a whole lock, else {}; the token becomes part of a name."""
+  try:
+    found = json.loads(text)
+  except (ValueError, RecursionError):
+    return {}
+  whole = isinstance(found, dict) and found.keys() >= _FIELDS
+  if not whole or not all(isinstance(found[x], int) for x in ('pid', 'beat')):
+    return {}
+  return found if re.fullmatch(r'\w{1,64}', str(found['token'])) else {}
 
 
 def _myself() -> dict[str, Any]:

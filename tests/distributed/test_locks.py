@@ -1,5 +1,6 @@
 """One job is in a workdir, and one that was killed keeps nobody out."""
 
+import errno
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from mmu_jax import errors
@@ -122,11 +124,19 @@ def test_a_lock_that_ends_while_one_looks_lets_one_in(tmp_path, quick):
   timer.join()
 
 
-@pytest.mark.parametrize('text', ['', '{', '[]', '{"pid": 3}'])
-def test_garbage_in_a_lock_keeps_nobody_out_for_ever(tmp_path, quick, text):
+@pytest.mark.parametrize(
+  'text',
+  ['', '{', '[]', '[' * 100_000, '{"pid": 3}', json.dumps(ELSEWHERE)[:-9]]
+  + [json.dumps(ELSEWHERE | bad) for bad in ({'token': '../x'}, {'pid': '1/'})],
+)
+def test_garbage_in_a_lock_is_said_and_keeps_nobody_out_for_ever(
+  tmp_path, quick, capsys, text
+):
   (tmp_path / locks.NAME).write_text(text)
   with locks.alone_in(tmp_path):
-    pass
+    said = capsys.readouterr().out
+  assert f'{tmp_path / locks.NAME} is empty or cut; looking for' in said
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_process_of_the_same_number_is_another(tmp_path):
@@ -143,11 +153,77 @@ def test_a_job_at_work_gives_signs_of_life(tmp_path, quick):
     assert json.loads((tmp_path / locks.NAME).read_text())['beat'] >= 2
 
 
-@pytest.mark.parametrize('seed', range(10))
-def test_of_two_that_find_a_dead_lock_one_gets_in(tmp_path, quick, seed):
-  """Eight threads stand for jobs; never are two in at once."""
-  del seed  # who is first is chance
-  _write(tmp_path, machine=locks._machine(), pid=2**22 + 1)
+@pytest.mark.parametrize('code', [errno.ESTALE, errno.EIO, errno.ENOENT])
+def test_an_error_of_the_disk_does_not_end_the_signs_of_life(
+  tmp_path, quick, monkeypatch, code
+):
+  failed, right = [], pathlib.Path.open
+
+  def fails_twice(self, *args, **kwargs):
+    if 'r+' in args and len(failed) < 2:
+      failed.append(self)
+      raise OSError(code, os.strerror(code))
+    return right(self, *args, **kwargs)
+
+  with locks.alone_in(tmp_path):
+    monkeypatch.setattr(pathlib.Path, 'open', fails_twice)
+    time.sleep(0.8)
+    assert len(failed) == 2
+    monkeypatch.undo()
+    assert json.loads((tmp_path / locks.NAME).read_text())['beat'] >= 2
+
+
+def test_an_empty_name_is_refused_before_anything_is_written(
+  tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(errors.UserError, match="got ''"):
+    with locks.alone_in(''):
+      pytest.fail(f'{list(tmp_path.iterdir())} was written')
+
+
+DEAD = {'pid': 2**22 + 1}  # on this machine
+# Files that killed jobs left, by kind.
+LEFT = {
+  'a lock': {'': DEAD},
+  'a guard of an earlier version': {'': DEAD, '.guard': None},
+  'a claim': {'': DEAD, '.theirs': DEAD | {'token': 'claim'}},
+  'claims': {
+    '': DEAD,
+    '.theirs': DEAD | {'token': 'claim'},
+    '.claim': DEAD | {'token': 'another'},
+    '.guard': None,  # of another lock, or of an earlier version
+  },
+  'a claim from elsewhere': {'': DEAD, '.theirs': {'token': 'claim'}},
+  'an empty claim': {'': DEAD, '.theirs': None},
+  'an empty lock': {'': None},
+}
+
+
+@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('kind', LEFT)
+def test_of_many_that_find_a_dead_lock_one_gets_in(
+  tmp_path, quick, monkeypatch, kind, seed
+):
+  """Eight threads stand for jobs on a slow disk; never are two in at once."""
+  rng = np.random.default_rng(seed)
+  waits = iter(rng.choice([0, 0, 0.01, 0.03], 100_000))
+  read, unlink = locks._read, pathlib.Path.unlink
+
+  def slow(call, *args, **kwargs):
+    time.sleep(next(waits))
+    return call(*args, **kwargs)
+
+  for ending, fields in LEFT[kind].items():
+    path = tmp_path / f'{locks.NAME}{ending}'
+    here = {'machine': locks._machine()} if fields and 'pid' in fields else {}
+    path.write_text(
+      '' if fields is None else json.dumps(ELSEWHERE | here | fields)
+    )
+  monkeypatch.setattr(locks, '_read', lambda path: slow(read, path))
+  monkeypatch.setattr(
+    pathlib.Path, 'unlink', lambda self, **k: slow(unlink, self, **k)
+  )
   path, inside, most, taken = str(tmp_path), [], [], []
   guard = threading.Lock()
 
@@ -174,11 +250,31 @@ def test_of_two_that_find_a_dead_lock_one_gets_in(tmp_path, quick, seed):
   assert not list(tmp_path.iterdir())
 
 
-def test_a_guard_that_was_left_is_removed(tmp_path, quick):
-  (tmp_path / f'{locks.NAME}.guard').touch()
-  with locks.alone_in(tmp_path):
-    pass
+def test_a_lock_is_removed_where_it_is_still_the_same_alone(tmp_path):
+  _write(tmp_path, token='fresh')
+  path = tmp_path / locks.NAME
+  assert not locks._remove(path, {'token': 'theirs'})
+  assert [p.name for p in tmp_path.iterdir()] == [locks.NAME]
+  assert locks._remove(path, {'token': 'fresh'})
   assert not list(tmp_path.iterdir())
+
+
+def test_what_a_living_job_claims_is_left_to_it(tmp_path):
+  """It is about to remove the claim of a job that was killed."""
+  dead = {'machine': locks._machine()} | DEAD
+  _write(tmp_path, **dead)
+  path = tmp_path / locks.NAME
+  first, second = (
+    path.with_name(f'{locks.NAME}.{token}') for token in ('theirs', 'claim')
+  )
+  first.write_text(json.dumps(ELSEWHERE | dead | {'token': 'claim'}))
+  second.write_text(json.dumps(locks._myself()))
+  assert not locks._remove(path, {'token': 'theirs'})
+  assert sorted(tmp_path.iterdir()) == [path, second, first]
+  second.unlink()
+  assert not locks._remove(path, {'token': 'theirs'})  # but the claim
+  assert sorted(tmp_path.iterdir()) == [path]
+  assert locks._remove(path, {'token': 'theirs'})
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):
