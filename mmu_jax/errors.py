@@ -22,6 +22,10 @@ class DiskError(UserError, OSError):
   """A file or folder that cannot be written, or is there already."""
 
 
+class LostError(UserError):
+  """A workdir that another job has taken, while this one was silent."""
+
+
 class DamageWarning(UserWarning):
   """A file that is damaged, and of which a part is used all the same.
 

@@ -20,6 +20,7 @@ import numpy as np
 from mmu_jax import distributed
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.checkpoint import digests
+from mmu_jax.distributed import locks
 from mmu_jax.errors import DamageWarning
 from mmu_jax.errors import DiskError
 from mmu_jax.errors import MissingError
@@ -231,6 +232,7 @@ def _counts(folder: str, name: str) -> bool:
 
 def _open(folder: str) -> None:
   """Makes a folder, and clears it."""
+  locks.check_held(folder)
   try:
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
     for path in pathlib.Path(folder).iterdir():

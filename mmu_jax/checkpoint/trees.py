@@ -19,6 +19,8 @@ from mmu_jax import tree as tree_lib
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.checkpoint import orbax_handler
 from mmu_jax.checkpoint import steps as step_folders
+from mmu_jax.distributed import locks
+from mmu_jax.errors import LostError
 from mmu_jax.errors import UserError
 
 Tree = Any
@@ -137,11 +139,14 @@ class Series:
     """Waits for this process's part of the last step."""
     try:
       self._writer.wait_until_finished()
+    except LostError:
+      raise
     except orbax_handler.FAILURES as error:
       raise step_folders.failed(self._folder, error) from error
 
   def _settle(self) -> None:
     """In the first process: deletes old steps, or the failed one."""
+    locks.check_held(self._folder)
     for error in self._handler.errors:
       step_folders.delete(self._folder / str(self._step))
       raise step_folders.failed(self._folder, error) from error

@@ -4,7 +4,8 @@ Two trainings in one workdir would write each other's checkpoints and logs. The
 file ``.lock`` says who is at work: machine, process, since when, and a number
 that grows every ten seconds. A job that was killed leaves its lock, which the
 next one recognises: on the same machine at once, since the process is gone;
-from another machine when the number has not grown for a minute.
+from another machine when the number has not grown for a minute. A job that was
+silent for so long and comes back finds another's lock, and stops.
 """
 
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ import uuid
 from mmu_jax.distributed import processes
 from mmu_jax.distributed import progress
 from mmu_jax.errors import DiskError
+from mmu_jax.errors import LostError
 from mmu_jax.errors import UserError
 
 NAME = '.lock'
@@ -74,6 +76,33 @@ def alone_in(workdir: str | pathlib.Path) -> Iterator[None]:
     del _held[folder]
     if processes.is_first():
       _release(folder, token, made)
+
+
+def check_held(path: str | pathlib.Path) -> None:
+  """Raises where a job has lost the workdir that a file is in.
+
+  A machine that was suspended does not know that another took its lock. So
+  whoever writes asks first.
+
+  Args:
+    path: file or folder to write, in a workdir or not.
+
+  Raises:
+    LostError: if the lock of its workdir is another's, or gone; says whose.
+  """
+  for folder, token in list(_held.items()):
+    if not pathlib.Path(path).absolute().is_relative_to(folder):
+      continue
+    with contextlib.suppress(OSError):  # the file system is away for a while
+      other = _read(pathlib.Path(folder, NAME))
+      if other.get('token') == token or (other and 'pid' not in other):
+        continue
+      how = f'taken by another job{_who(other)}' if other else 'removed'
+      raise LostError(
+        f'the lock of {folder} was {how}. Without a sign of life for {SILENCE} '
+        's a job is taken to be gone; this one stops, so that two do not write '
+        'there. Once the other has ended, run the same command again.'
+      )
 
 
 def _take(folder: str) -> tuple[str, bool]:

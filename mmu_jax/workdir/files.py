@@ -52,7 +52,9 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
 
   Raises:
     OSError: if it cannot be written; the old file is as it was.
+    LostError: if another job has taken the workdir.
   """
+  _check_held(path)
   part = path.with_name(path.name + '.part')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,6 +114,7 @@ def append_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
     OSError: if the rows cannot be written, as on a full disk. A line that is
       cut off by that, or by a kill, is left out by ``read_jsonl``.
   """
+  _check_held(path)
   try:
     with path.open('a', encoding='utf-8') as file:
       file.write(_log_lines(rows))
@@ -203,6 +206,13 @@ def read_jsonl(path: str | pathlib.Path) -> list[dict[str, Any]]:
       )
     found.append(row)
   return found
+
+
+def _check_held(path: pathlib.Path) -> None:
+  """Raises where another job has taken the workdir; without JAX until then."""
+  from mmu_jax.distributed import locks
+
+  locks.check_held(path)
 
 
 def _read(path: pathlib.Path, loads: Callable[[str], Any]) -> Any:

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import pathlib
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +14,10 @@ import time
 import numpy as np
 import pytest
 
+from mmu_jax import checkpoint
 from mmu_jax import errors
+from mmu_jax import workdir
+from mmu_jax.checkpoint import steps as step_folders
 from mmu_jax.distributed import locks
 
 ELSEWHERE = {
@@ -171,6 +176,90 @@ def test_an_error_of_the_disk_does_not_end_the_signs_of_life(
     assert len(failed) == 2
     monkeypatch.undo()
     assert json.loads((tmp_path / locks.NAME).read_text())['beat'] >= 2
+
+
+def _json(folder):
+  workdir.write_json(folder / 'new' / 'note.json', {})
+
+
+def _row(folder):
+  workdir.append_jsonl(folder / 'metrics.jsonl', [{'round': 1}])
+
+
+def _step(folder):
+  with checkpoint.Series(folder / 'params') as series:
+    series.save(0, {'w': np.ones(3)}, {})
+
+
+@pytest.mark.parametrize('write', [_json, _row, _step])
+def test_a_job_that_lost_its_lock_writes_nothing(tmp_path, write):
+  with locks.alone_in(tmp_path):
+    _write(tmp_path)
+    with pytest.raises(
+      errors.LostError, match='taken by another job .process 1 on node7'
+    ):
+      write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [locks.NAME]
+    (tmp_path / locks.NAME).unlink()
+    with pytest.raises(errors.LostError, match='was removed'):
+      write(tmp_path)
+  assert not list(tmp_path.iterdir())
+  write(tmp_path)  # without a lock, as a library
+
+
+def test_a_job_that_lost_its_lock_deletes_no_old_step(tmp_path):
+  with locks.alone_in(tmp_path):
+    with pytest.raises(errors.LostError):
+      with checkpoint.Series(tmp_path / 'params', keep_last=1) as series:
+        series.save(0, {'w': np.ones(3)}, {})
+        series.wait()
+        shutil.copytree(tmp_path / 'params' / '0', tmp_path / 'params' / '1')
+        _write(tmp_path)
+  assert step_folders.steps(tmp_path / 'params') == [0, 1]
+
+
+def test_a_step_under_way_when_the_lock_is_lost_says_so(tmp_path):
+  with locks.alone_in(tmp_path):
+    with pytest.raises(errors.LostError, match='process 1 on node7'):
+      with checkpoint.Series(tmp_path / 'params') as series:
+        series.save(0, {'w': np.ones(3)}, {})
+        _write(tmp_path)
+
+
+STOPPED = """
+import pathlib, sys, time
+from mmu_jax import workdir
+from mmu_jax.distributed import locks
+with locks.alone_in(sys.argv[1]):
+  while True:
+    workdir.append_jsonl(pathlib.Path(sys.argv[1], 'rows.jsonl'), [{'n': 1}])
+    print('in', flush=True)
+    time.sleep(0.01)
+"""
+
+
+def test_a_job_that_was_suspended_and_lost_its_lock_stops(
+  tmp_path, quick, monkeypatch
+):
+  first = subprocess.Popen(
+    [sys.executable, '-c', STOPPED, str(tmp_path)],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    cwd=pathlib.Path(locks.__file__).parents[2],
+  )
+  try:
+    assert first.stdout.readline() == b'in\n'
+    first.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(locks, '_machine', lambda: 'another machine')
+    with locks.alone_in(tmp_path):
+      before = (tmp_path / 'rows.jsonl').read_bytes()
+      first.send_signal(signal.SIGCONT)
+      said = first.communicate(timeout=60)[1].decode()
+      assert f'taken by another job (process {os.getpid()} on' in said
+      assert (tmp_path / 'rows.jsonl').read_bytes() == before
+  finally:
+    first.kill()
+    first.wait()
 
 
 def test_an_empty_name_is_refused_before_anything_is_written(
