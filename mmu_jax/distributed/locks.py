@@ -71,6 +71,7 @@ def alone_in(workdir: str | pathlib.Path) -> Iterator[None]:
     ).start()
   try:
     yield
+    processes.barrier('all have written')  # after an error they may not come
   finally:
     stop.set()
     del _held[folder]

@@ -12,6 +12,7 @@ import threading
 import time
 
 import numpy as np
+import process_group
 import pytest
 
 from mmu_jax import checkpoint
@@ -260,6 +261,26 @@ def test_a_job_that_was_suspended_and_lost_its_lock_stops(
   finally:
     first.kill()
     first.wait()
+
+
+def test_the_first_of_several_processes_waits_before_it_lets_go(tmp_path):
+  """The second writes for a second more, and then the lock is still there."""
+  program = """
+    import pathlib, sys, time
+    from mmu_jax import distributed
+    from mmu_jax.distributed import locks
+    distributed.initialize()
+    folder = pathlib.Path(sys.argv[1])
+    with locks.alone_in(folder):
+      if not distributed.is_first():
+        time.sleep(1)
+        print((folder / locks.NAME).exists())
+    distributed.barrier('end')
+    print(list(folder.iterdir()))
+  """
+  first, second = process_group.results(program, arguments=[str(tmp_path)])
+  assert first.splitlines()[-1] == '[]'
+  assert second.splitlines() == ['True', '[]']
 
 
 def test_an_empty_name_is_refused_before_anything_is_written(
