@@ -55,6 +55,8 @@ def write_digests(
     and wanted(file.relative_to(folder))
     and file.relative_to(folder).as_posix() not in found
   ]
+  for path in sorted({*new, *(file.parent for file in new)}):
+    workdir_lib.sync(path)
   with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
     for file in new:
       size = file.stat().st_size

@@ -234,7 +234,7 @@ def _open(folder: str) -> None:
   """Makes a folder, and clears it."""
   locks.check_held(folder)
   try:
-    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    workdir_lib.make_folder(pathlib.Path(folder))
     for path in pathlib.Path(folder).iterdir():
       if _is_left(path):
         shutil.rmtree(path)

@@ -150,6 +150,7 @@ class Series:
     for error in self._handler.errors:
       step_folders.delete(self._folder / str(self._step))
       raise step_folders.failed(self._folder, error) from error
+    workdir_lib.sync(self._folder)  # Orbax renamed the step
     step_folders.delete_old(self._folder, *self._keep)
 
 

@@ -8,11 +8,12 @@ from mmu_jax.workdir.claims import MANIFEST
 from mmu_jax.workdir.claims import manifest
 from mmu_jax.workdir.claims import WORLD
 from mmu_jax.workdir.files import append_jsonl
+from mmu_jax.workdir.files import make_folder
 from mmu_jax.workdir.files import read_json
 from mmu_jax.workdir.files import read_jsonl
 from mmu_jax.workdir.files import read_object
 from mmu_jax.workdir.files import read_text
-from mmu_jax.workdir.files import sync_folder
+from mmu_jax.workdir.files import sync
 from mmu_jax.workdir.files import to_json
 from mmu_jax.workdir.files import write_bytes
 from mmu_jax.workdir.files import write_json
@@ -28,12 +29,13 @@ __all__ = [
   'claim',
   'differences',
   'is_empty',
+  'make_folder',
   'manifest',
   'read_json',
   'read_jsonl',
   'read_object',
   'read_text',
-  'sync_folder',
+  'sync',
   'to_json',
   'write_bytes',
   'write_json',

@@ -1,7 +1,7 @@
 """Files that are whole or not there: JSON, JSON lines, logs, text.
 
-Every file of the package that is no checkpoint is written here; ``seals`` tells
-whether one is as it was written.
+What stages write is written here, but for the arrays of checkpoints, exported
+weights and locks; ``seals`` tells whether a file is as it was written.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -57,32 +57,42 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
   _check_held(path)
   part = path.with_name(path.name + '.part')
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with part.open('wb') as file:
       file.write(content)
       file.flush()
       os.fsync(file.fileno())
     part.replace(path)
-    sync_folder(path.parent)
+    sync(path.parent)
   except OSError as error:
     with contextlib.suppress(OSError):
       part.unlink(missing_ok=True)
     raise _failed(path, error) from error
 
 
-def sync_folder(folder: pathlib.Path) -> None:
-  """Waits until the names in a folder are on disk, where a system can."""
+def make_folder(folder: pathlib.Path) -> None:
+  """Makes a folder and those above it; their names are on disk."""
+  if not folder.is_dir():
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync(folder.parent)
+
+
+def sync(path: pathlib.Path) -> None:
+  """Waits until a file, or the names in a folder, are on disk."""
   if not hasattr(os, 'O_DIRECTORY'):
-    return
-  number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    return  # a system that opens no folders
   try:
-    os.fsync(number)
+    number = os.open(path, os.O_RDONLY)
+    try:
+      os.fsync(number)
+    finally:
+      os.close(number)
   except OSError as error:
-    # Some network file systems know no fsync of a folder.
-    if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+    # Some network file systems know no fsync of a folder, and some folders can
+    # be written and not read.
+    if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
       raise
-  finally:
-    os.close(number)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -48,7 +48,8 @@ def write_rows(
 
 
 def seal(path: pathlib.Path, name: str, note: Mapping[str, Any] = {}) -> None:
-  """Marks a file as finished, as it is now; see ``write_rows``."""
+  """Marks a file as finished, as it is on disk now; see ``write_rows``."""
+  files.sync(path)  # a log was appended to
   mark = {'name': name, **_measure(path), 'note': dict(note)}
   mark['hash'] = hash_json(mark)
   files.write_json(_place(path), mark)

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import process_group
 import pytest
+import syncing
 
 from mmu_jax import checkpoint
 from mmu_jax import sharding
@@ -246,6 +247,23 @@ def test_steps_that_a_number_divides_are_kept_for_good(tmp_path):
   with checkpoint.Series(tmp_path, keep_last=1, keep_every=8) as series:
     series.save(10, {'w': jnp.full(3, 10)}, {})
   assert sorted(int(p.name) for p in tmp_path.iterdir()) == [8, 10]
+
+
+def test_a_step_is_on_disk_before_it_counts(tmp_path, monkeypatch):
+  """Its files before its name, and its name before states are deleted."""
+  events = syncing.record(monkeypatch)
+  path = tmp_path / 'run' / 'params' / '7'
+  with checkpoint.Series(path.parent) as series:
+    series.save(7, {'w': jnp.arange(3.0)}, {'n': 1})
+  assert syncing.is_lasting(events, path)
+  assert any(e.path == tmp_path and 'run' in e.held for e in events)
+  earlier = syncing.before(events, path)
+  synced = {e.path.name for e in earlier}
+  synced |= {e.path.name for e in earlier if e.kind == 'rename'}  # of ours
+  unread = {'_CHECKPOINT_METADATA', 'commit_success.txt'}
+  assert {file.name for file in path.rglob('*')} <= synced | unread
+  half = [e for e in earlier if e.path.name.startswith('7.')][-1]
+  assert half.held >= {'_NOTE', '_DIGESTS', '_METADATA'}
 
 
 @pytest.mark.parametrize('keep', [{'keep_last': 0}, {'keep_every': -1}])

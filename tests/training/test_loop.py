@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import syncing
 import toy
 
 from mmu_jax import checkpoint
@@ -390,6 +391,16 @@ def test_a_whole_log_lost_nothing(tmp_path):
   again.close('ga', 'c0')
   path = tmp_path / 'metrics.jsonl'
   assert seals.read_note(path) == {'model': 'c0', 'lost': ''}
+
+
+def test_the_rows_of_a_log_are_on_disk_before_its_seal(tmp_path, monkeypatch):
+  log = loop.Log(tmp_path, start=0)
+  log.write({'round': 1})
+  events = syncing.record(monkeypatch)
+  log.close('ga', 'c0')
+  seal = tmp_path / 'metrics.jsonl.seal'
+  synced = [e.path.name for e in syncing.before(events, seal)]
+  assert synced == ['metrics.jsonl', 'metrics.jsonl.seal.part']
 
 
 def _rows_of(path):

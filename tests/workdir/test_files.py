@@ -1,5 +1,6 @@
 """Files are whole or absent, and every change of a line is seen."""
 
+import errno
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import warnings
 
 import paths
 import pytest
+import syncing
 
 from mmu_jax import errors
 from mmu_jax import workdir
@@ -160,19 +162,37 @@ def test_text_is_written_as_utf_8_whatever_the_machine_speaks(tmp_path):
   assert [p.name for p in (tmp_path / 'new').iterdir()] == ['a.txt']
 
 
-def test_every_file_of_text_is_written_and_read_here():
-  """But for the doctor's files, which it deletes again, and for locks."""
+# Modules that write files themselves, or give them their names, and why.
+WRITERS = {
+  'workdir/files.py': 'the one writer',
+  'distributed/locks.py': 'a lock is made where there is none, never replaced',
+  'distributed/processes.py': '/dev/null',
+  'checkpoint/steps.py': 'steps that go',
+  'doctor/files.py': 'files that it deletes again',
+  'evaluation/asking/answers.py': 'damaged files that go',
+  'models/hub/safetensors_files.py': 'weights, one tensor in memory at a time',
+  'models/hub/saving.py': 'a folder of them, renamed when it is on disk',
+}
+WRITING = re.compile(
+  r'\.write_(text|bytes)\(|json\.dump\(|json\.load\(|\bos\.open\('
+  r"|open\([^)]*'[rwax]b?\+?b?'(?<!'r')(?<!'rb')|shutil\.(copy|move)"
+  r'|os\.(rename|replace|link)\(|\.rename\(|\w\.replace\(\w+\)'
+)
+
+
+def test_files_are_written_in_few_places():
   users = {
-    path.name
+    path.relative_to(paths.ROOT / 'mmu_jax').as_posix()
     for path in (paths.ROOT / 'mmu_jax').rglob('*.py')
-    if re.search(r"\.write_text\(|json\.load\(|open\([^)]*'w'", _code(path))
+    if WRITING.search(_code(path))
   }
-  assert users <= {'files.py', 'processes.py', 'locks.py'}
+  assert users == set(WRITERS)
 
 
 def _code(path):
   """The text of a module, without calls of our own writer."""
-  return re.sub(r'workdir(_lib)?\.write_text\(', '', path.read_text())
+  own = r'(workdir(_lib)?|files)\.write_(text|bytes)\('
+  return re.sub(own, '', path.read_text())
 
 
 ROW = {'round': 3, 'loss': 0.1 + 0.2, 'probe': {'a': (1, None)}, 'x': '\u2028'}
@@ -192,13 +212,29 @@ def test_a_line_of_a_log_that_was_changed_is_refused(tmp_path):
 
 def test_a_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
   """Rename without fsync leaves an empty file after a power cut."""
-  done = []
-  sync, replace = os.fsync, pathlib.Path.replace
-  monkeypatch.setattr(os, 'fsync', lambda n: (done.append('sync'), sync(n)))
-  monkeypatch.setattr(
-    pathlib.Path,
-    'replace',
-    lambda self, other: (done.append('rename'), replace(self, other))[1],
-  )
-  workdir.write_text(tmp_path / 'note.json', '{}')
-  assert done == ['sync', 'rename', 'sync']  # file, and then its folder
+  events = syncing.record(monkeypatch)
+  path = tmp_path / 'new' / 'run' / 'note.json'
+  workdir.write_text(path, '{}')
+  done = [event.path.name for event in syncing.before(events, path)]
+  assert done == [tmp_path.name, 'new', 'note.json.part']
+  assert syncing.is_lasting(events, path)
+  for made in (path.parent, path.parent.parent):
+    assert any(made.name in event.held for event in events), made
+
+
+@pytest.mark.parametrize('code', [errno.EINVAL, errno.ENOTSUP, errno.EACCES])
+def test_a_folder_that_cannot_be_synced_can_be_written(
+  tmp_path, monkeypatch, code
+):
+  """Network file systems, and folders that everybody may write and not read."""
+  right = os.open
+
+  def refused(path, *options, **more):
+    if os.path.isdir(path):
+      raise OSError(code, os.strerror(code))
+    return right(path, *options, **more)
+
+  monkeypatch.setattr(os, 'open', refused)
+  workdir.write_json(tmp_path / 'new' / 'a.json', {'n': 1})
+  monkeypatch.undo()
+  assert workdir.read_json(tmp_path / 'new' / 'a.json') == {'n': 1}

@@ -139,9 +139,12 @@ def _write_whole(path, like, plan, arrays) -> None:
   """Writes a folder under its name, or nothing."""
   partial = path.with_name(f'{path.name}.{secrets.token_hex(4)}.partial')
   try:
-    partial.mkdir(parents=True)
+    workdir_lib.make_folder(partial)
     _write(partial, like, plan, arrays)
+    for file in (*partial.iterdir(), partial):
+      workdir_lib.sync(file)
     partial.rename(path)
+    workdir_lib.sync(path.parent)
   finally:
     shutil.rmtree(partial, ignore_errors=True)
     if jax.process_count() > 1:

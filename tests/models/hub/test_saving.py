@@ -8,6 +8,7 @@ import hub_folder
 import jax
 import numpy as np
 import pytest
+import syncing
 import toy
 
 from mmu_jax import errors
@@ -161,6 +162,21 @@ def test_what_does_not_fit_into_float16_is_named(tmp_path):
     with pytest.raises(ValueError, match=message.replace('+', r'\+')):
       models.save(model, params, target)
     assert not target.exists() and not _partial(tmp_path)
+
+
+def test_an_export_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+  arrays = hub_folder.tensors('llava', 3)
+  folder = hub_folder.write(tmp_path / 'hub', 'llava', arrays, shards=2)
+  model = models.load(folder)
+  (folder / 'tokenizer.model').write_bytes(b'\x00')
+  events = syncing.record(monkeypatch)
+  path = tmp_path / 'out' / 'saved'
+  models.save(model, model.params, path, dtype='float32')
+  *earlier, last = syncing.before(events, path)
+  assert last.held == {file.name for file in path.iterdir()}  # the folder
+  assert last.held <= {e.path.name for e in earlier if e.kind == 'sync'}
+  assert syncing.is_lasting(events, path)
+  assert any(e.path == tmp_path and 'out' in e.held for e in events)
 
 
 def test_save_wants_a_new_folder_and_the_source(tmp_path):
