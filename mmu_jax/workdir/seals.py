@@ -64,15 +64,10 @@ def fault(path: pathlib.Path, name: str) -> str:
   """
   if not path.is_file():
     return f'there is no {path}'
-  if not _place(path).is_file():
-    return f'{path} is not finished: there is no {_place(path).name}'
-  try:
-    mark = files.read_json(_place(path))
-  except UserError as error:
-    return str(error).removesuffix('.')
-  kept = mark.pop('hash', None) if isinstance(mark, dict) else None
-  if kept != hash_json(mark):
-    return f'{_place(path)} was changed after it was written'
+  wrong = _seal_fault(path)
+  if wrong:
+    return wrong
+  mark = files.read_json(_place(path))
   if mark['name'] != name:
     return f'{path} was written as {mark["name"]!r}, not as {name!r}'
   found = _measure(path)
@@ -111,11 +106,8 @@ def read_note(path: pathlib.Path) -> dict[str, Any]:
 
 
 def hash_of(path: pathlib.Path) -> str:
-  """Returns the hash in the seal of a file; '' if it has none."""
-  if not _place(path).is_file():
-    return ''
-  mark = files.read_json(_place(path))
-  return mark.get('hash', '') if isinstance(mark, dict) else ''
+  """Returns the hash in the seal of a file; '' if it has no whole one."""
+  return '' if _seal_fault(path) else files.read_json(_place(path))['hash']
 
 
 def remove(path: pathlib.Path) -> None:
@@ -126,6 +118,20 @@ def remove(path: pathlib.Path) -> None:
 def _place(path: pathlib.Path) -> pathlib.Path:
   """Where the seal of a file is."""
   return path.with_name(path.name + SUFFIX)
+
+
+def _seal_fault(path: pathlib.Path) -> str:
+  """Why the seal of a file cannot be trusted; '' if it can."""
+  if not _place(path).is_file():
+    return f'{path} is not finished: there is no {_place(path).name}'
+  try:
+    mark = files.read_json(_place(path))
+  except UserError as error:
+    return str(error).removesuffix('.')
+  kept = mark.pop('hash', None) if isinstance(mark, dict) else None
+  if kept != hash_json(mark):
+    return f'{_place(path)} was changed after it was written'
+  return ''
 
 
 def _measure(path: pathlib.Path) -> dict[str, Any]:

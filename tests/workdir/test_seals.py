@@ -46,6 +46,22 @@ def _value(text):
     return None
 
 
+@pytest.mark.parametrize(
+  'harm',
+  [
+    lambda seal: b'',
+    lambda seal: seal[:-5],
+    lambda seal: b'[]',
+    lambda seal: b'{"hash": "00"}',
+    lambda seal: seal.replace(b'"f3"', b'"f4"'),
+  ],
+)
+def test_a_harmed_seal_has_no_hash(path, harm):
+  seal = path.with_name('rows.jsonl.seal')
+  seal.write_bytes(harm(seal.read_bytes()))
+  assert seals.fault(path, 'rows') and seals.hash_of(path) == ''
+
+
 @pytest.mark.parametrize('length', [0, 1, 57, -1])
 def test_a_cut_file_is_not_whole(path, length):
   path.write_bytes(path.read_bytes()[:length])

@@ -188,7 +188,8 @@ def _begin(
   so_far = _read_partial(partial, source)
   wrong = mismatch(path, source)
   if wrong and path.exists():
-    if partial.exists() and not seals.hash_of(path):
+    sealed = path.with_name(path.name + seals.SUFFIX).exists()
+    if partial.exists() and not sealed:
       path.unlink()  # a kill came before its seal; all answers are in partial
     else:
       _put_aside(path, wrong)

@@ -1,5 +1,6 @@
 """A record says what was asked and answered, and outlives a kill."""
 
+import pathlib
 import warnings
 
 import numpy as np
@@ -217,6 +218,26 @@ def test_a_kill_between_a_file_and_its_seal_loses_no_answer(
     _complete(_asker(questions, asked), questions, path)
   assert asked == [] and answers.mismatch(path, MODEL) == ''
   assert not list(tmp_path.glob('*.damaged'))
+
+
+def test_a_cut_seal_beside_a_partial_file_loses_no_answer(
+  tmp_path, monkeypatch
+):
+  path, asked, questions = tmp_path / 'a.jsonl', [], _questions(3)
+  with monkeypatch.context() as patch:
+    patch.setattr(pathlib.Path, 'unlink', lambda *_, **__: None)  # a kill
+    _complete(_asker(questions, []), questions, path)
+  assert path.with_suffix('.partial.jsonl').exists()
+  seal = path.with_name('a.jsonl.seal')
+  seal.write_bytes(seal.read_bytes()[:20])
+  with pytest.warns(errors.DamageWarning, match='a.jsonl.damaged'):
+    _complete(_asker(questions, asked), questions, path)
+  assert asked == [] and answers.mismatch(path, MODEL) == ''
+  assert [p.name for p in sorted(tmp_path.iterdir())] == [
+    'a.jsonl',
+    'a.jsonl.damaged',
+    'a.jsonl.seal',
+  ]
 
 
 def test_a_preempted_process_keeps_its_answers(tmp_path, monkeypatch):
