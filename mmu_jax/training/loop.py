@@ -313,7 +313,7 @@ class Log:
 
 def _keep_rows(path: pathlib.Path, start: int) -> tuple[int, int]:
   """Keeps the rows of the rounds that are done; returns how many, and a sum."""
-  rows = workdir.read_jsonl(path) if start and path.exists() else []
+  rows = workdir.read_log(path) if start and path.exists() else []
   kept = [row for row in rows if row['round'] <= start]
   workdir.write_log(path, kept)
   return _count(kept, (0, 0))

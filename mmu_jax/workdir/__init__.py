@@ -11,6 +11,7 @@ from mmu_jax.workdir.files import append_jsonl
 from mmu_jax.workdir.files import make_folder
 from mmu_jax.workdir.files import read_json
 from mmu_jax.workdir.files import read_jsonl
+from mmu_jax.workdir.files import read_log
 from mmu_jax.workdir.files import read_object
 from mmu_jax.workdir.files import read_text
 from mmu_jax.workdir.files import sync
@@ -33,6 +34,7 @@ __all__ = [
   'manifest',
   'read_json',
   'read_jsonl',
+  'read_log',
   'read_object',
   'read_text',
   'sync',

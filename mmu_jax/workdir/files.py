@@ -122,7 +122,7 @@ def append_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
   Raises:
     OSError: if the rows cannot be written, as on a full disk. A line that is
-      cut off by that, or by a kill, is left out by ``read_jsonl``.
+      cut off by that, or by a kill, is left out by ``read_log``.
   """
   _check_held(path)
   try:
@@ -174,15 +174,14 @@ def read_jsonl(path: str | pathlib.Path) -> list[dict[str, Any]]:
   """Returns the rows of a JSON-lines file; blank lines are skipped.
 
   A process that was killed leaves a partial last line, which is dropped with
-  a warning. A broken line anywhere else means that the file is damaged, and so
-  does one whose checksum, where it has one, is of another line.
+  a warning. A broken line anywhere else means that the file is damaged.
 
   Args:
     path: file to read.
 
   Raises:
     ValueError: naming file and line, if a line that is not the last one is
-      not a JSON object, or a line was changed.
+      not a JSON object.
   """
   text = pathlib.Path(path).read_text(encoding='utf-8', errors='replace')
   lines = [(i, s) for i, s in enumerate(text.split('\n'), 1) if s.strip()]
@@ -208,14 +207,30 @@ def read_jsonl(path: str | pathlib.Path) -> list[dict[str, Any]]:
         f'{path}, line {number}: every line must be a JSON object; got '
         f'{line[:60]!r}: write the file again'
       )
-    if _CHECK in row and row.pop(_CHECK) != _line_sum(row):
-      raise UserError(
-        f'{path}, line {number} is not as it was written: its checksum is of '
-        f'another line; got {line[:60]!r}. Remove that line, and run the same '
-        'command again.'
-      )
     found.append(row)
   return found
+
+
+def read_log(path: str | pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the rows of a log as ``read_jsonl``, and checks each of them.
+
+  Args:
+    path: file that ``write_log`` and ``append_jsonl`` wrote.
+
+  Raises:
+    ValueError: naming file and row, if a row was changed.
+  """
+  rows = read_jsonl(path)
+  for number, row in enumerate(rows, 1):
+    kept = row.pop(_CHECK, None)
+    if kept != _line_sum(row):
+      how = 'is missing' if kept is None else 'is of another row'
+      raise UserError(
+        f'{path}, row {number} is not as it was written: its checksum {how}; '
+        f'got {to_json(row)[:60]!r}. Remove that line, and run the same '
+        'command again.'
+      )
+  return rows
 
 
 def _check_held(path: pathlib.Path) -> None:

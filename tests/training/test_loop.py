@@ -353,9 +353,10 @@ def test_a_run_from_a_checkpoint_compiles_each_turn_once(tmp_path):
 
 def test_a_half_written_line_of_the_log_is_dropped(tmp_path):
   path = tmp_path / 'metrics.jsonl'
-  lines = [json.dumps({'round': r, 'loss': r / 3}) for r in (1, 2, 3, 4)]
-  path.write_text('\n'.join(lines) + '\n{"round": 2, "lo')
-  logged = loop._count([json.loads(line) for line in lines[:3]], (0, 0))
+  rows = [{'round': r, 'loss': r / 3} for r in (1, 2, 3, 4)]
+  workdir.write_log(path, rows)
+  path.write_text(path.read_text() + '{"round": 2, "lo')
+  logged = loop._count(rows[:3], (0, 0))
   log = loop.Log(tmp_path, start=3, logged=logged)
   log.write({'round': 4})
   rows = _rows_of(path)

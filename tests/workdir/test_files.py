@@ -50,8 +50,9 @@ def test_no_file_holds_bare_nan_or_infinity(kind, tmp_path):
   (row,) = _strict(path)
   row.pop('crc', None)  # of a line that was appended
   assert row == READ
+  read = workdir.read_log if kind == 'appended' else workdir.read_jsonl
   found = workdir.read_json(path) if path.suffix == '.json' else None
-  assert (found or workdir.read_jsonl(path)[0]) == READ
+  assert (found or read(path)[0]) == READ
 
 
 def test_bare_nan_and_infinity_of_earlier_versions_are_read_the_same(tmp_path):
@@ -135,7 +136,7 @@ def test_rows_that_do_not_fit_on_the_disk_are_a_clear_error(tmp_path):
   assert 'Free space' in done.stderr
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # of the line that is cut off
-    rows = workdir.read_jsonl(path)
+    rows = workdir.read_log(path)
   assert [row['round'] for row in rows] == [*range(len(rows))]
   assert len(rows) > 100
 
@@ -198,16 +199,31 @@ def _code(path):
 ROW = {'round': 3, 'loss': 0.1 + 0.2, 'probe': {'a': (1, None)}, 'x': '\u2028'}
 
 
-def test_a_line_of_a_log_that_was_changed_is_refused(tmp_path):
+@pytest.mark.parametrize(
+  'edit, said',
+  [
+    (lambda row: row | {'round': 6}, 'its checksum is of another row'),
+    (lambda row: {'round': 4, 'loss': 9}, 'its checksum is missing'),
+    (lambda row: row | {'crc': None}, 'its checksum is missing'),
+    (lambda row: row | {'new': 1}, 'its checksum is of another row'),
+  ],
+)
+@pytest.mark.parametrize('place', range(3))
+def test_a_line_of_a_log_that_was_changed_is_refused(
+  tmp_path, place, edit, said
+):
   path = tmp_path / 'metrics.jsonl'
   workdir.write_log(path, [ROW])
   workdir.append_jsonl(path, [ROW | {'round': 4}, ROW | {'round': 5}])
-  read = workdir.read_jsonl(path)
+  read = workdir.read_log(path)
   assert [row['round'] for row in read] == [3, 4, 5]
   assert read[0] == json.loads(json.dumps(ROW))  # without the checksum
-  path.write_text(path.read_text().replace('"round": 4', '"round": 6'))
-  with pytest.raises(ValueError, match='line 2 is not as it was written'):
-    workdir.read_jsonl(path)
+  lines = path.read_text().splitlines(True)
+  lines[place] = json.dumps(edit(json.loads(lines[place]))) + '\n'
+  path.write_text(''.join(lines))
+  message = f'metrics.jsonl, row {place + 1} is not as it was written: {said}'
+  with pytest.raises(errors.UserError, match=message):
+    workdir.read_log(path)
 
 
 def test_a_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):

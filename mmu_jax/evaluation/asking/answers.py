@@ -206,7 +206,7 @@ def _read_partial(partial: pathlib.Path, source: str) -> list[Answer]:
   if not partial.exists():
     return []
   head = {'source': source}
-  rows = workdir_lib.read_jsonl(partial)
+  rows = workdir_lib.read_log(partial)
   if rows[:1] == [head]:
     return [row for row in rows if row != head]
   _put_aside(partial, f'{partial} holds answers of another source')

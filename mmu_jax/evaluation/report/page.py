@@ -75,7 +75,7 @@ def _histories(
       message = f'The rounds of {run} are not plotted: {wrong}.'
       warnings.warn(message, DamageWarning, stacklevel=2)
       continue
-    rows = workdir_lib.read_jsonl(path)
+    rows = workdir_lib.read_log(path)
     probes = [row for row in rows if row.get('probe')]
     if probes:
       found[run] = probes

@@ -148,7 +148,7 @@ def ask_judge(
   keys = {prompt: _hash(endpoint.model, prompt) for prompt in prompts}
   replies = {}
   if cache.exists():
-    rows = workdir_lib.read_jsonl(cache)
+    rows = workdir_lib.read_log(cache)
     workdir_lib.write_log(cache, rows)  # without a cut-off line
     replies = {row['hash']: row['reply'] for row in rows}
   missing = [prompt for prompt, key in keys.items() if key not in replies]

@@ -246,7 +246,7 @@ def test_a_preempted_process_keeps_its_answers(tmp_path, monkeypatch):
   questions = _questions(3)
   with pytest.raises(preemption.Preempted, match='vanilla: the answers to a'):
     _complete(_asker(questions, []), questions, path)
-  head, *kept = workdir.read_jsonl(path.with_suffix('.partial.jsonl'))
+  head, *kept = workdir.read_log(path.with_suffix('.partial.jsonl'))
   assert head == {'source': MODEL} and len(kept) == 2
 
 

@@ -10,6 +10,8 @@ from shown import people
 from shown import write_jsonl
 
 from mmu_jax import checkpoint
+from mmu_jax import workdir
+from mmu_jax.workdir import seals
 
 
 def _prediction(key, text, kind='generation'):
@@ -45,7 +47,8 @@ def _full(bare):
     probe = {'forget_vqa_holdout': value, 'retain_vqa': 0.9, 'forget_qa': 0.99}
     probes.append({'round': step, 'probe': probe})
   log = bare / 'unlearned' / 'mmunlearner' / 'metrics.jsonl'
-  write_jsonl(log, probes, 'mmunlearner')
+  workdir.write_log(log, probes)
+  seals.seal(log, 'mmunlearner')
   for name, note in MASKS.items():
     checkpoint.save(bare / 'mask' / name, {'w': np.ones(2)}, note)
   picture = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
