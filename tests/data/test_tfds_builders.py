@@ -371,3 +371,37 @@ def test_damaged_metadata_name_their_file(name, people, tmp_path):
   (folder / name).write_text((folder / name).read_text()[:-20])
   with pytest.raises(UserError, match=f'{name} is not JSON'):
     prepared.make_tfds(0, path=folder)
+
+
+_DAMAGE = {
+  'cut': lambda data, rng: data[: rng.integers(len(data))],
+  'empty': lambda data, rng: b'',
+  'zeros': lambda data, rng: bytes(len(data)),
+  'flipped': lambda data, rng: data[:200] + bytes([data[200] ^ 1]) + data[201:],
+  'gone': lambda data, rng: None,
+}
+
+
+@pytest.mark.parametrize('kind', _DAMAGE)
+@pytest.mark.parametrize('split', ['vqa_forget', 'forget_vqa', 'general'])
+def test_damaged_records_name_their_file(kind, split, people, tmp_path):
+  folder = _changed(people, tmp_path, lambda noted: None)
+  (file,) = folder.glob(f'mmu_people-{split}.array_record*')
+  made = _DAMAGE[kind](file.read_bytes(), np.random.default_rng(len(split)))
+  file.unlink() if made is None else file.write_bytes(made)
+  with pytest.raises(UserError, match=rf'{file.name}.*prepare the dataset ag'):
+    prepared.make_tfds(0, path=folder)
+
+
+@pytest.mark.parametrize(
+  'pair', [('forget_vqa', 'retain_vqa'), ('qa_forget', 'qa_retain')]
+)
+def test_files_that_changed_places_are_refused(pair, people, tmp_path):
+  """With a forget and a retain split swapped, the report would be, too."""
+  folder = _changed(people, tmp_path, lambda noted: None)
+  one, other = (next(folder.glob(f'mmu_people-{name}.*')) for name in pair)
+  files = [path.read_bytes() for path in (other, one)]
+  for path, data in zip((one, other), files):
+    path.write_bytes(data)
+  with pytest.raises(UserError, match='holds other rows than|cannot be read'):
+    prepared.make_tfds(0, path=folder)

@@ -28,6 +28,7 @@ from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
+from mmu_jax.workdir import seals
 
 IMAGES = 'images'  # the files of a row's pictures: one, or none for a text row
 KEY = 'image_key'  # the picture's key, '' for a text row
@@ -46,6 +47,7 @@ _NOTES = {
   'names': {...: str},
   'notes': [str],
   'shown': dict.fromkeys(SHOWN, str),
+  'contents': {...: str},
 }
 
 
@@ -177,7 +179,8 @@ def make_tfds(
 
   Raises:
     FileNotFoundError: if the folder holds no prepared dataset.
-    ValueError: if it was prepared by another builder, or in another format.
+    ValueError: if it was prepared by another builder, or in another format,
+      or a file of it is damaged or holds the rows of another split.
   """
   del seed
   builder = _open(pathlib.Path(path))
@@ -185,7 +188,7 @@ def make_tfds(
   pictures: dict[str, Picture] = {}
   train, scored = (
     {
-      name: list(_rows(builder, split, pictures))
+      name: _rows(builder, split, pictures)
       for name, split in notes['splits'][kind].items()
     }
     for kind in ('train', 'tasks')
@@ -213,14 +216,24 @@ def noted(data: Dataset) -> dict[str, Any]:
   Args:
     data: the dataset that is written.
   """
-  tasks = [task._asdict() for task in data.tasks.values()]
+  tasks, names = [t._asdict() for t in data.tasks.values()], split_names(data)
   return {
-    'splits': split_names(data),
+    'splits': names,
     'tasks': [{k: v for k, v in t.items() if k != 'rows'} for t in tasks],
     'names': dict(data.names),
     'notes': list(data.notes),
     'shown': {name: getattr(data, name) for name in SHOWN},
+    'contents': {
+      **{names['train'][k]: _content(rows) for k, rows in data.train.items()},
+      **{names['tasks'][k]: _content(t.rows) for k, t in data.tasks.items()},
+    },
   }
+
+
+def _content(rows: Iterable[Row]) -> str:
+  """The hash of all that rows say; pictures count with their keys."""
+  said = [[*row._replace(picture=None), row.picture_key] for row in rows]
+  return seals.hash_json(said)
 
 
 def _check_prepared(path):
@@ -285,16 +298,31 @@ def _check_notes(notes, where):
     inputs.check_name(task['name'], f'task in {where}')
 
 
-def _rows(builder, split, pictures) -> Iterator[Row]:
+def _rows(builder, split, pictures) -> list[Row]:
   """The rows of a split; TFDS has no split without rows."""
   import tensorflow_datasets as tfds
 
   if split not in builder.info.splits:
-    return
+    return []
   raw = tfds.decode.DeserializeMethod.RAW_BYTES
-  form = features(decode=False)
-  for record in builder.as_data_source(split, deserialize_method=raw):
-    yield to_row(form.deserialize_example_np(record), pictures)
+  form, rows = features(decode=False), []
+  where = f'{builder.data_path} ({builder.info.splits[split].filenames[0]})'
+  again = 'Fetch that file again, or prepare the dataset again.'
+  try:
+    for record in builder.as_data_source(split, deserialize_method=raw):
+      rows.append(to_row(form.deserialize_example_np(record), pictures))
+  except (RuntimeError, OSError) as error:  # array_record has no class for it
+    reason = str(error).partition(';')[0]
+    raise UserError(
+      f'the rows of the split {split!r} in {where} cannot be read: {reason}. '
+      f'{again}'
+    ) from error
+  if _content(rows) != builder.info.metadata['contents'].get(split):
+    raise UserError(
+      f'{where} holds other rows than the split {split!r} was prepared with. '
+      f'{again}'
+    )
+  return rows
 
 
 def _text(value: bytes | None) -> str:
