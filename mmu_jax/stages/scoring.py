@@ -300,8 +300,9 @@ def _collect(job: Job, judge: chat.Endpoint | None) -> list[dict[str, Any]]:
     for task in tasks.values()
   ]
   answers = {run: read(run) for run in runs}
-  note = lambda run: workdir_lib.read_json(folder / run / _NOTE)
-  steps = {run: note(run)['rounds'] for run in runs}
+  steps = {
+    run: workdir_lib.read_json(folder / run / _NOTE)['rounds'] for run in runs
+  }
   if not answers:
     raise MissingError(
       f'there is no model to evaluate in {job.folder}. Train one first: mmu '
@@ -325,20 +326,25 @@ def _collect(job: Job, judge: chat.Endpoint | None) -> list[dict[str, Any]]:
   asked = {'protocol': protocol.name, 'shots': _shots(job)}
   rows = [row | asked | {'layout': job.data.layout} for row in rows]
   write_manifest(job.config, job.folder, job.mesh)
-  results.write(
-    job.folder,
-    rows,
-    {
-      'predictions': folder.relative_to(job.folder).as_posix(),
-      'answers': {
-        run: {
-          t: seals.hash_of(answers_lib.task_file(folder / run, t))
-          for t in tasks
-        }
-        for run in runs
-      },
-      'models': {run: note(run)['model'] for run in runs},
-      'left_out': left_out,
-    },
-  )
+  file, page = job.folder / results.NAME, job.folder / 'report.html'
+  was = seals.hash_of(file)
+  results.write(job.folder, rows, _sources(job, runs) | {'left_out': left_out})
+  if page.exists() and seals.hash_of(file) != was:
+    progress.say(f'evaluate: {page} shows earlier scores: run `mmu report`')
   return rows
+
+
+def _sources(job: Job, runs: Sequence[str]) -> dict[str, Any]:
+  """All that the scores of some models were made from, by content."""
+  folder = _folder(job)
+  hashed = lambda run, task: seals.hash_of(
+    answers_lib.task_file(folder / run, task)
+  )
+  tasks = _reported(job)
+  return {
+    'predictions': folder.relative_to(job.folder).as_posix(),
+    'answers': {run: {t: hashed(run, t) for t in tasks} for run in runs},
+    'models': {
+      run: workdir_lib.read_json(folder / run / _NOTE)['model'] for run in runs
+    },
+  }

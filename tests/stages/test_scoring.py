@@ -443,6 +443,15 @@ def test_a_report_shows_the_answers_of_its_scores(
   assert read == {'predictions': folder, 'page': folder, 'runs': list(RUNS)}
 
 
+def test_a_report_of_earlier_scores_is_named(evaluate, tmp_path, capsys):
+  evaluate(tmp_path)
+  (tmp_path / 'report.html').write_text('')
+  evaluate(tmp_path)
+  assert 'earlier scores' not in capsys.readouterr().out
+  evaluate(tmp_path, shots=1)
+  assert 'report.html shows earlier scores' in capsys.readouterr().out
+
+
 def test_every_score_has_n_and_an_interval(evaluate, tmp_path):
   results = evaluate(tmp_path)
   found = {(r['run'], r['task'], r['metric']): r for r in results}
