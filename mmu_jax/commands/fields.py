@@ -74,7 +74,8 @@ def read(
   for path in ('data.path', 'data.train_path', 'model.path'):
     group, _, field = path.partition('.')
     found = values.config.get(group, {})
-    if isinstance(found.get(field), str):
+    known = isinstance(found, (dict, ml_collections.ConfigDict))
+    if known and isinstance(found.get(field), str):
       found[field] = os.path.expanduser(found[field])
   settings.check(values.config)
   return values.config

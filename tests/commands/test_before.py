@@ -93,7 +93,7 @@ def test_every_field_of_a_config_is_shown_with_its_meaning(spec, capsys):
   assert values == want and values['config.seed'] == '7'
   assert all(text.endswith(')') and ' (' in text for text in meanings.values())
   assert meanings['config.unlearn.rounds'] == (
-    'rounds of a run (a whole number >= 1)'
+    'rounds of a run; None: by epochs (a whole number >= 1, or None)'
   )
   # Each of them can be typed.
   given = [f'--{k}={ast.literal_eval(v)}' for k, v in values.items()]

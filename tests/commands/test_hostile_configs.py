@@ -95,7 +95,10 @@ _VALID = {
     r'|model\.(?!name|path|dtype|attention|remat).*|validation_groups|tune'
     r'|unlearn\.streams\.retain|groups\.forget|validation_groups\.forget'
   ),
-  'is null': re.compile(r'runs\.\w+\.rounds|.*num_key_value_heads'),
+  'is null': re.compile(
+    r'(runs\.\w+|base|vanilla|unlearn)\.rounds|retrained'
+    r'|.*forget_every|.*num_key_value_heads'
+  ),
   'is a class': re.compile('$.'),
   'is another dict': re.compile(rf'{_NAMES[:-2]}|data'),
 }

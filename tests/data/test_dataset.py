@@ -45,7 +45,7 @@ SHOWN = {
   'people': ('people', 'plain', ''),
   'mllmu_bench': ('mllmu_bench', 'fixed', 'official_mllmu_bench'),
   'clear': ('clear', 'fixed', 'official_clear'),
-  'own': ('mllmu_bench', 'fixed', ''),
+  'own': ('own', 'fixed', ''),
 }
 
 

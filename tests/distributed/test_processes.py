@@ -52,7 +52,10 @@ def test_two_processes_see_all_devices_and_get_what_the_first_found():
   """,
     devices=2,
   )
-  first, second = (text.splitlines() for text in outputs)
+  # Gloo may say on the same stream who is connected.
+  first, second = (
+    [x for x in text.splitlines() if 'peer ranks' not in x] for text in outputs
+  )
   assert first == [
     'process 0 of 2, as given; 2 devices here, 4 in all',
     '[0, 4, true]',

@@ -32,7 +32,7 @@ def fails(tmp_path, capsys, monkeypatch):
     )
     assert status == 1
     out, error = capsys.readouterr()
-    assert 'Traceback' not in error and not out
+    assert 'Traceback' not in error and 'Traceback' not in out
     lines = error.strip().splitlines()
     assert lines[0].startswith('mmu: ')
     assert sum(line.startswith('mmu: ') for line in lines) == 1

@@ -110,7 +110,7 @@ def _broken(folder, how):
       '{folder} has neither. Weights in the '
       '.bin format must be converted to safetensors first',
     ),
-    ('no config', FileNotFoundError, '{folder}/config.json is missing'),
+    ('no config', FileNotFoundError, '{folder} holds neither'),
     (
       'a page of HTML',
       ValueError,
