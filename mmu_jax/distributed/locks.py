@@ -184,7 +184,7 @@ def _remove(path: pathlib.Path, other: dict[str, Any]) -> bool:
   Between looking and removing, another job could have put its own lock in the
   place. So whoever removes a lock first claims its end: a lock whose name has
   the token of the other, which no later lock has. One claim alone can be made,
-  and that of a process that was killed meanwhile ends in the same way.
+  and the claim of a process that was killed meanwhile ends in the same way.
   """
   claim = path.with_name(f'{NAME}.{other["token"]}')
   if not _create(claim, _myself()):

@@ -4,32 +4,22 @@ A stream is a pure function of a step number, so that resuming a run needs the
 step alone.
 """
 
-import collections
 from collections.abc import Callable, Iterator, Sequence
 import functools
 import itertools
 import math
-import threading
 from typing import NamedTuple
 
 import numpy as np
 
 from mmu_jax.data.batches import packing
-from mmu_jax.data.batches.packing import Document
-from mmu_jax.data.encoding import processing
+from mmu_jax.data.batches.encoder import Documents
+from mmu_jax.data.batches.encoder import Encoder
 from mmu_jax.data.encoding.patches import bucket
-from mmu_jax.data.encoding.patches import EncodedImage
-from mmu_jax.data.encoding.patches import Grid
-from mmu_jax.data.encoding.processing import Example
-from mmu_jax.data.encoding.processors import Processor
 from mmu_jax.data.rng import named_rng
-from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.errors import UserError
 from mmu_jax.typing import Batch
-
-# One row of a batch: documents, each with its pictures.
-Documents = list[tuple[Document, tuple[Picture, ...]]]
 
 
 class Part(NamedTuple):
@@ -47,100 +37,6 @@ class Part(NamedTuple):
   size: int
   questions: int = 1
   weight: float = 1.0
-
-
-class Encoder:
-  """Encodes rows and pictures, and remembers them.
-
-  Tokens are kept for good. Pixels are not made before a batch needs them, and
-  those used last are kept, up to a number of bytes. Several threads may make
-  batches at once.
-  """
-
-  def __init__(
-    self, processor: Processor, labels: str = 'answer', max_bytes: int = 2**30
-  ):
-    """Makes an encoder that has seen nothing.
-
-    Args:
-      processor: processor of the model.
-      labels: tokens that the loss asks for; see ``processing.encode``.
-      max_bytes: bytes of pixels to keep.
-    """
-    self.processor = processor
-    self.labels = labels
-    self.image_token = processor.image_token_id
-    self._examples: dict[str, Example] = {}
-    self._images: dict[str, EncodedImage] = collections.OrderedDict()
-    self._free = max_bytes
-    self._lock = threading.Lock()  # of the two dicts and _free
-
-  def example(self, row: Row) -> Example:
-    """The tokens of a row."""
-    with self._lock:  # a tokenizer is not made for several threads
-      if row.key not in self._examples:
-        self._examples[row.key] = processing.encode(
-          row, self.processor, labels=self.labels
-        )
-      return self._examples[row.key]
-
-  def image(self, picture: Picture) -> EncodedImage:
-    """A picture, encoded."""
-    with self._lock:
-      image = self._images.get(picture.key)
-    if image is None:  # two threads may both come here: then one is dropped
-      image = self.processor.images.encode(picture.image)
-    with self._lock:
-      if self._images.pop(picture.key, None) is None:
-        self._free -= image.pixel_values.nbytes
-      self._images[picture.key] = image  # the one used last is at the end
-      while self._free < 0 and len(self._images) > 1:
-        _, oldest = self._images.popitem(last=False)
-        self._free += oldest.pixel_values.nbytes
-    return image
-
-  def document(
-    self, examples: Sequence[Example], weight: float = 1.0
-  ) -> tuple[Document, tuple[Picture, ...]]:
-    """Packs examples about the same pictures, or one: see ``packing``."""
-    doc = packing.document(examples, self.image_token, weight)
-    return doc, examples[0].pictures
-
-  def room(self, pictures: Sequence[Picture]) -> int:
-    """How many places of a batch's row these pictures take."""
-    return self.processor.images.room(self._grids(pictures))
-
-  def pixel_shape(self, room: int) -> tuple[int, ...]:
-    """The static shape of a row's images, from the most places they take."""
-    return self.processor.images.pixel_shape(room)
-
-  def batch(
-    self,
-    sequences: Sequence[Documents],
-    length: int,
-    pixel_shape: tuple[int, ...],
-    size: int | None = None,
-    *,
-    padding: str = 'right',
-  ) -> Batch:
-    """Encodes the pictures of sequences and stacks them: see ``assemble``."""
-    encoded = [
-      [(doc, [self.image(p) for p in pictures]) for doc, pictures in parts]
-      for parts in sequences
-    ]
-    return packing.assemble(
-      encoded,
-      length,
-      pixel_shape,
-      size,
-      padding=padding,
-      as_published=self.labels == 'published',
-    )
-
-  def _grids(self, pictures) -> list[Grid]:
-    """The patches of pictures, from their sizes."""
-    grid = self.processor.images.grid
-    return [grid(*picture.image.shape[:2]) for picture in pictures]
 
 
 class Stream:

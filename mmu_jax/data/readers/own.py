@@ -315,7 +315,7 @@ def read_options(record: Mapping[str, Any], where: str) -> tuple[str, ...]:
   if not (differ and 2 <= len(given) <= 26 and answer in options):
     raise UserError(
       f'options are 2 to 26 different texts, the answer among them word for '
-      f'word; those of {where} are {list(given)} and its answer is '
+      f'word; the options of {where} are {list(given)} and its answer is '
       f'{answer!r}. Repair the row, or leave its options out.'
     )
   return options

@@ -301,12 +301,3 @@ def test_a_row_that_does_not_fit_is_a_clear_error(world, encoder):
     packing.assemble([[(doc, [])]], length, shape)
   with pytest.raises(ValueError, match="'right' or 'left', got 'both'"):
     packing.assemble([[(doc, images)]], length, shape, padding='both')
-
-
-def test_an_encoder_gives_each_row_its_own_tokens(world, encoder):
-  row = world['qa/forget'][0]
-  assert encoder.example(row) is encoder.example(row)
-  other = row._replace(key='other', answer='Maria Lopez likes soup.')
-  assert encoder.example(other).tokens.tolist() != (
-    encoder.example(row).tokens.tolist()
-  )
