@@ -139,15 +139,21 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _tune(args: argparse.Namespace) -> None:
-  """Tries learning rates; prints S for every run and rate."""
+  """Tries learning rates; prints S for every run and rate, and the best."""
   from mmu_jax import stages
   from mmu_jax.distributed import progress
+  from mmu_jax.stages import tuning
 
-  for row in stages.tune(args.config, args.workdir):
-    numbers = ' '.join(
-      f'{k} {v:.3f}' for k, v in row.items() if isinstance(v, float)
+  rows = stages.tune(args.config, args.workdir)
+  for row in rows:
+    scores = ' '.join(
+      f'{k} {v:.3f}'
+      for k, v in row.items()
+      if isinstance(v, float) and k != 'rate'
     )
-    progress.say(f'{row["run"]:24} {numbers}')
+    progress.say(f'{row["run"]:20} {row["rate"]:<8g} {scores or "collapsed"}')
+  for line in tuning.best_rates(rows, args.config.tune.rates):
+    progress.say(line)
 
 
 def _show(results: list[dict[str, Any]]) -> None:
@@ -224,12 +230,15 @@ Writes predictions/ and results.jsonl and prints the table.""",
   ),
   Command(
     'tune',
-    'try the learning rates of the config on validation people',
+    'try the learning rates of the config on people that no score reports',
     """
   mmu tune --config=people --workdir=runs/people
+  mmu tune --config=own --workdir=runs/own --config.data.path=people.jsonl
 
-Needs vanilla. Prints S for every run and rate; write the best ones into the
-config by hand.""",
+Needs vanilla. Prints S for every run and rate, and the best rate of each run as
+the option that sets it. Without people for validation a part of the retain set
+is forgotten in the place of the forget set. The rates are config.tune.rates;
+every try keeps its model in tuning/, and a stopped call goes on.""",
     _add_arguments,
     _tune,
     begun=lambda args: 'tuning',

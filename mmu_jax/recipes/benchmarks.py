@@ -14,6 +14,7 @@ from mmu_jax.recipes.parts import run
 
 VARIANTS = ('full', 'fast', 'paper_exact')
 BATCH = 4  # pictures of every batch, as published
+_FACTORS = (0.25, 0.5, 1, 2, 4)  # of the rate, that `mmu tune` tries
 
 
 def variant_and_ratio(variant: str, ratios: Iterable[int]) -> tuple[str, int]:
@@ -62,7 +63,8 @@ def benchmark(
     forget: pictures of the forget set; 0 to let the data that are read decide.
     retain: pictures of the retain set, or 0.
     questions: questions about one picture that share its encoding.
-    rate: learning rate of every stage, as published.
+    rate: learning rate of every stage, as published; `mmu tune` tries a
+      quarter of it to four times as much.
 
   Example:
     >>> data = dict(name='clear', path='CLEAR')
@@ -113,6 +115,7 @@ def benchmark(
     retain or None, rate, streams, probe_every=probes
   )
   config.runs = _runs(rate, forget, retain)
+  config.tune = dict(rates=tuple(rate * f for f in _FACTORS), rows=256)
   config.evaluation = dict(
     max_new_tokens=50,
     repetition_penalty=0.0,  # 0: as generation_config.json has it; 1: none
@@ -150,6 +153,7 @@ def make_fast(config: ml_collections.ConfigDict) -> None:
     rounds=4, retain_rate=1e-4, save_every=4, probe_every=2, probe_rows=8
   )
   config.unlearn.allow_partial_forget = True
+  config.tune.update(rates=(1e-4, 2e-4), rows=16)
   config.evaluation.max_new_tokens = 8
   with config.unlocked():
     config.runs = dict(

@@ -21,6 +21,7 @@ from mmu_jax import tree
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data import contents
 from mmu_jax.data import datasets
+from mmu_jax.data import stand_ins
 from mmu_jax.data.batches import batching
 from mmu_jax.data.encoding import processors
 from mmu_jax.distributed import locks
@@ -120,8 +121,8 @@ def open_job(
   Args:
     config: the whole config.
     workdir: folder of the job.
-    validation: look at the people of the validation split instead of the
-      reported ones, in ``workdir/tuning``.
+    validation: look at the people of the validation split, or at some of the
+      retain set, instead of the reported ones, in ``workdir/tuning``.
     begin: whether the stage may be the first of a workdir, and make it.
 
   Raises:
@@ -146,7 +147,9 @@ def open_job(
     )
   plain = config.to_dict()
   data, encoder, scorer, model = load_world(config)
-  groups = config.validation_groups if validation else config.groups
+  groups = config.groups
+  if validation:
+    config, data, groups = _others(config, data)
   config, notes = budgets.settle(config, data.train, groups)
   settings.check(config)
   if any(run.mask for run in config.runs.values()):
@@ -165,6 +168,19 @@ def open_job(
   places = (mesh, seals.hash_json(world))
   unlearned = folder / 'tuning' if validation else folder
   return Job(*shared, groups, validation, unlearned, *places)
+
+
+def _others(
+  config: Config, data: datasets.Dataset
+) -> tuple[Config, datasets.Dataset, Config]:
+  """Config, data and roles in which others than the reported are forgotten."""
+  if 'validation_groups' in config:
+    return config, data, config.validation_groups
+  data, groups = stand_ins.stand_in(data, config.groups, config.seed)
+  config = config.copy_and_resolve_references()
+  # They may have a few pictures more than those for whom rounds were set.
+  config.unlearn.allow_partial_forget = True
+  return config, data, Config(groups)
 
 
 def check_names(config: Config) -> None:
