@@ -37,18 +37,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.print_help()
     return 0
   command = COMMANDS[args.command]
-  if overrides and not getattr(args, 'config', None):
+  if overrides and not (getattr(args, 'config', None) or command.begun):
     names = ' '.join(word.partition('=')[0] for word in overrides)
     parser.error(
       f'unexpected arguments: {names}'
       + ('; fields need --config' if 'config' in args else '')
     )
   try:
-    if getattr(args, 'config', None):
+    config = getattr(args, 'config', None)
+    if command.begun and not config:
+      config = jobs.stored(args)
+    if config:
       from mmu_jax.commands import fields  # slow to import, as most libraries
 
       options = [f'--{name}' for name in vars(args) if name != 'command']
-      args.config = fields.read(args.config, overrides, options)
+      args.config = fields.read(config, overrides, options)
     if command.begun:
       return jobs.run(command, args)
     return command.run(args) or 0

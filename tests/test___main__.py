@@ -160,7 +160,7 @@ def test_the_exit_codes_are_those_of_the_readme():
     (['fly', CONFIG, '--workdir=x'], ["'fly'", 'pipeline', 'evaluate']),
     (['train', CONFIG, '--workdir=x'], ['--run']),
     (['report', CONFIG], ['--workdir']),
-    (['report', '--workdir=x'], ['--config']),
+    (['saliency', '--workdir=x'], ['--config']),
   ],
   ids=['unknown command', 'no run', 'no workdir', 'no config'],
 )

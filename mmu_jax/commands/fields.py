@@ -26,14 +26,17 @@ _GROUPS = (Mapping, ml_collections.ConfigDict)
 
 
 def read(
-  spec: str, overrides: Sequence[str], options: Sequence[str] = ('--config',)
+  spec: str | ml_collections.ConfigDict,
+  overrides: Sequence[str],
+  options: Sequence[str] = ('--config',),
 ) -> ml_collections.ConfigDict:
   """Returns a config with the given fields set.
 
   A field that a config may have and this one lacks can be set too.
 
   Args:
-    spec: name or path of the config, see ``recipes.load``.
+    spec: name or path of the config, see ``recipes.load``; or a config, which
+      is changed.
     overrides: words of the command line, as '--config.seed=1'.
     options: other options of the command, for messages.
 
@@ -45,13 +48,16 @@ def read(
     >>> read('people:fast', ['--config.runs.npo.rate=3e-4']).runs.npo.rate
     0.0003
   """
-  config = recipes.load(spec)
+  if isinstance(spec, str):
+    config, source = recipes.load(spec), f'the config {spec}'
+  else:
+    config, source = spec, 'the config of the job'
   given = ['mmu']
   for word in overrides:
     name, _, value = word.partition('=')
     if name.startswith(_PREFIX):
       keys = _keys(name.removeprefix(_PREFIX))
-      group = _check(config, keys, spec)
+      group = _check(config, keys, source)
       if value == 'None' and _may_be_none(keys):
         group[keys[-1]] = None
         given = [w for w in given if w.partition('=')[0] != name]
@@ -91,6 +97,8 @@ def leaves(config: Any, path: str = '') -> Iterator[tuple[str, Any]]:
   for key, value in config.items():
     here = f'{path}.{key}' if path else str(key)
     if isinstance(value, _GROUPS):
+      if key in settings.OPEN and not value:
+        yield here, {}
       yield from leaves(value, here)
     elif value and isinstance(value, (list, tuple)) and _are_groups(value):
       for i, part in enumerate(value):
@@ -114,6 +122,8 @@ def described(config: Any) -> Iterator[str]:
   for path, value in leaves(config):
     known = rules.rule_of(settings.TABLE, _keys(path))
     said = 'no field of this version'
+    if isinstance(known, dict):  # an empty group of fields with any name
+      known = known.get('*')
     if path in settings.MAY_LACK:
       said = 'None: the job does without'
     if isinstance(known, tuple):
@@ -128,7 +138,7 @@ def _are_groups(values: Sequence[Any]) -> bool:
   return all(isinstance(value, _GROUPS) for value in values)
 
 
-def _check(config: Any, keys: Sequence[str], spec: str) -> Any:
+def _check(config: Any, keys: Sequence[str], source: str) -> Any:
   """Returns the group of a field; adds a field that a config may have.
 
   Raises:
@@ -140,8 +150,12 @@ def _check(config: Any, keys: Sequence[str], spec: str) -> Any:
     if not inner:
       if (added := _add(found, keys, i)) is not None:
         return added
-      raise _no_field(config, keys, found, place, spec)
+      raise _no_field(config, keys, found, place, source)
     group, found, place = found, inner[0], _join(place, key)
+  known = rules.rule_of(settings.TABLE, keys)
+  typed = isinstance(known, tuple) and known[0].kind
+  if found is None and typed:  # it may come from JSON, without a type
+    group[keys[-1]] = _unset(known[0])
   return group
 
 
@@ -195,19 +209,25 @@ def _inside(found: Any, key: str) -> list[Any]:
 
 def _add(found: Any, keys: Sequence[str], i: int) -> Any:
   """Adds a field of the table of all fields; its group, None for no field."""
-  known = rules.rule_of(settings.TABLE, keys, literal=i)
+  named = i and keys[i - 1] in settings.OPEN
+  known = rules.rule_of(settings.TABLE, keys, literal=i + 1 if named else i)
   if not isinstance(known, tuple) or not isinstance(found, _GROUPS[1]):
     return None
   for key in keys[i:-1]:
     found[key] = ml_collections.ConfigDict()
     found = found[key]
-  kind = tuple if known[0].sizes else known[0].kind
-  found[keys[-1]] = ml_collections.config_dict.placeholder(kind)
+  found[keys[-1]] = _unset(known[0])
   return found
 
 
+def _unset(rule: rules.Rule) -> Any:
+  """None that takes a value of the type of a rule."""
+  kind = tuple if rule.sizes else rule.kind
+  return ml_collections.config_dict.placeholder(kind)
+
+
 def _no_field(
-  config: Any, keys: Sequence[str], found: Any, place: str, spec: str
+  config: Any, keys: Sequence[str], found: Any, place: str, source: str
 ) -> UserError:
   """Says that a field is unknown, the nearest, and all of its group."""
   if isinstance(found, _GROUPS):
@@ -219,7 +239,7 @@ def _no_field(
   near = ' or '.join(_nearest(config, keys))
   field = functools.reduce(_join, keys)
   return UserError(
-    f'the config {spec} has no such field: {_PREFIX}{field}. '
+    f'{source} has no such field: {_PREFIX}{field}. '
     + (f'Did you mean {near}? ' if near else '')
     + has
   )

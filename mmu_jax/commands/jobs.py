@@ -40,6 +40,13 @@ def run(command: Command, args: argparse.Namespace) -> int:
   return code or 0
 
 
+def stored(args: argparse.Namespace) -> Any:
+  """Returns the config of a job that exists, for a command without one."""
+  from mmu_jax.stages import job
+
+  return job.stored_config(args.workdir)
+
+
 def _check_begun(command: Command, args: argparse.Namespace) -> None:
   """Raises ValueError if an earlier call of the command has left something."""
   import pathlib
@@ -56,9 +63,11 @@ def _check_begun(command: Command, args: argparse.Namespace) -> None:
     )
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(
+  parser: argparse.ArgumentParser, needs_config: bool = True
+) -> None:
   """Adds the arguments of every job."""
-  add_config(parser)
+  add_config(parser, required=needs_config)
   add_workdir(parser)
   parser.add_argument(
     '--resume',
@@ -83,7 +92,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _add_runs(parser: argparse.ArgumentParser) -> None:
   """Adds the models of ``evaluate``."""
-  _add_arguments(parser)
+  _add_arguments(parser, needs_config=False)
   parser.add_argument(
     '--run',
     action='append',
@@ -91,6 +100,11 @@ def _add_runs(parser: argparse.ArgumentParser) -> None:
     help='vanilla, retrained, or a key of config.runs; may be given again. '
     'Default: every model that is finished',
   )
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+  """Adds the arguments of ``report``."""
+  _add_arguments(parser, needs_config=False)
 
 
 def _pipeline(args: argparse.Namespace) -> None:
@@ -210,11 +224,13 @@ Writes importance/ and mask/, with a note.json that states density and ties.""",
     'evaluate',
     'ask models the questions of every task and score the answers',
     """
-  mmu evaluate --config=people --workdir=runs/people
-  mmu evaluate --config=people --workdir=runs/people \\
-      --run=vanilla --run=mmunlearner
+  mmu evaluate --workdir=runs/people
+  mmu evaluate --workdir=runs/people --run=vanilla --run=mmunlearner
+  mmu evaluate --workdir=runs/people --config=people --config.evaluation.shots=2
 
-Writes predictions/ and results.jsonl and prints the table.""",
+Writes predictions/ and results.jsonl and prints the table. Without --config it
+takes the config of the last command in the workdir; a file that defines a
+method or dataset of its own has to be given.""",
     _add_runs,
     _evaluate,
     begun=lambda args: 'predictions',
@@ -223,8 +239,12 @@ Writes predictions/ and results.jsonl and prints the table.""",
     'report',
     'write plots and report.html from the scores',
     """
-  mmu report --config=people --workdir=runs/people""",
-    _add_arguments,
+  mmu report --workdir=runs/people
+  mmu report --workdir=runs/people --config=people
+
+Without --config it takes the config of the last command in the workdir; a file
+that defines a method or dataset of its own has to be given.""",
+    _add_report,
     _report,
     begun=lambda args: 'report.html',
   ),

@@ -327,6 +327,7 @@ TABLE: Table = {
   **below('evaluation.judge', JUDGE),
 }
 
+OPEN = ('limits', 'clip_norms')  # groups whose fields the command line names
 MAY_LACK = ('retrained',)  # groups that may be None
 _OPTIONAL = ('tune', *MAY_LACK)  # groups that are whole, where they are there
 # Fields without which a job does; the code that reads them has a default.

@@ -335,6 +335,16 @@ def run_settings(config: Config, name: str) -> Config:
       f'run {name!r} has method {run.method!r} and mask {run.mask!r}: a '
       "method with masked turns needs a mask, one without has mask ''."
     )
+  for place, found in (
+    ('unlearn.limits', config.unlearn.limits),
+    (f'runs.{name}.clip_norms', run.clip_norms),
+  ):
+    unknown = sorted({*found} - {'forget', 'retain'})
+    if unknown:
+      raise UserError(
+        f'the turns of a run are on the splits forget and retain; config.'
+        f'{place} has {unknown[0]!r}. Rename it.'
+      )
   if not makes(config, run.reference):
     raise UserError(
       f'run {name!r} compares with the retrained model, and the config makes '

@@ -230,8 +230,10 @@ def unlearning_plan(
   rounds = run.rounds or config.rounds
   rate = lambda peak: optimizer.schedule(run.schedule, peak, steps=rounds)
   one_clip = dict.fromkeys(streams, config.clip_norm)
+  turns = methods.make(run.method, **run.options)
+  splits = {turn.split for turn in turns}
   return loop.Plan(
-    turns=methods.make(run.method, **run.options),
+    turns=turns,
     streams=streams,
     rates={'forget': rate(run.rate), 'retain': rate(config.retain_rate)},
     rounds=rounds,
@@ -239,8 +241,8 @@ def unlearning_plan(
     tx=optimizer.build(**config.optimizer.to_dict()),
     mask=None if mask is None else masks_lib.exempt(mask, config.exempt),
     ref_params=ref_params,
-    clip_norms=run.clip_norms.to_dict() or one_clip,
-    limits=config.limits.to_dict(),
+    clip_norms=one_clip | run.clip_norms.to_dict(),
+    limits={k: n for k, n in config.limits.items() if k in splits},
     max_losses={'retain': config.max_retain_loss},
   )
 

@@ -1,16 +1,20 @@
 """A field on the command line is a field of the config, or an error."""
 
+import json
 import sys
 
 from commanding import CONFIG
 from commanding import JOBS
+import ml_collections
 import paths
 import pytest
 
 from mmu_jax import __main__ as command_line
 from mmu_jax import errors
 from mmu_jax import recipes
+from mmu_jax import workdir
 from mmu_jax.commands import fields
+from mmu_jax.settings import table
 
 
 @pytest.mark.parametrize('path', ['nowhere.py', 'README.md'])
@@ -245,3 +249,49 @@ def test_a_group_that_is_none_is_set_and_described():
   lines = list(fields.described(config))
   place = lines.index('config.retrained = None')
   assert lines[place + 1].strip() == 'None: the job does without'
+
+
+def test_the_config_of_a_job_takes_fields_where_it_has_none():
+  plain = workdir.to_json(recipes.load('own').to_dict())
+  config = ml_collections.ConfigDict(table.restored(json.loads(plain)))
+  words = ['--config.runs.ga.rounds=7', '--config.evaluation.shots=1']
+  made = fields.read(config, words)
+  assert (made.runs.ga.rounds, made.evaluation.shots) == (7, 1)
+  with pytest.raises(errors.UserError, match='the config of the job has no su'):
+    fields.read(config, ['--config.runs.gaa.rate=1'])
+
+
+def test_a_limit_and_a_clip_norm_are_set_though_a_config_has_none():
+  words = [
+    '--config.unlearn.limits.forget=5',
+    '--config.runs.ga.clip_norms.forget=inf',
+    '--config.runs.ga.clip_norms.retain=0.5',
+  ]
+  config = fields.read('own', words)
+  assert config.unlearn.limits.to_dict() == {'forget': 5}
+  assert config.runs.ga.clip_norms.to_dict() == {
+    'forget': float('inf'),
+    'retain': 0.5,
+  }
+  assert not config.runs.npo.clip_norms
+
+
+@pytest.mark.parametrize(
+  'word, message',
+  [
+    ('unlearn.limits.forget=0', 'limits.forget is a whole number >= 1.*got 0'),
+    ('unlearn.limits.forget=x', "limits.forget is a whole number.*got 'x'"),
+    ('runs.ga.clip_norms.forget=-1', 'forget is a number >= 1e-06.*got -1.0'),
+    ('unlearn.limits.forget.x=1', 'no such field'),
+    ('runs.gaa.clip_norms.forget=1', 'Did you mean config.runs.ga'),
+  ],
+)
+def test_a_wrong_limit_or_clip_norm_is_an_error(word, message):
+  with pytest.raises(errors.UserError, match=message):
+    fields.read('own', [f'--config.{word}'])
+
+
+def test_an_empty_group_that_takes_names_is_described():
+  lines = list(fields.described(fields.read('own', [])))
+  place = lines.index('config.unlearn.limits = {}')
+  assert lines[place + 1].strip().startswith('most turns on a split (a whole')

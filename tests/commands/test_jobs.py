@@ -233,3 +233,31 @@ def test_a_loss_that_is_not_finite_is_one_message(fails, monkeypatch):
 
   monkeypatch.setattr(loop, 'fit', fit)
   assert fails('train', '--run=base').endswith('round 3')
+
+
+@pytest.mark.parametrize('name', ['report', 'evaluate'])
+def test_a_job_that_exists_needs_no_config(name, fails, replaced, tmp_path):
+  _begin(fails, tmp_path)
+  folder = tmp_path / 'work'
+  given = replaced(lambda: 0, name)
+  words = [name, f'--workdir={folder}', '--config.evaluation.batch_size=3']
+  assert command_line.main(words) == 0
+  (args,) = given
+  assert args.config.evaluation.batch_size == 3
+  assert args.config.data.num_faces == 8  # as the job has it, not its recipe
+
+
+def test_a_folder_that_is_no_job_needs_one(capsys, tmp_path):
+  assert command_line.main(['report', f'--workdir={tmp_path}']) == 1
+  assert 'is not the workdir of a job' in capsys.readouterr().err
+  with pytest.raises(SystemExit):
+    command_line.main(['saliency', f'--workdir={tmp_path}'])
+  assert 'required: --config' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name', ['report', 'evaluate'])
+def test_the_help_says_which_config_is_taken(name, capsys):
+  with pytest.raises(SystemExit):
+    command_line.main([name, '--help'])
+  said = ' '.join(capsys.readouterr().out.split())
+  assert 'Without --config it takes the config of the last command' in said

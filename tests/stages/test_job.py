@@ -140,6 +140,15 @@ def test_every_stage_checks_the_whole_config_first(stage, config, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+  'place', ['unlearn.limits', 'runs.mmunlearner.clip_norms']
+)
+def test_a_limit_of_a_split_without_turns_is_refused_at_once(place, config):
+  config.update_from_flattened_dict({f'{place}.forgte': 3})
+  with pytest.raises(ValueError, match=rf"{place} has 'forgte'. Rename it"):
+    job_lib.run_settings(config, 'mmunlearner')
+
+
 def test_an_empty_workdir_is_an_error(config, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(ValueError, match='the workdir is the folder of a job'):

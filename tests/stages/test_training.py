@@ -7,6 +7,8 @@ import ml_collections
 import numpy as np
 import pytest
 
+from mmu_jax import recipes
+from mmu_jax.commands import fields
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.dataset import Task
 from mmu_jax.data.row import Row
@@ -68,3 +70,20 @@ def test_a_look_at_a_model_of_nan_names_the_task(monkeypatch):
   probe = training.make_probe(job, 4)
   with pytest.raises(FloatingPointError, match="task 'forget_qa'.*lower rate"):
     probe({})
+
+
+def test_one_clip_norm_leaves_the_others_and_a_limit_holds_where_it_can():
+  words = ['unlearn.limits.retain=5', 'runs.ga_diff.clip_norms.retain=0.5']
+  config = fields.read('people:fast', [f'--config.{w}' for w in words])
+  with config.unlocked():
+    config.runs.ga = recipes.run('ga', 1e-4)  # it has no turn on retain
+  streams = dict.fromkeys(('forget', 'retain'))
+  made = {
+    name: training.unlearning_plan(
+      config.unlearn, config.runs[name], forward=None, streams=streams
+    )
+    for name in ('ga_diff', 'ga')
+  }
+  assert made['ga_diff'].clip_norms == {'forget': 1.0, 'retain': 0.5}
+  assert made['ga_diff'].limits == {'retain': 5}
+  assert made['ga'].limits == {}
