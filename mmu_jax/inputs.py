@@ -61,14 +61,29 @@ def no_folder(path: str | os.PathLike, kind: str) -> MissingError:
     path: path as it was given; it may be a name of the hub.
     kind: 'model' or 'dataset'.
   """
-  text, fix = str(path)[:200], 'Check the path.'
-  if re.fullmatch(r'\w[\w.-]*/[\w.-]+', text) and not text.endswith(_FILES):
-    more = ' --repo-type dataset' if kind == 'dataset' else ''
-    fix = (
-      'If it is a name of the Hugging Face hub, give the folder that this '
-      f'makes: hf download {text}{more} --local-dir {text.split("/")[1]}'
-    )
-  return MissingError(f'there is no folder {text}. {fix}')
+  fix = download(path, kind) or 'Check the path.'
+  return MissingError(f'there is no folder {str(path)[:200]}. {fix}')
+
+
+def download(path: str | os.PathLike, kind: str) -> str:
+  """Returns how to get a name of the hub; '' for a path that is none.
+
+  Args:
+    path: path as it was given.
+    kind: 'model' or 'dataset'.
+
+  Example:
+    >>> download('org/name', 'model').split(': ')[1]
+    'hf download org/name --local-dir name'
+  """
+  text = str(path)[:200]
+  if not re.fullmatch(r'\w[\w.-]*/[\w.-]+', text) or text.endswith(_FILES):
+    return ''
+  more = ' --repo-type dataset' if kind == 'dataset' else ''
+  return (
+    'If it is a name of the Hugging Face hub, give the folder that this makes: '
+    f'hf download {text}{more} --local-dir {text.split("/")[1]}'
+  )
 
 
 def check_file(path: str | os.PathLike, most: int | None = None) -> None:

@@ -7,6 +7,7 @@ import socket
 import numpy as np
 import pytest
 
+from mmu_jax import __main__ as command_line
 from mmu_jax import inputs
 
 BAD = (
@@ -147,6 +148,22 @@ def test_a_name_of_the_hub_gets_the_command_that_makes_a_folder(kind):
   said = str(inputs.no_folder('llava-hf/llava-1.5-7b-hf', kind))
   command = f'hf download llava-hf/llava-1.5-7b-hf{more} --local-dir llava-1.5'
   assert command in said
+
+
+@pytest.mark.parametrize(
+  'words',
+  [
+    ['plan', '--config=own', '--config.model.path=org/m'],
+    ['doctor', '--config=own', '--config.model.path=org/m'],
+    ['ask', '--params=org/m', 'Who?'],
+    ['convert', '--from=org/m', '--to=new'],
+    ['inspect', 'org/m'],
+  ],
+)
+def test_every_command_that_takes_a_model_has_it(words, capsys):
+  assert command_line.main(words) == 1
+  said = ' '.join(''.join(capsys.readouterr()).split())
+  assert 'hf download org/m --local-dir m' in said
 
 
 @pytest.mark.parametrize('path', ['/a/b', 'a', 'a/b/c', '../a', 'a/b.jsonl'])

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from mmu_jax import distributed
+from mmu_jax import inputs
 from mmu_jax import tree as tree_lib
 from mmu_jax.data import datasets
 from mmu_jax.data.readers import prepared
@@ -102,7 +103,8 @@ def look_at_path(field: str, path: str) -> Finding:
       FAIL,
       what,
       '; '.join(failed[:3]),
-      'Give a path that every process can read, or copy it to all machines.',
+      inputs.download(path, 'dataset' if '.data.' in field else 'model')
+      or 'Give a path that every process can read, or copy it to all machines.',
     )
   if len({x[1] for x in everyone}) > 1:
     return Finding(

@@ -12,6 +12,7 @@ import math
 import pathlib
 from typing import Any
 
+from mmu_jax import inputs
 from mmu_jax import models
 from mmu_jax import sharding
 from mmu_jax.data.batches import batching
@@ -144,11 +145,9 @@ def _open(config) -> tuple[Model, job_lib.Job | None, str]:
   if path in PUBLISHED:
     sizes = dataclasses.replace(PUBLISHED[path], **ways)
     return models.build(sizes), None, f'no data is read; {guess}'
-  if path and not (pathlib.Path(path) / hub_config.FILE).exists():
-    raise UserError(
-      f'config.model.path is one of {", ".join(PUBLISHED)}, or a folder with '
-      f'{hub_config.FILE}; got {path!r}.'
-    )
+  if path and not pathlib.Path(path).exists():
+    known = f'Without a folder mmu plan knows {", ".join(PUBLISHED)}.'
+    raise UserError(f'{inputs.no_folder(path, "model")}\n{known}')
   if not path and config.data.get('path', None) == '':
     raise UserError(
       'config.data.path is empty: give --config.data.path=..., or '

@@ -246,6 +246,8 @@ def load_model(
     FileNotFoundError: if there is no checkpoint.
     ValueError: if it is damaged, or nothing says which model it is.
   """
+  if not pathlib.Path(path).exists():
+    raise inputs.no_folder(path, 'model')
   path = pathlib.Path(path).absolute()
   path = path / loop.FINAL if is_finished(path) else path
   if checkpoint.latest_step(path) is None:

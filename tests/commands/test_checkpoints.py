@@ -48,10 +48,8 @@ def _refused(capsys, *words):
     (['--run=npo', 'Who?'], 'or both --workdir=DIR and --run=NAME'),
     (['--params=x', '--workdir=y', '--run=npo', 'Who?'], 'which model'),
     (['--params=x', '--image=no.png', 'Who?'], 'there is no file no.png'),
-    (
-      ['--params=nowhere', 'Who?'],
-      'nowhere holds neither config.json (Hugging Face)',
-    ),
+    (['--params=nowhere', 'Who?'], 'there is no folder nowhere. Check'),
+    (['--params=.', 'Who?'], 'holds neither config.json (Hugging Face)'),
     (['--workdir=nowhere', '--run=npo', 'Who?'], 'not the workdir of a job'),
   ],
 )

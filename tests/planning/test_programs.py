@@ -104,7 +104,8 @@ def test_shots_lengthen_the_prompts_of_the_evaluation():
     (dict(mesh='rows=2'), 0, 'written like data=2,fsdp=4'),
     ({}, -5, 'at least 577 tokens'),
     ({}, 576, 'at least 577 tokens'),
-    ({'model.path': 'llava-2'}, 0, 'llava-1.5-7b'),
+    ({'model.path': 'llava-2'}, 0, 'no folder llava-2.*\n.*llava-1.5-7b'),
+    ({'model.path': 'org/m'}, 0, 'hf download org/m --local-dir m'),
     ({'model.path': ''}, 0, 'config.data.path is empty: give'),
   ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from mmu_jax import checkpoint
+from mmu_jax import inputs
 from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
 from mmu_jax.errors import DiskError
@@ -58,6 +59,8 @@ def convert(
       f'a checkpoint is written to a new folder; {target} exists. Give '
       'another, or delete it.'
     )
+  if not source.exists():
+    raise inputs.no_folder(source, 'model')
   if (source / hub_config.FILE).exists():
     model = checkpoints.load(source, dtype=dtype, mesh=_mesh())
     note = {SOURCE: str(source.resolve()), 'family': model.family}
