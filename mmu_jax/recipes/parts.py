@@ -58,6 +58,7 @@ def run(
   reference: str = 'vanilla',
   rounds: int | None = None,
   schedule: str = 'constant',
+  warmup: int = 0,
   clip_norms: Mapping[str, float] | None = None,
   **options: Any,
 ) -> dict[str, Any]:
@@ -74,6 +75,7 @@ def run(
     rounds: number of rounds; None for ``config.unlearn.rounds``, or where that
       is None for ``config.unlearn.epochs`` passes over the data.
     schedule: name of the schedule of the rates, see ``optimizer.schedule``.
+    warmup: rounds in which the rates rise to their height.
     clip_norms: split -> largest norm of its gradients; None for
       ``config.unlearn.clip_norm``.
     **options: keyword arguments of the method, as forget_every=2; None spreads
@@ -85,7 +87,7 @@ def run(
   """
   if options.get('forget_every', 1) is None:
     options['forget_every'] = config_dict.placeholder(int)
-  return dict(
+  made = dict(
     method=method,
     rate=rate,
     mask=mask,
@@ -97,6 +99,8 @@ def run(
     clip_norms=clip_norms or {},
     options=options,
   )
+  # Left out where it is 0: runs of earlier workdirs are found again.
+  return made | ({'warmup': warmup} if warmup else {})
 
 
 def hardware() -> dict[str, Any]:

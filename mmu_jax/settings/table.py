@@ -7,6 +7,7 @@ is one more entry here::
   table.TABLE['relearn.rounds'] = (rules.whole(1), 'rounds of the attack')
 """
 
+from collections.abc import Mapping
 import math
 import re
 from typing import Any
@@ -63,17 +64,26 @@ def check(config: Any) -> None:
   plain = {k: v for k, v in plain.items() if v is not None or k not in MAY_LACK}
   rules.check(plain, TABLE, 'config')
   for name in ('base', 'vanilla'):
-    warmup, rounds = (plain.get(name, {}).get(x) for x in ('warmup', 'rounds'))
-    if rounds and warmup and warmup > rounds:
-      raise UserError(
-        f'config.{name}.warmup is a whole number >= 0 and <= config.{name}.'
-        f'rounds, which is {rounds}: the rate would never reach its height; '
-        f'got {warmup}.'
-      )
+    _check_warmup(name, plain.get(name, {}))
+  rounds = plain.get('unlearn', {}).get('rounds')
+  for name, run in plain.get('runs', {}).items():
+    run = run | {'rounds': run.get('rounds') or rounds}
+    _check_warmup(f'runs.{name}', run)
   optional = [
     path for path in TABLE if path.split('.')[0] in {*_OPTIONAL} & {*plain}
   ]
   rules.check_there(plain, (*REQUIRED, *optional), TABLE, 'config')
+
+
+def _check_warmup(place: str, spec: Mapping[str, Any]) -> None:
+  """Raises UserError where the rate of a training never reaches its height."""
+  warmup, rounds = spec.get('warmup'), spec.get('rounds')
+  if rounds and warmup and warmup > rounds:
+    raise UserError(
+      f'config.{place}.warmup is a whole number >= 0 and <= config.{place}.'
+      f'rounds, which is {rounds}: the rate would never reach its height; '
+      f'got {warmup}.'
+    )
 
 
 def restored(value: Any, node: Any = None) -> Any:
@@ -169,6 +179,7 @@ _RUN: Table = {
   'reference': (TEXT, 'model that KL and NPO compare with'),
   'rounds': (whole(1, null=True), 'rounds; None: as config.unlearn has it'),
   'schedule': (one_of('constant', 'linear', 'cosine'), 'course of the rates'),
+  'warmup': (_COUNT, 'rounds in which the rates rise'),
   'clip_norms.*': (_OR_INF, 'clip_norm of the turns on a split'),
   'options.forget_every': (
     whole(1, null=True),
@@ -335,7 +346,7 @@ _DEFAULTED = re.compile(
   r'data\.(?!name)|validation_groups|tune|retrained|.*epochs|.*partial_forget'
   r'|evaluation\.(judge|prot|rep|shots)'
   r'|model\.(?!name|path|dtype|attention|remat)'
-  r'|.*optimizer\.(?!name)|runs\.\*\.options\.(?!\*)'
+  r'|.*optimizer\.(?!name)|runs\.\*\.(warmup|options\.(?!\*))'
 )
 REQUIRED = (
   *(path for path in TABLE if not _DEFAULTED.match(path)),

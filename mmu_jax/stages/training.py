@@ -228,7 +228,9 @@ def unlearning_plan(
     ref_params: parameters of the reference, if the method needs one.
   """
   rounds = run.rounds or config.rounds
-  rate = lambda peak: optimizer.schedule(run.schedule, peak, steps=rounds)
+  rate = lambda peak: optimizer.schedule(
+    run.schedule, peak, steps=rounds, warmup=run.get('warmup', 0)
+  )
   one_clip = dict.fromkeys(streams, config.clip_norm)
   turns = methods.make(run.method, **run.options)
   splits = {turn.split for turn in turns}

@@ -196,6 +196,7 @@ NAN, INF = math.nan, math.inf
     'unlearn.retain_rate': [0, -1e-5, NAN, INF, 1e-50, 1e30],
     'runs.ga_diff.rate': [0, -1e-5, NAN, INF, 1e-50],
     'base.warmup': [10**9],
+    'runs.ga_diff.warmup': [-1, 1.5, 10**9],
     'vanilla.rate': [1e-50, 1e30],
     'unlearn.optimizer.b2': [1, 1.0, -0.1, NAN],
     'unlearn.optimizer.eps': [0, -1e-6, NAN, 1e30, 1e-300],

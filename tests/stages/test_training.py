@@ -50,6 +50,28 @@ def test_a_run_is_trained_with_the_mask_of_its_kind(monkeypatch, kind, want):
   assert [plan.mask for plan in plans] == [want]
 
 
+@pytest.mark.parametrize('warmup', [None, 0, 4])
+def test_the_rates_of_a_run_rise_and_then_follow_its_schedule(warmup):
+  config = recipes.load('people:fast')
+  more = {} if warmup is None else {'warmup': warmup}
+  run = recipes.run('ga_diff', 2e-3, schedule='cosine', rounds=10, **more)
+  plan = training.unlearning_plan(
+    config.unlearn,
+    ml_collections.ConfigDict(run),
+    forward=None,
+    streams={'forget': None, 'retain': None},
+  )
+  rates = [float(plan.rates['forget'](i)) for i in range(10)]
+  first = warmup or 0
+  rest = 0.5 * (1 + np.cos(np.pi * np.arange(10 - first) / (10 - first)))
+  rise = 0.25 + 0.75 * np.arange(first) / 4
+  want = 2e-3 * np.concatenate([rise, rest])
+  np.testing.assert_allclose(rates, want, rtol=1e-5)
+  retain = [float(plan.rates['retain'](i)) for i in range(10)]
+  scale = config.unlearn.retain_rate / 2e-3
+  np.testing.assert_allclose(retain, scale * want, rtol=1e-5)
+
+
 def test_a_look_at_a_model_of_nan_names_the_task(monkeypatch):
   """The job is told what to do, not the numbers of rows in a batch."""
 
