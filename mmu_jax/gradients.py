@@ -3,7 +3,8 @@
 A loss that is a mean, over tokens or answers, is the sum of the losses of its
 micro-batches, each times its share of these tokens or answers. So a batch needs
 the memory of one micro-batch and keeps its gradient. A mean of their means
-would be another gradient wherever answers differ in length.
+would be another gradient wherever answers differ in length. A loss of several
+means returns each of them, and has a measure for each.
 
 The sums of a 7B model are 28 GB, so each step takes over the buffers of the
 sums it is given, and returns them where the parameters are.
@@ -21,10 +22,10 @@ from mmu_jax.errors import UserError
 from mmu_jax.sharding import Rules
 from mmu_jax.typing import Batch
 from mmu_jax.typing import Params
-from mmu_jax.typing import Scalar
+from mmu_jax.typing import Terms
 
-BatchLoss = Callable[[Params, Batch], Scalar]
-Measure = Callable[[Batch], Scalar]  # the denominator of a mean
+BatchLoss = Callable[[Params, Batch], Terms]
+Measure = Callable[[Batch], Terms]  # the denominator of a mean, or of each
 
 
 class Sums(NamedTuple):
@@ -47,25 +48,28 @@ def value_and_grad(
   measure: Measure | None = None,
   parts: int = 1,
   rules: Rules = (),
-) -> tuple[Scalar, Params]:
+) -> tuple[Terms, Params]:
   r"""The value and the gradient of a loss, one micro-batch after the other.
 
-  .. math:: L(b) = \sum_i \frac{m(b_i)}{m(b)} L(b_i)
+  .. math:: L(b) = \sum_k \sum_i \frac{m_k(b_i)}{m_k(b)} L_k(b_i)
 
+  A loss of one term is a scalar, one of several the tuple of its L_k.
   Micro-batch i has the rows i, i + parts, ...: devices hold neighbouring rows,
   so each micro-batch has some of every device and no row moves.
 
   Args:
-    loss: ``loss(params, batch) -> scalar``.
+    loss: ``loss(params, batch) -> scalar``, or a tuple of them.
     params: tree of arrays at which the gradient is taken.
-    batch: tree of arrays ``[B, ...]``.
-    measure: m, ``measure(batch) -> scalar >= 0``, the denominator of the loss;
-      a micro-batch without any counts nothing. Not used for one part.
-    parts: number of micro-batches; divides B.
+    batch: tree of arrays ``[B, ...]``; B may differ between two batches in it.
+    measure: m, ``measure(batch) -> scalar >= 0``, the denominator of the loss,
+      or a tuple with one for each term; a micro-batch without any counts
+      nothing. Not used for one part.
+    parts: number of micro-batches; divides each B.
     rules: partition rules: gradients go where the parameters are.
 
   Returns:
-    The loss, and its gradient: float32 sums, in the parameters' dtypes.
+    The loss or its terms, and the gradient of their sum: float32 sums, in the
+    parameters' dtypes.
 
   Raises:
     ValueError: if a loss of several parts has no measure, or the rows cannot
@@ -78,26 +82,31 @@ def value_and_grad(
     >>> value_and_grad(loss, w, x, measure=measure, parts=2)
     (Array(2., dtype=float32), Array(2., dtype=float32))
   """
-  each = jax.value_and_grad(loss)
+
+  def scaled(params, batch, shares):
+    terms = loss(params, batch)
+    if shares is not None:
+      terms = jax.tree.map(jnp.multiply, shares, terms)
+    return jax.tree.reduce(jnp.add, terms), terms
+
+  each = jax.value_and_grad(scaled, has_aux=True)
   if parts == 1:
-    value, grads = each(params, batch)
+    (_, value), grads = each(params, batch, None)
     return value, sharding.constrain(grads, rules)
   check_micro_batches(measure, parts)
   cut = _split(batch, parts)
-  measures = jax.vmap(measure)(cut).astype(jnp.float32)  # [parts]
-  total = jnp.sum(measures)
-  shares = measures / jnp.where(total > 0, total, 1)
+  shares = jax.tree.map(_shares, jax.vmap(measure)(cut))
 
   def add_part(sums, inputs):
-    part, share = inputs
-    value, grads = each(params, part)
+    (_, value), grads = each(params, *inputs)
     grads = sharding.constrain(grads, rules)
     # In half precision a sum of many parts would stop growing.
-    shared = lambda s, x: s + share * x.astype(jnp.float32)
-    return jax.tree.map(shared, sums, (value, grads)), None
+    add = lambda s, x: s + x.astype(jnp.float32)
+    return jax.tree.map(add, sums, (value, grads)), None
 
   zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-  start = jnp.float32(0), sharding.constrain(zeros, rules)
+  nothing = jax.tree.map(lambda _: jnp.float32(0), shares)
+  start = nothing, sharding.constrain(zeros, rules)
   (value, grads), _ = jax.lax.scan(add_part, start, (cut, shares))
   return value, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
 
@@ -202,6 +211,13 @@ def mean_square(total, count, *, rules):
   """Returns the sums over their count; takes their buffers."""
   mean = jax.tree.map(lambda t: t / jnp.maximum(count, 1), total)
   return sharding.constrain(mean, rules)
+
+
+def _shares(measures: jax.Array) -> jax.Array:
+  """The share ``[parts]`` that each micro-batch has in a mean."""
+  measures = measures.astype(jnp.float32)
+  total = jnp.sum(measures)
+  return measures / jnp.where(total > 0, total, 1)
 
 
 def _split(batch: Batch, parts: int) -> Batch:

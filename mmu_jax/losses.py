@@ -185,6 +185,42 @@ def npo(
   return _weighted_mean(preference, where)
 
 
+def bounded_ascent(
+  nll: jax.Array, margin: float, where: jax.Array | None = None
+) -> jax.Array:
+  r"""How much is missing until answers are forgotten; then nothing more.
+
+  .. math:: L = \mathrm{mean} \, \max(0, m - \mathrm{nll}) / m
+
+  Below the margin its gradient is the one of gradient ascent, over m; from the
+  margin on it is zero, so that the ascent ends and does not collapse.
+
+  Args:
+    nll: negative log-likelihood of each answer, any shape, in nats.
+    margin: m > 0 in nats, where an answer counts as forgotten.
+    where: bool of the same shape, True for answers; None for all.
+
+  Returns:
+    A float32 scalar in [0, 1] for nll >= 0.
+
+  Raises:
+    ValueError: if the margin is not positive.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> float(bounded_ascent(jnp.array([0.0, 6.0, 50.0]), 12.0))
+    0.5
+  """
+  if not margin > 0:  # nan too
+    raise UserError(
+      f'bounded ascent needs a margin > 0 nats, got {margin}; an answer is '
+      'forgotten where its nll is above it, as 12.'
+    )
+  where = jnp.ones(nll.shape) if where is None else where
+  missing = jax.nn.relu(margin - nll.astype(jnp.float32)) / margin
+  return _weighted_mean(missing, where)
+
+
 def _weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
   """Mean of values under weights of their shape; 0 if all weights are 0."""
   weights = weights.astype(jnp.float32)

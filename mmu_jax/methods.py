@@ -40,7 +40,10 @@ class Turn(NamedTuple):
     every: rounds from one turn to the next; the first round has one.
     needs_reference: whether the loss reads ``ref_params``.
     measure: ``measure(batch)``, the denominator of the loss: with it a batch
-      may be cut into micro-batches. None if the loss is not such a mean.
+      may be cut into micro-batches; a tuple for a loss that returns several
+      means. None if the loss is not such a mean.
+    beside: a second split whose batch the loss gets as ``batch['beside']``, or
+      None.
   """
 
   split: str
@@ -50,6 +53,7 @@ class Turn(NamedTuple):
   every: int = 1
   needs_reference: bool = False
   measure: Measure | None = None
+  beside: str | None = None
 
 
 def answer_weight(batch: Batch) -> Scalar:
@@ -195,6 +199,42 @@ NPO_PER = {
 }
 
 
+@functools.cache
+def counterfactual_ascent(margin: float, weight: float) -> LossFn:
+  """Bounded ascent on the batch, and cross-entropy on the batch beside it.
+
+  A token counts in the ascent by how much of it the reference could not have
+  said, 1 - p_ref: so the facts are attacked, and not the language.
+
+  Raises:
+    ValueError: if the weight is not positive.
+  """
+  if not weight > 0:
+    raise UserError(
+      f'the weight of the ascent must be positive, got weight={weight}.'
+    )
+
+  def loss(
+    forward: Forward, params: Params, ref_params: Params, batch: Batch
+  ) -> tuple[Scalar, Scalar]:
+    targets, documents = batch['targets'], batch['documents']
+    log_probs = losses.token_log_probs(forward(params, batch), targets)
+    said = losses.token_log_probs(forward(ref_params, batch), targets)
+    unsaid = 1 - jnp.exp(jax.lax.stop_gradient(said))
+    nll, is_answer = losses.sum_by_answer(
+      -log_probs * unsaid, batch['weights'], documents, batch['branches']
+    )
+    ascent = losses.bounded_ascent(nll, margin, is_answer)
+    return weight * ascent, descend(forward, params, None, batch['beside'])
+
+  return loss
+
+
+def answers_and_weight_beside(batch: Batch) -> tuple[Scalar, Scalar]:
+  """The denominators of the two terms of ``counterfactual_ascent``."""
+  return num_answers(batch), answer_weight(batch['beside'])
+
+
 def _descent(split: str) -> Turn:
   """A turn that learns a split."""
   return Turn(split, descend, measure=answer_weight)
@@ -312,6 +352,35 @@ def mmunlearner_projected(
   return forget._replace(project='retain'), retain
 
 
+def counterfactual(
+  forget_every: int = 1, margin: float = 12.0, weight: float = 0.3
+) -> tuple[Turn, ...]:
+  """One turn: forget the answers up to a margin, and learn what stays.
+
+  The retain stream also holds the pictures to forget, with answers of somebody
+  else (a ``teacher``), so that what is forgotten has a place to go.
+
+  Args:
+    forget_every: rounds between turns.
+    margin: nll > 0 in nats from which an answer counts as forgotten.
+    weight: weight of the ascent beside the cross-entropy, > 0.
+
+  References:
+    Relabelling: Eldan and Russinovich, Who's Harry Potter?, 2023
+    (https://arxiv.org/abs/2310.02238).
+  """
+  return (
+    Turn(
+      'forget',
+      counterfactual_ascent(margin, weight),
+      every=forget_every,
+      needs_reference=True,
+      measure=answers_and_weight_beside,
+      beside='retain',
+    ),
+  )
+
+
 METHODS: dict[str, Callable[..., tuple[Turn, ...]]] = {
   f.__name__: f
   for f in (
@@ -324,6 +393,7 @@ METHODS: dict[str, Callable[..., tuple[Turn, ...]]] = {
     mmunlearner,
     mmunlearner_strict,
     mmunlearner_projected,
+    counterfactual,
   )
 }
 

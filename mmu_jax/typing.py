@@ -45,6 +45,8 @@ class Batch(TypedDict):
     targets: ``[B, L]`` int32; the token to predict *at* this position.
     weights: ``[B, L]`` float32 >= 0; how much that prediction counts in the
       loss, 0 for prompts, image tokens and padding.
+    beside: the batch of another split, of any size, for a loss that reads two
+      at once (``Turn.beside``).
   """
 
   tokens: jax.Array
@@ -57,8 +59,10 @@ class Batch(TypedDict):
   patch_positions: NotRequired[jax.Array]
   targets: jax.Array
   weights: jax.Array
+  beside: 'NotRequired[Batch]'
 
 
 Forward = Callable[[Params, Batch], jax.Array]  # -> logits [B, L, V]
-# (forward, params, ref_params, batch) -> scalar
-LossFn = Callable[[Forward, Params, Params, Batch], Scalar]
+Terms = Scalar | tuple[Scalar, ...]  # a loss, or means whose sum it is
+# (forward, params, ref_params, batch) -> scalar, or several that add up
+LossFn = Callable[[Forward, Params, Params, Batch], Terms]

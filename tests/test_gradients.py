@@ -48,6 +48,9 @@ def _add_the_losses_of_all_methods():
 _add_the_losses_of_all_methods()
 
 
+PAIRED = 'counterfactual_forget'
+
+
 def _ragged(seed, rows=8):
   """Rows with one to six answer tokens, and one with a long answer."""
   made = toy.batch(seed, rows=rows, weighted=True)
@@ -74,14 +77,23 @@ def _gradient(loss, measure, parts):
 
 def _gradients(turn, batch, parts, seed=0):
   params, ref = toy.params(seed), toy.perturb(toy.params(seed), seed, 0.2)
+  batch = _paired(turn, batch, rows=12)
   return _gradient(turn.loss, turn.measure, parts)(params, ref, batch)
+
+
+def _paired(turn, batch, rows):
+  """With a ragged batch of another size beside it, where a turn reads one."""
+  return {**batch, 'beside': _ragged(11, rows)} if turn.beside else batch
 
 
 def _assert_same(got, want, rtol=1e-6):
   (value, grad), (want_value, want_grad) = got, want
-  assert float(value) == pytest.approx(float(want_value), rel=rtol)
+  np.testing.assert_allclose(value, want_value, rtol)
   assert toy.relative_error(grad, want_grad) < rtol
-  assert want_value and max(jnp.abs(g).max() for g in jax.tree.leaves(grad)) > 0
+  assert (
+    np.all(want_value)
+    and max(jnp.abs(g).max() for g in jax.tree.leaves(grad)) > 0
+  )
 
 
 def test_the_published_losses_alone_cannot_be_cut():
@@ -126,6 +138,16 @@ def test_no_loss_sees_rows_of_padding(name):
   batch = _ragged(3)
   want = _gradients(turn, batch, 1)
   _assert_same(_gradients(turn, toy.pad(batch, 3, rows=5), 1), want)
+
+
+def test_each_term_of_a_paired_turn_has_the_measure_of_its_own_batch():
+  """One share for both would weigh the parts of the other batch wrongly."""
+  turn, batch = TURNS[PAIRED], _ragged(1)
+  want, _ = _gradients(turn, batch, 1)
+  params, ref = toy.params(0), toy.perturb(toy.params(0), 0, 0.2)
+  one = lambda made: 2 * (methods.answer_weight(made),)
+  got, _ = _gradient(turn.loss, one, 4)(params, ref, _paired(turn, batch, 12))
+  assert abs(float(got[1]) / float(want[1]) - 1) > 1e-4
 
 
 def test_a_batch_without_any_answer_has_no_gradient_in_parts_too():
@@ -181,7 +203,9 @@ def _turn(name, parts, spec='', rows=5):
   with jax.set_mesh(mesh):
     return step_lib.take_turn(
       step_lib.init(put(toy.params(5)), tx, RULES),
-      pad(_ragged(5, rows)),
+      {**pad(_ragged(5, rows)), 'beside': pad(_ragged(7, rows))}
+      if turn.beside
+      else pad(_ragged(5, rows)),
       0.1,
       put(mask),
       put(toy.perturb(toy.params(5), 6, 0.2)),
@@ -210,7 +234,9 @@ def _moments(state):
   return [optax.tree.get(inner, name) for name in ('mu', 'nu')]
 
 
-@pytest.mark.parametrize('name', ['near_reference', 'preference', 'projected'])
+@pytest.mark.parametrize(
+  'name', ['near_reference', 'preference', 'projected', PAIRED]
+)
 def test_a_turn_in_four_parts_is_the_turn_of_the_batch(name):
   _assert_same_turn(_turn(name, 4), _turn(name, 1))
 
@@ -225,6 +251,7 @@ def test_one_turn_of_eight_rows_is_that_of_four_parts_of_two():
     ('near_reference', 'fsdp=4'),
     ('preference', 'fsdp=4'),
     ('projected', 'data=2,fsdp=2,tensor=2'),
+    (PAIRED, 'data=2,fsdp=2,tensor=2'),
   ],
 )
 def test_a_turn_in_parts_on_a_mesh_is_the_turn_of_one_device(name, spec):

@@ -193,6 +193,24 @@ def test_npo_without_a_temperature_says_what_is_usual(beta):
     losses.npo(jnp.ones(2), jnp.ones(2), beta=beta)
 
 
+def test_bounded_ascent_is_what_is_missing_to_the_margin():
+  """Against float64; from the margin on there is no gradient at all."""
+  nll = np.random.default_rng().gamma(2, 6, 50).astype(np.float32)
+  where = np.arange(50) % 3 > 0
+  got, slope = jax.value_and_grad(losses.bounded_ascent)(nll, 12.0, where)
+  missing = np.maximum(0, 12 - nll.astype(np.float64)) / 12
+  assert float(got) == pytest.approx(missing[where].mean(), rel=1e-5)
+  want = -1.0 * (where & (nll < 12)) / 12 / where.sum()
+  np.testing.assert_allclose(slope, want, rtol=1e-5)
+  assert float(losses.bounded_ascent(jnp.full(3, 12.0), 12.0)) == 0
+
+
+@pytest.mark.parametrize('margin', [0.0, -1.0, float('nan')])
+def test_bounded_ascent_without_a_margin_says_what_one_is(margin):
+  with pytest.raises(ValueError, match=f'margin > 0 nats, got {margin}'):
+    losses.bounded_ascent(jnp.ones(2), margin)
+
+
 def test_arrays_of_other_shapes_are_refused():
   logits, ref, targets, weights = _case(10)
   with pytest.raises(AssertionError):

@@ -29,6 +29,7 @@ def _fields(turn):
     turn.project,
     turn.every,
     turn.needs_reference,
+    *filter(None, [turn.beside]),
   )
 
 
@@ -48,6 +49,7 @@ TURNS = {
     ('retain', True, None, 1, False),
   ],
   'mmunlearner_projected': [('forget', True, 'retain', 2, False), DESCENT],
+  'counterfactual': [('forget', False, None, 2, True, 'retain')],
 }
 
 
@@ -104,6 +106,7 @@ def test_the_losses_of_the_turns_are_these():
     ('mmunlearner', {'alpha': 0.0}, 'must be positive, got alpha=0.0'),
     ('mmunlearner', {'alpha': -1}, 'forget set would be learned'),
     ('mmunlearner', {'alpha': float('nan')}, 'must be positive, got alpha=nan'),
+    ('counterfactual', {'weight': 0}, 'weight of the ascent.*weight=0'),
     ('npo', {'betta': 0.1}, "'betta'; it takes forget_every, beta, per"),
   ],
 )
@@ -168,6 +171,50 @@ def test_the_published_npo_has_one_term_for_a_batch():
   slope = 2 / (1 + np.exp(forgotten))
   want = jax.tree.map(lambda g: slope * g, ascent)
   assert toy.relative_error(grad, want) < 1e-5
+
+
+def _by_answer(values, made):
+  """Sums of the tokens that count, for each answer of a batch."""
+  found = {}
+  for at in np.argwhere(made['weights'] > 0):
+    b, i = at
+    key = b, made['documents'][b, i], made['branches'][b, i]
+    found[key] = found.get(key, 0) + values[b, i]
+  return np.array([*found.values()])
+
+
+def _nll(params, made):
+  """Of every token, in float64."""
+  log_p = _log_softmax(toy.forward(params, made))
+  targets = np.asarray(made['targets'])[..., None]
+  return -np.take_along_axis(log_p, targets, -1)[..., 0]
+
+
+@pytest.mark.parametrize('share', [0.3, 0.7])
+def test_counterfactual_is_bounded_ascent_beside_a_cross_entropy(share):
+  """Against float64 on fresh inputs; the margin lies among the answers."""
+  seed = int(np.random.default_rng().integers(10_000))
+  params, ref = toy.params(seed), toy.params(seed + 1)
+  forget, mixed = (toy.batch(seed + i, rows=6, weighted=True) for i in (2, 3))
+  weighed = _nll(params, forget) * (1 - np.exp(-_nll(ref, forget)))
+  nll = _by_answer(weighed, forget)
+  margin = float(np.quantile(nll, share))
+  loss = methods.counterfactual_ascent(margin, 0.3)
+  batch = {**forget, 'beside': mixed}
+  ascent, kept = jax.jit(functools.partial(loss, toy.forward))(
+    params, ref, batch
+  )
+  want = 0.3 * np.maximum(0, margin - nll).mean() / margin
+  assert float(ascent) == pytest.approx(want, rel=1e-4), seed
+  want = np.average(_nll(params, mixed), weights=mixed['weights'])
+  assert float(kept) == pytest.approx(want, rel=1e-5), seed
+  # No gradient goes to the reference, and none to an answer that is forgotten.
+  through = lambda p, r: loss(toy.forward, p, r, batch)[0]
+  _, to_ref = jax.jit(jax.grad(through, (0, 1)))(params, ref)
+  assert not np.any(toy.vector(to_ref)), seed
+  loss = methods.counterfactual_ascent(0.99 * float(nll.min()), 0.3)
+  through = lambda p: loss(toy.forward, p, ref, batch)[0]
+  assert not np.any(toy.vector(jax.jit(jax.grad(through))(params))), seed
 
 
 def test_an_unknown_method_lists_the_known_ones():

@@ -40,6 +40,31 @@ class Value(NamedTuple):
   leaf: str = ''
 
 
+@functools.cache
+def term_of(loss: LossFn, beside: bool) -> LossFn:
+  """Returns a loss of two batches as one of them alone needs it.
+
+  Args:
+    loss: loss of a turn that reads a batch beside its own.
+    beside: whether it is that other batch.
+  """
+
+  def part(forward, params, ref_params, batch):
+    other = batch | {'tokens': batch['tokens'] + 0}  # told by its tokens
+    first, second = (other, batch) if beside else (batch, other)
+
+    def seen(p, made):
+      if made['tokens'] is batch['tokens']:
+        return forward(p, made)
+      logits = jax.eval_shape(forward, p, made)
+      return jnp.zeros(logits.shape, logits.dtype)  # of no parameter
+
+    terms = loss(seen, params, ref_params, first | {'beside': second})
+    return jax.tree.reduce(jnp.add, terms)
+
+  return part
+
+
 @functools.lru_cache(maxsize=256)
 def kept(
   config: Any, loss: LossFn, length: int, room: int, remat: str

@@ -98,12 +98,9 @@ def lower(program: memory.Program, on: memory.Setting) -> jax.stages.Lowered:
   mesh = sharding.make_mesh(memory.mesh_line(on.mesh))
   rules, params = model.partition_rules, model.abstract_params
   here = lambda tree: sharding.placed(tree, rules, mesh)
-  _, length, room = program.rows
-  where, make = sharding.batch_sharding(mesh), MODELS[model.family]
-  batch = jax.tree.map(
-    lambda x: x.update(sharding=where),
-    make.abstract_batch(model.config, on.total_rows(program), length, room),
-  )
+  batch = _batch(program, on, mesh)
+  if turn and turn.beside:
+    batch['beside'] = _batch(program._replace(rows=program.beside), on, mesh)
   with jax.set_mesh(mesh):
     if not turn:
       return gradients.add_batch.lower(
@@ -132,11 +129,20 @@ def lower(program: memory.Program, on: memory.Setting) -> jax.stages.Lowered:
     )
 
 
+def _batch(program, on, mesh) -> Any:
+  """The shapes of a batch, and its place."""
+  make = MODELS[on.model.family].abstract_batch
+  _, length, room = program.rows
+  made = make(on.model.config, on.total_rows(program), length, room)
+  where = sharding.batch_sharding(mesh)
+  return jax.tree.map(lambda x: x.update(sharding=where), made)
+
+
 def _compare_all(plain: dict[str, Any], length: int) -> list[Checked]:
   """Compares each different training step of a config."""
   on, jobs, _ = programs.read_job(ml_collections.ConfigDict(plain), length)
   plain_turn = lambda t: t and t._replace(split='', every=1)
-  same = lambda p: (p.rows, plain_turn(p.turn), p.tx)
+  same = lambda p: (p.rows, p.beside, plain_turn(p.turn), p.tx)
   different = {same(p): p for p in reversed(jobs) if p.has_gradient}
   return [compare(p, on) for p in reversed(different.values())]
 

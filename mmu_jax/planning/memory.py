@@ -30,6 +30,7 @@ from mmu_jax.methods import Turn
 from mmu_jax.models import Model
 from mmu_jax.models import MODELS
 from mmu_jax.planning import activations
+from mmu_jax.typing import LossFn
 
 
 class Rows(NamedTuple):
@@ -47,6 +48,7 @@ class Program(NamedTuple):
     stage: 'importance', 'mask', 'evaluate', or the name of a model or run.
     step: split, set of rows, or way of asking.
     rows: rows of the whole batch; none for a mask.
+    beside: rows of the other batch of a turn that reads two.
     turn: turn of a method, for training.
     tx: optimizer, for training.
     mask: whether the run holds a mask, though this turn may not use it.
@@ -62,6 +64,7 @@ class Program(NamedTuple):
   mask: bool = False
   reference: bool = False
   count: int = 0
+  beside: Rows = Rows(0, 0, 0)
 
   @property
   def name(self) -> str:
@@ -72,6 +75,16 @@ class Program(NamedTuple):
   def has_gradient(self) -> bool:
     """Whether it takes a gradient, and so is cut into micro-batches."""
     return self.turn is not None or self.stage == 'importance'
+
+  @property
+  def backward(self) -> 'list[tuple[LossFn, Program]]':
+    """Loss and batch of each backward pass."""
+    turn = self.turn
+    if turn and turn.beside:
+      own, other = (activations.term_of(turn.loss, x) for x in (False, True))
+      return [(own, self), (other, self._replace(rows=self.beside))]
+    first = (turn.loss if turn else descend), self
+    return [first, (descend, self)] if turn and turn.project else [first]
 
 
 class Need(NamedTuple):
@@ -230,34 +243,41 @@ def need(program: Program, on: Setting) -> Need:
     at_work = 4 * max(sizes) * (2 * program.count + 1)
     made = {'ties and mask': 2 * sum(sizes), 'one leaf at work': at_work}
     return Need({}, {'mask': made})
-  rows, turn, grads = program.rows, program.turn, on.params
-  count = on.local_rows(program) * on.micro_batches**program.has_gradient
-  make = MODELS[on.model.family].abstract_batch
-  batch = make(on.model.config, count, rows.length, rows.room)
-  size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch))
-  held = {'parameters': grads, 'batch': size}
+  turn, grads, waits = program.turn, on.params, 'reference' in on.offload
   if not program.has_gradient:
+    held = {'parameters': grads, 'batch': _batch_bytes(program, on)}
     return Need(held, _answers(program, on))
+  backward = program.backward
+  size = sum(_batch_bytes(p, on) for _, p in backward)
+  held, phases = (
+    {'parameters': grads, 'batch': size},
+    _gradient(*backward[0], on),
+  )
+  for pass_ in backward[1:]:  # neither of two passes waits for the other
+    for name, items in _gradient(*pass_, on).items():
+      phases[name]['activations'] += items['activations']
+      phases[name]['gradients'] += grads
   if not turn:
     sums = 4 * sum(leaf.local for leaf in on.leaves.values())
-    phases = _gradient(descend, program, on)
     return Need(held | {'importances': sums}, phases)
-  batches, waits = 1 + bool(turn.project), 'reference' in on.offload
-  held['batch'] *= batches
   held['moments'] = on.tree_bytes(shapes(program.tx.init, on.model))
   if turn.masked or program.mask:
     held['mask'] = on.tree_bytes(shapes(packed_mask, on.model))
   if (turn.needs_reference or program.reference) and not waits:
     held['reference'] = grads
-  phases = _gradient(turn.loss, program, on)
-  if turn.project:  # neither of the two backward passes waits for the other
-    for name, items in _gradient(descend, program, on).items():
-      phases[name]['activations'] += items['activations']
-      phases[name]['gradients'] += grads
   if turn.needs_reference and waits:
     phases['head']['reference'] = grads
-  phases['optimizer'] = {'gradients': (batches + 1) * grads}
+  trees = 2 + bool(turn.project)
+  phases['optimizer'] = {'gradients': trees * grads}
   return Need(held, phases)
+
+
+def _batch_bytes(program, on) -> int:
+  """Bytes of a batch on one device."""
+  rows, make = program.rows, MODELS[on.model.family].abstract_batch
+  count = on.local_rows(program) * on.micro_batches**program.has_gradient
+  batch = make(on.model.config, count, rows.length, rows.room)
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch))
 
 
 def _answers(program, on) -> dict[str, dict[str, int]]:

@@ -130,9 +130,11 @@ def _programs(config, forward, shape, asked) -> list[Program]:
 
 def _turns(name, plan, mask: bool = False) -> list[Program]:
   """A program for each turn of a training plan whose streams are ``Rows``."""
-  reference = any(turn.needs_reference for turn in plan.turns)
+  reference, rows = any(t.needs_reference for t in plan.turns), plan.streams
+  beside = lambda t: {'beside': rows[t.beside]} if t.beside else {}
+  held = plan.tx, mask, reference
   return [
-    Program(name, t.split, plan.streams[t.split], t, plan.tx, mask, reference)
+    Program(name, t.split, rows[t.split], t, *held, **beside(t))
     for t in plan.turns
   ]
 

@@ -70,11 +70,11 @@ def step_time(program: Program, on: Setting, chip: str) -> StepTime:
   """
   # Plan: bytes over each axis, the operations of the local rows, then both by
   # the chip's figures.
-  turn, rows, config = program.turn, program.rows, on.model.config
+  turn, backward, config = program.turn, program.backward, on.model.config
   spec, (data, fsdp, tensor) = CHIPS[chip], on.mesh.shape.values()
   width = np.dtype(config.dtype).itemsize
   ring = lambda n: (n - 1) / n
-  split = sums = whole = mine = entries = 0.0
+  split = sums = whole = mine = entries = flops = 0.0
   for leaf in on.leaves.values():
     size = leaf.size / leaf.tensor
     parts = size / leaf.local
@@ -83,15 +83,16 @@ def step_time(program: Program, on: Setting, chip: str) -> StepTime:
     sums += 2 * ring(copies) * leaf.local * width
     if leaf.is_matrix:
       whole, mine = whole + leaf.size, mine + size
-  backward = 1 + bool(turn.project)
-  passes = on.micro_batches * backward
-  count = on.local_rows(program) * passes
-  shape = config, turn.loss, rows.length, rows.room
-  if mine < whole:
-    kept = activations.kept(*shape, 'full')
-    entries = count * sum(math.prod(v.shape) for v in kept if v.layers > 1)
+  passes = on.micro_batches * len(backward)
+  for loss, batch in backward:
+    count = on.micro_batches * on.local_rows(batch)
+    shape = config, loss, batch.rows.length, batch.rows.room
+    flops += row_flops(*shape) * count * mine / whole
+    if mine < whole:
+      kept = activations.kept(*shape, 'full')
+      entries += count * sum(math.prod(v.shape) for v in kept if v.layers > 1)
   again = 5 if config.remat == 'full' else 4
-  gathers = on.micro_batches * (3 * backward + turn.needs_reference)
+  gathers = on.micro_batches * (3 * len(backward) + turn.needs_reference)
   # Without the axis data, norms are summed, over fsdp.
   beside = tensor * fsdp if data > 1 else tensor
   moved = [
@@ -99,7 +100,6 @@ def step_time(program: Program, on: Setting, chip: str) -> StepTime:
     (_speed(spec, on.mesh.size, beside), sums * passes),
     (_speed(spec, tensor, 1), 2 * ring(tensor) * again * entries * width),
   ]
-  flops = row_flops(*shape) * count * mine / whole
   move = sum(size / speed for speed, size in moved)
   return StepTime(flops, sum(n for _, n in moved), flops / spec.flops, move)
 

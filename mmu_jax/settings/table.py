@@ -186,6 +186,8 @@ _RUN: Table = {
     'rounds between forget turns; None: spread evenly',
   ),
   'options.alpha': (_FACTOR, 'weight of the ascent'),
+  'options.weight': (_FACTOR, 'weight of the ascent beside what is learned'),
+  'options.margin': (_POSITIVE, 'nats from which an answer is forgotten'),
   'options.beta': (_FACTOR, 'inverse temperature of NPO'),
   'options.per': (one_of('answer', 'batch'), 'terms of the NPO loss'),
   'options.kl_over': (one_of('answers', 'rows'), 'positions of the KL'),

@@ -39,8 +39,8 @@ class Plan(NamedTuple):
 
   Attributes:
     turns: turns of a method; each is taken in every ``turn.every``-th round.
-    streams: split -> ``stream(step) -> Batch``, for the splits of the turns
-      and of their projections.
+    streams: split -> ``stream(step) -> Batch``, for the splits of the turns,
+      of their projections and beside them.
     rates: split -> learning rate as a function of the round.
     rounds: number of rounds, >= 1.
     forward: the model.
@@ -51,7 +51,8 @@ class Plan(NamedTuple):
       every turn's split, or empty if ``tx`` has one for all.
     limits: split -> largest number of its turns. The published loop stops
       forgetting when every forget batch was seen once.
-    max_losses: split -> loss of its turns above which the run stops.
+    max_losses: split -> loss of its turns, or of its own term beside others,
+      above which the run stops.
     rules: partition rules of the parameters, for the mesh that is set.
     micro_batches: number of parts of a batch, see ``take_turn``.
   """
@@ -238,7 +239,7 @@ def _check(plan: Plan) -> None:
       raise UserError(
         f'{name} is taken every {turn.every} rounds; it must be >= 1.'
       )
-    for split in {turn.split, turn.project} - {None}:
+    for split in {turn.split, turn.project, turn.beside} - {None}:
       if split not in plan.streams:
         raise UserError(
           f'{name} draws from {split!r}, but the streams are '
@@ -337,9 +338,12 @@ def _take_round(plan, state, round_):
     if between or index >= plan.limits.get(turn.split, math.inf):
       continue
     rate = float(plan.rates[turn.split](round_))
+    batch = plan.streams[turn.split](index)
+    if turn.beside:
+      batch = {**batch, 'beside': plan.streams[turn.beside](index)}
     state, values = step_lib.take_turn(
       state,
-      plan.streams[turn.split](index),
+      batch,
       rate,
       plan.mask if turn.masked else None,
       plan.ref_params if turn.needs_reference else None,
@@ -364,7 +368,12 @@ def _numbers(plan, round_, measured) -> list[dict[str, Any]]:
     bad = [k for k, v in values.items() if not math.isfinite(v)]
     if bad:
       name = 'loss' if 'loss' in bad else bad[0]
-      keys = getattr(plan.streams[turn.split], 'keys', lambda _: ['?'])(index)
+      keys = [
+        key
+        for split in (turn.split, turn.beside)
+        if split
+        for key in getattr(plan.streams[split], 'keys', lambda _: ['?'])(index)
+      ]
       raise FloatingPointError(
         'every loss, gradient and update must be finite; the '
         f'{name} of the turn on {turn.split!r} in round {round_ + 1} is '
@@ -373,14 +382,15 @@ def _numbers(plan, round_, measured) -> list[dict[str, Any]]:
         'checkpoints are whole. Look at these rows, or lower the learning '
         'rate: with another rate, delete the folder of this run first.'
       )
-    limit = plan.max_losses.get(turn.split, math.inf)
-    if values['loss'] > limit:
-      raise Collapse(
-        f'the {turn.split} loss reached {values["loss"]:.4g} in round '
-        f'{round_ + 1} (limit {limit:g}): the model has lost what it should '
-        'keep. Earlier checkpoints are whole. Lower the '
-        'learning rate of the forget turns, in a run of another name; or '
-        'let it go on with a higher config.unlearn.max_retain_loss.'
-      )
+    for split, name in (turn.split, 'loss'), (turn.beside, 'beside_loss'):
+      limit = plan.max_losses.get(split, math.inf)
+      if values.get(name, -math.inf) > limit:
+        raise Collapse(
+          f'the {split} loss reached {values[name]:.4g} in round '
+          f'{round_ + 1} (limit {limit:g}): the model has lost what it should '
+          'keep. Earlier checkpoints are whole. Lower the '
+          'learning rate of the forget turns, in a run of another name; or '
+          'let it go on with a higher config.unlearn.max_retain_loss.'
+        )
     rows.append({'turn': turn.split, 'lr': rate, **values})
   return rows

@@ -166,7 +166,8 @@ def take_turn(
 
   Args:
     state: parameters and optimizer state; donated.
-    batch: a batch of the turn's split.
+    batch: a batch of the turn's split; with ``turn.beside`` it has the batch
+      of that split as its entry ``'beside'``.
     learning_rate: rate of this step.
     mask: bool or packed tree; used if the turn is masked.
     ref_params: frozen parameters for KL and NPO, on the devices or from
@@ -186,7 +187,8 @@ def take_turn(
 
   Returns:
     The new state, and float32 scalars: ``loss``, ``grad_norm`` (before mask,
-    projection and clip) and ``update_norm`` (after all).
+    projection and clip) and ``update_norm`` (after all); ``beside_loss``, the
+    last term, of a loss of two batches that returns its terms.
 
   Raises:
     ValueError: before compiling, from ``check_turn``, or if the rows cannot be
@@ -220,9 +222,11 @@ def take_turn(
   # No mask here: where it froze a weight the update is 0, which keeps its bits.
   params = transforms.apply_updates(state.params, updates)
   measured = {
-    'loss': value,
+    'loss': jax.tree.reduce(jnp.add, value),
     'grad_norm': optax.tree.norm(grads),
     'update_norm': optax.tree.norm(updates),
   }
+  if turn.beside and isinstance(value, tuple):
+    measured['beside_loss'] = value[-1]
   state = sharding.constrain(TrainState(params, opt_state), rules)
   return state, sharding.replicate(measured)

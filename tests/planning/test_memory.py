@@ -46,6 +46,14 @@ def test_a_turn_needs_what_xla_says(mesh, method, index, count, options):
   _agrees(program, plans.setting(mesh))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('mesh', ['data=1', 'fsdp=8'])
+def test_a_turn_on_two_batches_needs_what_xla_says(mesh):
+  mixed = memory.Rows(34, 104, 1)
+  program = plans.turn('counterfactual', count=6, beside=mixed)
+  _agrees(program, plans.setting(mesh))
+
+
 @pytest.mark.parametrize('remat', [slow('dots'), 'full'])
 def test_the_estimate_follows_the_remat_policy(remat):
   config = dataclasses.replace(plans.PEOPLE, remat=remat)

@@ -11,6 +11,7 @@ from mmu_jax.models import clip_vit
 from mmu_jax.models import llama
 from mmu_jax.models import llava
 from mmu_jax.planning import compiled
+from mmu_jax.planning import memory
 from mmu_jax.planning import roofline
 
 # One layer in each stack: XLA counts the body of a loop once.
@@ -71,6 +72,18 @@ def test_a_reference_is_gathered_too_and_a_projection_does_all_twice():
   assert npo.moved == pytest.approx(one.moved * 4 / 3, rel=1e-3)
   assert two.flops == pytest.approx(2 * one.flops)
   assert two.moved == pytest.approx(2 * one.moved)
+
+
+def test_a_turn_on_two_batches_computes_as_its_two_terms_do():
+  """The ascent reads a reference, as npo does; beside it is a descent."""
+  rows = dict(count=8, length=64)
+  on = plans.setting(config=SHALLOW)
+  flops = lambda *turn, **more: (
+    roofline.step_time(plans.turn(*turn, **rows, **more), on, 'h100').flops
+  )
+  more = memory.Rows(24, 64, 1)
+  got = flops('counterfactual', beside=more)
+  assert got == pytest.approx(flops('npo') + 3 * flops('finetune'), rel=1e-6)
 
 
 def test_tensor_parallelism_moves_activations_and_shares_the_operations():

@@ -197,6 +197,8 @@ NAN, INF = math.nan, math.inf
     'runs.ga_diff.rate': [0, -1e-5, NAN, INF, 1e-50],
     'base.warmup': [10**9],
     'runs.ga_diff.warmup': [-1, 1.5, 10**9],
+    'runs.ga_diff.options.weight': [0, -0.3, NAN],
+    'runs.ga_diff.options.margin': [0, -12.0, NAN],
     'vanilla.rate': [1e-50, 1e30],
     'unlearn.optimizer.b2': [1, 1.0, -0.1, NAN],
     'unlearn.optimizer.eps': [0, -1e-6, NAN, 1e30, 1e-300],

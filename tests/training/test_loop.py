@@ -303,10 +303,33 @@ def test_a_projected_turn_draws_the_batch_of_its_own_step(tmp_path):
   assert plan.streams['retain'].asked == [0, 1]
 
 
-def test_a_run_that_is_stopped_goes_on_to_the_same_end(tmp_path):
+def test_a_paired_turn_is_limited_and_stopped_by_both_of_its_splits(tmp_path):
+  """The limit counts its turns; the loss that collapses is its second term."""
+  turns = methods.counterfactual(forget_every=2)
+  plan = _plan(turns, rounds=8, ref_params=toy.params(1), limits={'forget': 3})
+  plan = plan._replace(rates={'forget': lambda _: 0.01})
+  _fit(plan, toy.params(0), tmp_path / 'whole', log_every=1)
+  assert plan.streams['forget'].asked == [0, 1, 2]
+  assert plan.streams['retain'].asked == [0, 1, 2]
+  rows = _rows(tmp_path / 'whole')
+  beside = [row['beside_loss'] for row in rows]
+  assert all(b < row['loss'] < b + 0.3 for b, row in zip(beside, rows))
+  lost = plan._replace(max_losses={'retain': beside[0] - 0.01})
+  with pytest.raises(errors.Collapse, match='the retain loss reached'):
+    _fit(lost, toy.params(0), tmp_path / 'lost')
+  poisoned = {**plan.streams, 'retain': _Stream(2, poisoned=0)}
+  with pytest.raises(FloatingPointError, match='row-1-0-0.*row-2-0-0'):
+    _fit(plan._replace(streams=poisoned), toy.params(0), tmp_path / 'nan')
+  without = plan._replace(streams={'forget': _Stream(1)})
+  with pytest.raises(ValueError, match="draws from 'retain', but the streams"):
+    _fit(without, toy.params(0), tmp_path / 'without')
+
+
+@pytest.mark.parametrize('beside', [None, 'retain'])
+def test_a_run_that_is_stopped_goes_on_to_the_same_end(tmp_path, beside):
   """Stopped in round 5, after the checkpoint of round 4."""
   params, mask = toy.params(0), toy.random_mask(toy.params(0), 1)
-  turn = methods.Turn('forget', methods.ascend, masked=True)
+  turn = methods.Turn('forget', methods.ascend, masked=True, beside=beside)
   plan = _plan((turn,), mask=mask, tx=optimizer.build())  # with moments
   options = dict(save_every=2, log_every=1)
   want = _fit(plan, params, tmp_path / 'whole', **options)
@@ -317,7 +340,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(tmp_path):
         raise KeyboardInterrupt
       return super().__call__(step)
 
-  stopped = plan._replace(streams={'forget': Stopping(1)})
+  stopped = plan._replace(streams=plan.streams | {'forget': Stopping(1)})
   with pytest.raises(KeyboardInterrupt):
     _fit(stopped, params, tmp_path / 'cut', **options)
   assert checkpoint.latest_step(tmp_path / 'cut' / loop.RUNNING) == 4

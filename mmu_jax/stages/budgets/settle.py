@@ -187,8 +187,8 @@ def _settle_runs(made: dict[str, Any], data: _Data) -> None:
   for run in runs:
     drawn = {'forget': 'forget', 'retain': run['retain']}
     if unset and run['rounds'] is None:
-      splits = {turn.split for turn in turns_of(run)} & {*drawn}
-      longest = max((epoch[drawn[split]] for split in splits), default=1)
+      splits = {s for t in turns_of(run) for s in (t.split, t.beside)}
+      longest = max((epoch[drawn[s]] for s in splits & {*drawn}), default=1)
       run['rounds'] = passes * longest
     if run['options'].get('forget_every', 1) is None:
       rounds = run['rounds'] or unlearn['rounds']

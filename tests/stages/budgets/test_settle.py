@@ -112,6 +112,16 @@ def test_settling_again_changes_nothing_and_numbers_that_are_given_stay():
   assert (again.to_dict(), notes) == (made.to_dict(), [])
 
 
+def test_a_paired_turn_goes_through_the_longer_of_its_two_streams():
+  config = recipes.load('own')
+  with config.unlocked():
+    config.runs = dict(one=recipes.run('counterfactual', 1e-3))
+  made, _ = _settle(config, _train(3 * BATCH, 7 * BATCH))
+  assert made.runs.one.rounds == 7
+  made, _ = _settle(config, _train(9 * BATCH, 7 * BATCH))
+  assert made.runs.one.rounds == 9
+
+
 def test_one_run_more_leaves_the_others_as_they_were():
   train, config = _train(3, 40, 50, 50), recipes.load('own')
   before, _ = _settle(config, train)
