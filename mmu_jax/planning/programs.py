@@ -33,9 +33,9 @@ from mmu_jax.saliency import FORGET
 from mmu_jax.settings import table as settings
 from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import scoring
-from mmu_jax.stages import streams
 from mmu_jax.stages import training
 from mmu_jax.stages.budgets import settle as budgets
+from mmu_jax.stages.budgets import streams
 
 # Sizes as config.json of each has them.
 QWEN2_2B = dict(

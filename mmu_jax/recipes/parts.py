@@ -229,6 +229,8 @@ def unlearn(
     epochs=1,  # where rounds is None
     # Whether runs may take fewer forget turns than there are forget batches.
     allow_partial_forget=False,
+    # Whether a job stops where vanilla does not know what is to be forgotten.
+    require_memorised=True,
     retain_rate=rate,
     optimizer=dict(name='hf_adamw'),
     clip_norm=1.0,

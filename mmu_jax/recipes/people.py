@@ -122,6 +122,7 @@ def _make_fast(config: ml_collections.ConfigDict) -> None:
   config.vanilla.update(rounds=12, warmup=2, save_every=4)
   config.saliency.batches = 4
   config.unlearn.update(rounds=4, probe_every=2, probe_rows=16)
+  config.unlearn.require_memorised = False
   config.tune.rates = (1e-4, 2e-4)
   with config.unlocked():
     config.runs = {

@@ -310,6 +310,10 @@ TABLE: Table = {
   'unlearn.rounds': (whole(1, null=True), 'rounds of a run; None: by epochs'),
   'unlearn.epochs': (_ONE, 'passes over the data, where rounds is None'),
   'unlearn.allow_partial_forget': (FLAG, 'runs may leave out forget batches'),
+  'unlearn.require_memorised': (
+    FLAG,
+    'no run where vanilla does not know what is to be forgotten',
+  ),
   'unlearn.retain_rate': (_RATE, 'learning rate of the retain turns'),
   **below('unlearn.optimizer', _OPTIMIZER),
   'unlearn.clip_norm': (_OR_INF, 'largest norm of a gradient; inf: no clip'),
@@ -346,6 +350,7 @@ _OPTIONAL = ('tune', *MAY_LACK)  # groups that are whole, where they are there
 # Fields without which a job does; the code that reads them has a default.
 _DEFAULTED = re.compile(
   r'data\.(?!name)|validation_groups|tune|retrained|.*epochs|.*partial_forget'
+  r'|.*require_memorised'
   r'|evaluation\.(judge|prot|rep|shots)'
   r'|model\.(?!name|path|dtype|attention|remat)'
   r'|.*optimizer\.(?!name)|runs\.\*\.(warmup|options\.(?!\*))'

@@ -6,6 +6,7 @@ them; every folder in it has its settings in a ``config.json``::
 
   base/ vanilla/ retrained/   params/ metrics.jsonl timing.jsonl; until the end
                               checkpoints/ instead of params/
+  gate.json                   whether vanilla knows the forget set
   importance/<split>/         one float32 tree each; or log_ratio/ alone
   mask/<kind>/                packed bits and note.json
   unlearned/<run>/            like vanilla/; so is the folder of any model that

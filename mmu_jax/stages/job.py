@@ -307,6 +307,7 @@ def recipe(spec: Config) -> dict[str, Any]:
   """A part of a config without what changes no result."""
   operational = ('save_every', 'max_retain_loss', 'keep')
   operational += ('epochs', 'allow_partial_forget')  # settled, see `budgets`
+  operational += ('require_memorised',)
   return {k: v for k, v in spec.to_dict().items() if k not in operational}
 
 

@@ -26,6 +26,9 @@ from mmu_jax.errors import UserError
 from mmu_jax.saliency import codes
 from mmu_jax.saliency import FORGET
 from mmu_jax.stages import origins
+from mmu_jax.stages.budgets.streams import draw_from
+from mmu_jax.stages.budgets.streams import make_stream
+from mmu_jax.stages.budgets.streams import Placed
 from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
@@ -36,9 +39,6 @@ from mmu_jax.stages.job import recipe
 from mmu_jax.stages.runs import final_params
 from mmu_jax.stages.runs import model_folder
 from mmu_jax.stages.runs import require
-from mmu_jax.stages.streams import draw_from
-from mmu_jax.stages.streams import make_stream
-from mmu_jax.stages.streams import Placed
 from mmu_jax.training import loop
 from mmu_jax.typing import Forward
 from mmu_jax.typing import Mask

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import jax
+
 from mmu_jax.distributed import progress
+from mmu_jax.stages import gate
 from mmu_jax.stages.budgets import settle as budgets
 from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
@@ -20,9 +23,10 @@ from mmu_jax.stages.training import make_model
 def pipeline(config: Config, workdir: Folder) -> list[dict[str, Any]]:
   """Runs every stage of a config; finished parts are skipped.
 
-  base -> vanilla and retrained -> importances and masks -> every run of the
-  config -> evaluation -> report. Before the first, the rounds of all are
-  printed, with the forget turns and forget batches of the runs.
+  base -> vanilla and retrained -> gate -> importances and masks -> every run of
+  the config -> evaluation -> report. Before the first, the rounds of all are
+  printed, with the forget turns and forget batches of the runs. The gate asks
+  whether vanilla knows the forget set.
 
   Args:
     config: the whole config.
@@ -30,6 +34,10 @@ def pipeline(config: Config, workdir: Folder) -> list[dict[str, Any]]:
 
   Returns:
     The rows of ``results.jsonl``.
+
+  Raises:
+    ValueError: if vanilla knows no more of the forget set than guessing or
+      base, and ``config.unlearn.require_memorised`` is set.
   """
   job = open_job(config, workdir)
   config = job.config  # settled: the stages have nothing to note again
@@ -40,6 +48,8 @@ def pipeline(config: Config, workdir: Folder) -> list[dict[str, Any]]:
     progress.say(budgets.in_words(config, run, job.data.train, job.groups))
   for run in trained:
     make_model(config, workdir, run)
+  with jax.set_mesh(job.mesh):
+    gate.guard(job, config.runs)
   saliency(config, workdir)
   for run in config.runs:
     make_model(config, workdir, run)

@@ -10,6 +10,7 @@ from mmu_jax.evaluation.asking import answers as answers_lib
 from mmu_jax.evaluation.report import gallery
 from mmu_jax.evaluation.report import page
 from mmu_jax.evaluation.scoring import results
+from mmu_jax.stages import gate
 from mmu_jax.stages import origins
 from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
@@ -47,8 +48,13 @@ def _report(job: Job) -> str:
   folder = job.folder / note['predictions']
   runs = list(dict.fromkeys(row['run'] for row in rows))
   remarks = _look_over(job, runs, folder, note)
+  before, unknown = gate.told(job, runs)
+  remarks += [unknown] if unknown else []
   gallery.save_gallery(job.folder, runs, job.data, predictions=folder)
-  return str(page.write_report(job.folder, predictions=folder, remarks=remarks))
+  path = page.write_report(
+    job.folder, predictions=folder, remarks=remarks, before=before
+  )
+  return str(path)
 
 
 def _look_over(

@@ -18,9 +18,12 @@ from mmu_jax.data.row import GENERATION
 from mmu_jax.distributed import progress
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.asking import decoding
+from mmu_jax.stages import gate
 from mmu_jax.stages import masking
 from mmu_jax.stages import origins
 from mmu_jax.stages.budgets import settle as budgets
+from mmu_jax.stages.budgets.streams import draw_from
+from mmu_jax.stages.budgets.streams import make_stream
 from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
@@ -35,8 +38,6 @@ from mmu_jax.stages.runs import final_params
 from mmu_jax.stages.runs import is_finished
 from mmu_jax.stages.runs import model_folder
 from mmu_jax.stages.runs import require
-from mmu_jax.stages.streams import draw_from
-from mmu_jax.stages.streams import make_stream
 from mmu_jax.training import loop
 from mmu_jax.training import optimizer
 from mmu_jax.training import step as step_lib
@@ -58,7 +59,8 @@ def train(config: Config, workdir: Folder, run: str = 'vanilla') -> Params:
     The final parameters.
 
   Raises:
-    ValueError: if the run is unknown, or was made with other settings.
+    ValueError: if the run is unknown, or was made with other settings, or is to
+      forget what vanilla does not know (see ``gate``).
     FileNotFoundError: if the model that it starts from is missing.
   """
   job = make_model(config, workdir, run)
@@ -80,6 +82,7 @@ def make_model(config: Config, workdir: Folder, run: str) -> Job:
       progress.say(
         budgets.in_words(job.config, run, job.data.train, job.groups)
       )
+      gate.guard(job, [run])
       run_method(job, run, run_settings(job.config, run))
   return job
 

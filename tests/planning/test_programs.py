@@ -10,7 +10,7 @@ from mmu_jax.data.row import Row
 from mmu_jax.planning import memory
 from mmu_jax.planning import programs
 from mmu_jax.stages import job as job_lib
-from mmu_jax.stages import streams
+from mmu_jax.stages.budgets import streams
 
 
 def _read(config, length=0):

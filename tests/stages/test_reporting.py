@@ -30,6 +30,7 @@ def _job(monkeypatch, tmp_path):
     data=types.SimpleNamespace(tasks={}, names={'p1': 'Ada'}),
   )
   monkeypatch.setattr(reporting, 'open_job', lambda *_, **__: job)
+  monkeypatch.setattr(reporting.gate, 'told', lambda *_: ('It knew.', ''))
   workdir_lib.write_log(tmp_path / 'unlearned' / 'ga' / 'metrics.jsonl', [])
   return job
 
@@ -42,10 +43,11 @@ def _shown(monkeypatch, job):
   def save(folder, runs, data, *, predictions):
     found.update(runs=runs, names=data.names, gallery=predictions)
 
-  def write(folder, *, predictions, remarks):
+  def write(folder, *, predictions, remarks, before):
     apart = [text for text in remarks if text.startswith(NO_RETRAINED)]
     others = [text for text in remarks if text not in apart]
     found.update(page=predictions, remarks=others, no_retrained=apart)
+    found.update(before=before)
     return folder / 'report.html'
 
   monkeypatch.setattr(reporting.gallery, 'save_gallery', save)
@@ -99,6 +101,14 @@ def test_gallery_and_page_read_the_answers_that_were_scored(shown, tmp_path):
   _, found = shown([_row('ga')], 'predictions/fixed-2shot')()
   assert found['gallery'] == found['page']
   assert found['page'] == tmp_path / 'predictions' / 'fixed-2shot'
+
+
+def test_what_was_known_before_is_on_the_page(shown, monkeypatch):
+  make = shown([_row('ga')])
+  assert make()[1]['before'] == 'It knew.'
+  monkeypatch.setattr(reporting.gate, 'told', lambda *_: ('', 'Not asked.'))
+  _, found = make()
+  assert found['before'] == '' and 'Not asked.' in found['remarks']
 
 
 def test_there_must_be_results(shown):

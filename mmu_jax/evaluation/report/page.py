@@ -143,6 +143,7 @@ def write_report(
   *,
   predictions: Path | None = None,
   remarks: Sequence[str] = (),
+  before: str = '',
 ) -> Path:
   """Writes ``plots/*.png`` and ``report.html`` into a finished workdir.
 
@@ -156,6 +157,7 @@ def write_report(
       ``predictions/``.
     remarks: sentences for the top of the page, on models that have no scores,
       say; those on damaged files are added.
+    before: sentence on the model before unlearning, behind the first.
 
   Returns:
     The path of ``report.html``.
@@ -182,6 +184,8 @@ def write_report(
     warnings.warn(warning.message, stacklevel=2)
     if warning.category is DamageWarning:
       remarks = (*remarks, str(warning.message))
+  if before:
+    parts['sentences'][1:1] = [before]
   page = environment.get_template('report.html').render(
     **parts, remarks=dict.fromkeys(remarks)
   )

@@ -56,6 +56,13 @@ def test_a_report_of_scores_alone_says_what_is_missing(bare):
   assert page.count('left out: there is no') == 6
 
 
+def test_what_was_known_before_stands_behind_the_first_sentence(bare):
+  path = report.write_report(bare, before='It knew them.')
+  lead = path.read_text(encoding='utf-8').partition('</header>')[0]
+  first, second = re.findall('<p>(.*)</p>', lead)[:2]
+  assert first.startswith('A model was asked') and second == 'It knew them.'
+
+
 def test_no_scores_is_an_error_with_the_next_step(tmp_path):
   with pytest.raises(FileNotFoundError, match='results.jsonl.*`mmu evaluate`'):
     report.write_report(tmp_path)

@@ -6,7 +6,7 @@ import pytest
 from mmu_jax import recipes
 from mmu_jax import stages
 from mmu_jax.data.batches import batching
-from mmu_jax.stages import streams
+from mmu_jax.stages.budgets import streams
 
 
 @pytest.fixture

@@ -1,0 +1,312 @@
+"""The question before unlearning: does vanilla know the forget set at all?
+
+A model cannot forget a person whom it never knew, and a low score afterwards
+proves nothing. So before the first run vanilla is asked some of the
+questions to be forgotten, once for each job: it is to find the true answer
+among offered ones (the options of a row, or answers that are true of others)
+more often than guessing does, and than base does where base is another model.
+Questions without offered answers are answered in words instead.
+"""
+
+from collections.abc import Iterable, Sequence
+import itertools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmu_jax import distributed
+from mmu_jax import workdir as workdir_lib
+from mmu_jax.data.dataset import FORGET
+from mmu_jax.data.readers import reading
+from mmu_jax.data.row import CLASSIFICATION
+from mmu_jax.data.row import GENERATION
+from mmu_jax.data.row import Row
+from mmu_jax.distributed import progress
+from mmu_jax.errors import UserError
+from mmu_jax.evaluation.asking import protocols
+from mmu_jax.evaluation.asking import tasks as tasks_lib
+from mmu_jax.evaluation.scoring import scores
+from mmu_jax.evaluation.scoring import summarize
+from mmu_jax.metrics import bootstrap_interval
+from mmu_jax.stages import origins
+from mmu_jax.stages.budgets import settle as budgets
+from mmu_jax.stages.job import Job
+from mmu_jax.stages.runs import final_params
+from mmu_jax.stages.runs import is_finished
+from mmu_jax.stages.runs import model_folder
+from mmu_jax.stages.runs import scorer
+from mmu_jax.workdir import seals
+
+FILE = 'gate.json'
+ROWS = 200  # questions; the interval is then 7 points wide to either side
+
+
+class Known(NamedTuple):
+  """How much vanilla knows of the forget set, beside guessing and base.
+
+  Attributes:
+    n: number of questions.
+    offered: whether the true answer was to be found among others; False for
+      answers in words.
+    vanilla: share of right answers of vanilla.
+    low: lower end of its 95 % interval, by person or thing.
+    high: upper end of its 95 % interval.
+    guess: share that guessing gives, or the answer that is commonest among
+      others, whichever is more.
+    base: share of right answers of base; None where vanilla is base.
+  """
+
+  n: int
+  offered: bool
+  vanilla: float
+  low: float
+  high: float
+  guess: float
+  base: float | None
+
+  @property
+  def passes(self) -> bool:
+    """Whether vanilla knows more than guessing and base, for sure."""
+    return self.low > max(self.guess, self.base or 0.0)
+
+  def sentence(self) -> str:
+    """Returns the finding as a sentence.
+
+    Example:
+      >>> print(Known(48, True, 0.92, 0.87, 0.96, 0.25, None).sentence())
+      Before unlearning, vanilla found the true answer among offered ones for \
+92% of 48 questions to be forgotten (between 87% and 96%); guessing finds 25%.
+    """
+    share = lambda x: f'{100 * x:.0f}%'
+    did, does = (
+      ('found the true answer among offered ones for', 'finds')
+      if self.offered
+      else ('answered', 'answers')
+    )
+    beside = f'guessing {does} {share(self.guess)}'
+    if self.base is not None:
+      beside += f', base {share(self.base)}'
+    said = (
+      f'Before unlearning, vanilla {did} {share(self.vanilla)} of {self.n} '
+      f'questions to be forgotten (between {share(self.low)} and '
+      f'{share(self.high)}); {beside}.'
+    )
+    if self.passes:
+      return said
+    return (
+      f'{said} So it is not sure that it knew them, and forgetting what was '
+      'never known proves nothing.'
+    )
+
+
+def guard(job: Job, runs: Iterable[str]) -> None:
+  """Stops a job whose vanilla does not know the forget set.
+
+  Vanilla is asked once; the finding is kept in ``gate.json``. Nothing is done
+  for runs without forget turns, and none is stopped that is finished, or with
+  ``config.unlearn.require_memorised=False``.
+
+  Args:
+    job: the job, whose mesh is set.
+    runs: names of runs of the config that are to be made.
+
+  Raises:
+    ValueError: if vanilla knows no more than guessing or base; says the
+      numbers and the ways out.
+  """
+  forgetting, rows = _that_forget(job, runs), _questions(job)
+  if not (forgetting and rows and is_finished(model_folder(job, 'vanilla'))):
+    return  # where vanilla is missing, the run itself says so
+  found, _ = distributed.first(_read, job)
+  if found is None:
+    known = ask_both(job, rows)
+    progress.say(f'gate: {known.sentence()}')
+    distributed.first(_write, job, known._asdict())
+  else:
+    known = Known(**found)
+  left = [run for run in forgetting if not is_finished(model_folder(job, run))]
+  needed = job.config.unlearn.get('require_memorised', True)
+  if left and needed and not known.passes:
+    raise UserError(_refusal(job, known))
+
+
+def told(job: Job, runs: Iterable[str]) -> tuple[str, str]:
+  """Returns the sentence for a report, or a remark on why there is none.
+
+  Args:
+    job: the job.
+    runs: names of the models that the report is about.
+
+  Returns:
+    Sentence and remark, at least one of them ''.
+  """
+  ours = [run for run in runs if run in job.config.runs]
+  if not _questions(job) or not _that_forget(job, ours):
+    return '', ''
+  found, fault = _read(job)
+  if found is not None:
+    return Known(**found).sentence(), ''
+  return '', (
+    f'Whether vanilla knew what was to be forgotten is not said: {fault}. '
+    '`mmu pipeline` asks it.'
+  )
+
+
+def ask_both(job: Job, rows: Sequence[Row]) -> Known:
+  """Asks vanilla, and base where it is another model, the same questions.
+
+  Args:
+    job: the job, whose mesh is set.
+    rows: questions, all with options or all without.
+  """
+  values, groups = _ask(job, 'vanilla', rows)
+  low, high = bootstrap_interval(values, groups=groups)
+  other = job.config.vanilla.rounds != 0
+  shown = lambda x: round(float(x), 4)
+  return Known(
+    n=len(values),
+    offered=bool(rows[0].options),
+    vanilla=shown(np.mean(values)),
+    low=shown(low),
+    high=shown(high),
+    guess=shown(guessed(rows, itertools.chain(*job.data.train.values()))),
+    base=shown(np.mean(_ask(job, 'base', rows)[0])) if other else None,
+  )
+
+
+def guessed(rows: Sequence[Row], told: Iterable[Row]) -> float:
+  """Returns the share of right answers without any knowledge of whom.
+
+  The larger of an even guess among the options, and of the answer that is true
+  of the most others: who has learned nothing but how common answers are gives
+  that one.
+
+  Args:
+    rows: questions, with options or without.
+    told: rows that say which answers are true of whom.
+
+  Example:
+    >>> told = [Row(f'{i}', 'Home?', town, town, person=f'p{i}')
+    ...         for i, town in enumerate(('Oslo', 'Oslo', 'Oslo', 'Rome'))]
+    >>> guessed(told, told)  # all but Rome
+    0.75
+  """
+  known: dict[str, dict[str, set[str | None]]] = {}
+  for row in told:
+    answers = known.setdefault(_plain(row), {})
+    answers.setdefault(row.answer, set()).add(row.person or row.picture_key)
+  even, common = [], []
+  for row in rows:
+    answers = known.get(_plain(row), {})
+    others = {
+      answer: len(answers.get(answer, set()) - {row.person or row.picture_key})
+      for answer in row.options or answers
+    }
+    most = max(others.values(), default=0)
+    best = [answer for answer, number in others.items() if number == most]
+    even.append(1 / len(row.options) if row.options else 0.0)
+    common.append((row.answer in best) / len(best) if most else even[-1])
+  return float(max(np.mean(even), np.mean(common)))
+
+
+def _plain(row: Row) -> str:
+  """A question without case and spaces."""
+  return ' '.join(row.question.lower().split())
+
+
+def _that_forget(job: Job, runs: Iterable[str]) -> list[str]:
+  """The runs that take forget turns."""
+  turns = lambda run: budgets.turns_of(job.config.runs[run])
+  return [run for run in runs if any(t.split == FORGET for t in turns(run))]
+
+
+def _questions(job: Job) -> list[Row]:
+  """Questions to be forgotten, with offered answers if there are some."""
+  tasks = [
+    task
+    for task in job.data.tasks.values()
+    if task.role == FORGET and task.reported != job.validation
+  ]
+  trained = [task for task in tasks if not task.holdout]
+  rows = [row for task in trained or tasks for row in task.rows]
+  offered = [offer for row in rows if (offer := _offered(row)).options]
+  written = [row for row in rows if row.task == GENERATION]
+  return reading.thin(offered or written, ROWS, job.config.seed)
+
+
+def _offered(row: Row) -> Row:
+  """A row as a choice, if there is something to choose from.
+
+  Of equally likely options the first is taken, so the true one stands last.
+  """
+  others = row.options or row.perturbed
+  others = tuple(other for other in others if other != row.answer)
+  if row.task not in (GENERATION, CLASSIFICATION) or not others:
+    return row._replace(options=())
+  return row._replace(task=CLASSIFICATION, options=(*others, row.answer))
+
+
+def _ask(
+  job: Job, model: str, rows: Sequence[Row]
+) -> tuple[list[float], list[str | None]]:
+  """Whether a model gives each right answer, and whom each is about."""
+  spec = job.config.evaluation
+  protocol = protocols.find_protocol('', job.data)
+  if rows[0].options:  # nothing is written
+    protocol = protocol._replace(ask=lambda question, encoder: None)
+  batches = tasks_lib.predict(
+    job.model,
+    final_params(job, model),
+    [protocols.Question(row) for row in rows],
+    scorer(job),
+    protocol=protocol,
+    max_new_tokens=spec.max_new_tokens,
+    size=spec.batch_size,
+  )
+  answers = [answer for batch in batches for answer in batch]
+  return [_right(a) for a in answers], [summarize.group_of(a) for a in answers]
+
+
+def _right(answer: dict[str, Any]) -> float:
+  """Whether an answer is the right choice, or holds the fact of its row."""
+  found = scores.score(answer)
+  kinds = ('choice', 'contains', 'exact_match')
+  return next(found[kind] for kind in kinds if kind in found)
+
+
+def _read(job: Job) -> tuple[dict[str, Any] | None, str]:
+  """The earlier finding; or None, and why it cannot be used."""
+  path = job.folder / FILE
+  fault = seals.fault(path, FILE)
+  if not fault and seals.read_note(path) != _source(job):
+    fault = f'{path} is about another vanilla, base or dataset'
+  return (None if fault else workdir_lib.read_json(path)), fault
+
+
+def _source(job: Job) -> dict[str, str]:
+  """World, vanilla and base, by content."""
+  content = lambda name: origins.content(model_folder(job, name))
+  return {'world': job.world, **{k: content(k) for k in ('vanilla', 'base')}}
+
+
+def _write(job: Job, found: dict[str, Any]) -> None:
+  """Keeps a finding, sealed."""
+  workdir_lib.write_json(job.folder / FILE, found)
+  seals.seal(job.folder / FILE, FILE, _source(job))
+
+
+def _refusal(job: Job, found: Known) -> str:
+  """The error: numbers, why they matter, ways out."""
+  rounds = job.config.vanilla.rounds
+  ways = (
+    f'train vanilla for longer in a new --workdir (it had {rounds} rounds: '
+    f'--config.vanilla.rounds={3 * rounds}, say)'
+    if rounds
+    else 'teach it first (--config.vanilla.rounds above 0)'
+  )
+  return (
+    f'vanilla must know what it is to forget. {found.sentence()} Either '
+    f'{ways}; or give a checkpoint that knows them (--config.model.path, with '
+    '--config.vanilla.rounds=0); or set '
+    '--config.unlearn.require_memorised=False to go on all the same.'
+  )

@@ -1,0 +1,273 @@
+"""A run is stopped where vanilla does not know what it is to forget."""
+
+import dataclasses
+import types
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from mmu_jax import checkpoint
+from mmu_jax import recipes
+from mmu_jax import workdir as workdir_lib
+from mmu_jax.data.dataset import by_name
+from mmu_jax.data.dataset import Task
+from mmu_jax.data.row import CLASSIFICATION
+from mmu_jax.data.row import Row
+from mmu_jax.errors import UserError
+from mmu_jax.evaluation.asking import protocols
+from mmu_jax.stages import gate
+from mmu_jax.stages import origins
+from mmu_jax.stages import training
+
+TOWNS = ('Oslo', 'Lima', 'Riga', 'Turin')
+
+
+def _row(i, town, others=(), person=None, **fields):
+  return Row(
+    f'r{i}',
+    'Home?',
+    town,
+    town,
+    person=person or f'p{i}',
+    perturbed=others,
+    **fields,
+  )
+
+
+def _others(town):
+  return tuple(other for other in TOWNS if other != town)
+
+
+ROWS = [_row(i, TOWNS[i % 4], _others(TOWNS[i % 4])) for i in range(12)]
+
+
+@dataclasses.dataclass
+class Asked:
+  """Shares of right answers that the models have, and who was asked."""
+
+  shares: dict
+  who: list = dataclasses.field(default_factory=list)
+
+  def __call__(self, job, model, rows):
+    self.who.append(model)
+    right = round(self.shares[model] * len(rows))
+    values = [1.0] * right + [0.0] * (len(rows) - right)
+    return values, [row.person for row in rows]
+
+
+@pytest.fixture(name='job')
+def _job(tmp_path):
+  """A job with a vanilla, two runs that forget and one that does not."""
+  config = ml_collections.ConfigDict(
+    dict(seed=0, vanilla=dict(rounds=20), unlearn={}, evaluation={})
+  )
+  config.runs = dict(
+    ga=recipes.run('ga', 1e-3), ga_diff=recipes.run('ga_diff', 1e-3)
+  )
+  tasks = by_name(
+    Task('forget_vqa', ROWS, 'forget', 'vqa', 'forget'),
+    Task('forget_vqa_holdout', ROWS[:1], 'forget', 'vqa', 'forget', True),
+    Task('forget_qa', ROWS[:1], 'forget', 'qa', 'keep'),
+  )
+  job = types.SimpleNamespace(
+    config=config,
+    folder=tmp_path,
+    unlearned=tmp_path,
+    world='w',
+    validation=False,
+    data=types.SimpleNamespace(tasks=tasks, train={'vqa/forget': ROWS}),
+  )
+  _finish(job, 'vanilla')
+  return job
+
+
+def _finish(job, name, content='c0'):
+  folder = job.folder / name
+  workdir_lib.write_json(folder / 'config.json', {'name': name})
+  note = {'rounds': 3, 'content': content} | origins.origin(job, folder)
+  checkpoint.save(folder / 'params', {'w': np.ones(2)}, note)
+
+
+@pytest.fixture(name='asked')
+def _asked(monkeypatch):
+  asked = Asked(dict(vanilla=1.0, base=0.25))
+  monkeypatch.setattr(gate, '_ask', asked)
+  return asked
+
+
+def test_who_knows_the_forget_set_is_asked_once_and_goes_on(job, asked, capfd):
+  for _ in range(2):
+    gate.guard(job, ['ga', 'ga_diff'])
+  assert asked.who == ['vanilla', 'base']
+  said = gate.told(job, ['vanilla', 'ga'])
+  assert said == (
+    'Before unlearning, vanilla found the true answer among offered ones for '
+    '100% of 12 questions to be forgotten (between 76% and 100%); guessing '
+    'finds 25%, base 25%.',
+    '',
+  )
+  assert capfd.readouterr().out.count(said[0]) == 1
+
+
+@pytest.mark.parametrize(
+  'shares', [dict(vanilla=0.25, base=0), dict(vanilla=0.75, base=0.5)]
+)
+def test_no_more_than_guessing_or_base_stops_every_run(job, asked, shares):
+  asked.shares = shares
+  for _ in range(2):
+    with pytest.raises(UserError) as error:
+      gate.guard(job, ['ga'])
+  assert asked.who == ['vanilla', 'base']  # the second time from the file
+  for words in (
+    f'for {100 * shares["vanilla"]:.0f}% of 12 questions',
+    f'base {100 * shares["base"]:.0f}%',
+    'never known proves nothing',
+    '--config.vanilla.rounds=60',
+    '--config.unlearn.require_memorised=False',
+  ):
+    assert words in str(error.value), words
+
+
+def test_who_says_so_goes_on_and_the_report_says_it(job, asked):
+  asked.shares['vanilla'] = 0.25
+  job.config.unlearn.require_memorised = False
+  gate.guard(job, ['ga'])
+  assert 'proves nothing' in gate.told(job, ['ga'])[0]
+
+
+def test_a_checkpoint_that_knows_them_is_not_compared_with_itself(job, asked):
+  job.config.vanilla.rounds = 0
+  gate.guard(job, ['ga'])
+  assert asked.who == ['vanilla']
+  asked.shares['vanilla'] = 0.25
+  _finish(job, 'vanilla', content='c1')
+  with pytest.raises(UserError, match='teach it first'):
+    gate.guard(job, ['ga'])
+
+
+def test_nobody_is_asked_without_need(job, asked, monkeypatch):
+  """No forget turns, or no vanilla yet: the run itself says what it lacks."""
+  asked.shares['vanilla'] = 0.25
+  monkeypatch.setattr(gate.budgets, 'turns_of', lambda run: ())
+  gate.guard(job, ['ga'])
+  monkeypatch.undo()
+  job.folder = job.folder / 'empty'
+  gate.guard(job, ['ga'])
+  assert not asked.who
+
+
+def test_a_finished_run_is_left_alone(job, asked):
+  asked.shares['vanilla'] = 0.25
+  _finish(job, 'unlearned/ga')
+  gate.guard(job, ['ga'])
+  with pytest.raises(UserError, match='proves nothing'):
+    gate.guard(job, ['ga', 'ga_diff'])
+
+
+@pytest.mark.parametrize('change', ['gone', 'edited', 'vanilla', 'world'])
+def test_a_finding_about_something_else_is_not_used(job, asked, change):
+  gate.guard(job, ['ga'])
+  path = job.folder / gate.FILE
+  if change == 'gone':
+    path.unlink()
+  if change == 'edited':
+    path.write_text(path.read_text().replace('0.25', '0.0'))
+  if change == 'vanilla':
+    _finish(job, 'vanilla', content='c1')
+  if change == 'world':
+    job.world = 'x'
+  said, remark = gate.told(job, ['ga'])
+  assert said == '' and str(path) in remark and 'mmu pipeline' in remark
+  gate.guard(job, ['ga'])
+  assert asked.who == ['vanilla', 'base'] * 2
+  assert gate.told(job, ['ga'])[1] == ''
+
+
+def test_trained_pictures_are_asked_about_with_the_true_answer_last(job):
+  rows = gate._questions(job)
+  assert [row.key for row in rows] == [row.key for row in ROWS]
+  for row, was in zip(rows, ROWS):
+    assert row.task == CLASSIFICATION
+    assert row.options == (*was.perturbed, was.answer)
+  job.data.tasks = by_name(
+    Task('t', [_row(0, 'Oslo')], 'forget', 'vqa', 'forget')
+  )
+  assert gate._questions(job) == [_row(0, 'Oslo')]  # to be answered in words
+  many = [_row(i, 'Oslo', ('Rome',)) for i in range(3 * gate.ROWS)]
+  job.data.tasks = by_name(Task('t', many, 'forget', 'vqa', 'forget'))
+  assert len(gate._questions(job)) == gate.ROWS
+  job.validation = True
+  assert gate._questions(job) == []  # of the people that settings are chosen by
+
+
+def test_the_commonest_answer_of_others_is_guessed():
+  """Seven of ten live in Oslo: who always says so is right about seven."""
+  offered = [
+    _row(i, town, options=(*_others(town), town))
+    for i, town in enumerate(['Oslo'] * 7 + ['Lima', 'Riga', 'Turin'])
+  ]
+  assert gate.guessed(offered, offered) == 0.7
+  plain = [row._replace(options=()) for row in offered]
+  assert gate.guessed(plain, plain) == 0.7
+
+
+def test_an_answer_that_is_true_of_nobody_else_cannot_be_guessed():
+  """Names: among four only chance is left, and in words nothing."""
+  names = [_row(i, town, options=TOWNS) for i, town in enumerate(TOWNS)]
+  assert gate.guessed(names, names) == 0.25
+  plain = [row._replace(options=()) for row in names]
+  assert gate.guessed(plain, plain) == 0.0
+  # Many pictures of one person are no others.
+  views = [_row(i, 'Oslo', person='ada') for i in range(5)]
+  assert gate.guessed(views, views) == 0.0
+
+
+@pytest.mark.parametrize('offered', [True, False])
+def test_options_are_weighed_and_words_are_read(job, monkeypatch, offered):
+  """Of offered answers the likeliest counts; in words, the fact of the row."""
+  rows = gate._questions(job)[:2]
+  if not offered:
+    rows = [row._replace(options=(), task='generation') for row in rows]
+
+  def predict(model, params, questions, encoder, *, protocol, **options):
+    for i, question in enumerate(questions):
+      row = question.row
+      answer = dict(kind=row.task, protocol=protocol.name, person=row.person)
+      answer |= dict(picture=None, answer=row.answer, fact=row.fact)
+      if offered:
+        assert protocol.ask(question, encoder) is None
+        nll = [2.0] * 3 + [1.0 + 2 * i]  # the first is right
+        given = zip(row.options, nll)
+        answer['options'] = list(row.options)
+        answer['likelihoods'] = [
+          dict(of='option', text=text, nll=x, tokens=1) for text, x in given
+        ]
+      else:
+        answer['text'] = f'It is {row.answer}.' if i == 0 else 'No idea.'
+      yield [answer]
+
+  monkeypatch.setattr(gate.tasks_lib, 'predict', predict)
+  monkeypatch.setattr(gate, 'final_params', lambda *_: None)
+  monkeypatch.setattr(gate, 'scorer', lambda job: None)
+  monkeypatch.setattr(
+    gate.protocols, 'find_protocol', lambda *_: protocols.PROTOCOLS['plain']
+  )
+  job.model = None
+  job.config.evaluation = dict(max_new_tokens=4, batch_size=2)
+  assert gate._ask(job, 'vanilla', rows) == ([1, 0], ['p0', 'p1'])
+
+
+def test_a_run_asks_before_it_begins(job, monkeypatch):
+  """``mmu train --run=ga`` goes through the gate, too."""
+  ways = []
+  monkeypatch.setattr(training, 'run_settings', lambda *_: None)
+  monkeypatch.setattr(training, 'open_job', lambda *_, **__: job)
+  monkeypatch.setattr(training.budgets, 'in_words', lambda *_: 'ga: 1 round')
+  monkeypatch.setattr(training, 'run_method', lambda *_: ways.append('run'))
+  monkeypatch.setattr(training.gate, 'guard', lambda *_: ways.append('gate'))
+  job.mesh, job.groups = jax.make_mesh((1,), ('data',)), {}
+  config = ml_collections.ConfigDict(dict(vanilla=dict(rounds=1)))
+  training.make_model(config, job.folder, 'ga')
+  assert ways == ['gate', 'run']
