@@ -217,7 +217,8 @@ def _plain(row: Row) -> str:
 def _that_forget(job: Job, runs: Iterable[str]) -> list[str]:
   """The runs that take forget turns."""
   turns = lambda run: budgets.turns_of(job.config.runs[run])
-  return [run for run in runs if any(t.split == FORGET for t in turns(run))]
+  forgets = lambda run: any(FORGET in (t.split, t.beside) for t in turns(run))
+  return [run for run in runs if forgets(run)]
 
 
 def _questions(job: Job) -> list[Row]:
