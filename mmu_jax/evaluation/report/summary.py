@@ -99,6 +99,7 @@ def headline(results: Sequence[dict], main: str = MAIN) -> list[str]:
   said += _residue(measures)
   said += _rank(rows, run)
   said += _left_out(run, rows, layout)
+  said += _unnamed(cells, layout)
   if run != main:
     said.append(f'(There is no run named {main}: this is about {run}.)')
   return said
@@ -254,6 +255,19 @@ def _another(rows: dict, run: str, layout: Layout) -> list[str]:
   return [
     f'{share(run)} of its answers about pictures of the forgotten name {known}'
     + (f' ({", ".join(beside)}).' if beside else '.')
+  ]
+
+
+def _unnamed(cells: verdict.Cells, layout: Layout) -> list[str]:
+  """Says that it is not known whether answers name somebody else."""
+  columns = [c for block in layout.blocks for c in block.columns]
+  keys = [c.key for c in columns if c.metric == 'names_another']
+  if not keys or any(key in cells for key in keys):
+    return []
+  return [
+    f'Whether its answers name another {layout.beings[0]} is not measured: no '
+    'reference answer about a picture to forget holds the name of whom it is '
+    'about (in own data the column `person`).'
   ]
 
 

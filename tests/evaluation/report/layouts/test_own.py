@@ -38,7 +38,7 @@ def _answer(key, right, robot='r0', options=False, protocol='fixed'):
   return answered.answer(key, text=text, likelihoods=given, **common)
 
 
-def _results(tasks, runs=RIGHT, wrong=0, options=False, **right):
+def _results(tasks, runs=RIGHT, options=False, names=ROBOTS):
   """Scores of runs that know 60 answers of each task, or not."""
   row = Row('k', 'Q?', 'A', 'A')
   made = reading.make_tasks({task: [row] for task in tasks}).values()
@@ -61,7 +61,7 @@ def _results(tasks, runs=RIGHT, wrong=0, options=False, **right):
   }
   steps = dict.fromkeys(runs, 5)
   rows = results_lib.score_all(
-    answers, steps, retrained='retrained', names=ROBOTS
+    answers, steps, retrained='retrained', names=names
   )
   asked = {'protocol': 'fixed', 'shots': 0, 'layout': 'own'}
   return [row | asked for row in rows]
@@ -125,6 +125,15 @@ def test_whatever_was_measured_is_judged(tasks, retrained, options):
   new = ('holdout', 'vqa') in tasks
   assert said[2].startswith('New pictures' if new else 'Pictures')
   assert 'fact' in table.markdown_table(results)
+
+
+@pytest.mark.parametrize('named', [True, False])
+def test_ids_that_no_answer_holds_are_said_to_name_nobody(named):
+  """A column `person` of ids: nothing can be said of others that are named."""
+  names = ROBOTS if named else {key: key for key in ROBOTS}
+  said = ' '.join(summary.headline(_results(WHOLE, names=names), 'ga_diff'))
+  assert ('name another known entity' in said) == named
+  assert ('Whether its answers name another entity is not m' in said) != named
 
 
 def test_a_method_that_forgot_nothing_is_said_to_have():
