@@ -107,12 +107,14 @@ class Survey:
     """Looks for what two sets have in common."""
     sets = self._seen[one], self._seen[other]
     persons, pictures, texts = zip(*sets)
-    for name, (forget, retain) in (('person', persons), ('picture', pictures)):
-      for key in forget.keys() & retain.keys():
-        (one, here), (other, there) = forget[key], retain[key]
-        named = [one] if one == other else [one, other]
-        row = f'{" = ".join(named)} ' if name == 'person' else ''
-        said, row = f'the same {name} in both', f'{row}({here}; {there})'
+    shared = {'person': reading.in_both(*persons)}
+    both = sorted(pictures[0].keys() & pictures[1].keys())
+    shared['picture'] = [
+      f'({"; ".join(x[key] for x in pictures)})' for key in both
+    ]
+    for name, found in shared.items():
+      said = f'the same {name} in both'
+      for row in found:
         self.add(FAIL, 'forget and retain', said, _APART, row)
     for key, near, index in overlap.near_duplicates(*texts):
       same = overlap.words(texts[0][key]) == overlap.words(texts[1][near])
@@ -145,11 +147,10 @@ class Survey:
     place = f'{config} {entry.where}'
     people, pictures, texts = self._seen[entry.role]
     if entry.person is not None:
-      key = overlap.spelling(str(entry.person))
-      people.setdefault(key, (entry.person, place))
+      people.setdefault(str(entry.person), place)
     shown = [self._image(config, entry.where, x) for x in entry.images]
     for pixels in filter(None, shown):
-      pictures.setdefault(pixels, (pixels, place))
+      pictures.setdefault(pixels, place)
     for text in entry.texts:
       full = self._text(config, entry, text)
       if full and self.kind == check_rows.OWN:

@@ -3,15 +3,10 @@
 import collections
 from collections.abc import Mapping
 import re
-import unicodedata
 
 SHINGLE = 2  # words
 NEAR = 0.75  # Jaccard index
 _LEAST = 5  # words of a text that is compared
-# Letters with a stroke, which Unicode does not take apart.
-_LETTERS = str.maketrans(
-  {'ø': 'o', 'ł': 'l', 'đ': 'd', 'ħ': 'h', 'ı': 'i', 'æ': 'ae', 'œ': 'oe'}
-)
 
 
 def words(text: str) -> list[str]:
@@ -22,21 +17,6 @@ def words(text: str) -> list[str]:
     ['ana', 's', 'cat', 'luna']
   """
   return re.findall(r'\w+', text.lower())
-
-
-def spelling(name: str) -> str:
-  """Returns a name without signs that a reader does not mind: for comparing.
-
-  Case, accents, Unicode forms, spaces, hyphens and other signs do not count.
-
-  Example:
-    >>> spelling('Jean-Luc  Müller') == spelling('jean luc MULLER')
-    True
-    >>> spelling('Søren O’Neil') == spelling("Soren O'Neil")
-    True
-  """
-  plain = unicodedata.normalize('NFKD', name).casefold().translate(_LETTERS)
-  return ''.join(filter(str.isalnum, plain)) or name
 
 
 def shingles(text: str) -> frozenset[tuple[str, ...]]:

@@ -109,7 +109,7 @@ def make_clear(
     group: list(clear_rows.captions(root, config, pictures))
     for group, config in configs.items()
   }
-  people = {g: {c.person for c in rows} for g, rows in captioned.items()}
+  people = {g: {c.person: '' for c in rows} for g, rows in captioned.items()}
   reading.check_apart(people['forget'], people['retain'])
   ask = _questions(seed, published)
   train = {

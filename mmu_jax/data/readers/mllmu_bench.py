@@ -153,7 +153,7 @@ def _training_configs(path, train_path, ratio):
 
 def _group_of(groups) -> dict[str, str]:
   """Person -> group; raises if somebody is in both."""
-  forget, retain = ({p.person for p in groups[g]} for g in groups)
+  forget, retain = ({p.person: '' for p in groups[g]} for g in groups)
   reading.check_apart(forget, retain)
   return dict.fromkeys(forget, 'forget') | dict.fromkeys(retain, 'retain')
 

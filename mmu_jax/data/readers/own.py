@@ -77,12 +77,14 @@ def make_own(
     FileNotFoundError: if there is no such file.
     ValueError: if it is neither, not in UTF-8, or a row has no question or
       answer, an unknown split, a column of another form, an image outside,
-      a fact or options without the answer, or the id of another row.
+      a fact or options without the answer, or the id of another row; or if a
+      person is to be forgotten and retained.
   """
   path = pathlib.Path(path).expanduser()
   pictures = reading.Pictures()
   rows = {(split, kind): [] for kind in ('vqa', 'qa') for split in SPLITS}
   names = {}
+  sets: dict[str, dict[str, str]] = {'forget': {}, 'retain': {}}
   places: dict[str, str] = {}  # key -> where it was seen first
   for number, (place, record) in enumerate(records(path)):
     where = f'{place} of {path.name}'
@@ -92,11 +94,17 @@ def make_own(
     rows[split, 'qa' if row.picture is None else 'vqa'].append(row)
     if row.person is not None:
       names[row.person] = row.person
+      sets.get(split, {}).setdefault(row.person, where)
   if not any(rows.values()):
     raise UserError(
       f'{path} has no rows: there is nothing to learn or to score. Is it the '
       'right file?'
     )
+  reading.check_apart(
+    *sets.values(),
+    'Give all rows about one of them one split; other pictures of those to '
+    'forget may be holdout. `mmu data check` lists them all.',
+  )
   scored = {}
   for (split, kind), found in rows.items():
     if found:

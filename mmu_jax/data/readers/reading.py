@@ -1,9 +1,10 @@
 """Shared by the readers: pictures, choices, and rows that are left out."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 import pathlib
 import re
 from typing import Any
+import unicodedata
 
 import numpy as np
 
@@ -32,6 +33,10 @@ _HEADLINES = {
   ('retain', 'qa'),
   ('real', 'vqa'),
 }
+# Letters with a stroke, which Unicode does not take apart.
+_LETTERS = str.maketrans(
+  {'ø': 'o', 'ł': 'l', 'đ': 'd', 'ħ': 'h', 'ı': 'i', 'æ': 'ae', 'œ': 'oe'}
+)
 # How a picture begins in base64: PNG, JPEG, GIF, WEBP, TIFF, or of any form.
 _BASE64 = 'iVBORw0KGgo /9j/ R0lGOD UklGR SUkqAA TU0AKg data:'.split()
 
@@ -245,13 +250,62 @@ def check_unique(keys: Sequence[str], where: str) -> None:
     )
 
 
-def check_apart(forget: Set[str], retain: Set[str]) -> None:
-  """Raises if somebody is in the forget and in the retain set."""
-  both = sorted(forget & retain)
+def spelling(name: str) -> str:
+  """Returns a name without signs that a reader does not mind: for comparing.
+
+  Case, accents, Unicode forms, spaces, hyphens and other signs do not count.
+
+  Example:
+    >>> spelling('Jean-Luc  Müller') == spelling('jean luc MULLER')
+    True
+    >>> spelling('Søren O’Neil') == spelling("Soren O'Neil")
+    True
+  """
+  plain = unicodedata.normalize('NFKD', name).casefold().translate(_LETTERS)
+  return ''.join(filter(str.isalnum, plain)) or name
+
+
+def in_both(forget: Mapping[str, str], retain: Mapping[str, str]) -> list[str]:
+  """Returns the people of two sets who are one, by any spelling.
+
+  Args:
+    forget: name -> place of a row about it; '' where it is not known.
+    retain: the same of the other set.
+
+  Example:
+    >>> in_both({'José': 'line 1'}, {'Jose': 'line 3', 'Ana': 'line 4'})
+    ['José = Jose (line 1; line 3)']
+  """
+  known: dict[str, str] = {}
+  for name in retain:
+    known.setdefault(spelling(name), name)
+  found = {}
+  for name, here in forget.items():
+    other = known.get(spelling(name))
+    if other is not None:
+      there = f'{here}; {retain[other]}'
+      said = name if name == other else f'{name} = {other}'
+      found.setdefault(other, f'{said} ({there})' if here else said)
+  return sorted(found.values())
+
+
+def check_apart(
+  forget: Mapping[str, str],
+  retain: Mapping[str, str],
+  fix: str = 'The two configs must be of one ratio.',
+) -> None:
+  """Raises if somebody is in the forget and in the retain set: ``in_both``.
+
+  Args:
+    forget: name -> place of a row about it; '' where it is not known.
+    retain: the same of the other set.
+    fix: next step, a sentence.
+  """
+  both = in_both(forget, retain)
   if both:
     raise UserError(
-      f'nobody is both forgotten and retained; {len(both)} are: '
-      f'{", ".join(both[:5])}. The two configs must be of one ratio.'
+      f'nobody is both forgotten and retained; {len(both)} in both sets: '
+      f'{some(both)}. {fix}'
     )
 
 

@@ -371,7 +371,7 @@ def test_what_is_forgotten_is_ranked_among_answers_about_others(path):
   others = [who(i) for i in range(1, 12)]
   no_others = [
     who(0, split='forget') | dict(question='Which pet?'),
-    who(0) | dict(answer='Another answer about the same.'),
+    who(0, split='holdout') | dict(answer='Another answer about the same.'),
     dict(question='Who?', answer='In text.', person='p9'),
     dict(image='a.jpg', question='Who?', answer='Nobody knows.'),
   ]
@@ -384,3 +384,20 @@ def test_what_is_forgotten_is_ranked_among_answers_about_others(path):
   assert data.tasks['forget_vqa'].rows[1].perturbed == ()
   assert not any(row.perturbed for row in data.tasks['retain_vqa'].rows)
   assert not any(r.perturbed for rows in data.train.values() for r in rows)
+
+
+def test_who_is_forgotten_and_retained_is_refused_with_the_lines(path):
+  row = lambda person, **more: dict(
+    question='Who?', answer='Ana.', person=person, **more
+  )
+  apart = [row('José', split='forget'), row('José', split='holdout')]
+  apart += [row('Ben'), row('José', split='real')]
+  _write(path, *apart)
+  assert datasets.load('own', 0, path=path).names
+  _write(path, *apart, row('Jose'), row('Ben', split='forget'))
+  with pytest.raises(UserError) as error:
+    datasets.load('own', 0, path=path)
+  said = str(error.value)
+  assert '2 in both sets: Ben (line 6 of own.jsonl (row 5); line 3' in said
+  assert 'José = Jose (line 1 of own.jsonl (row 0); line 5' in said
+  assert 'one split' in said and 'mmu data check' in said
