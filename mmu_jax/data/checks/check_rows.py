@@ -15,6 +15,7 @@ from mmu_jax.data.readers import parquet
 from mmu_jax.data.readers import reading
 
 MLLMU, TRAIN, CLEAR, OWN = 'MLLMU-Bench', 'MLLMU training', 'CLEAR', 'own data'
+_BOTH = ('question', 'answer')  # columns
 # Config -> rows as published; None where only about so many are known.
 _PAIRS = {
   'forget_5': 25,
@@ -63,6 +64,7 @@ class Text(NamedTuple):
     answer: answer as the file has it.
     alone: whether it says by itself whom it is about, without a picture.
     optional: whether a reader leaves it out where it is empty.
+    columns: columns of question and answer; '' where it is the key.
   """
 
   key: str
@@ -70,6 +72,7 @@ class Text(NamedTuple):
   answer: Any
   alone: bool = False
   optional: bool = False
+  columns: tuple[str, str] = ('', '')
 
 
 class Choice(NamedTuple):
@@ -226,7 +229,8 @@ def _clear(row, where, config, role) -> Entry:
     options = clear_rows.texts(row.get('options'))
     answer = row.get('answer')
     right = answer if answer and answer.strip() in options else None
-    text = Text('answer', row.get('question') or clear.NAME_QUESTION, answer)
+    asked = row.get('question') or clear.NAME_QUESTION
+    text = Text('answer', asked, answer, columns=_BOTH)
     return Entry(
       where,
       None,
@@ -237,7 +241,8 @@ def _clear(row, where, config, role) -> Entry:
     )
   person, image = row.get('name'), row.get('image')
   if config.endswith('+tofu') and not image:
-    texts = (Text('question', row.get('question'), row.get('answer'), True),)
+    said = row.get('question'), row.get('answer')
+    texts = (Text('question', *said, alone=True, columns=_BOTH),)
     problem = ''
     if reading.is_blank(row.get('question')):
       problem = 'neither a picture nor a question'
@@ -262,7 +267,8 @@ def _own(row, where) -> Entry:
   image, person = row.get('image'), row.get('person')
   person = None if reading.is_blank(person) else str(person)
   seen = reading.image_source(image, pathlib.Path(), where) is not None
-  text = Text('answer', row.get('question'), row.get('answer'), alone=not seen)
+  said = row.get('question'), row.get('answer')
+  text = Text('answer', *said, alone=not seen, columns=_BOTH)
   role = {'forget': 'forget 0', 'retain': 'retain 0'}.get(split, '')
   images = (image,) if seen else ()
   key = own.id_of(row, where)

@@ -213,8 +213,9 @@ class Survey:
 
   def _text(self, config, entry, text) -> bool:
     """Whether question and answer say something."""
-    where, full = f'{entry.where} {text.key}', True
-    for name in ('question', 'answer'):
+    full = True
+    for name, column in zip(('question', 'answer'), text.columns):
+      where = f'{entry.where} {column or text.key}'
       mark = fields.placeholder(getattr(text, name))
       if mark:
         said = f'the mark of a picture, {mark!r}, in the {name}'

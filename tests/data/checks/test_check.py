@@ -328,3 +328,11 @@ def test_a_bug_is_not_taken_for_a_problem_of_the_data(
   monkeypatch.setattr(where, place, fail)
   with pytest.raises(ValueError, match='^a bug$'):
     check.check(mllmu)
+
+
+@pytest.mark.parametrize('field', ['question', 'answer'])
+def test_the_field_with_the_mark_of_a_picture_is_named(field, tmp_path):
+  rows = [*_two('a', 'b'), _two('c', 'd')[1] | {field: 'Who <image> is it?'}]
+  (error,) = _errors(check.check(_own(tmp_path, *rows)))
+  said = f"the mark of a picture, '<image>', in the {field}: line 3 {field}."
+  assert said in error.message
