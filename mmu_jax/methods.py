@@ -358,7 +358,7 @@ def counterfactual(
   """One turn: forget the answers up to a margin, and learn what stays.
 
   The retain stream also holds the pictures to forget, with answers of somebody
-  else (a ``teacher``), so that what is forgotten has a place to go.
+  else (a ``teacher``), so that the forgotten has a place to go.
 
   Args:
     forget_every: rounds between turns.

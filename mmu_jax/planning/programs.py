@@ -34,6 +34,7 @@ from mmu_jax.settings import table as settings
 from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import scoring
 from mmu_jax.stages import training
+from mmu_jax.stages.budgets import drawing
 from mmu_jax.stages.budgets import settle as budgets
 from mmu_jax.stages.budgets import streams
 
@@ -165,7 +166,11 @@ def _open(config) -> tuple[Model, job_lib.Job | None, str]:
   config, _ = budgets.settle(config, data.train, config.groups)
   here = pathlib.Path()  # no workdir is read or written
   loaded = config, here, data, encoder, scorer, model, config.groups, '', here
-  return model, job_lib.Job(*loaded, None), 'rows are as long as the data says'
+  job = job_lib.Job(*loaded, None)
+  forget = config.unlearn.streams.forget
+  train = drawing.with_stand_ins(data.train, config.groups, forget)
+  job = job._replace(data=data._replace(train=train))
+  return model, job, 'rows are as long as the data says'
 
 
 def _measure(job, parts: Parts, without: Sequence[str] = ()) -> Rows:

@@ -56,6 +56,7 @@ def run(
   retain: str = 'retain',
   *,
   reference: str = 'vanilla',
+  teacher: str = '',
   rounds: int | None = None,
   schedule: str = 'constant',
   warmup: int = 0,
@@ -72,6 +73,9 @@ def run(
       alone, 'random'.
     retain: name of the stream of the retain turns.
     reference: name of the model that KL and NPO compare with.
+    teacher: name of the source of other answers to the pictures to forget, the
+      split 'relabelled' of the retain stream: 'others' (people who stay whom
+      vanilla takes them for), 'base', 'refusal', or the control 'random'.
     rounds: number of rounds; None for ``config.unlearn.rounds``, or where that
       is None for ``config.unlearn.epochs`` passes over the data.
     schedule: name of the schedule of the rates, see ``optimizer.schedule``.
@@ -79,14 +83,15 @@ def run(
     clip_norms: split -> largest norm of its gradients; None for
       ``config.unlearn.clip_norm``.
     **options: keyword arguments of the method, as forget_every=2; None spreads
-      the forget turns over the run.
+      the forget turns over the run, and lets the data give a margin.
 
   Example:
     >>> run('mmunlearner', 5e-5, 'saliency', forget_every=2)['options']
     {'forget_every': 2}
   """
-  if options.get('forget_every', 1) is None:
-    options['forget_every'] = config_dict.placeholder(int)
+  for name, kind in {'forget_every': int, 'margin': float}.items():
+    if options.get(name, 1) is None:
+      options[name] = config_dict.placeholder(kind)
   made = dict(
     method=method,
     rate=rate,
@@ -99,8 +104,9 @@ def run(
     clip_norms=clip_norms or {},
     options=options,
   )
-  # Left out where it is 0: runs of earlier workdirs are found again.
-  return made | ({'warmup': warmup} if warmup else {})
+  # Left out where they are nothing: runs of earlier workdirs are found again.
+  more = dict(teacher=teacher, warmup=warmup)
+  return made | {k: v for k, v in more.items() if v}
 
 
 def hardware() -> dict[str, Any]:

@@ -177,6 +177,10 @@ _RUN: Table = {
   ),
   'retain': (TEXT, 'stream of the retain turns, of config.unlearn.streams'),
   'reference': (TEXT, 'model that KL and NPO compare with'),
+  'teacher': (
+    one_of('', 'others', 'base', 'refusal', 'random'),
+    "gives the split relabelled its answers; '': none",
+  ),
   'rounds': (whole(1, null=True), 'rounds; None: as config.unlearn has it'),
   'schedule': (one_of('constant', 'linear', 'cosine'), 'course of the rates'),
   'warmup': (_COUNT, 'rounds in which the rates rise'),
@@ -187,7 +191,10 @@ _RUN: Table = {
   ),
   'options.alpha': (_FACTOR, 'weight of the ascent'),
   'options.weight': (_FACTOR, 'weight of the ascent beside what is learned'),
-  'options.margin': (_POSITIVE, 'nats from which an answer is forgotten'),
+  'options.margin': (
+    _POSITIVE._replace(null=True),
+    'nats that forget an answer; None: as on other pictures',
+  ),
   'options.beta': (_FACTOR, 'inverse temperature of NPO'),
   'options.per': (one_of('answer', 'batch'), 'terms of the NPO loss'),
   'options.kl_over': (one_of('answers', 'rows'), 'positions of the KL'),
@@ -353,7 +360,7 @@ _DEFAULTED = re.compile(
   r'|.*require_memorised'
   r'|evaluation\.(judge|prot|rep|shots)'
   r'|model\.(?!name|path|dtype|attention|remat)'
-  r'|.*optimizer\.(?!name)|runs\.\*\.(warmup|options\.(?!\*))'
+  r'|.*optimizer\.(?!name)|runs\.\*\.(warmup|teacher|options\.(?!\*))'
 )
 REQUIRED = (
   *(path for path in TABLE if not _DEFAULTED.match(path)),

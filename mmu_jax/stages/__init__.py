@@ -9,6 +9,7 @@ them; every folder in it has its settings in a ``config.json``::
   gate.json                   whether vanilla knows the forget set
   importance/<split>/         one float32 tree each; or log_ratio/ alone
   mask/<kind>/                packed bits and note.json
+  relabelled/<teacher>/       rows with other answers, and who was asked
   unlearned/<run>/            like vanilla/; so is the folder of any model that
                               a later stage makes: attacks/<name>/<run>/
   predictions/<run>/          <task>.jsonl, answers without scores

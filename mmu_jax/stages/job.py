@@ -34,6 +34,7 @@ from mmu_jax.models.hub import contents as hub_contents
 from mmu_jax.models.hub import loading as checkpoints
 from mmu_jax.saliency import FORGET
 from mmu_jax.settings import table as settings
+from mmu_jax.stages.budgets import drawing
 from mmu_jax.stages.budgets import settle as budgets
 from mmu_jax.typing import Params
 from mmu_jax.workdir import seals
@@ -355,5 +356,17 @@ def run_settings(config: Config, name: str) -> Config:
     raise UserError(
       f'run {name!r} has the retain stream {run.retain!r}; '
       f'config.unlearn.streams has {", ".join(config.unlearn.streams)}.'
+    )
+  teacher, stream = run.get('teacher', ''), config.unlearn.streams[run.retain]
+  if bool(teacher) != any(map(drawing.is_relabelled, stream)):
+    raise UserError(
+      f'run {name!r} has teacher {teacher!r} and the stream {run.retain!r}: a '
+      f'stream with the split {drawing.RELABELLED!r} needs a teacher, one '
+      "without has teacher ''."
+    )
+  if not teacher and run.options.get('margin', 1) is None:
+    raise UserError(
+      f'run {name!r} has margin=None, which is measured where a teacher is '
+      'asked, and has none. Give the margin in nats, as 12.'
     )
   return run

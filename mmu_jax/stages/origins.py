@@ -24,6 +24,8 @@ from mmu_jax.stages.job import Job
 from mmu_jax.training import loop
 from mmu_jax.workdir import seals
 
+ROWS = 'rows.jsonl'  # rows that a stage made, in the place of a tree
+
 
 def origin(
   job: Job, folder: pathlib.Path, made_from: Sequence[pathlib.Path] = ()
@@ -110,7 +112,9 @@ _MEANT = {
 
 
 def _note(folder: pathlib.Path) -> dict[str, Any] | None:
-  """The note of the tree of a folder, if there is one."""
+  """The note of the tree of a folder, or of its rows, if there is one."""
+  if seals.hash_of(folder / ROWS):
+    return seals.read_note(folder / ROWS)
   final = folder / loop.FINAL
   for path in (final, folder):
     if checkpoint.latest_step(path) is not None:

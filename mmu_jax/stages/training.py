@@ -21,6 +21,7 @@ from mmu_jax.evaluation.asking import decoding
 from mmu_jax.stages import gate
 from mmu_jax.stages import masking
 from mmu_jax.stages import origins
+from mmu_jax.stages.budgets import drawing
 from mmu_jax.stages.budgets import settle as budgets
 from mmu_jax.stages.budgets.streams import draw_from
 from mmu_jax.stages.budgets.streams import make_stream
@@ -34,6 +35,7 @@ from mmu_jax.stages.job import open_job
 from mmu_jax.stages.job import recipe
 from mmu_jax.stages.job import run_settings
 from mmu_jax.stages.job import TRAINED
+from mmu_jax.stages.relabelling import relabel
 from mmu_jax.stages.runs import final_params
 from mmu_jax.stages.runs import is_finished
 from mmu_jax.stages.runs import model_folder
@@ -100,6 +102,13 @@ def run_method(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
   if _found_finished(job, name, run_claim(job, run)):
     return
   require(job, 'vanilla')
+  sources = [model_folder(job, 'vanilla')]
+  if run.get('teacher'):
+    made = relabel.relabel(job, run)
+    sources.append(made.folder)
+    train = {**job.data.train, drawing.RELABELLED: made.rows}
+    job = job._replace(data=job.data._replace(train=train))
+    run = _with_margin(run, made.margin)
   stream = lambda name, parts: make_stream(job, draw_from(job, parts), name)
   plan = unlearning_plan(
     config,
@@ -117,12 +126,19 @@ def run_method(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
     probing['probe'] = make_probe(job, config.probe_rows)
     probing['probe_every'] = config.probe_every
   start = lambda: final_params(job, 'vanilla')
-  sources = [model_folder(job, 'vanilla')]
   if plan.ref_params is not None:
     sources.append(model_folder(job, run.reference))
   if run.mask:
     sources.append(masking.mask_folder(job, run.mask))
   fit_model(job, name, plan, start, config.save_every, sources, **probing)
+
+
+def _with_margin(run: Config, margin: float) -> Config:
+  """A run with the margin that was measured, where it goes by that rule."""
+  run = run.to_dict()
+  if run['options'].get('margin', margin) is None:
+    run['options']['margin'] = margin
+  return Config(run)
 
 
 def settings_of(job: Job, name: str) -> dict[str, Any] | None:
@@ -160,7 +176,7 @@ def run_claim(job: Job, run: Config) -> dict[str, Any]:
 
 def _reference(job: Job, run: Config) -> Params | None:
   """The parameters that a run compares with, where its method does."""
-  turns = methods.make(run.method, **run.options)
+  turns = budgets.turns_of(run)
   if not any(turn.needs_reference for turn in turns):
     return None
   params = final_params(job, run.reference)
@@ -235,7 +251,7 @@ def unlearning_plan(
     run.schedule, peak, steps=rounds, warmup=run.get('warmup', 0)
   )
   one_clip = dict.fromkeys(streams, config.clip_norm)
-  turns = methods.make(run.method, **run.options)
+  turns = budgets.turns_of(run)
   splits = {turn.split for turn in turns}
   return loop.Plan(
     turns=turns,

@@ -149,6 +149,28 @@ def test_a_limit_of_a_split_without_turns_is_refused_at_once(place, config):
     job_lib.run_settings(config, 'mmunlearner')
 
 
+@pytest.mark.parametrize(
+  'split, teacher, margin, says',
+  [
+    ('relabelled', '', 9.0, "split 'relabelled' needs a teacher"),
+    ('vqa:retain', 'others', 9.0, "one without has teacher ''"),
+    ('vqa:retain', '', None, 'margin=None.*Give the margin in nats, as 12'),
+  ],
+)
+def test_a_run_needs_a_teacher_where_it_draws_relabelled_rows(
+  config, split, teacher, margin, says
+):
+  with config.unlocked():
+    config.unlearn.streams.mixed = (recipes.part(split, size=1),)
+    config.runs = dict(
+      mine=recipes.run(
+        'counterfactual', 1e-3, retain='mixed', teacher=teacher, margin=margin
+      )
+    )
+  with pytest.raises(ValueError, match=f"run 'mine' has .*{says}"):
+    job_lib.run_settings(config, 'mine')
+
+
 def test_an_empty_workdir_is_an_error(config, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(ValueError, match='the workdir is the folder of a job'):

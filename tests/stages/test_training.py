@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from mmu_jax import methods
 from mmu_jax import recipes
 from mmu_jax.commands import fields
 from mmu_jax.data.dataset import Dataset
@@ -14,6 +15,8 @@ from mmu_jax.data.dataset import Task
 from mmu_jax.data.row import Row
 from mmu_jax.evaluation.asking import decoding
 from mmu_jax.stages import training
+from mmu_jax.stages.budgets import drawing
+from mmu_jax.stages.relabelling import relabel
 
 
 @pytest.mark.parametrize(
@@ -32,7 +35,7 @@ def test_a_run_is_trained_with_the_mask_of_its_kind(monkeypatch, kind, want):
     data=types.SimpleNamespace(train={}),
     groups={},
   )
-  run = types.SimpleNamespace(mask=kind, retain='retain')
+  run = ml_collections.ConfigDict(dict(mask=kind, retain='retain'))
   nothing = lambda *_, **__: None
   for name in ('require', 'make_stream', '_reference', 'run_claim'):
     monkeypatch.setattr(training, name, nothing)
@@ -48,6 +51,64 @@ def test_a_run_is_trained_with_the_mask_of_its_kind(monkeypatch, kind, want):
   )
   training.run_method(job, 'run', run, probe=False)
   assert [plan.mask for plan in plans] == [want]
+
+
+def test_a_run_with_a_teacher_draws_its_rows_and_takes_its_margin(
+  tmp_path, monkeypatch
+):
+  """The margin alone, where the run leaves it to the data."""
+  config = recipes.load('people:fast')
+  part = dict(splits=('relabelled',), size=1, questions=1, weight=1.0)
+  with config.unlocked():
+    config.unlearn.streams.mixed = (part,)
+  rows = [Row('a~0', 'Who?', 'Ben', 'Ben')]
+  folder = tmp_path / 'relabelled' / 'others'
+  found = relabel.Relabelled(rows, 9.5, folder)
+  job = types.SimpleNamespace(
+    config=config,
+    folder=tmp_path,
+    unlearned=tmp_path,
+    model=types.SimpleNamespace(forward=None),
+    data=Dataset({'vqa/forget': []}, {}, {}),
+    groups=config.groups,
+  )
+  job._replace = lambda **new: types.SimpleNamespace(**{**vars(job), **new})
+  drawn, fitted = {}, []
+
+  def stream(job, parts, name):
+    drawn[name] = [row.key for part in parts for row in part.rows]
+
+  monkeypatch.setattr(training, 'require', lambda *_: None)
+  monkeypatch.setattr(training, '_found_finished', lambda *_: False)
+  monkeypatch.setattr(training, 'final_params', lambda job, name: name)
+  monkeypatch.setattr(training, 'make_stream', stream)
+  monkeypatch.setattr(
+    training,
+    'draw_from',
+    lambda job, parts: drawing.draw(
+      {**job.data.train, 'vqa/forget': []}, {'forget': ['forget']}, parts
+    ),
+  )
+  monkeypatch.setattr(training.relabel, 'relabel', lambda job, run: found)
+  monkeypatch.setattr(training, 'fit_model', lambda *args: fitted.append(args))
+  for margin, want in ((None, 9.5), (4.0, 4.0)):
+    run = ml_collections.ConfigDict(
+      recipes.run(
+        'counterfactual',
+        1e-3,
+        retain='mixed',
+        reference='base',
+        teacher='others',
+        margin=margin,
+      )
+    )
+    training.run_method(job, 'cf', run, probe=False)
+    _, _, plan, _, _, sources = fitted.pop()
+    assert plan.turns == methods.counterfactual(margin=want)
+    assert plan.ref_params == 'base'
+    made_from = [tmp_path / 'vanilla', folder, tmp_path / 'base']
+    assert sources == made_from and drawn['retain'] == ['a~0']
+  assert run.options.margin == 4.0 and 'relabelled' not in job.data.train
 
 
 @pytest.mark.parametrize('warmup', [None, 0, 4])

@@ -9,6 +9,29 @@ from mmu_jax.errors import UserError
 
 Train = Mapping[str, Sequence[Row]]  # rows by split
 Groups = Mapping[str, Sequence[str]]  # groups of people by role
+RELABELLED = 'relabelled'  # the rows to forget, with answers of a teacher
+
+
+def is_relabelled(part: Mapping[str, Any]) -> bool:
+  """Whether a part of a stream draws rows that a teacher answered."""
+  return RELABELLED in part['splits']
+
+
+def with_stand_ins(
+  train: Train, groups: Groups, forget: Iterable[Mapping[str, Any]]
+) -> Train:
+  """Returns rows by split in which the rows to forget stand for relabelled.
+
+  For numbers and lengths, before there are any: they show the same pictures.
+
+  Args:
+    train: rows to train on, by split.
+    groups: groups of people by role.
+    forget: parts of the forget stream.
+  """
+  drawn = draw(train, groups, forget)
+  rows = [row for part in drawn for row in part.rows if row.picture]
+  return {**train, RELABELLED: rows}
 
 
 def draw(

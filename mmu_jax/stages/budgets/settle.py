@@ -54,6 +54,9 @@ def settle(
   """
   made, notes = config.to_dict(), []
   _settle_training(made, _Data(train, made['groups'], notes))
+  if train is not None:
+    forget = made['unlearn']['streams']['forget']
+    train = drawing.with_stand_ins(train, groups, forget)
   data = _Data(train, groups, notes)
   _settle_saliency(made['saliency'], data)
   _settle_runs(made, data)
@@ -63,10 +66,8 @@ def settle(
 
 
 def turns_of(run: Mapping[str, Any]) -> tuple[methods.Turn, ...]:
-  """Returns the turns of a run; ``forget_every=None`` counts as 1 here."""
-  options = dict(run['options'])
-  if options.get('forget_every', 1) is None:
-    del options['forget_every']
+  """Returns the turns of a run; options that are None have their default."""
+  options = {k: v for k, v in run['options'].items() if v is not None}
   return methods.make(run['method'], **options)
 
 

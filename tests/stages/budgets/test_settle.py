@@ -122,6 +122,24 @@ def test_a_paired_turn_goes_through_the_longer_of_its_two_streams():
   assert made.runs.one.rounds == 9
 
 
+def test_relabelled_rows_show_the_pictures_that_are_to_be_forgotten():
+  """So their number is known before a teacher was asked."""
+  config = recipes.load('own')
+  part = recipes.part('relabelled', size=2)
+  with config.unlocked():
+    config.unlearn.streams.mixed = (part,)
+    run = recipes.run(
+      'counterfactual', 1e-3, retain='mixed', teacher='base', margin=None
+    )
+    config.runs = dict(one=run)
+  made, _ = _settle(config, _train(3 * BATCH, 7))
+  assert made.runs.one.rounds == 3 * BATCH // 2
+  assert made.runs.one.options.margin is None
+  # Nothing but numbers comes from them: a stream that draws them is an error.
+  with pytest.raises(UserError, match="unknown split 'relabelled'"):
+    drawing.draw(_train(1, 1), {}, [part])
+
+
 def test_one_run_more_leaves_the_others_as_they_were():
   train, config = _train(3, 40, 50, 50), recipes.load('own')
   before, _ = _settle(config, train)

@@ -1,0 +1,1 @@
+"""Other answers for the pictures to forget, from a teacher."""
