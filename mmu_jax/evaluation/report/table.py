@@ -6,7 +6,6 @@ import math
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.report import scored
 from mmu_jax.evaluation.report.layouts.columns import Column
-from mmu_jax.evaluation.report.layouts.columns import ColumnBlock
 from mmu_jax.evaluation.report.scored import Score
 
 _P_VALUE = 'forget_quality'  # differs by orders of magnitude
@@ -66,81 +65,120 @@ def items(shown: dict[str, dict[str, Score]], key: str) -> str:
   return str(low) if low == high else f'{low}-{high}'
 
 
-def results_table(results: Sequence[dict], intervals: bool = True):
-  """The results as a table for the terminal.
+def results_table(results: Sequence[dict]):
+  """The results as tables for the terminal, as wide as it.
 
-  A cell holds the value and below it its 95 % interval. At 140 columns
-  nothing is wrapped; at 80 the interval breaks between its bounds; below
-  that, leave the intervals out.
+  A cell holds the value and below it its 95 % interval, each in one line. A
+  block of columns that is wider than the terminal becomes several tables, each
+  with the names of the runs.
 
   Args:
     results: lines of ``results.jsonl``.
-    intervals: whether to show them, and the numbers of items.
 
   Returns:
-    What ``rich`` prints: a table for each block, one row per run, in order of
-    appearance.
+    An object that ``rich`` prints: tables of each block, one row per run, in
+    order of appearance.
   """
-  from rich.console import Group
-
-  shown, blocks = scored.rows(results), scored.shown_blocks(results)
-  marked = scored.unusable(results)
-  views = [_view(block, shown, intervals, marked) for block in blocks]
-  if views:
-    views[-1].caption = _caption(results, intervals)
-    views[-1].caption_justify = 'left'
-  return views[0] if len(views) == 1 else Group(*views)
+  return _Fitted(results)
 
 
-def _caption(results, intervals) -> str:
+class _Fitted:
+  """Tables that are made when the width of the terminal is known."""
+
+  def __init__(self, results: Sequence[dict]):
+    """See ``results_table``."""
+    self._results = results
+
+  def __rich_console__(self, console, options):
+    """Yields the tables of every block, and the caption."""
+    from rich.text import Text
+
+    shown = scored.rows(self._results)
+    marked = scored.unusable(self._results)
+    blocks = scored.shown_blocks(self._results)
+    for block in blocks:
+      columns = [_lines(column, shown) for column in block.columns]
+      parts = _split([_names(shown, marked), *columns], options.max_width)
+      for i, part in enumerate(parts):
+        if block.title:
+          more = ', continued' if i else ''
+          yield Text(f'\n{block.title}{more}', 'bold')
+        yield _view(part, edge=not block.title)
+    yield Text(('\n' if blocks[-1].title else '') + _caption(self._results))
+
+
+Lines = list[list[str]]  # the lines of every cell of a column, header first
+
+
+def _lines(column: Column, shown) -> Lines:
+  """A column: one word of its title a line, then value and interval."""
+  n = items(shown, column.key)
+  # The numbers set the width of a column, not its title.
+  header = f'{column.short} {column.wanted}'.split()
+  cells = [_cell(run.get(column.key), column) for run in shown.values()]
+  return [header + ([f'n={n}'] if n else []), *cells]
+
+
+def _names(shown, marked) -> Lines:
+  """The column of runs; a long name takes two lines, as a cell does."""
+  names = [r.replace('_', '\n_', 1) if len(r) > 12 else r for r in shown]
+  marks = [f' {scored.MARK}' if run in marked else '' for run in shown]
+  return [['run'], *((n + m).split('\n') for n, m in zip(names, marks))]
+
+
+def _width(column: Lines) -> int:
+  """Signs of the longest line of a column."""
+  return max(len(line) for cell in column for line in cell)
+
+
+def _split(columns: Sequence[Lines], width: int) -> list[list[Lines]]:
+  """Columns in groups that fit the width, each with the first of them."""
+  first, *rest = columns
+  parts: list[list[Lines]] = []
+  for column in rest:
+    part = [*(parts[-1] if parts else [first]), column]
+    if parts and sum(_width(c) + 1 for c in part) + 1 <= width:
+      parts[-1] = part
+    else:
+      parts.append([first, column])
+  return parts
+
+
+def _caption(results) -> str:
   """Explains the numbers, below the last table."""
   layout = scored.shown_layout(results)
-  below = 'below it the 95 % interval' if intervals else ''
-  what = ', '.join(filter(None, (layout.note or 'value', below)))
+  what = f'{layout.note or "value"}, below it the 95 % interval'
   asked = asked_by(results)
   said = '; '.join(filter(None, (asked, what, layout.derived)))
   notes = scored.unusable(results).values()
   return '\n'.join([said, *(f'{scored.MARK} {note}' for note in notes)])
 
 
-def _view(block: ColumnBlock, shown, intervals: bool, marked):
-  """One block for the terminal."""
+def _view(columns: Sequence[Lines], edge: bool):
+  """Some columns as a table of the terminal; intervals are dim."""
   from rich import box
   from rich.table import Table
+  from rich.text import Text
 
-  view = Table(
-    box=box.SIMPLE_HEAD,
-    padding=0,
-    pad_edge=False,
-    title=f'\n{block.title}' if block.title else None,
-    title_justify='left',
-    title_style='bold',
-    show_edge=not block.title,
-  )
-  view.add_column('run', no_wrap=True, vertical='top')
-  for column in block.columns:
-    n = items(shown, column.key)
-    # One word a line: the numbers set the width of a column, not its title.
-    words = f'{column.short} {column.wanted}'.replace(' ', '\n')
-    if n and intervals:
-      words += f'\nn={n}'
-    view.add_column(words, justify='right', overflow='fold')
-  for run, cells in shown.items():
-    name = run.replace('_', '\n_', 1) if intervals and len(run) > 12 else run
-    name += f' {scored.MARK}' if run in marked else ''
-    view.add_row(
-      name, *(_cell(cells.get(c.key), c, intervals) for c in block.columns)
+  view = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=edge)
+  for i, (header, *_) in enumerate(columns):
+    view.add_column(
+      Text('\n'.join(header)),
+      justify='right' if i else 'left',
+      min_width=_width(columns[i]),
     )
+  for name, *scores in zip(*(cells for _, *cells in columns)):
+    dim = ([cell[0], *((f'\n{x}', 'dim') for x in cell[1:])] for cell in scores)
+    view.add_row(Text('\n'.join(name)), *(Text.assemble(*cell) for cell in dim))
   return view
 
 
-def _cell(score: Score | None, column: Column, intervals: bool) -> str:
-  """Value, and dim below it the interval; a dash where nothing was measured."""
+def _cell(score: Score | None, column: Column) -> list[str]:
+  """Value, and below it the interval; a dash where nothing was measured."""
   if score is None:
-    return '–'
-  bounds = interval(score, ' ', column.metric) if intervals else ''
-  below = '\n[dim]{}[/dim]'.format(bounds.replace('[', r'\[')) if bounds else ''
-  return number(score.value, column.metric) + below
+    return ['–']
+  bounds = interval(score, ' ', column.metric)
+  return [number(score.value, column.metric), *filter(None, [bounds])]
 
 
 def _over_seeds(tables: Sequence[dict], run: str, column: Column) -> str:

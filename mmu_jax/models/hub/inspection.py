@@ -18,6 +18,7 @@ from mmu_jax.models.hub import weights
 from mmu_jax.models.model import MODELS
 
 Folder = str | pathlib.Path
+_LONGEST = 44  # signs of a path beside shape and dtype, on 80 columns
 
 
 class Contents(NamedTuple):
@@ -96,9 +97,15 @@ def content_tables(contents: Contents) -> list[Any]:
   for column in ('shape', 'dtype'):
     by_leaf.add_column(column, no_wrap=True)
   for name, leaf in leaves.items():
-    by_leaf.add_row(name, str(leaf.shape), leaf.dtype.name)
+    by_leaf.add_row(_folded(name), str(leaf.shape), leaf.dtype.name)
   title = f'{contents.path} ({contents.form}): {contents.family}'
   return [by_leaf, title, by_component, _memory(leaves)]
+
+
+def _folded(name: str) -> str:
+  """A long path in two lines that end and begin at a '/'."""
+  place = name.rfind('/', 0, _LONGEST) + 1
+  return name if len(name) <= _LONGEST else f'{name[:place]}\n  {name[place:]}'
 
 
 def _memory(leaves: dict[str, jax.ShapeDtypeStruct]) -> Any:

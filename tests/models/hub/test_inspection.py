@@ -1,16 +1,20 @@
 """What a folder holds, from its headers and its note."""
 
+import io
 import json
+import pathlib
 import shutil
 
 import hub_folder
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.numpy import load_file
 
 from mmu_jax import __main__ as command_line
 from mmu_jax import checkpoint
 from mmu_jax import models
+from mmu_jax import tree
 from mmu_jax.models.hub import convert
 from mmu_jax.models.hub import inspection
 
@@ -92,3 +96,25 @@ def test_what_is_no_checkpoint_is_refused(folder, tmp_path, capsys):
     capsys.readouterr().err
   )
   assert not (tmp_path / 'other').exists()
+
+
+def test_a_terminal_of_80_columns_shows_whole_words():
+  """Every sign of the names, shapes and sizes of LLaVA-1.5 7B."""
+  model = models.build(models.LlavaConfig())
+  contents = inspection.Contents(
+    pathlib.Path('m'),
+    'Orbax',
+    'llava',
+    tree.flatten(model.abstract_params),
+    model.components,
+  )
+  console = Console(width=80, record=True, file=io.StringIO())
+  for part in inspection.content_tables(contents):
+    console.print(part)
+  text = console.export_text()
+  assert max(map(len, text.split('\n'))) <= 80 and '…' not in text
+  assert '(32, 4096, 11008)' in text and '7,063,427,072' in text
+  lines = [' '.join(line.split()) for line in text.split('\n')]
+  path = 'vision_tower/vision_model/encoder/layers/ (24, 1024, 1024) float32'
+  for last in ('q_proj/kernel', 'out_proj/kernel'):
+    assert lines[lines.index(f'self_attn/{last}') - 1] == path
