@@ -39,15 +39,13 @@ def pack(mask: Mask) -> Mask:
     {'w': Array([160], dtype=uint8)}
   """
 
-  def pack_leaf(name: str, leaf: jax.Array) -> jax.Array:
+  for name, leaf in tree_lib.flatten(mask).items():
     if leaf.dtype != bool:
       raise TypeError(
         f'pack takes bool masks; {name!r} is {leaf.dtype}. Compare first, '
         'for example mask_from_saliency(saliency, threshold=1.0).'
       )
-    return jnp.packbits(jnp.atleast_1d(leaf), axis=-1)
-
-  return tree_lib.map_with_name(pack_leaf, mask)
+  return _pack(mask)
 
 
 def unpack(mask: Mask, like: Any) -> Mask:
@@ -274,6 +272,12 @@ def to_int(counts: Any) -> np.ndarray:
   """Turns counts ``[..., 2]`` of ``count`` into int64 ``[...]``."""
   counts = np.asarray(jax.device_get(counts)).astype(np.int64)
   return counts[..., 0] * 4096 + counts[..., 1]
+
+
+@jax.jit
+def _pack(mask: Mask) -> Mask:
+  """Packs all leaves in one program."""
+  return jax.tree.map(lambda x: jnp.packbits(jnp.atleast_1d(x), axis=-1), mask)
 
 
 @functools.partial(jax.jit, static_argnums=1)
