@@ -243,8 +243,8 @@ def restore_leaf(folder: Folder, name: str, like: Any) -> jax.Array:
   """
   folder = pathlib.Path(folder).absolute()
   step = step_folders.newest(folder)
-  _check_once(folder / str(step), step_folders.time_of(folder / str(step)))
-  stored = orbax_handler.describe_arrays(folder / str(step))
+  made = step_folders.time_of(folder / str(step))
+  stored = _describe_once(folder / str(step), made)
   found = tree_lib.flatten(stored).get(name)
   if found is None or tuple(found.shape) != tuple(like.shape):
     shape = 'no such leaf' if found is None else f'one of shape {found.shape}'
@@ -276,10 +276,11 @@ def describe(folder: Folder) -> Tree:
 
 
 @functools.cache
-def _check_once(path: pathlib.Path, made: int) -> None:
-  """Raises if a step, made at this time, is damaged."""
+def _describe_once(path: pathlib.Path, made: int) -> Tree:
+  """Shapes and dtypes of a step, made at this time; raises if damaged."""
   del made
   step_folders.whole_step(path.parent, int(path.name))
+  return orbax_handler.describe_arrays(path)
 
 
 def _check_tree(path: pathlib.Path, like: Tree) -> None:
