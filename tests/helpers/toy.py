@@ -72,13 +72,13 @@ def llava_importance():
 
 def perturb(params, seed: int, scale: float):
   """Adds normal noise to every leaf."""
-  leaves, structure = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(seed), len(leaves))
-  return structure.unflatten(
-    [
-      x + scale * jax.random.normal(k, x.shape, x.dtype)
-      for k, x in zip(keys, leaves)
-    ]
+  rng = np.random.default_rng(seed)
+  noise = lambda x: np.asarray(rng.standard_normal(x.shape), x.dtype)
+  return jax.tree.map(
+    lambda x: jnp.asarray(
+      np.asarray(x) + np.asarray(scale, x.dtype) * noise(x)
+    ),
+    params,
   )
 
 
