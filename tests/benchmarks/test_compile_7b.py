@@ -5,6 +5,8 @@ import pytest
 
 from mmu_jax import models
 
+pytestmark = pytest.mark.usefixtures('quick_compile')  # the same memory
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize('family, layers', [('llava', 32), ('qwen2_vl', 28)])

@@ -25,6 +25,7 @@ from mmu_jax import saliency as saliency_lib
 from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
 from mmu_jax.models.hub import weights
+from mmu_jax.settings import table
 from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import masking
 
@@ -195,8 +196,16 @@ def mask(saliency=None):
   Args:
     saliency: instead of the choice's ``config.saliency``.
   """
+  chosen = config().saliency if saliency is None else saliency
+  return _mask(json.dumps({'saliency': chosen.to_dict()}))
+
+
+@functools.cache
+def _mask(settings):
+  """The mask of settings in JSON, made once."""
+  chosen = job_lib.Config(table.restored(json.loads(settings))).saliency
   with tempfile.TemporaryDirectory() as folder:
-    opened = job(pathlib.Path(folder), saliency)
+    opened = job(pathlib.Path(folder), chosen)
     with jax.set_mesh(opened.mesh):
       for name in (saliency_lib.FORGET, *opened.config.saliency.preserve):
         batches = SETS[name]
