@@ -36,8 +36,8 @@ def pipeline(config: Config, workdir: Folder) -> list[dict[str, Any]]:
     The rows of ``results.jsonl``.
 
   Raises:
-    ValueError: if vanilla knows no more of the forget set than guessing or
-      base, and ``config.unlearn.require_memorised`` is set.
+    ValueError: if vanilla does not know the forget set, and
+      ``config.unlearn.require_memorised`` is set.
   """
   job = open_job(config, workdir)
   config = job.config  # settled: the stages have nothing to note again
