@@ -177,6 +177,9 @@ def _what_happened(
   said = f'After unlearning with {run} it {forgot}'
   if text:
     kept, whole = _kept(vanilla[text.key], cells[text.key])
+    right = [vanilla[t.key].value for t in texts if t.right]
+    if right and max(right) < verdict.LITTLE:
+      kept, whole = 'had little to keep of', gone
     said += f', {"and" if gone == whole else "but"} it {kept} {text.about}'
   numbers = [f'{said}.']
   judged = [m for m in measures if m.gone is not None]

@@ -7,7 +7,7 @@ from mmu_jax.evaluation.report import scored
 from mmu_jax.evaluation.report.layouts.columns import Layout
 from mmu_jax.evaluation.report.layouts.columns import Told
 
-_LITTLE = 0.1  # a score with a shorter way had little to forget
+LITTLE = 0.1  # a score with a shorter way had little to forget
 Cells = Mapping[str, scored.Score]
 
 
@@ -53,7 +53,7 @@ def measures(
     way = before.value - _floor(told, gold)
     # Who knew no more than guessing gives had nothing to forget.
     known = min(way, before.value - told.chance)
-    gone = (before.value - _top(after)) / way if known >= _LITTLE else None
+    gone = (before.value - _top(after)) / way if known >= LITTLE else None
     found.append(Measure(told, before, after, gold.get(told.key), gone))
   # A likeness says what was forgotten beside a retrained model alone: answers
   # of one form share words whatever they say.
@@ -94,6 +94,6 @@ def ways(single, run: str, layout: Layout, gold: Cells) -> list[float]:
     for told in layout.forget:
       if told.right and told.key in before and told.key in after:
         way = before[told.key] - _floor(told, gold)
-        if way >= _LITTLE:
+        if way >= LITTLE:
           found.append((before[told.key] - after[told.key]) / way)
   return found

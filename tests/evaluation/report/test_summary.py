@@ -152,6 +152,16 @@ def test_a_vanilla_that_knew_little_is_said_to_have():
   assert 'it had little to forget' in summary.headline(results)[1]
 
 
+def test_nothing_known_in_text_is_not_called_kept():
+  """Both models know none of it, so that nothing was lost."""
+  results = [
+    row | ({'value': 0.05} if row['task'] == 'forget_qa' else {})
+    for row in people()
+  ]
+  said = summary.headline(results)[1]
+  assert 'and it had little to keep of what it knows in text' in said
+
+
 @pytest.mark.parametrize(
   'holdout, text, words',
   [

@@ -44,7 +44,7 @@ _METRICS = (
   ),
   (
     *('contains', 'fact'),
-    'The share of answers that hold the `fact` of their row, whatever else '
+    'The share of answers that hold the fact of their row, whatever else '
     'they say; without that column the fact is the whole answer.',
   ),
   (
@@ -59,12 +59,12 @@ _METRICS = (
   ),
   (
     *('choice', 'options, the likeliest'),
-    'The share of rows with `options` where the right one is the likeliest, '
+    'The share of rows with options where the right one is the likeliest, '
     'whatever the model would write. Above chance something is left.',
   ),
   (
     *('accuracy', 'options, by letter'),
-    'The share of rows with `options` that are answered with the right letter.',
+    'The share of rows with options that are answered with the right letter.',
   ),
 )
 _TRACES = (
@@ -157,6 +157,6 @@ OWN = c.Layout(
   ),
   judged=('generation', 'contains', 1),
   judged_words='An answer counts as right if it holds the fact of its row: the '
-  'whole reference, where the row has no `fact`.',
+  'whole reference, where the row has no fact of its own.',
   beings=('entity', 'entities'),
 )
