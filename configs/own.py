@@ -14,7 +14,7 @@ The file is JSONL (UTF-8, an object a line) or parquet, with these columns:
   mmu pipeline --config=own --workdir=runs/own \
       --config.data.path=people.jsonl --config.model.path=llava-1.5-7b-hf
   mmu pipeline --config=own:fast --workdir=runs/fast \
-      --config.data.path=people.jsonl                      # 2 minutes
+      --config.data.path=people.jsonl                      # 3 minutes
 
 Hours and scores depend on your data; `mmu plan` says what a step computes.
 Rounds come from the numbers of your rows, one pass over them, and are printed
