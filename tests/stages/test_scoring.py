@@ -85,7 +85,7 @@ def _config(**evaluation):
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.data = dict(name='clear')
-  config.runs = dict(ga=dict())
+  config.runs = dict(ga=dict(method='ga', options={}))
   config.evaluation = dict(max_new_tokens=50, batch_size=2) | evaluation
   return config
 
