@@ -42,8 +42,9 @@ def plan_tables(plan: MemoryPlan) -> list[Any]:
   for p, need in plan.stages:
     items = [*need.held.items(), *need.largest.items()]
     cells = [gib(sum(n for k, n in items if k in c)) for c in COLUMNS.values()]
-    count = plan.setting.total_rows(p)
-    size = f'{count}x{p.rows.length}' if count else ''
+    batches = [p._replace(rows=r) for r in (p.rows, p.beside) if r.count]
+    count = plan.setting.total_rows
+    size = ', '.join(f'{count(b)}x{b.rows.length}' for b in batches)
     rows.append((p.name, gib(need.peak), *cells, size))
   titles = 'stage, step', 'peak', *COLUMNS, 'rows'
   parts = [verdict(plan), '', *plan.notes, '', make_table('', titles, rows)]

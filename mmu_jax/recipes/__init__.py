@@ -20,6 +20,7 @@ from mmu_jax.recipes.benchmarks import make_published
 from mmu_jax.recipes.benchmarks import variant_and_ratio
 from mmu_jax.recipes.finding import known
 from mmu_jax.recipes.finding import load
+from mmu_jax.recipes.parts import counterfactual_run
 from mmu_jax.recipes.parts import hardware
 from mmu_jax.recipes.parts import part
 from mmu_jax.recipes.parts import run
@@ -33,6 +34,7 @@ from mmu_jax.recipes.published import paper_exact
 
 __all__ = [
   'benchmark',
+  'counterfactual_run',
   'exempt',
   'hardware',
   'known',

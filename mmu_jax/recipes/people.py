@@ -97,12 +97,32 @@ def _full(
     forget=(pictured('forget', 6),),
     retain=(pictured('retain', 6), text(6)),
     retain_without_text=(pictured('retain', 6),),
+    mixed=_mixed(),
   )
   config.unlearn = parts.unlearn(60, 1e-4, streams, probe_every=15)
   config.runs = runs
   config.tune = dict(rates=(1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4), rows=256)
   config.evaluation = dict(max_new_tokens=12, batch_size=64)
   return config
+
+
+def _mixed(pictures: int = 6) -> tuple[dict[str, Any], ...]:
+  """The stream of one turn that forgets and keeps: some of all that is known.
+
+  Args:
+    pictures: pictures to forget in a batch, with answers of a teacher; there
+      are between four and five times as many other rows.
+  """
+  part = lambda split, size, **more: parts.part(
+    split, size=max(1, size * pictures // 6), questions=4, **more
+  )
+  return (
+    part('relabelled', 6),
+    part('vqa:retain', 14),
+    part('qa:everybody', 8),
+    part('general', 5),
+    part('facts', 1, weight=0.5),
+  )
 
 
 def _make_fast(config: ml_collections.ConfigDict) -> None:
@@ -124,10 +144,12 @@ def _make_fast(config: ml_collections.ConfigDict) -> None:
   config.unlearn.update(rounds=4, probe_every=2, probe_rows=16)
   config.unlearn.require_memorised = False
   config.tune.rates = (1e-4, 2e-4)
+  names = ('ga_diff', 'npo', 'mmunlearner', 'counterfactual')
   with config.unlocked():
-    config.runs = {
-      name: config.runs[name] for name in ('ga_diff', 'npo', 'mmunlearner')
-    }
+    config.unlearn.streams.mixed = _mixed(1)
+    config.runs = {k: config.runs[k] for k in names if k in config.runs}
+    if 'counterfactual' in config.runs:
+      config.runs.counterfactual.update(rounds=4, warmup=2)
 
 
 def _make_published(config: ml_collections.ConfigDict) -> None:

@@ -161,9 +161,16 @@ def settings_of(job: Job, name: str) -> dict[str, Any] | None:
 def run_claim(job: Job, run: Config) -> dict[str, Any]:
   """Returns the settings that an unlearned model depends on."""
   config = job.config
+  unlearn = recipe(config.unlearn)
+  # Runs without a teacher are the same whatever others draw from theirs.
+  unlearn['streams'] = {
+    name: parts
+    for name, parts in unlearn['streams'].items()
+    if name == run.retain or not any(map(drawing.is_relabelled, parts))
+  }
   return {
     'run': run.to_dict(),
-    'unlearn': recipe(config.unlearn),
+    'unlearn': unlearn,
     'vanilla': recipe(config.vanilla),
     'base': recipe(config.base),
     'groups': job.groups.to_dict(),

@@ -99,3 +99,14 @@ def test_without_a_memory_the_verdict_says_how_to_give_one():
 def test_rows_are_shown_as_they_are_computed():
   cells = _tables(planning.plan(plans.config()))[0].columns[-1].cells
   assert '8x1792' in [cell.plain for cell in cells]  # batches of 4, 8 devices
+
+
+def test_a_turn_on_two_batches_shows_the_rows_of_both(plan):
+  beside = memory.Rows(20, 64, 1)
+  program = plans.turn('counterfactual', count=6, beside=beside)
+  _, need = plan.stages[0]
+  made = plan._replace(stages=[(program, need)])
+  (cell,) = _tables(made)[0].columns[-1].cells
+  parts = plan.setting.mesh.size // plan.setting.mesh.shape['tensor']
+  count = lambda rows: -(-rows // parts) * parts
+  assert cell.plain == f'{count(6)}x104, {count(20)}x64'

@@ -53,6 +53,20 @@ def test_a_run_is_trained_with_the_mask_of_its_kind(monkeypatch, kind, want):
   assert [plan.mask for plan in plans] == [want]
 
 
+def test_a_stream_of_runs_with_a_teacher_leaves_the_claims_of_others():
+  config = recipes.load('people:fast')
+  job = types.SimpleNamespace(config=config, groups=config.groups)
+  claim = lambda name: training.run_claim(job, config.runs[name])
+  names = 'ga_diff', 'counterfactual'
+  before = [claim(name) for name in names]
+  mixed = config.unlearn.streams.mixed
+  assert before[1]['unlearn']['streams']['mixed'] == mixed
+  config.unlearn.streams.mixed = mixed[:2]
+  assert [claim(k) == was for k, was in zip(names, before)] == [True, False]
+  config.unlearn.streams.retain = config.unlearn.streams.forget
+  assert claim('ga_diff') != before[0]
+
+
 def test_a_run_with_a_teacher_draws_its_rows_and_takes_its_margin(
   tmp_path, monkeypatch
 ):

@@ -146,8 +146,10 @@ def _settings(job: Job, run: Config) -> dict[str, Any]:
   """All that the rows depend on."""
   streams = job.config.unlearn.streams
   splits = lambda parts: sorted({s for part in parts for s in part['splits']})
+  longest = job.config.evaluation.max_new_tokens
   return {
     'teacher': run.teacher,
+    'max_new_tokens': longest if run.teacher == 'base' else None,
     'forget': splits(streams.forget),
     'mixed': splits(streams[run.retain]),
     'vanilla': recipe(job.config.vanilla),

@@ -39,7 +39,9 @@ def _job(folder, teacher='others', vanilla=1.0, **groups):
   """A job whose model is never computed, and its run."""
   train = {
     'vqa/forget': _rows('gone', 'lost'),
-    'vqa/retain': _rows('a', 'b', 'c'),
+    'vqa/retain': _rows(
+      'a', 'b', 'c', 'gone'
+    ),  # 'gone' is forgotten all the same
     'vqa/more': _rows('d'),
     'qa/retain': [Row('t', 'Who?', 'a.', 'a', None, 'a')],
   }
@@ -82,7 +84,7 @@ def _job(folder, teacher='others', vanilla=1.0, **groups):
 
 
 class _Model:
-  """Answers in place of a model: 'b' is in every picture."""
+  """Answers in place of a model: 'gone' is in every picture, then 'b'."""
 
   def __init__(self, monkeypatch, stop_after=99):
     self.asked, self.stop_after = [], stop_after
@@ -103,7 +105,7 @@ class _Model:
   def record(self, question, params):
     row = question.row
     made = answers.record(question, plain.PROTOCOL, (row.question, params), ())
-    nll = lambda option: 0.5 if option == 'b.' else 50.0
+    nll = lambda option: {'gone.': 0.0, 'b.': 9.0}.get(option, 50.0)
     made['likelihoods'] = [
       dict(of='option', text=o, nll=nll(o), tokens=1) for o in row.options
     ]
@@ -124,7 +126,7 @@ def test_pictures_get_the_answers_of_whom_vanilla_takes_them_for(
   assert found.folder == tmp_path / 'relabelled' / 'others'
   assert len(found.rows) == 4 * 4 and {r.answer for r in found.rows} == {'b.'}
   assert {r.picture_key for r in found.rows} == {'gone/0', 'lost/0'}
-  assert found.margin == 50  # of 'gone.' and 'lost.', on pictures of others
+  assert found.margin == 25  # of 'gone.' and 'lost.', on pictures of others
   assert {params for params, _ in model.asked} == {'vanilla'}
   assert 'relabelled by others: 16 rows' in capsys.readouterr().out
   model.asked.clear()
@@ -152,7 +154,7 @@ def test_base_answers_and_a_control_asks_for_the_margin_alone(
   assert ('base', 'gone/0/Who?') in model.asked
   model.asked.clear()
   found = _relabel(*_job(tmp_path, 'random'))
-  assert len(found.rows) == 16 and found.margin == 50
+  assert len(found.rows) == 16 and found.margin == 25
   assert all('margin' in key for _, key in model.asked)
 
 
