@@ -66,7 +66,10 @@ def test_an_unknown_run_is_named_with_those_of_the_job(capsys, tmp_path):
   workdir.write_json(tmp_path / workdir.WORLD, {})
   given = [f'--workdir={tmp_path}', '--run=nop', 'Who?']
   said = _refused(capsys, *given)
-  assert "no model 'nop'" in said and 'base, vanilla, retrained, ga' in said
+  assert (
+    "no model 'nop'" in said
+    and 'base, vanilla, retrained, counterfactual, ga' in said
+  )
 
 
 def test_a_question_needs_no_quotes(monkeypatch, capsys):

@@ -93,11 +93,11 @@ _VALID = {
   'is missing': re.compile(
     rf'data\.(?!name).*|{_NAMES}(?!forget$)\w+|.*optimizer\.(?!name).*'
     r'|model\.(?!name|path|dtype|attention|remat).*|validation_groups|tune'
-    r'|unlearn\.streams\.retain|groups\.forget|validation_groups\.forget'
+    r'|runs\.\w+\.(warmup|options\.margin)|unlearn\.streams\.retain|groups\.forget|validation_groups\.forget'
   ),
   'is null': re.compile(
     r'(runs\.\w+|base|vanilla|unlearn)\.rounds|retrained'
-    r'|.*forget_every|.*num_key_value_heads'
+    r'|.*forget_every|.*options\.margin|.*num_key_value_heads'
   ),
   'is a class': re.compile('$.'),
   'is another dict': re.compile(rf'{_NAMES[:-2]}|data'),

@@ -89,7 +89,11 @@ def test_resume_never_refuses_what_an_earlier_call_has_begun(
     (
       'train',
       ['--run=base', '--config.runs.gaa.rate=1'],
-      ['no such field', '--config.runs.gaa', 'config.runs has ga_diff'],
+      [
+        'no such field',
+        '--config.runs.gaa',
+        'config.runs has counterfactual, ga_diff',
+      ],
     ),
     (
       'train',
