@@ -219,7 +219,10 @@ def swap(rows: Sequence[Row], others: Iterable[Row]) -> list[Row]:
     there = there or [o for o in far if _is_another(o, row)]
     if row.picture is None or not there:
       return []
-    found.append(row._replace(picture=there[i % len(there)].picture))
+    shown = there[i % len(there)]
+    # A key of its own: an encoder remembers rows, with their pictures, by key.
+    key = f'{row.key}@{shown.picture_key}'
+    found.append(row._replace(key=key, picture=shown.picture))
   return found
 
 
