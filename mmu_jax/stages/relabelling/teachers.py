@@ -8,6 +8,7 @@
 
 Answers of others need the same question about several people: the same words.
 A record is ``{key, of, person, answer, fact}``: a new row like the row ``of``.
+An encoder remembers rows by their keys, so equal keys mean equal rows.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from mmu_jax.data.rng import named_rng
 from mmu_jax.data.row import CLASSIFICATION
 from mmu_jax.data.row import Row
 from mmu_jax.errors import UserError
+from mmu_jax.workdir import seals
 
 TEACHERS = ('others', 'base', 'refusal', 'random')
 COPIES = 4  # rows that each row to forget becomes, with drawn answers
@@ -64,14 +66,14 @@ def who_rows(rows: Sequence[Row], others: Others) -> list[Row]:
     ValueError: if the questions about a picture are asked of nobody else.
   """
   asked = []
-  for picture, about in _by_picture(rows).items():
+  for about in _by_picture(rows):
     best = max(about, key=lambda row: _tells_apart(others, row.question))
     known = others.get(best.question, {})
     if not known:
       raise _nobody(best)
     options = list(dict.fromkeys(row.answer for row in known.values()))
     for i in range(0, len(options), OPTIONS):
-      asked.append(_choice(best, f'{picture}~{i}', options[i : i + OPTIONS]))
+      asked.append(_choice(best, options[i : i + OPTIONS]))
   return asked
 
 
@@ -170,8 +172,7 @@ def margin_rows(
     question = rows[rng.integers(len(rows))].question
     answers = dict.fromkeys(r.answer for r in rows if r.question == question)
     row = shown._replace(question=question)
-    key = f'margin/{shown.picture_key}'
-    asked.append(_choice(row, key, list(answers)[:OPTIONS]))
+    asked.append(_choice(row, list(answers)[:OPTIONS]))
   return asked
 
 
@@ -196,24 +197,25 @@ def _tells_apart(others: Others, question: str) -> tuple[int, int]:
   return len(answers), -sum(map(len, answers))
 
 
-def _choice(row: Row, key: str, options: Sequence[str]) -> Row:
-  """A question with options, under another key."""
+def _choice(row: Row, options: Sequence[str]) -> Row:
+  """A question with options, under a key of its own."""
+  key = f'{row.picture_key}~{seals.hash_json([row.question, options])[:16]}'
   made = row._replace(key=key, task=CLASSIFICATION, options=tuple(options))
   return made._replace(answer=options[0], fact='')
 
 
 def _record(row, number, answer, fact='', person=None) -> Record:
   """A row to forget with another answer."""
-  key = f'{row.key}~{number}'
+  key = f'{row.key}~{number}~{answer}'
   return dict(key=key, of=row.key, person=person, answer=answer, fact=fact)
 
 
-def _by_picture(rows: Iterable[Row]) -> dict[str, list[Row]]:
-  """Rows by their picture."""
-  found: dict[str, list[Row]] = {}
+def _by_picture(rows: Iterable[Row]) -> Iterable[list[Row]]:
+  """Rows of one picture together."""
+  found: dict[str | None, list[Row]] = {}
   for row in rows:
-    found.setdefault(row.picture_key or '', []).append(row)
-  return found
+    found.setdefault(row.picture_key, []).append(row)
+  return found.values()
 
 
 def _nobody(row: Row) -> UserError:

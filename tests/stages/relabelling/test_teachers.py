@@ -153,6 +153,29 @@ def test_a_relabelled_row_is_the_row_with_another_answer():
     assert row == want and row.answer != was.answer
 
 
+def test_equal_keys_mean_equal_rows_whoever_the_teacher_is():
+  """An encoder remembers by key, and one process may ask several teachers."""
+  nll = {row.picture_key: dict.fromkeys(PEOPLE[:1], 0.0) for row in FORGET}
+
+  class Tokenizer:
+    unk_token_id = None
+
+  sets = [
+    teachers.drawn(FORGET, OTHERS, nll, 0),
+    teachers.drawn(FORGET, OTHERS, None, 0),
+    teachers.refused(FORGET, Tokenizer()),
+    teachers.said_by_base(FORGET, [dict(key=r.key, text='A') for r in FORGET]),
+  ]
+  rows = [r for made in sets for r in teachers.relabelled(FORGET, [*made])]
+  some = teachers.by_question(STAY[:20])
+  rows += teachers.who_rows(FORGET, OTHERS) + teachers.who_rows(FORGET, some)
+  rows += teachers.margin_rows(FORGET, STAY, 0)
+  rows += teachers.margin_rows(FORGET[:1], STAY, 0)
+  by_key = {}
+  for row in rows:
+    assert by_key.setdefault(row.key, row) == row
+
+
 def test_the_margin_is_the_mean_nll_of_forgotten_answers_on_other_pictures():
   asked = teachers.margin_rows(FORGET, STAY, 5)
   assert len(asked) == min(len(PEOPLE), teachers.MARGIN_PICTURES)
