@@ -64,11 +64,26 @@ def quick_compile():
   """Compiles the programs of a module with few optimizations.
 
   For modules whose time is spent on compiling. Bits are tested as in a run,
-  with the optimizations that a run has: without this fixture.
+  with ``all_optimizations``.
   """
+  yield from _optimizing(few=True)
+
+
+@pytest.fixture
+def all_optimizations():
+  """Compiles as a run does, whatever was compiled before."""
+  import jax
+
+  jax.clear_caches()
+  yield from _optimizing(few=False)
+  jax.clear_caches()
+
+
+def _optimizing(few):
+  """Sets how programs are compiled, for a while."""
   import jax
 
   before = jax.config.values['jax_disable_most_optimizations']
-  jax.config.update('jax_disable_most_optimizations', True)
+  jax.config.update('jax_disable_most_optimizations', few)
   yield
   jax.config.update('jax_disable_most_optimizations', before)

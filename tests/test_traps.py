@@ -300,7 +300,9 @@ def test_trap_09_importance_per_batch_depends_on_the_batch_size():
 @pytest.mark.parametrize(
   'name, protected', [('mmunlearner', False), ('mmunlearner_strict', True)]
 )
-def test_the_scope_of_protection_is_a_choice_by_name(name, protected):
+def test_the_scope_of_protection_is_a_choice_by_name(
+  name, protected, all_optimizations
+):
   tx, mask = optimizer.build('adamw', weight_decay=0.1), _mask(11)
   start = toy.plant_fragile(toy.params(11), mask)
   state = step_lib.init(jax.tree.map(jnp.copy, start), tx)

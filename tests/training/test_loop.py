@@ -2,13 +2,8 @@
 
 import json
 import math
-import os
 import pathlib
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +17,7 @@ from mmu_jax import checkpoint
 from mmu_jax import errors
 from mmu_jax import methods
 from mmu_jax import workdir
-from mmu_jax.commands import fields
 from mmu_jax.distributed import preemption
-from mmu_jax.stages import job
-from mmu_jax.stages import runs
 from mmu_jax.training import loop
 from mmu_jax.training import optimizer
 from mmu_jax.training import step as step_lib
@@ -515,107 +507,3 @@ def test_a_step_that_is_not_finite_reaches_no_checkpoint(tmp_path, rounds):
   kept = checkpoint.restore(tmp_path / loop.RUNNING, state)
   assert kept.step == 2
   assert np.isfinite(toy.vector(kept.tree.params)).all()
-
-
-# A kill, for real: `python -m mmu_jax train`, SIGKILL, and the same again.
-
-OVERRIDES = (
-  '--config.vanilla.rounds=35',
-  '--config.vanilla.save_every=7',
-  '--config.model.vision_config.hidden_size=16',
-  '--config.model.vision_config.intermediate_size=16',
-  '--config.model.vision_config.num_hidden_layers=1',
-  '--config.model.text_config.hidden_size=16',
-  '--config.model.text_config.intermediate_size=16',
-  '--config.model.text_config.num_hidden_layers=1',
-  '--config.data.num_captioned=8',
-  '--config.data.num_faces=8',
-  '--config.data.num_shapes=8',
-)
-
-
-CONFIG = f'{ROOT / "configs" / "people.py"}:fast'
-
-
-def _job(folder):
-  return job.open_job(fields.read(CONFIG, OVERRIDES), folder)
-
-
-def _make_base(folder):
-  """A base to start from: random, so that nothing is compiled for it."""
-  shapes = jax.eval_shape(_job(folder).model.init, jax.random.key(0))
-  params = toy.tree_like(shapes, 0)
-  params = jax.tree.map(lambda x: 0.1 * x, params)
-  checkpoint.save(folder / 'base' / loop.FINAL, params, {'rounds': 2})
-
-
-def _start(folder, compiled):
-  """Trains vanilla in a process; one that is restarted need not compile."""
-  return subprocess.Popen(
-    [
-      sys.executable,
-      '-m',
-      'mmu_jax',
-      'train',
-      f'--config={CONFIG}',
-      f'--workdir={folder}',
-      '--run=vanilla',
-      *OVERRIDES,
-    ],
-    cwd=ROOT,
-    env=os.environ
-    | {
-      'PYTHONPATH': str(ROOT),
-      'JAX_COMPILATION_CACHE_DIR': str(compiled),
-      'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',  # compiles fast
-    },
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
-
-
-def _finish(process):
-  out, _ = process.communicate(timeout=300)
-  assert process.returncode == 0, out
-  return out
-
-
-def _wait_for_progress(process, folder):
-  """Until a checkpoint and a row of the log are on disk."""
-  log = folder / 'vanilla' / 'metrics.jsonl'
-  for _ in range(60_000):
-    step = checkpoint.latest_step(folder / 'vanilla' / loop.RUNNING)
-    if (step or 0) >= 14 and log.stat().st_size:
-      return step
-    assert process.poll() is None, process.communicate()[0]
-    time.sleep(0.005)
-  raise TimeoutError('no progress in five minutes')
-
-
-@pytest.mark.slow
-def test_a_killed_run_ends_as_if_it_had_not_been_killed(tmp_path):
-  whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-  _make_base(whole)
-  shutil.copytree(whole, killed)
-  compiled = tmp_path / 'compiled'
-  processes = [_start(folder, compiled) for folder in (whole, killed)]
-  step = _wait_for_progress(processes[1], killed)
-  processes[1].send_signal(signal.SIGKILL)
-  processes[1].communicate()
-  assert processes[1].returncode == -signal.SIGKILL
-  assert not (killed / 'vanilla' / loop.FINAL).exists()
-  out = _finish(_start(killed, compiled))
-  assert f'vanilla: goes on after round {step}' in out
-  _finish(processes[0])
-  got, want = (_final(folder) for folder in (killed, whole))
-  assert _bytes(got) == _bytes(want)
-  assert len(_bytes(want)) > 20 and np.isfinite(toy.vector(want)).all()
-  rows = [_rows(folder / 'vanilla') for folder in (killed, whole)]
-  assert rows[0] == rows[1]
-  assert [row['round'] for row in rows[0]] == [10, 20, 30, 35]
-
-
-def _final(folder):
-  """The final parameters of vanilla."""
-  return runs.final_params(_job(folder), 'vanilla')
