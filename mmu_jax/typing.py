@@ -59,7 +59,7 @@ class Batch(TypedDict):
   patch_positions: NotRequired[jax.Array]
   targets: jax.Array
   weights: jax.Array
-  beside: 'NotRequired[Batch]'
+  beside: NotRequired['Batch']
 
 
 Forward = Callable[[Params, Batch], jax.Array]  # -> logits [B, L, V]
