@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Sequence
 import threading
+from typing import Any
 
 from mmu_jax.data.batches import packing
 from mmu_jax.data.batches.packing import Document
@@ -40,32 +41,38 @@ class Encoder:
     self.processor = processor
     self.labels = labels
     self.image_token = processor.image_token_id
-    self._examples: dict[str, Example] = {}
-    self._images: dict[str, EncodedImage] = collections.OrderedDict()
+    self._examples: dict[Any, Example] = {}
+    self._images: dict[str, tuple[Picture, EncodedImage]] = (
+      collections.OrderedDict()
+    )
     self._free = max_bytes
     self._lock = threading.Lock()  # of the two dicts and _free
 
   def example(self, row: Row) -> Example:
-    """The tokens of a row."""
+    """The tokens of a row; rows of one key may differ in all else."""
+    said = row._replace(picture=None), row.picture_key
     with self._lock:  # a tokenizer is not made for several threads
-      if row.key not in self._examples:
-        self._examples[row.key] = processing.encode(
-          row, self.processor, labels=self.labels
-        )
-      return self._examples[row.key]
+      found = self._examples.get(said)
+      if found is None or not _same(found.row.picture, row.picture):
+        found = processing.encode(row, self.processor, labels=self.labels)
+        self._examples[said] = found
+      return found
 
   def image(self, picture: Picture) -> EncodedImage:
     """A picture, encoded."""
     with self._lock:
-      image = self._images.get(picture.key)
-    if image is None:  # two threads may both come here: then one is dropped
+      seen, image = self._images.get(picture.key, (None, None))
+    if image is None or not _same(seen, picture):
+      # Two threads may both come here: then one is dropped.
       image = self.processor.images.encode(picture.image)
     with self._lock:
-      if self._images.pop(picture.key, None) is None:
-        self._free -= image.pixel_values.nbytes
-      self._images[picture.key] = image  # the one used last is at the end
+      _, old = self._images.pop(picture.key, (None, None))
+      self._free += old.pixel_values.nbytes if old is not None else 0
+      self._free -= image.pixel_values.nbytes
+      # The one used last is at the end.
+      self._images[picture.key] = picture, image
       while self._free < 0 and len(self._images) > 1:
-        _, oldest = self._images.popitem(last=False)
+        _, (_, oldest) = self._images.popitem(last=False)
         self._free += oldest.pixel_values.nbytes
     return image
 
@@ -111,3 +118,8 @@ class Encoder:
     """The patches of pictures, from their sizes."""
     grid = self.processor.images.grid
     return [grid(*picture.image.shape[:2]) for picture in pictures]
+
+
+def _same(a: Picture | None, b: Picture | None) -> bool:
+  """Whether two pictures of one key have the same pixels, not compared."""
+  return (a and a.image) is (b and b.image)

@@ -203,5 +203,5 @@ def test_threads_share_an_encoder_that_keeps_no_pixels():
           for key in wanted:
             np.testing.assert_array_equal(batch[key], wanted[key])
   encoder = one._encoder
-  kept = sum(i.pixel_values.nbytes for i in encoder._images.values())
+  kept = sum(i.pixel_values.nbytes for _, i in encoder._images.values())
   assert kept == -encoder._free and len(encoder._images) == 1
