@@ -269,7 +269,7 @@ def _own(row, where) -> Entry:
   seen = reading.image_source(image, pathlib.Path(), where) is not None
   said = row.get('question'), row.get('answer')
   text = Text('answer', *said, alone=not seen, columns=_BOTH)
-  role = {'forget': 'forget 0', 'retain': 'retain 0'}.get(split, '')
+  role = f'{split} 0' if split in own.SPLITS else ''
   images = (image,) if seen else ()
   key = own.id_of(row, where)
   return Entry(where, person, role, images, (text,), problem=problem, key=key)

@@ -14,6 +14,7 @@ from mmu_jax.data.checks import check_rows
 from mmu_jax.data.checks import overlap
 from mmu_jax.data.encoding.images import LazyImage
 from mmu_jax.data.readers import fields
+from mmu_jax.data.readers import own
 from mmu_jax.data.readers import reading
 from mmu_jax.errors import FAIL
 from mmu_jax.errors import Finding
@@ -100,6 +101,12 @@ class Survey:
         said = f'there is nothing to {what}: no row has the split {what!r}'
         fix = 'Rows without a split are to be retained.'
         self.add(FAIL, ' '.join(self.rows), said, fix)
+    people = [
+      self._seen[f'{split} 0'][0] for split in ('holdout', 'forget', 'retain')
+    ]
+    for row in reading.strangers(*people):
+      said = 'a person of holdout who is not in forget'
+      self.add(FAIL, 'holdout', said, own.STRANGERS_FIX, row)
     for role in [role for role in self._seen if role.startswith('forget')]:
       self._compare(role, role.replace('forget', 'retain'))
 

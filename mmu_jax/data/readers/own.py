@@ -34,6 +34,7 @@ FORM = {
   'fact': fields.WORDS,
 }
 SPLITS = ('forget', 'retain', 'holdout', 'real')
+STRANGERS_FIX = 'Spell them alike, or give the rows another split.'
 _OTHERS = 7  # answers of others that a true one is ranked among, at most
 
 
@@ -78,13 +79,14 @@ def make_own(
     ValueError: if it is neither, not in UTF-8, or a row has no question or
       answer, an unknown split, a column of another form, an image outside,
       a fact or options without the answer, or the id of another row; or if a
-      person is to be forgotten and retained.
+      person is to be forgotten and retained, or in holdout and not to be
+      forgotten.
   """
   path = pathlib.Path(path).expanduser()
   pictures = reading.Pictures()
   rows = {(split, kind): [] for kind in ('vqa', 'qa') for split in SPLITS}
   names = {}
-  sets: dict[str, dict[str, str]] = {'forget': {}, 'retain': {}}
+  sets: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
   places: dict[str, str] = {}  # key -> where it was seen first
   for number, (place, record) in enumerate(records(path)):
     where = f'{place} of {path.name}'
@@ -94,17 +96,25 @@ def make_own(
     rows[split, 'qa' if row.picture is None else 'vqa'].append(row)
     if row.person is not None:
       names[row.person] = row.person
-      sets.get(split, {}).setdefault(row.person, where)
+      sets[split].setdefault(row.person, where)
   if not any(rows.values()):
     raise UserError(
       f'{path} has no rows: there is nothing to learn or to score. Is it the '
       'right file?'
     )
   reading.check_apart(
-    *sets.values(),
+    sets['forget'],
+    sets['retain'],
     'Give all rows about one of them one split; other pictures of those to '
     'forget may be holdout. `mmu data check` lists them all.',
   )
+  others = reading.strangers(sets['holdout'], sets['forget'], sets['retain'])
+  if others:
+    raise UserError(
+      'holdout is of people to forget, each person in the spelling of the '
+      f'forget rows; {len(others)} are not: {reading.some(others)}. '
+      f'{STRANGERS_FIX} `mmu data check` lists them all.'
+    )
   scored = {}
   for (split, kind), found in rows.items():
     if found:

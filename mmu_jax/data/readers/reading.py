@@ -12,6 +12,7 @@ from mmu_jax import inputs
 from mmu_jax.data import dataset as dataset_lib
 from mmu_jax.data.dataset import Task
 from mmu_jax.data.encoding.images import LazyImage
+from mmu_jax.data.readers import parquet
 from mmu_jax.data.rng import named_rng
 from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
@@ -307,6 +308,41 @@ def check_apart(
       f'nobody is both forgotten and retained; {len(both)} in both sets: '
       f'{some(both)}. {fix}'
     )
+
+
+def strangers(
+  holdout: Mapping[str, str],
+  forget: Mapping[str, str],
+  retain: Mapping[str, str],
+) -> list[str]:
+  """Returns the people of holdout rows whom the forget set does not name.
+
+  A name counts in the spelling of the forget set alone. Where that set names
+  nobody, only the people of the retain set are found.
+
+  Args:
+    holdout: name -> place of a row about it.
+    forget: the same of the forget set.
+    retain: the same of the retain set.
+
+  Example:
+    >>> rows = {'Jose': 'line 3', 'Ana': 'line 4', 'Bo': 'line 5'}
+    >>> strangers(rows, {'José': 'line 1', 'Ana': 'line 2'}, {'Bo': 'line 6'})
+    ["'Jose' (line 3; is 'José' meant?)", "'Bo' (line 5; retained in line 6)"]
+  """
+  known = {spelling(name): name for name in forget}
+  kept = {spelling(name): there for name, there in retain.items()}
+  found = []
+  for name, here in holdout.items():
+    if name in forget:
+      continue
+    near = known.get(spelling(name)) or parquet.nearest(name, forget)
+    if spelling(name) in kept:
+      found.append(f'{name!r} ({here}; retained in {kept[spelling(name)]})')
+    elif forget:
+      hint = f'; is {near!r} meant?' if near else ''
+      found.append(f'{name!r} ({here}{hint})')
+  return found
 
 
 def name_in(answer: str) -> str:

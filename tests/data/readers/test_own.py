@@ -401,3 +401,43 @@ def test_who_is_forgotten_and_retained_is_refused_with_the_lines(path):
   assert '2 in both sets: Ben (line 6 of own.jsonl (row 5); line 3' in said
   assert 'José = Jose (line 1 of own.jsonl (row 0); line 5' in said
   assert 'one split' in said and 'mmu data check' in said
+
+
+@pytest.mark.parametrize(
+  'name, hint',
+  [
+    ('Ben', '; retained in line 2 of own.jsonl (row 1)'),
+    ('Jose', "; is 'José' meant?"),
+    ('Ana Ruis', "; is 'Ana Ruiz' meant?"),
+    ('Zoë', ''),
+  ],
+)
+def test_holdout_of_somebody_else_is_refused(path, name, hint):
+  """Their answers would be scored as to forget."""
+  row = lambda person, **more: (
+    dict(question='Who?', answer='Ana.') | dict(person=person, **more)
+  )
+  rows = [row('José', split='forget'), row('Ben')]
+  rows += [row('Ana Ruiz', split='forget'), row('José', split='holdout')]
+  rows += [row(None, split='holdout') | dict(question='Whose?')]
+  _write(path, *rows)
+  assert not check.check(path).failed
+  _write(path, *rows, row(name, split='holdout') | dict(question='And?'))
+  with pytest.raises(UserError) as error:
+    datasets.load('own', 0, path=path)
+  said = f'{name!r} (line 6 of own.jsonl (row 5){hint})'
+  assert said in str(error.value) and 'another split' in str(error.value)
+  (found,) = [f for f in check.check(path).findings if f.state == 'FAIL']
+  assert f'{name!r} (own.jsonl line 6' in found.message
+
+
+def test_holdout_may_name_people_where_the_forget_rows_do_not(path):
+  row = lambda split, **more: dict(
+    question=f'{split}?', answer='Ana.', split=split, **more
+  )
+  rows = row('forget'), row('retain', person='Ben')
+  _write(path, *rows, row('holdout', person='Ana'))
+  assert 'forget_qa_holdout' in datasets.load('own', 0, path=path).tasks
+  _write(path, *rows, row('holdout', person='ben'))
+  with pytest.raises(UserError, match="'ben' .*retained in line 2"):
+    datasets.load('own', 0, path=path)
