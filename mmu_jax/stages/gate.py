@@ -10,6 +10,7 @@ nobody has favourite answers, and may be right by them. Questions without
 offered answers are answered in words instead.
 """
 
+import collections
 from collections.abc import Iterable, Sequence
 import itertools
 from typing import Any, NamedTuple
@@ -56,8 +57,8 @@ class Known(NamedTuple):
     guess: share that an even guess gives.
     luck: share that guessing passes in one of forty cases: much where there are
       few people and few questions, for the views of one are no new guesses.
-    swapped: share of right answers of vanilla with pictures of others; None for
-      questions in text.
+    swapped: share of right answers of vanilla with pictures of others; None
+      where no question has a picture that can be swapped.
     base: share of right answers of base; None where vanilla is base.
   """
 
@@ -197,10 +198,11 @@ def _luck(rows: Sequence[Row], guess: float) -> float:
 
 
 def swap(rows: Sequence[Row], others: Iterable[Row]) -> list[Row]:
-  """Returns questions about pictures of somebody else; none for text.
+  """Returns questions with pictures of others, without those in text.
 
   The picture is of another one to be forgotten if there is one, and else of
-  anybody whose answer to this question is another.
+  anybody, but never of one of whom a row gives the same answer to this
+  question. A question without such a picture is left out.
 
   Args:
     rows: questions about some people or things.
@@ -212,24 +214,23 @@ def swap(rows: Sequence[Row], others: Iterable[Row]) -> list[Row]:
     >>> [(row.answer, row.picture_key) for row in swap([ada, bo], [])]
     [('ada', 'bo'), ('bo', 'ada')]
   """
+  others = list(others)
+  alike = collections.defaultdict(set)  # those of whom the same is true
+  for row in (*rows, *others):
+    alike[row.question, row.answer].add(_who(row))
   near, far = [[o for o in x if o.picture] for x in (rows, others)]
   found = []
   for i, row in enumerate(rows):
-    there = [o for o in near if _is_another(o, row)]
-    there = there or [o for o in far if _is_another(o, row)]
+    same = alike[row.question, row.answer]  # the one of the row is among them
+    there = [o for o in near if _who(o) not in same]
+    there = there or [o for o in far if _who(o) not in same]
     if row.picture is None or not there:
-      return []
+      continue
     shown = there[i % len(there)]
     # A key of its own: an encoder remembers rows, with their pictures, by key.
     key = f'{row.key}@{shown.picture_key}'
     found.append(row._replace(key=key, picture=shown.picture))
   return found
-
-
-def _is_another(other: Row, row: Row) -> bool:
-  """Whether a row is about somebody else, with another answer."""
-  same = other.question == row.question and other.answer == row.answer
-  return _who(other) != _who(row) and not same
 
 
 def _who(row: Row) -> str:

@@ -245,6 +245,30 @@ def test_the_picture_of_anybody_else_stands_in_for_a_single_one():
   assert gate.swap([views[0]._replace(picture=None)], others) == []
 
 
+def test_nobody_of_whom_the_same_is_true_stands_in():
+  """Not by a row about something else either: the picture is the same."""
+  ada = _row(0, 'Oslo', person='ada')
+  bo = [_row(1, 'Oslo', person='bo'), _row(2, 'red', person='bo')]
+  bo[1] = bo[1]._replace(question='Colour?')
+  cy = _row(3, 'Rome', person='cy')
+  assert gate.swap([ada], bo) == []
+  assert [row.picture.key for row in gate.swap([ada], [*bo, cy])] == ['cy']
+  text = bo[0]._replace(picture=None)  # says so, too
+  assert gate.swap([ada], [bo[1], text]) == []
+
+
+def test_a_row_without_a_partner_leaves_the_others_theirs():
+  """The same is true of all others, or there is no picture."""
+  alone = _row(0, 'yes', person='ada')._replace(question='Robot?')
+  others = [
+    row._replace(key=f'{row.key}b', question='Robot?', answer='yes')
+    for row in ROWS
+  ]
+  text = ROWS[0]._replace(key='text', picture=None)
+  swapped = gate.swap([alone, text, *ROWS], others)
+  assert [row.key.split('@')[0] for row in swapped] == [r.key for r in ROWS]
+
+
 @pytest.mark.parametrize('offered', [True, False])
 def test_options_are_weighed_and_words_are_read(job, monkeypatch, offered):
   """Of offered answers the likeliest counts; in words, the fact of the row."""
