@@ -49,20 +49,23 @@ class Known(NamedTuple):
 
   Attributes:
     n: number of questions.
+    different: number of different ones: a question about one person counts
+      once, however many pictures it is asked about.
     offered: whether the true answer was to be found among others; False for
       answers in words.
     vanilla: share of right answers of vanilla.
     low: lower end of its 95 % interval, by person or thing.
     high: upper end of its 95 % interval.
     guess: share that an even guess gives.
-    luck: share that guessing passes in one of forty cases: much where there are
-      few people and few questions, for the views of one are no new guesses.
+    luck: share of right answers that a lucky guesser has; at most one guesser
+      in forty has more. It is high where there are few different questions.
     swapped: share of right answers of vanilla with pictures of others; None
       where no question has a picture that can be swapped.
     base: share of right answers of base; None where vanilla is base.
   """
 
   n: int
+  different: int
   offered: bool
   vanilla: float
   low: float
@@ -77,11 +80,16 @@ class Known(NamedTuple):
     """Whether vanilla does better than whoever knows nothing, for sure."""
     return self.low > max(self.luck, self.swapped or 0.0, self.base or 0.0)
 
+  @property
+  def can_tell(self) -> bool:
+    """Whether vanilla could do better than luck, with all answers right."""
+    return bootstrap_interval([1.0] * self.n)[0] > self.luck
+
   def sentence(self) -> str:
     """Returns the finding as a sentence.
 
     Example:
-      >>> known = Known(48, True, 0.92, 0.87, 0.96, 0.25, 0.5, 0.1, None)
+      >>> known = Known(48, 12, True, 0.92, 0.87, 0.96, 0.25, 0.5, 0.1, None)
       >>> print(known.sentence())
       Before unlearning, vanilla found the true answer among offered ones for \
 92% of 48 questions to be forgotten (between 87% and 96%); guessing finds 25% \
@@ -104,6 +112,11 @@ class Known(NamedTuple):
     )
     if self.passes:
       return said
+    if not self.can_tell:
+      return (
+        f'{said} These are too few questions to tell knowledge from luck '
+        f'(different ones: {self.different}).'
+      )
     return (
       f'{said} So it is not sure that it knew them, and forgetting what was '
       'never known proves nothing.'
@@ -174,26 +187,32 @@ def ask_both(job: Job, rows: Sequence[Row]) -> Known:
   low, high = bootstrap_interval(values, groups=groups)
   other = job.config.vanilla.rounds != 0
   swapped = swap(rows, itertools.chain(*job.data.train.values()))
+  different = _different(rows)
   shown = lambda values: round(float(np.mean(values)), 4)
   guess = shown([1 / len(row.options) if row.options else 0 for row in rows])
   return Known(
     n=len(values),
+    different=different,
     offered=bool(rows[0].options),
     vanilla=shown(values),
     low=shown(low),
     high=shown(high),
     guess=guess,
-    luck=shown(_luck(rows, guess)),
+    luck=shown(_luck(different, guess)),
     swapped=shown(_ask(job, 'vanilla', swapped)[0]) if swapped else None,
     base=shown(_ask(job, 'base', rows)[0]) if other else None,
   )
 
 
-def _luck(rows: Sequence[Row], guess: float) -> float:
-  """The share that guessing passes in one of forty cases."""
+def _different(rows: Sequence[Row]) -> int:
+  """The number of questions, other views of the same person not counted."""
+  return len({(_who(row), row.question) for row in rows})
+
+
+def _luck(guesses: int, guess: float) -> float:
+  """The share of right guesses that at most one guesser in forty exceeds."""
   from scipy import stats
 
-  guesses = len({(_who(row), row.question) for row in rows})
   return float(stats.binom.ppf(0.975, guesses, guess) / guesses)
 
 
@@ -329,9 +348,13 @@ def _refusal(job: Job, found: Known) -> str:
     if rounds
     else 'teach it first (--config.vanilla.rounds above 0)'
   )
+  ways += '; or give a checkpoint that knows them (--config.model.path, with '
+  ways += '--config.vanilla.rounds=0)'
+  if not found.can_tell:  # no model could pass
+    ways = 'give more questions about the forget set, or more offered answers, '
+    ways += 'in the data (more pictures are no more questions)'
   return (
     f'vanilla must know what it is to forget. {found.sentence()} Either '
-    f'{ways}; or give a checkpoint that knows them (--config.model.path, with '
-    '--config.vanilla.rounds=0); or set '
-    '--config.unlearn.require_memorised=False to go on all the same.'
+    f'{ways}; or set --config.unlearn.require_memorised=False to go on all the '
+    'same.'
   )

@@ -143,6 +143,29 @@ def test_no_more_than_without_knowledge_stops_every_run(job, asked, shares):
     assert words in str(error.value), words
 
 
+@pytest.mark.parametrize('right', [0.0, 1.0])
+def test_too_few_questions_are_no_fault_of_vanilla(job, asked, right):
+  """Two people with four answers each: luck finds both."""
+  asked.shares = dict(vanilla=right, swapped=0.0, base=0.0)
+  views = [
+    row._replace(key=f'{row.key}{i}') for i in range(20) for row in ROWS[:2]
+  ]
+  job.data.tasks = by_name(Task('t', views, 'forget', 'vqa', 'forget'))
+  with pytest.raises(UserError) as error:
+    gate.guard(job, ['ga'])
+  said = str(error.value)
+  for words in (
+    f'for {100 * right:.0f}% of 40 questions',
+    '(100% with luck)',
+    'too few questions to tell knowledge from luck (different ones: 2)',
+    'give more questions about the forget set, or more offered answers',
+    '--config.unlearn.require_memorised=False',
+  ):
+    assert words in said, words
+  assert 'rounds' not in said and 'not sure' not in said
+  assert 'too few questions to tell' in gate.told(job, ['ga'])[0]
+
+
 def test_who_says_so_goes_on_and_the_report_says_it(job, asked):
   asked.shares['vanilla'] = 0.25
   job.config.unlearn.require_memorised = False
@@ -218,9 +241,10 @@ def test_trained_pictures_are_asked_about_with_the_true_answer_last(job):
 def test_many_views_of_few_people_are_no_new_guesses():
   """A model with favourites is right about both of two people in 1 of 16."""
   views = [_row(i, 'Oslo', person=f'p{i % 2}') for i in range(40)]
-  assert gate._luck(views, 0.25) == 1.0
-  assert gate._luck([_row(i, 'Oslo') for i in range(40)], 0.25) < 0.45
-  assert gate._luck(views, 0.0) == 0.0  # nobody guesses a sentence
+  assert gate._different(views) == 2
+  assert gate._luck(2, 0.25) == 1.0
+  assert gate._luck(40, 0.25) < 0.45
+  assert gate._luck(2, 0.0) == 0.0  # nobody guesses a sentence
 
 
 def test_pictures_are_swapped_among_those_to_forget():
