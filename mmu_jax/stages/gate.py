@@ -321,16 +321,25 @@ def _right(answer: dict[str, Any]) -> float:
 def _read(job: Job) -> tuple[dict[str, Any] | None, str]:
   """The earlier finding; or None, and why it cannot be used."""
   path = job.folder / FILE
-  fault = seals.fault(path, FILE)
-  if not fault and seals.read_note(path) != _source(job):
-    fault = f'{path} is about another vanilla, base or dataset'
-  return (None if fault else workdir_lib.read_json(path)), fault
+  if fault := seals.fault(path, FILE):
+    return None, fault
+  found = workdir_lib.read_json(path)
+  if set(found) != set(Known._fields):
+    return None, f'{path} is of another version'
+  if seals.read_note(path) != _source(job):
+    about = 'vanilla, base, dataset or evaluation.max_new_tokens'
+    return None, f'{path} is about another {about}'
+  return found, ''
 
 
-def _source(job: Job) -> dict[str, str]:
-  """World, vanilla and base, by content."""
+def _source(job: Job) -> dict[str, Any]:
+  """World, vanilla and base by content, and the longest answer in words."""
   content = lambda name: origins.content(model_folder(job, name))
-  return {'world': job.world, **{k: content(k) for k in ('vanilla', 'base')}}
+  return {
+    'world': job.world,
+    'max_new_tokens': job.config.evaluation.max_new_tokens,
+    **{k: content(k) for k in ('vanilla', 'base')},
+  }
 
 
 def _write(job: Job, found: dict[str, Any]) -> None:

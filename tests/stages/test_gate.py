@@ -67,7 +67,12 @@ class Asked:
 def _job(tmp_path):
   """A job with a vanilla, two runs that forget and one that does not."""
   config = ml_collections.ConfigDict(
-    dict(seed=0, vanilla=dict(rounds=20), unlearn={}, evaluation={})
+    dict(
+      seed=0,
+      vanilla=dict(rounds=20),
+      unlearn={},
+      evaluation=dict(max_new_tokens=4, batch_size=2),
+    )
   )
   config.runs = dict(
     ga=recipes.run('ga', 1e-3), ga_diff=recipes.run('ga_diff', 1e-3)
@@ -202,7 +207,24 @@ def test_a_finished_run_is_left_alone(job, asked):
     gate.guard(job, ['ga', 'ga_diff'])
 
 
-@pytest.mark.parametrize('change', ['gone', 'edited', 'vanilla', 'world'])
+@pytest.mark.parametrize('field', ['different', 'unheard_of'])
+def test_a_finding_of_another_version_is_asked_again(job, asked, field):
+  gate.guard(job, ['ga'])
+  path = job.folder / gate.FILE
+  found = workdir_lib.read_json(path)
+  if found.pop(field, None) is None:
+    found[field] = 1
+  gate._write(job, found)
+  said, remark = gate.told(job, ['ga'])
+  assert said == '' and f'{path} is of another version' in remark
+  gate.guard(job, ['ga'])
+  assert asked.who == ASKED * 2
+  assert gate.told(job, ['ga'])[1] == ''
+
+
+@pytest.mark.parametrize(
+  'change', ['gone', 'edited', 'vanilla', 'world', 'length']
+)
 def test_a_finding_about_something_else_is_not_used(job, asked, change):
   gate.guard(job, ['ga'])
   path = job.folder / gate.FILE
@@ -214,6 +236,8 @@ def test_a_finding_about_something_else_is_not_used(job, asked, change):
     _finish(job, 'vanilla', content='c1')
   if change == 'world':
     job.world = 'x'
+  if change == 'length':
+    job.config.evaluation.max_new_tokens += 1
   said, remark = gate.told(job, ['ga'])
   assert said == '' and str(path) in remark and 'mmu pipeline' in remark
   gate.guard(job, ['ga'])
@@ -324,7 +348,6 @@ def test_options_are_weighed_and_words_are_read(job, monkeypatch, offered):
     gate.protocols, 'find_protocol', lambda *_: protocols.PROTOCOLS['plain']
   )
   job.model = None
-  job.config.evaluation = dict(max_new_tokens=4, batch_size=2)
   assert gate._ask(job, 'vanilla', rows) == ([1, 0], ['p0', 'p1'])
 
 
