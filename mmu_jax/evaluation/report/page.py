@@ -229,6 +229,8 @@ def _parts(workdir: Path, main: str, predictions: Path) -> dict[str, Any]:
     masks=masks,
     single=_single(results, layout, run),
     judged=provenance.judged(workdir),
+    start=provenance.before(config),
+    retrained=scored.RETRAINED in rows,
     made=provenance.made(list(rows), note.get('models', {}), config),
     mistakes=(
       examples.mistakes(predictions, run, layout, tasks) if run else []

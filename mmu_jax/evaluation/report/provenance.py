@@ -59,8 +59,9 @@ def made(
     Name, sentence, content; '' where one is not known.
   """
   settings = config.get('runs', {})
+  start = before(config) or 'the model before unlearning'
   fixed = {
-    scored.VANILLA: 'Trained on everything: where unlearning starts.',
+    scored.VANILLA: f'{start[0].upper()}{start[1:]}: where unlearning starts.',
     scored.RETRAINED: 'The same training without the pictures to forget.',
   }
   return [
@@ -71,6 +72,22 @@ def made(
     )
     for run in runs
   ]
+
+
+def before(config: Mapping[str, Any]) -> str:
+  """Returns how vanilla was made; '' where the config does not say.
+
+  Args:
+    config: the whole config, or nothing.
+
+  Example:
+    >>> before({'vanilla': {'rounds': 0}})
+    'base, not trained further'
+  """
+  if 'rounds' not in config.get('vanilla', {}):
+    return ''
+  known = config['vanilla']['rounds'] == 0
+  return 'base, not trained further' if known else 'trained on everything'
 
 
 def _sentence(run: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """A page holds its numbers and pictures, and says what is missing."""
 
+import json
 import re
 
 import pytest
@@ -140,6 +141,43 @@ def test_a_report_warns_of_a_published_protocol(tmp_path, protocol, warned):
   write_jsonl(tmp_path / 'results.jsonl', results)
   page = report.write_report(tmp_path).read_text(encoding='utf-8')
   assert ('the published protocol, its errors included' in page) == warned
+
+
+@pytest.mark.parametrize('name', ['people', 'clear'])
+@pytest.mark.parametrize(
+  'config, start',
+  [
+    ({}, ''),
+    ({'vanilla': {'rounds': None}}, 'trained on everything'),
+    ({'vanilla': {'rounds': 0}}, 'base, not trained further'),
+  ],
+)
+def test_words_about_vanilla_and_retrained_are_of_this_job(
+  bare, name, config, start, monkeypatch
+):
+  drawn = dict.fromkeys(('bars', 'tradeoff', 'trajectory'), 'data:,')
+  monkeypatch.setattr(report, '_draw', lambda *of: drawn)
+  results = people() if name == 'people' else BENCHMARKS[name]()
+  (bare / 'config.json').write_text(json.dumps(config))
+
+  def read(rows):
+    write_jsonl(bare / 'results.jsonl', rows)
+    return report.write_report(bare).read_text(encoding='utf-8')
+
+  page = read([row for row in results if row['run'] != 'retrained'])
+  about = 'is the model before unlearning' + (f', {start}' if start else '')
+  assert f'<b>vanilla</b> {about}.' in page
+  assert ('rained on everything' in page) == ('everything' in start)
+  for words in ('<b>retrained</b>', 'The star', 'the star', 'dotted'):
+    assert words not in page, words
+  page = read(results)
+  for words in (
+    '<b>retrained</b> never saw',
+    'The star is the',
+    'to the star (retrained)',
+    'dotted line',
+  ):
+    assert words in page, words
 
 
 def test_scores_of_an_earlier_version_are_refused(tmp_path):

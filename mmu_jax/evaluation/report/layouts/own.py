@@ -51,7 +51,7 @@ _METRICS = (
     *('rougeL', 'ROUGE-L'),
     'How much of the reference the answer shares, in order: F of the longest '
     'common subsequence, from 0 to 1. Answers of one form share words '
-    'whatever they say: see the retrained model.',
+    'whatever they say.',
   ),
   (
     *('probability', 'answer probability'),
