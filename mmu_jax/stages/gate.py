@@ -10,7 +10,6 @@ nobody has favourite answers, and may be right by them. Questions without
 offered answers are answered in words instead.
 """
 
-import collections
 from collections.abc import Iterable, Sequence
 import itertools
 from typing import Any, NamedTuple
@@ -49,10 +48,8 @@ class Known(NamedTuple):
 
   Attributes:
     n: number of questions.
-    different: number of different ones: a question about one person counts
-      once, however many pictures it is asked about.
-    offered: whether the true answer was to be found among others; False for
-      answers in words.
+    different: number of different ones, however many pictures they are about.
+    offered: whether answers were offered, the true one among them.
     vanilla: share of right answers of vanilla.
     low: lower end of its 95 % interval, by person or thing.
     high: upper end of its 95 % interval.
@@ -98,29 +95,25 @@ class Known(NamedTuple):
     share = lambda x: f'{100 * x:.0f}%'
     did = 'found the true answer among offered ones for'
     did = did if self.offered else 'had the right answer to'
-    beside = (
-      f'guessing finds {share(self.guess)} ({share(self.luck)} with luck)'
-    )
-    if self.base is not None:
-      beside += f', base {share(self.base)}'
-    if self.swapped is not None:
-      beside += f', and with pictures of others it found {share(self.swapped)}'
     said = (
       f'Before unlearning, vanilla {did} {share(self.vanilla)} of {self.n} '
       f'questions to be forgotten (between {share(self.low)} and '
-      f'{share(self.high)}); {beside}.'
+      f'{share(self.high)}); guessing finds {share(self.guess)} '
+      f'({share(self.luck)} with luck)'
     )
+    if self.base is not None:
+      said += f', base {share(self.base)}'
+    if self.swapped is not None:
+      said += f', and with pictures of others it found {share(self.swapped)}'
     if self.passes:
-      return said
-    if not self.can_tell:
-      return (
-        f'{said} These are too few questions to tell knowledge from luck '
-        f'(different ones: {self.different}).'
-      )
-    return (
-      f'{said} So it is not sure that it knew them, and forgetting what was '
-      'never known proves nothing.'
-    )
+      return f'{said}.'
+    if self.can_tell:
+      doubt = 'So it is not sure that it knew them, and forgetting what was '
+      doubt += 'never known proves nothing'
+    else:
+      doubt = 'These are too few questions to tell knowledge from luck '
+      doubt += f'(different ones: {self.different})'
+    return f'{said}. {doubt}.'
 
 
 def guard(job: Job, runs: Iterable[str]) -> None:
@@ -143,11 +136,10 @@ def guard(job: Job, runs: Iterable[str]) -> None:
     return  # where vanilla is missing, the run itself says so
   found, _ = distributed.first(_read, job)
   if found is None:
-    known = ask_both(job, rows)
-    progress.say(f'gate: {known.sentence()}')
-    distributed.first(_write, job, known._asdict())
-  else:
-    known = Known(**found)
+    found = ask_both(job, rows)._asdict()
+    progress.say(f'gate: {Known(**found).sentence()}')
+    distributed.first(_write, job, found)
+  known = Known(**found)
   left = [run for run in forgetting if not is_finished(model_folder(job, run))]
   needed = job.config.unlearn.get('require_memorised', True)
   if left and needed and not known.passes:
@@ -183,11 +175,13 @@ def ask_both(job: Job, rows: Sequence[Row]) -> Known:
     job: the job, whose mesh is set.
     rows: questions, all with options or all without.
   """
+  from scipy import stats
+
   values, groups = _ask(job, 'vanilla', rows)
   low, high = bootstrap_interval(values, groups=groups)
   other = job.config.vanilla.rounds != 0
   swapped = swap(rows, itertools.chain(*job.data.train.values()))
-  different = _different(rows)
+  different = len({(_who(row), row.question) for row in rows})
   shown = lambda values: round(float(np.mean(values)), 4)
   guess = shown([1 / len(row.options) if row.options else 0 for row in rows])
   return Known(
@@ -198,22 +192,10 @@ def ask_both(job: Job, rows: Sequence[Row]) -> Known:
     low=shown(low),
     high=shown(high),
     guess=guess,
-    luck=shown(_luck(different, guess)),
+    luck=shown(stats.binom.ppf(0.975, different, guess) / different),
     swapped=shown(_ask(job, 'vanilla', swapped)[0]) if swapped else None,
     base=shown(_ask(job, 'base', rows)[0]) if other else None,
   )
-
-
-def _different(rows: Sequence[Row]) -> int:
-  """The number of questions, other views of the same person not counted."""
-  return len({(_who(row), row.question) for row in rows})
-
-
-def _luck(guesses: int, guess: float) -> float:
-  """The share of right guesses that at most one guesser in forty exceeds."""
-  from scipy import stats
-
-  return float(stats.binom.ppf(0.975, guesses, guess) / guesses)
 
 
 def swap(rows: Sequence[Row], others: Iterable[Row]) -> list[Row]:
@@ -233,22 +215,19 @@ def swap(rows: Sequence[Row], others: Iterable[Row]) -> list[Row]:
     >>> [(row.answer, row.picture_key) for row in swap([ada, bo], [])]
     [('ada', 'bo'), ('bo', 'ada')]
   """
-  others = list(others)
-  alike = collections.defaultdict(set)  # those of whom the same is true
-  for row in (*rows, *others):
-    alike[row.question, row.answer].add(_who(row))
-  near, far = [[o for o in x if o.picture] for x in (rows, others)]
+  everybody = [*rows, *others]
+  near, far = [[o for o in x if o.picture] for x in (rows, everybody)]
   found = []
   for i, row in enumerate(rows):
-    same = alike[row.question, row.answer]  # the one of the row is among them
+    alike = lambda o: (o.question, o.answer) == (row.question, row.answer)
+    same = {_who(o) for o in everybody if alike(o)}
     there = [o for o in near if _who(o) not in same]
     there = there or [o for o in far if _who(o) not in same]
-    if row.picture is None or not there:
-      continue
-    shown = there[i % len(there)]
-    # A key of its own: an encoder remembers rows, with their pictures, by key.
-    key = f'{row.key}@{shown.picture_key}'
-    found.append(row._replace(key=key, picture=shown.picture))
+    if row.picture and there:
+      shown = there[i % len(there)]
+      # A key of its own: an encoder knows rows and their pictures by key.
+      key = f'{row.key}@{shown.picture_key}'
+      found.append(row._replace(key=key, picture=shown.picture))
   return found
 
 
@@ -266,11 +245,8 @@ def _that_forget(job: Job, runs: Iterable[str]) -> list[str]:
 
 def _questions(job: Job) -> list[Row]:
   """Questions to be forgotten, with offered answers if there are some."""
-  tasks = [
-    task
-    for task in job.data.tasks.values()
-    if task.role == FORGET and task.reported != job.validation
-  ]
+  ours = lambda task: task.role == FORGET and task.reported != job.validation
+  tasks = [task for task in job.data.tasks.values() if ours(task)]
   trained = [task for task in tasks if not task.holdout]
   rows = [row for task in trained or tasks for row in task.rows]
   offered = [offer for row in rows if (offer := _offered(row)).options]
@@ -335,11 +311,9 @@ def _read(job: Job) -> tuple[dict[str, Any] | None, str]:
 def _source(job: Job) -> dict[str, Any]:
   """World, vanilla and base by content, and the longest answer in words."""
   content = lambda name: origins.content(model_folder(job, name))
-  return {
-    'world': job.world,
-    'max_new_tokens': job.config.evaluation.max_new_tokens,
-    **{k: content(k) for k in ('vanilla', 'base')},
-  }
+  models = {name: content(name) for name in ('vanilla', 'base')}
+  length = job.config.evaluation.max_new_tokens
+  return {'world': job.world, 'max_new_tokens': length, **models}
 
 
 def _write(job: Job, found: dict[str, Any]) -> None:
@@ -351,12 +325,10 @@ def _write(job: Job, found: dict[str, Any]) -> None:
 def _refusal(job: Job, found: Known) -> str:
   """The error: numbers, why they matter, ways out."""
   rounds = job.config.vanilla.rounds
-  ways = (
-    f'train vanilla for longer in a new --workdir (it had {rounds} rounds: '
-    f'--config.vanilla.rounds={3 * rounds}, say)'
-    if rounds
-    else 'teach it first (--config.vanilla.rounds above 0)'
-  )
+  ways = 'teach it first (--config.vanilla.rounds above 0)'
+  if rounds:
+    ways = f'train vanilla for longer in a new --workdir (it had {rounds} '
+    ways += f'rounds: --config.vanilla.rounds={3 * rounds}, say)'
   ways += '; or give a checkpoint that knows them (--config.model.path, with '
   ways += '--config.vanilla.rounds=0)'
   if not found.can_tell:  # no model could pass

@@ -262,13 +262,18 @@ def test_trained_pictures_are_asked_about_with_the_true_answer_last(job):
   assert gate._questions(job) == []  # of the people that settings are chosen by
 
 
-def test_many_views_of_few_people_are_no_new_guesses():
+def test_many_views_of_few_people_are_no_new_guesses(job, asked):
   """A model with favourites is right about both of two people in 1 of 16."""
-  views = [_row(i, 'Oslo', person=f'p{i % 2}') for i in range(40)]
-  assert gate._different(views) == 2
-  assert gate._luck(2, 0.25) == 1.0
-  assert gate._luck(40, 0.25) < 0.45
-  assert gate._luck(2, 0.0) == 0.0  # nobody guesses a sentence
+  del asked
+  rows = gate._questions(job)
+  views = [
+    row._replace(key=f'{row.key}{i}') for i in range(20) for row in rows[:2]
+  ]
+  few, more = gate.ask_both(job, views), gate.ask_both(job, rows)
+  assert (few.different, few.luck) == (2, 1.0)
+  assert (more.different, more.luck) == (12, 0.5)
+  words = [row._replace(options=()) for row in views]
+  assert gate.ask_both(job, words).luck == 0.0  # nobody guesses a sentence
 
 
 def test_pictures_are_swapped_among_those_to_forget():
