@@ -159,15 +159,7 @@ _MAY = _TOKEN._replace(null=True)
 # Of special_tokens_map.json.
 SPECIAL_TOKENS: Table = {
   **dict.fromkeys(
-    (
-      'bos_token',
-      'eos_token',
-      'unk_token',
-      'sep_token',
-      'pad_token',
-      'cls_token',
-      'mask_token',
-    ),
+    (f'{name}_token' for name in 'bos eos unk sep pad cls mask'.split()),
     (_MAY, 'a special token'),
   ),
   'additional_special_tokens': (several(_TOKEN, 0), 'further special tokens'),

@@ -18,14 +18,8 @@ from mmu_jax.typing import Batch
 
 # One document: the arrays of a Batch, [n] each (positions also [n, 3]).
 Document = dict[str, np.ndarray]
-FIELDS = (
-  'tokens',
-  'positions',
-  'documents',
-  'branches',
-  'image_slots',
-  'targets',
-  'weights',
+FIELDS = tuple(
+  'tokens positions documents branches image_slots targets weights'.split()
 )
 PAD = {'image_slots': -1}
 PADDING = ('right', 'left')

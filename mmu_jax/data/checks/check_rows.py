@@ -231,14 +231,8 @@ def _clear(row, where, config, role) -> Entry:
     right = answer if answer and answer.strip() in options else None
     asked = row.get('question') or clear.NAME_QUESTION
     text = Text('answer', asked, answer, columns=_BOTH)
-    return Entry(
-      where,
-      None,
-      role,
-      (row.get('image'),),
-      (text,),
-      (Choice('options', options, right),),
-    )
+    choices = (Choice('options', options, right),)
+    return Entry(where, None, role, (row.get('image'),), (text,), choices)
   person, image = row.get('name'), row.get('image')
   if config.endswith('+tofu') and not image:
     said = row.get('question'), row.get('answer')
@@ -259,17 +253,14 @@ def _own(row, where) -> Entry:
   own.read_fact(row, where)
   own.read_options(row, where)
   split = row.get('split') or 'retain'
-  problem = (
-    ''
-    if split in own.SPLITS
-    else (f'the split {split!r} (there are {", ".join(own.SPLITS)})')
-  )
+  wrong = f'the split {split!r} (there are {", ".join(own.SPLITS)})'
+  problem = '' if split in own.SPLITS else wrong
   image, person = row.get('image'), row.get('person')
   person = None if reading.is_blank(person) else str(person)
   seen = reading.image_source(image, pathlib.Path(), where) is not None
   said = row.get('question'), row.get('answer')
   text = Text('answer', *said, alone=not seen, columns=_BOTH)
-  role = f'{split} 0' if split in own.SPLITS else ''
+  role = '' if problem else f'{split} 0'
   images = (image,) if seen else ()
   key = own.id_of(row, where)
   return Entry(where, person, role, images, (text,), problem=problem, key=key)

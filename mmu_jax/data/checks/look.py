@@ -101,10 +101,9 @@ class Survey:
         said = f'there is nothing to {what}: no row has the split {what!r}'
         fix = 'Rows without a split are to be retained.'
         self.add(FAIL, ' '.join(self.rows), said, fix)
-    people = [
-      self._seen[f'{split} 0'][0] for split in ('holdout', 'forget', 'retain')
-    ]
-    for row in reading.strangers(*people):
+    sets = (self._seen[f'{split} 0'] for split in own.SPLITS[:3])
+    (forget, *_), (retain, *_), (holdout, *_) = sets
+    for row in reading.strangers(holdout, forget, retain):
       said = 'a person of holdout who is not in forget'
       self.add(FAIL, 'holdout', said, own.STRANGERS_FIX, row)
     for role in [role for role in self._seen if role.startswith('forget')]:
@@ -173,10 +172,8 @@ class Survey:
     content = entry.role, entry.person, tuple(shown), said
     first = self._contents.setdefault(content, entry.where)
     if first != entry.where:
-      said, fix = (
-        'a row with the content of another',
-        'It counts twice: drop it.',
-      )
+      said = 'a row with the content of another'
+      fix = 'It counts twice: drop it.'
       self.add(FAIL, config, said, fix, f'{entry.where} (as {first})')
 
   def _image(self, config, where, value) -> str:

@@ -318,15 +318,8 @@ def _asked(profile, chosen, written, dropped) -> Iterator[Row]:
       )
       continue
     answer, choices = options[letter], tuple(options.values())
-    yield Row(
-      key,
-      item['Question'].strip(),
-      answer,
-      answer,
-      person=person,
-      task=CLASSIFICATION,
-      options=choices,
-    )
+    row = Row(key, item['Question'].strip(), answer, answer, person=person)
+    yield row._replace(task=CLASSIFICATION, options=choices)
   for column, task in (('Mask_Task', CLOZE), ('Generation_Task', GENERATION)):
     for i, item in enumerate(tasks[column] or ()):
       if item.get('Type') != written:

@@ -326,21 +326,16 @@ def strangers(
     retain: the same of the retain set.
 
   Example:
-    >>> rows = {'Jose': 'line 3', 'Ana': 'line 4', 'Bo': 'line 5'}
-    >>> strangers(rows, {'José': 'line 1', 'Ana': 'line 2'}, {'Bo': 'line 6'})
-    ["'Jose' (line 3; is 'José' meant?)", "'Bo' (line 5; retained in line 6)"]
+    >>> strangers({'Jose': 'line 3', 'Bo': 'line 5'}, {'José': 'line 1'}, {})
+    ["'Jose' (line 3; is 'José' meant?)", "'Bo' (line 5)"]
   """
+  hints = {spelling(name): f'; retained in {at}' for name, at in retain.items()}
   known = {spelling(name): name for name in forget}
-  kept = {spelling(name): there for name, there in retain.items()}
   found = []
   for name, here in holdout.items():
-    if name in forget:
-      continue
     near = known.get(spelling(name)) or parquet.nearest(name, forget)
-    if spelling(name) in kept:
-      found.append(f'{name!r} ({here}; retained in {kept[spelling(name)]})')
-    elif forget:
-      hint = f'; is {near!r} meant?' if near else ''
+    hint = hints.get(spelling(name), f'; is {near!r} meant?' if near else '')
+    if name not in forget and (forget or hint):
       found.append(f'{name!r} ({here}{hint})')
   return found
 

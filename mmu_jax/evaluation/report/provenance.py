@@ -77,17 +77,13 @@ def made(
 def before(config: Mapping[str, Any]) -> str:
   """Returns how vanilla was made; '' where the config does not say.
 
-  Args:
-    config: the whole config, or nothing.
-
   Example:
     >>> before({'vanilla': {'rounds': 0}})
     'base, not trained further'
   """
-  if 'rounds' not in config.get('vanilla', {}):
-    return ''
-  known = config['vanilla']['rounds'] == 0
-  return 'base, not trained further' if known else 'trained on everything'
+  rounds = config.get('vanilla', {}).get('rounds', '')
+  known = {0: 'base, not trained further', '': ''}
+  return known.get(rounds, 'trained on everything')
 
 
 def _sentence(run: Mapping[str, Any]) -> str:
