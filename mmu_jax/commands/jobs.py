@@ -250,15 +250,16 @@ that defines a method or dataset of its own has to be given.""",
   ),
   Command(
     'tune',
-    'try the learning rates of the config on people that no score reports',
+    'try the learning rates of the config on others than those to forget',
     """
   mmu tune --config=people --workdir=runs/people
   mmu tune --config=own --workdir=runs/own --config.data.path=people.jsonl
 
 Needs vanilla. Prints S for every run and rate, and the best rate of each run as
-the option that sets it. Without people for validation a part of the retain set
-is forgotten in the place of the forget set. The rates are config.tune.rates;
-every try keeps its model in tuning/, and a stopped call goes on.""",
+the option that sets it. Without people for validation a part of the retain set,
+which is reported too, is forgotten in the place of the forget set. The rates
+are config.tune.rates; every try keeps its model in tuning/, and a stopped call
+goes on.""",
     _add_arguments,
     _tune,
     begun=lambda args: 'tuning',

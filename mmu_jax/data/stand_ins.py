@@ -30,10 +30,10 @@ def stand_in(
   """Returns a dataset in which others are to be forgotten, and its groups.
 
   As many entities (people; without names pictures) as the forget set has are
-  drawn from the retain set, at most a quarter of it and at least two. There are
-  no new pictures of them, so the questions of the tasks are rows that vanilla
-  was trained on: a score says what is left of what was learnt, not how it
-  carries over to new pictures.
+  drawn from the retain set: at most a quarter of it, but never below two. There
+  are no new pictures of them, so tasks ask about rows that vanilla was trained
+  on, and that reported tasks about the retain set have, too. A score tells how
+  much of the training is left, and nothing about new pictures.
 
   Args:
     data: dataset with splits such as ``'vqa/retain'``.

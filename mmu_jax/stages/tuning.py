@@ -1,4 +1,4 @@
-"""The choice of learning rates, on people that no reported score contains."""
+"""The choice of learning rates, on others than those to forget."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -38,12 +38,12 @@ def tune(config: Config, workdir: Folder) -> list[dict[str, Any]]:
       S = ((1 - forgotten) + U) / 2
 
   where ``forgotten`` is the exact match of the headline tasks to forget and U
-  the mean of the headline tasks to keep. Only tasks that are not reported are
-  looked at. Where the config has ``validation_groups``, as people has, they
-  are forgotten, and asked about new pictures. Elsewhere a part of the retain
-  set stands in, see ``stand_ins.stand_in``: there are no new pictures of them,
-  so ``forgotten`` is measured on the training pictures. The true forget set is
-  left alone: vanilla knows it, and a try neither trains on it nor scores it.
+  the mean of the headline tasks to keep. Where the config has
+  ``validation_groups``, as people has, they are forgotten, and asked about new
+  pictures; no reported task has them. Elsewhere a part of the retain set stands
+  in, see ``stand_ins.stand_in``: ``forgotten`` is measured on its training
+  pictures, and U on rows of the retain set that the report scores, too. A try
+  neither trains on the true forget set nor scores it; vanilla knows it.
 
   A rate at which a run collapses has no S. Models that are finished are found,
   so that a stopped call goes on.

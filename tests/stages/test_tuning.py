@@ -1,4 +1,4 @@
-"""Learning rates are compared by one score, on people that no table shows."""
+"""Learning rates are compared by one score, on others than those to forget."""
 
 import json
 import types
