@@ -123,6 +123,7 @@ def _single(
   shown = {
     told.title: [(told.key, run) for run in runs if has(told, run)]
     for told in layout.forget
+    if told.right or not any(has(t, run) for t in layout.forget if t.right)
   }
   cells = [which for group in shown.values() for which in group]
   cell = lambda of, key, run: (

@@ -221,19 +221,19 @@ def _worst_of(single, run: str, layout: Layout) -> list[str]:
   before = of.get(scored.VANILLA, {})
   if not any(of[run].get(t.key) for t in layout.forget if t.right):
     return [f'None of the {len(judged)} {layout.beings[1]} has a right answer.']
-  parts = [
-    f'{_figure(scored.Score(of[run][told.key]), told)} {told.words}'
-    + (
-      f' ({_figure(scored.Score(before[told.key]), told)} before)'
-      if told.key in before
-      else ''
-    )
-    for told in layout.forget
-    if told.key in of[run] and (told.right or len(layout.forget) < 3)
-  ]
+  parts: dict[str, list[str]] = {}  # by subject of the questions
+  for told in layout.forget:
+    if told.key in of[run] and (told.right or len(layout.forget) < 3):
+      said = f'{_figure(scored.Score(of[run][told.key]), told)} {told.words}'
+      if told.key in before:
+        said += f' ({_figure(scored.Score(before[told.key]), told)} before)'
+      parts.setdefault(told.about, []).append(said)
+  where = lambda about: f' in {about}' if len(parts) > 1 else ''
+  listed = '; '.join(
+    f'{_listed(some)}{where(about)}' for about, some in parts.items()
+  )
   return [
-    f'Of the {len(judged)} {layout.beings[1]}, {name} is known best: '
-    f'{_listed(parts)}.'
+    f'Of the {len(judged)} {layout.beings[1]}, {name} is known best: {listed}.'
   ]
 
 
@@ -337,7 +337,8 @@ def _overlap(a: scored.Score, b: scored.Score) -> bool:
 
 def _residue(measures: Sequence[verdict.Measure]) -> list[str]:
   """Whether offered answers bring something back."""
-  found = [m for m in measures if m.told.chance]
+  about = measures[0].told.about if measures else ''
+  found = [m for m in measures if m.told.chance and m.told.about == about]
   if not found:
     return []
   told, _, score, gold, _ = found[-1]  # the likeliest, whatever is written

@@ -145,11 +145,31 @@ def test_without_a_retrained_model_the_way_leads_to_chance():
 def test_a_vanilla_that_knew_little_is_said_to_have():
   results = [
     row | {'value': 0.05, 'low': 0.0, 'high': 0.1}
-    if (row['run'], row['task']) == ('vanilla', HELD)
+    if row['run'] == 'vanilla' and row['task'] in (HELD, 'forget_vqa')
     else row
     for row in _judged(*ALL_GONE)
   ]
   assert 'it had little to forget' in summary.headline(results)[1]
+
+
+def test_whoever_has_no_new_picture_is_judged_by_the_training_pictures():
+  """Two of six have new pictures and are forgotten; the others are known."""
+  seen = dict.fromkeys(NAMES[:2], [0.0, 24]) | dict.fromkeys(
+    NAMES[2:], [0.9, 9]
+  )
+  results = []
+  for row in _judged(*ALL_GONE):
+    about = row.get('entities')
+    if row['task'] == HELD and about:
+      row = row | {'entities': {k: about[k] for k in NAMES[:2]}}
+    if (row['run'], row['task']) == ('mmunlearner', 'forget_vqa'):
+      row = row | {'value': 0.6, 'low': 0.4, 'high': 0.7, 'entities': seen}
+    results.append(row)
+  asked, happened, figures, *rest = summary.headline(results)
+  assert 'asked to forget 6 people' in asked
+  assert 'still recognises them in part' in happened
+  assert 'Pictures that it was trained on: 60% right word for word' in figures
+  assert 'Of the 6 people, Cleo Day is known best: 90%' in ' '.join(rest)
 
 
 def test_nothing_known_in_text_is_not_called_kept():
@@ -219,7 +239,7 @@ def test_the_summary_says_shares_scores_and_doubt():
     row | {'low': row['value'] - 0.09, 'high': row['value'] + 0.09}
     for row in mllmu()
   ]
-  doubt = 'test VQA, ROUGE-L and forget QA, accuracy the 95 % intervals'
+  doubt = 'test VQA, ROUGE-L, forget VQA, accuracy and forget QA, accuracy the'
   assert doubt in _said(close)
   names = _said(clear())
   assert 'Pictures of them: 36% right in choosing their name' in names

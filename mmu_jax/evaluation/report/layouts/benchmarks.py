@@ -215,6 +215,10 @@ MLLMU_BENCH = c.Layout(
       chance=0.25,
     ),
     c.Told('test VQA/rougeL', 'test VQA, ROUGE-L', 'in ROUGE-L', right=False),
+    c.Told(
+      *('forget VQA/accuracy', 'forget VQA, accuracy', c.OF_FOUR, c.SEEN),
+      chance=0.25,
+    ),
   ),
   text=(
     (c.Told('forget QA/accuracy', 'forget QA, accuracy', 'right', c.IN_TEXT),),

@@ -154,6 +154,7 @@ WORD_FOR_WORD = 'right word for word'
 FACT = 'with the right fact, whoever is named'
 OF_FOUR = 'right among four offered answers'
 IN_TEXT = 'what it knows in text about them'
+SEEN = 'pictures that it was trained on'
 NAMES_ANOTHER = (
   'Answers about pictures of the forgotten that name somebody else who is '
   'known: it was said of the wrong one, a harm of its own. The model before '

@@ -142,8 +142,11 @@ OWN = c.Layout(
   '(dist.): mean absolute difference to the retrained model, all scores of '
   'exact match, fact, ROUGE-L, probability and choice',
   compared=('exact_match', 'contains', 'rougeL', 'probability', 'choice'),
-  forget=_told(
-    'holdout VQA', 'new pictures of them', *_SAID[:2], 'choice', *_SAID[2:]
+  forget=(
+    *_told(
+      'holdout VQA', 'new pictures of them', *_SAID[:2], 'choice', *_SAID[2:]
+    ),
+    *_told('forget VQA', c.SEEN, 'contains', 'choice'),
   ),
   text=(
     _told('forget QA', c.IN_TEXT, *_SAID),

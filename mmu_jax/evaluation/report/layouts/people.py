@@ -82,6 +82,9 @@ PEOPLE = c.Layout(
     c.Told('holdout', 'forget VQA, held-out images', c.WORD_FOR_WORD),
     c.Told('fact', 'held-out, the fact', c.FACT),
     c.Told('choice', 'held-out, choice of 4', c.OF_FOUR, chance=0.25),
+    c.Told(
+      'forget_vqa', 'forget VQA, training images', c.WORD_FOR_WORD, c.SEEN
+    ),
   ),
   text=((c.Told('forget_qa', 'forget QA, text', 'right', c.IN_TEXT),),),
   kept=(('forget_qa', 'forget QA, text'), ('utility', 'utility U')),
