@@ -3,7 +3,8 @@
 Its rows are the split ``relabelled`` of the streams of a run. It runs after
 vanilla, once for each teacher: ``relabelled/<teacher>/`` holds the questions
 that were asked with their likelihoods (``asked.jsonl``; ``said.jsonl`` of the
-base model) and the rows (``rows.jsonl``), whose note has the margin.
+base model) and the rows (``rows.jsonl``), whose note has the margin. A further
+run with the teacher and other splits to keep has ``<teacher>-<hash>``.
 """
 
 from collections.abc import Sequence
@@ -50,10 +51,12 @@ def relabel(job: Job, run: Config) -> Relabelled:
       answers of others.
     FileNotFoundError: if vanilla or base is missing.
   """
-  folder = job.unlearned / 'relabelled' / run.teacher
-  path = folder / origins.ROWS
   forget, stay = _rows(job, run)
-  workdir_lib.claim(folder, _settings(job, run))
+  settings = _settings(job, run)
+  parent = job.unlearned / 'relabelled'
+  folder = parent / distributed.first(_name, parent, settings)
+  path = folder / origins.ROWS
+  workdir_lib.claim(folder, settings)
   origins.check(job, folder)
   if distributed.first(seals.hash_of, path) == '':
     _make(job, run.teacher, folder, forget, stay)
@@ -65,6 +68,20 @@ def relabel(job: Job, run: Config) -> Relabelled:
   )
   rows = teachers.relabelled(forget, records)
   return Relabelled(rows, note['margin'], folder)
+
+
+def _name(parent: pathlib.Path, settings: dict[str, Any]) -> str:
+  """The folder of a teacher; where a run with other splits has it, a new one.
+
+  Splits of the retain stream are of a run; all other settings are of the job.
+  """
+  teacher, mixed = settings['teacher'], settings['mixed']
+  own = f'{teacher}-{seals.hash_json(mixed)[:8]}'
+  claimed = parent / teacher / workdir_lib.CONFIG
+  taken = claimed.is_file() and (
+    workdir_lib.read_json(claimed).get('mixed') != mixed
+  )
+  return own if taken or (parent / own).is_dir() else teacher
 
 
 def _rows(job: Job, run: Config) -> tuple[list[Row], list[Row]]:

@@ -1,5 +1,7 @@
 """The relabel stage asks once, goes on after a kill, and knows its vanilla."""
 
+import re
+import shutil
 import types
 
 import jax
@@ -174,6 +176,33 @@ def test_rows_of_other_settings_or_of_another_vanilla_are_not_taken(
   (tmp_path / 'vanilla').rename(tmp_path / 'gone')
   with pytest.raises(UserError, match='was made from another vanilla'):
     _relabel(*_job(tmp_path, vanilla=2.0))
+
+
+def test_runs_with_one_teacher_and_other_streams_share_a_job(
+  tmp_path, monkeypatch
+):
+  """Each finds its own rows again, whichever comes first later."""
+  model = _Model(monkeypatch)
+
+  def run(stream):
+    job, settings = _job(tmp_path, more=['more'])
+    part = dict(splits=['vqa:more'], **PART)
+    job.config.unlearn.streams['other'] = [
+      *job.config.unlearn.streams.mixed[:1],
+      part,
+    ]
+    settings.retain = stream
+    return _relabel(job, settings)
+
+  one, other = run('mixed'), run('other')
+  assert {r.answer for r in one.rows} == {'b.'}
+  assert {r.answer for r in other.rows} == {'d.'}
+  assert one.folder.name == 'others'
+  assert re.fullmatch('others-[0-9a-f]{8}', other.folder.name)
+  model.asked.clear()
+  assert (run('other'), run('mixed')) == (other, one) and not model.asked
+  shutil.rmtree(one.folder)  # a finished run keeps the source of its rows
+  assert run('other') == other and not model.asked
 
 
 def test_nobody_who_stays_is_an_error_that_names_the_stream(
