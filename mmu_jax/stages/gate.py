@@ -225,7 +225,7 @@ def swap(rows: Sequence[Row], others: Iterable[Row]) -> list[Row]:
     there = there or [o for o in far if _who(o) not in same]
     if row.picture and there:
       shown = there[i % len(there)]
-      # A key of its own: an encoder knows rows and their pictures by key.
+      # It is another question, and keys are unique.
       key = f'{row.key}@{shown.picture_key}'
       found.append(row._replace(key=key, picture=shown.picture))
   return found

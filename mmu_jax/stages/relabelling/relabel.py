@@ -99,7 +99,7 @@ def _rows(job: Job, run: Config) -> tuple[list[Row], list[Row]]:
     raise UserError(
       'there is nobody to compare with: the stream '
       f'config.unlearn.streams.{run.retain} has no pictures of people who stay '
-      'and are named (person or entity). Add a part with them.'
+      'and are named (own data: the column `person`). Add a part with them.'
     )
   return forget, stay
 

@@ -8,7 +8,7 @@
 
 Answers of others need the same question about several people: the same words.
 A record is ``{key, of, person, answer, fact}``: a new row like the row ``of``.
-An encoder remembers rows by their keys, so equal keys mean equal rows.
+Its key names the answer, so that keys are unique over teachers and copies.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,7 +43,8 @@ def by_question(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
   """Returns question -> person -> the first row that asks it of the person.
 
   Args:
-    rows: rows about pictures of people who stay; those of nobody do not count.
+    rows: rows about pictures of people who stay; rows without a person are
+      left out.
   """
   found: dict[str, dict[str, Row]] = {}
   for row in rows:
