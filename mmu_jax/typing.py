@@ -62,7 +62,8 @@ class Batch(TypedDict):
   beside: NotRequired['Batch']
 
 
-Forward = Callable[[Params, Batch], jax.Array]  # -> logits [B, L, V]
+# (params, batch) -> logits [B, L, V]; with layer=k hidden states [B, L, D]
+Forward = Callable[..., jax.Array]
 Terms = Scalar | tuple[Scalar, ...]  # a loss, or means whose sum it is
 # (forward, params, ref_params, batch) -> scalar, or several that add up
 LossFn = Callable[[Forward, Params, Params, Batch], Terms]

@@ -221,6 +221,7 @@ class LlamaModel(nnx.Module):
     cache: Cache | None = None,
     slot: jax.Array | int = 0,
     *,
+    num_layers: int | None = None,
     attention: str = 'xla',
     remat: str = 'none',
   ) -> tuple[jax.Array, Cache | None]:
@@ -233,21 +234,33 @@ class LlamaModel(nnx.Module):
         size of the cache.
       cache: keys and values so far, or None.
       slot: place in the cache where the L new tokens go.
+      num_layers: number of first layers to run, without the norm behind the
+        last one; None for all of them and the norm.
       attention: implementation of ``jax.nn.dot_product_attention``.
       remat: a key of ``layers.REMAT``.
 
     Returns:
-      Hidden states ``[B, L, D]`` after the last norm, and the new cache.
+      Hidden states ``[B, L, D]``, and the new cache.
+
+    Raises:
+      ValueError: if there are not so many layers.
     """
     config = self.config
+    if not 0 <= (num_layers or 0) <= config.num_hidden_layers:
+      raise UserError(
+        f'the decoder has {config.num_hidden_layers} layers, so a layer is 0 '
+        f'to {config.num_hidden_layers}; got {num_layers}.'
+      )
     cos, sin = rotary(
       positions, config.head_dim, config.rope_theta, config.mrope_section
     )
     apply = lambda layer, x, cache: layer(
       x, cache, cos=cos, sin=sin, mask=mask, slot=slot, implementation=attention
     )
-    x, cache = layers_lib.scan_layers(self.layers, apply, x, cache, remat=remat)
-    return self.norm(x), cache
+    x, cache = layers_lib.scan_layers(
+      self.layers, apply, x, cache, num_layers=num_layers, remat=remat
+    )
+    return (self.norm(x) if num_layers is None else x), cache
 
 
 class Llama(nnx.Module):

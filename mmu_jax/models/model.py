@@ -31,7 +31,9 @@ class Model:
     family: name of its family, a key of ``MODELS``.
     config: sizes, and how to compute.
     init: ``init(key) -> params``, nested dicts of float32 arrays.
-    forward: ``forward(params, batch) -> logits [B, L, V]``.
+    forward: ``forward(params, batch) -> logits [B, L, V]``; with ``layer=k``
+      the hidden states ``[B, L, D]`` after the first k decoder layers instead:
+      0 gives the embeddings, with the image tokens in their places.
     image_features: ``image_features(params, batch) -> [B, tokens, D]``, the
       image tokens that ``image_slots`` count.
     prefill: ``prefill(params, batch, last, cache_size) -> (logits [B, V],
@@ -107,7 +109,7 @@ def build(config: Any) -> Model:
     module = family.module(config, nnx.Rngs(params=key))
     return nnx.to_pure_dict(nnx.state(module))
 
-  def forward(params, batch):
+  def forward(params, batch, *, layer=None):
     module = merge(params)
     mask = llama.attention_mask(batch['documents'], batch['branches'])
     x = embed(module, batch)
@@ -115,7 +117,11 @@ def build(config: Any) -> Model:
     # counts padding, the published KL, can tell.
     real = batch['documents'][..., None] > 0  # [B, L, 1]
     x = jnp.where(real, x, jax.lax.stop_gradient(x))
-    hidden, _ = module.decoder(x, batch['positions'], mask, **ways)
+    hidden, _ = module.decoder(
+      x, batch['positions'], mask, num_layers=layer, **ways
+    )
+    if layer is not None:
+      return sharding.split_rows(hidden)
     return sharding.split_rows(module.logits(hidden), last='tensor')
 
   def image_features(params, batch):

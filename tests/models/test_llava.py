@@ -95,6 +95,41 @@ def test_image_features_go_to_their_slots():
   assert {-1, *range(2 * NUM_PATCHES)} == set(batch['image_slots'].ravel())
 
 
+def test_hidden_states_are_those_of_a_model_with_fewer_layers():
+  model = toy.llava()
+  params, batch = _params(model, 31), toy.batch(32)
+  depth = model.config.text_config.num_hidden_layers
+  assert depth > 1
+  hidden = lambda k, m=model, p=params: jax.jit(
+    functools.partial(m.forward, layer=k)
+  )(p, batch)
+  decoder = params['language_model']['model']
+  embedded = np.asarray(hidden(0))
+  features = _features(model)(params, batch['pixel_values'][:, 0])
+  for b, i in np.ndindex(*batch['tokens'].shape):
+    slot = int(batch['image_slots'][b, i])
+    want = decoder['embed_tokens']['embedding'][batch['tokens'][b, i]]
+    want = want if slot < 0 else features[b, slot]
+    np.testing.assert_allclose(embedded[b, i], want, rtol=1e-5, atol=1e-5)
+  shallow = _variant(text=dict(num_hidden_layers=1))
+  first = {**params, 'language_model': {**params['language_model']}}
+  first['language_model']['model'] = decoder | {
+    'layers': jax.tree.map(lambda x: x[:1], decoder['layers'])
+  }
+  want = hidden(1, shallow, first)
+  np.testing.assert_allclose(hidden(1), want, rtol=1e-5, atol=1e-5)
+  assert toy.relative_error(hidden(depth), hidden(depth - 1)) > 0.1
+  last = np.asarray(hidden(depth))
+  last = last / np.sqrt(np.mean(last**2, -1, keepdims=True) + 1e-5)
+  logits = (last * decoder['norm']['scale']) @ params['language_model'][
+    'lm_head'
+  ]['kernel']
+  want = jax.jit(model.forward)(params, batch)
+  np.testing.assert_allclose(logits, want, rtol=2e-4, atol=2e-4)
+  with pytest.raises(ValueError, match=f'a layer is 0 to {depth}; got 9'):
+    hidden(9)
+
+
 def test_a_patch_feels_its_own_pixels():
   """With attention out of the way, patch n sees rows and columns of patch n."""
   model = _variant(vision_feature_layer=0)  # embeddings, then the projector
