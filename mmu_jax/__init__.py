@@ -15,6 +15,7 @@ __version__ = '0.1.0'
 _MODULES = {
   name: f'mmu_jax.{name}'
   for name in (
+    'attacks',
     'checkpoint',
     'data',
     'distributed',

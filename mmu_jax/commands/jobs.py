@@ -4,6 +4,7 @@ import argparse
 import time
 from typing import Any
 
+from mmu_jax.attacks import ATTACKS
 from mmu_jax.commands.command import add_config
 from mmu_jax.commands.command import add_processes
 from mmu_jax.commands.command import add_workdir
@@ -91,7 +92,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_runs(parser: argparse.ArgumentParser) -> None:
-  """Adds the models of ``evaluate``."""
+  """Adds the models of ``evaluate`` and ``attack``."""
   _add_arguments(parser, needs_config=False)
   parser.add_argument(
     '--run',
@@ -142,6 +143,26 @@ def _evaluate(args: argparse.Namespace) -> None:
   from mmu_jax import stages
 
   _show(stages.evaluate(args.config, args.workdir, args.run))
+
+
+def _add_attack(parser: argparse.ArgumentParser) -> None:
+  """Adds the attack and its models."""
+  each = '; '.join(f'{a.name}: {a.title}' for a in ATTACKS.values())
+  parser.add_argument('attack', metavar='NAME', choices=ATTACKS, help=each)
+  _add_runs(parser)
+
+
+def _attack(args: argparse.Namespace) -> None:
+  """Attacks models; prints the table."""
+  import rich
+
+  from mmu_jax import distributed
+  from mmu_jax import stages
+  from mmu_jax.attacks import showing
+
+  found = stages.attack(args.config, args.workdir, args.attack, args.run)
+  if distributed.is_first():
+    rich.print(showing.terminal_table(found))
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -234,6 +255,20 @@ method or dataset of its own has to be given.""",
     _add_runs,
     _evaluate,
     begun=lambda args: 'predictions',
+  ),
+  Command(
+    'attack',
+    'try to get back what finished models have forgotten',
+    """
+  mmu attack relearn --workdir=runs/people
+  mmu attack relearn --workdir=runs/people --run=mmunlearner
+
+Writes attacks/NAME/ and prints a table; `mmu report` shows it. The retrained
+model is attacked, too: a result is read beside it. Settings are those of
+config.attacks; a stopped call goes on.""",
+    _add_attack,
+    _attack,
+    begun=lambda args: f'attacks/{args.attack}',
   ),
   Command(
     'report',

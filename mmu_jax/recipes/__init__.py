@@ -20,6 +20,7 @@ from mmu_jax.recipes.benchmarks import make_published
 from mmu_jax.recipes.benchmarks import variant_and_ratio
 from mmu_jax.recipes.finding import known
 from mmu_jax.recipes.finding import load
+from mmu_jax.recipes.parts import attacks
 from mmu_jax.recipes.parts import counterfactual_run
 from mmu_jax.recipes.parts import hardware
 from mmu_jax.recipes.parts import part
@@ -33,6 +34,7 @@ from mmu_jax.recipes.published import exempt
 from mmu_jax.recipes.published import paper_exact
 
 __all__ = [
+  'attacks',
   'benchmark',
   'counterfactual_run',
   'exempt',

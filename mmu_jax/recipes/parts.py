@@ -272,3 +272,36 @@ def unlearn(
     probe_every=probe_every,
     probe_rows=48,
   )
+
+
+def attacks(size: int = 6, questions: int = 4) -> dict[str, Any]:
+  """Returns the settings of every attack; `mmu pipeline` makes none of them.
+
+  Args:
+    size: pictures of a batch of finetuning.
+    questions: questions about each.
+
+  Example:
+    >>> attacks()['relearn']['steps']
+    (0, 2, 5, 10, 20, 40)
+  """
+  case = lambda learns, pictures=0, draw=0, rate=5e-4: dict(
+    learns=learns, pictures=pictures, draw=draw, rate=rate
+  )
+  relearn = dict(
+    models=(),  # `mmu pipeline` attacks them before the report
+    steps=(0, 2, 5, 10, 20, 40),
+    rows=144,
+    size=size,
+    questions=questions,
+    cases=dict(
+      one_picture=case('pictures', 1),
+      another_picture=case('pictures', 1, draw=1),
+      two_pictures=case('pictures', 2),
+      all_pictures=case('pictures'),
+      one_picture_slowly=case('pictures', 1, rate=1e-4),
+      retain=case('retain'),
+      text=case('text'),
+    ),
+  )
+  return dict(relearn=relearn)

@@ -14,6 +14,7 @@ from typing import Any
 import urllib.parse
 
 from mmu_jax.errors import UserError
+from mmu_jax.settings import attacking
 from mmu_jax.settings import rules
 from mmu_jax.settings import sizes
 from mmu_jax.settings.rules import ANY
@@ -349,6 +350,7 @@ TABLE: Table = {
   'evaluation.protocol': (TEXT, "way of asking; '': the dataset's"),
   'evaluation.shots': (_COUNT, 'people whose questions stand before each'),
   **below('evaluation.judge', JUDGE),
+  **below('attacks', attacking.ATTACKS),
 }
 
 OPEN = ('limits', 'clip_norms')  # groups whose fields the command line names
@@ -357,7 +359,7 @@ _OPTIONAL = ('tune', *MAY_LACK)  # groups that are whole, where they are there
 # Fields without which a job does; the code that reads them has a default.
 _DEFAULTED = re.compile(
   r'data\.(?!name)|validation_groups|tune|retrained|.*epochs|.*partial_forget'
-  r'|.*require_memorised'
+  r'|.*require_memorised|attacks'
   r'|evaluation\.(judge|prot|rep|shots)'
   r'|model\.(?!name|path|dtype|attention|remat)'
   r'|.*optimizer\.(?!name)|runs\.\*\.(warmup|teacher|options\.(?!\*))'

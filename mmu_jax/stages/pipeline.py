@@ -4,6 +4,8 @@ from typing import Any
 
 import jax
 
+from mmu_jax.attacks import ATTACKS
+from mmu_jax.attacks import stage as attacking
 from mmu_jax.distributed import progress
 from mmu_jax.stages import gate
 from mmu_jax.stages.budgets import settle as budgets
@@ -24,9 +26,9 @@ def pipeline(config: Config, workdir: Folder) -> list[dict[str, Any]]:
   """Runs every stage of a config; finished parts are skipped.
 
   base -> vanilla and retrained -> gate -> importances and masks -> every run of
-  the config -> evaluation -> report. Before the first, the rounds of all are
-  printed, with the forget turns and forget batches of the runs. The gate asks
-  whether vanilla knows the forget set.
+  the config -> evaluation -> attacks of ``config.attacks`` -> report. Before
+  the first, the rounds of all are printed, with the forget turns and forget
+  batches of the runs. The gate asks whether vanilla knows the forget set.
 
   Args:
     config: the whole config.
@@ -54,5 +56,9 @@ def pipeline(config: Config, workdir: Folder) -> list[dict[str, Any]]:
   for run in config.runs:
     make_model(config, workdir, run)
   results = evaluate(config, workdir)
+  for name, kind in ATTACKS.items():
+    models = kind.spec(config).models
+    if models:
+      attacking.attack(config, workdir, name, models)
   report(config, workdir)
   return results

@@ -5,6 +5,9 @@ import pathlib
 from typing import Any
 
 from mmu_jax import distributed
+from mmu_jax.attacks import ATTACKS
+from mmu_jax.attacks import showing
+from mmu_jax.attacks import stage as attacking
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.asking import answers as answers_lib
 from mmu_jax.evaluation.report import gallery
@@ -51,8 +54,13 @@ def _report(job: Job) -> str:
   before, unknown = gate.told(job, runs)
   remarks += [unknown] if unknown else []
   gallery.save_gallery(job.folder, runs, job.data, predictions=folder)
+  found = attacking.attacked(job)
   path = page.write_report(
-    job.folder, predictions=folder, remarks=remarks, before=before
+    job.folder,
+    predictions=folder,
+    remarks=remarks,
+    before=before,
+    attacks=[showing.section(ATTACKS[name], of) for name, of in found.items()],
   )
   return str(path)
 

@@ -66,9 +66,9 @@ def refused(tmp_path, capsys, monkeypatch):
 
   def run(name, *more):
     folder = [] if name == 'plan' else ['--workdir=work']
-    run_of = ['--run=base'] if name == 'train' else []
+    needed = {'train': ['--run=base'], 'attack': ['relearn']}.get(name, [])
     try:
-      status = command_line.main([name, CONFIG, *folder, *run_of, *more])
+      status = command_line.main([name, CONFIG, *folder, *needed, *more])
     except SystemExit as exit_:
       status = exit_.code
     assert status == 1

@@ -35,6 +35,7 @@ BEGUN = {
   'train': 'base',
   'saliency': 'mask',
   'evaluate': 'predictions',
+  'attack': 'attacks/relearn',
   'report': 'report.html',
   'tune': 'tuning',
 }

@@ -43,11 +43,11 @@ def _shown(monkeypatch, job):
   def save(folder, runs, data, *, predictions):
     found.update(runs=runs, names=data.names, gallery=predictions)
 
-  def write(folder, *, predictions, remarks, before):
+  def write(folder, *, predictions, remarks, before, attacks):
     apart = [text for text in remarks if text.startswith(NO_RETRAINED)]
     others = [text for text in remarks if text not in apart]
     found.update(page=predictions, remarks=others, no_retrained=apart)
-    found.update(before=before)
+    found.update(before=before, attacks=attacks)
     return folder / 'report.html'
 
   monkeypatch.setattr(reporting.gallery, 'save_gallery', save)
@@ -195,3 +195,11 @@ def test_a_job_without_a_retrained_model_says_so(shown, job, rounds, recipe):
   job.config.update(vanilla={'rounds': 1}, retrained={'without': ()})
   found = shown([_row('vanilla'), _row('retrained'), _row('ga')])()[1]
   assert found['remarks'] == found['no_retrained'] == []
+
+
+def test_attacks_of_the_workdir_are_on_the_page(shown, monkeypatch):
+  rows = [dict(case='one', metric='exact', value=0.5, n=3, step=None)]
+  found = {'relearn': {'ga': rows}}
+  monkeypatch.setattr(reporting.attacking, 'attacked', lambda job: found)
+  made = shown([_row('ga')])()[1]['attacks']
+  assert [(m['name'], m['models']) for m in made] == [('relearn', ['ga'])]

@@ -36,7 +36,7 @@ def _is_published(name: str) -> bool:
 
 
 def _draw(workdir: Path, results, histories: dict, masks: dict) -> dict:
-  """Writes the plots to ``plots/`` and returns them as data URIs."""
+  """Draws the plots, see ``_save``."""
   figures = {'bars': plots.bars(results), 'tradeoff': plots.tradeoff(results)}
   forget = scored.headlines(scored.tasks_in(results), FORGET)
   probes = [row['probe'] for rows in histories.values() for row in rows]
@@ -44,15 +44,21 @@ def _draw(workdir: Path, results, histories: dict, masks: dict) -> dict:
     figures['trajectory'] = plots.trajectory(histories, results)
   if masks:
     figures['density'] = plots.mask_density(masks)
-  shown = {}
-  for name, figure in figures.items():
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png')
-    workdir_lib.write_bytes(
-      workdir / 'plots' / f'{name}.png', buffer.getvalue()
-    )
-    shown[name] = examples.data_uri(buffer.getvalue())
-  return shown
+  return {name: _save(workdir, name, fig) for name, fig in figures.items()}
+
+
+def _save(workdir: Path, name: str, figure) -> str:
+  """Writes a plot to ``plots/`` and returns it as a data URI."""
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format='png')
+  workdir_lib.write_bytes(workdir / 'plots' / f'{name}.png', buffer.getvalue())
+  return examples.data_uri(buffer.getvalue())
+
+
+def _with_curves(workdir: Path, made: dict[str, Any]) -> dict[str, Any]:
+  """The section on an attack, its figure as a data URI."""
+  figure, name = made['figure'], f'attack_{made["name"]}'
+  return made | {'figure': figure and _save(workdir, name, figure)}
 
 
 def _histories(
@@ -145,6 +151,7 @@ def write_report(
   predictions: Path | None = None,
   remarks: Sequence[str] = (),
   before: str = '',
+  attacks: Sequence[dict[str, Any]] = (),
 ) -> Path:
   """Writes ``plots/*.png`` and ``report.html`` into a finished workdir.
 
@@ -159,6 +166,7 @@ def write_report(
     remarks: sentences for the top of the page, on models that have no scores,
       say; those on damaged files are added.
     before: sentence on the model before unlearning, behind the first.
+    attacks: sections on attacks, see ``attacks.showing.section``.
 
   Returns:
     The path of ``report.html``.
@@ -181,6 +189,7 @@ def write_report(
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter('always', DamageWarning)
     parts = _parts(workdir, main, predictions)
+  parts['attacks'] = [_with_curves(workdir, made) for made in attacks]
   for warning in caught:
     warnings.warn(warning.message, stacklevel=2)
     if warning.category is DamageWarning:

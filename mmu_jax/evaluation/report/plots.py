@@ -76,6 +76,24 @@ def _grid(figure, rows: int, across: int, **kwargs):
   return axes
 
 
+def panels(count: int, across: int):
+  """Returns a figure and its plain panels, some in a row.
+
+  Args:
+    count: number of panels, at least 1.
+    across: most panels of a row.
+
+  Returns:
+    The figure, and a list of ``count`` axes with common limits.
+  """
+  rows = -(-count // across)
+  figure = _figure((12, 3 * rows + 0.4))
+  axes = list(_grid(figure, rows, across, sharey=True).flat)
+  for ax in axes[count:]:
+    ax.set_axis_off()
+  return figure, axes[:count]
+
+
 def _wanted(ax, x: str, y: str):
   """Names the axes and the wanted directions: the upper left is good."""
   ax.set_xlabel(f'{x}  (← wanted)', fontsize=10)

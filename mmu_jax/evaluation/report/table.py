@@ -110,6 +110,19 @@ class _Fitted:
 Lines = list[list[str]]  # the lines of every cell of a column, header first
 
 
+class Fitted:
+  """Columns as tables of the terminal, as many as its width needs."""
+
+  def __init__(self, columns: Sequence[Lines]):
+    """Takes columns; the first one names the rows and stands in each table."""
+    self._columns = columns
+
+  def __rich_console__(self, console, options):
+    """Yields the tables."""
+    for part in _split(self._columns, options.max_width):
+      yield _view(part, edge=True)
+
+
 def _lines(column: Column, shown) -> Lines:
   """A column: one word of its title a line, then value and interval."""
   n = items(shown, column.key)

@@ -12,6 +12,8 @@ from shown import undefined
 from shown import write_jsonl
 
 from mmu_jax import errors
+from mmu_jax.attacks import ATTACKS
+from mmu_jax.attacks import showing
 from mmu_jax.evaluation.report import page as report
 from mmu_jax.evaluation.report import scored
 from mmu_jax.workdir import seals
@@ -62,6 +64,21 @@ def test_what_was_known_before_stands_behind_the_first_sentence(bare):
   lead = path.read_text(encoding='utf-8').partition('</header>')[0]
   first, second = re.findall('<p>(.*)</p>', lead)[:2]
   assert first.startswith('A model was asked') and second == 'It knew them.'
+
+
+def test_an_attack_has_its_reading_its_curves_and_every_step(bare):
+  rows = [
+    dict(case='one', metric='exact', value=0.25 * step, n=7, step=step)
+    for step in (0, 2)
+  ]
+  found = {'retrained': rows, 'ga_diff': rows}
+  made = showing.section(ATTACKS['relearn'], found)
+  page = report.write_report(bare, attacks=[made]).read_text(encoding='utf-8')
+  part = page.partition('<h2>Attacks</h2>')[2].partition('<h2>')[0]
+  assert 'relearn: finetune' in part and 'A model that never' in part
+  assert len(_pictures(part)) == 1 and 'exact, step 2' in part
+  assert (bare / 'plots' / 'attack_relearn.png').exists()
+  assert '<h2>Attacks' not in report.write_report(bare).read_text('utf-8')
 
 
 def test_no_scores_is_an_error_with_the_next_step(tmp_path):

@@ -1,0 +1,85 @@
+"""The table of attacks; it imports nothing, so that ``--help`` is quick.
+
+An attack ``x`` is a function ``x(job, model, folder)`` in
+``mmu_jax/attacks/x.py`` that returns rows::
+
+  {'case': 'one picture', 'metric': 'exact', 'value': 0.5, 'n': 144, 'step': 2}
+
+``value`` is a finite number, ``n`` the number of questions or pictures behind
+it, and ``step`` a step of a curve; None for a score without one. Its settings
+are ``config.attacks.x``, with defaults in ``recipes.parts.attacks`` and ranges
+in ``settings.attacking``.
+"""
+
+import importlib
+import pathlib
+from typing import Any, NamedTuple
+
+Rows = list[dict[str, Any]]
+
+
+class Attack(NamedTuple):
+  """An attack on a finished model.
+
+  Attributes:
+    name: word after ``mmu attack``.
+    title: sentence on its doing, without a full stop.
+    reading: sentences for a reader of the report who has never seen it.
+    asks: whether answers are decoded, so that settings of the evaluation
+      matter to the result.
+  """
+
+  name: str
+  title: str
+  reading: str
+  asks: bool = False
+
+  def spec(self, config: Any) -> Any:
+    """Returns its settings, also of a config that was made without them."""
+    from mmu_jax.recipes import parts
+
+    found = config.get('attacks', {}).get(self.name, {})
+    spec = type(config)(parts.attacks()[self.name])
+    with spec.unlocked():
+      for field, value in found.items():
+        spec[field] = value
+    return spec
+
+  def settings(self, config: Any) -> dict[str, Any]:
+    """Returns all that its result depends on, beside world and model."""
+    made = self.spec(config).to_dict()
+    made.pop('models')
+    if self.asks:
+      length = config.evaluation.max_new_tokens
+      penalty = config.evaluation.get('repetition_penalty', 0.0)
+      made |= dict(max_new_tokens=length, repetition_penalty=penalty)
+    return made
+
+  def run(self, job: Any, model: str, folder: pathlib.Path) -> Rows:
+    """Attacks a model.
+
+    Args:
+      job: the job, whose mesh is set.
+      model: name of the model.
+      folder: folder of the result, also for parts that are done, see
+        ``stage.keep_part``.
+    """
+    module = importlib.import_module(f'mmu_jax.attacks.{self.name}')
+    return getattr(module, self.name)(job, model, folder)
+
+
+ATTACKS = {
+  attack.name: attack
+  for attack in (
+    Attack(
+      'relearn',
+      'finetune for a few steps and see how fast the forgotten comes back',
+      'The model is trained again for a few steps, on a few pictures of those '
+      'to forget, and asked about other pictures of them. A model that never '
+      'knew them learns slowly (the retrained one); one that only hides '
+      'them has them back at once, so its curve is far above. "Area" is the '
+      'mean distance between both curves: 0 is as slow as retrained, and '
+      'above .1 something is left.',
+    ),
+  )
+}

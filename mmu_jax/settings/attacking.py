@@ -1,0 +1,30 @@
+"""Fields of the attacks: type, range, and meaning."""
+
+from mmu_jax.settings.rules import below
+from mmu_jax.settings.rules import number
+from mmu_jax.settings.rules import one_of
+from mmu_jax.settings.rules import several
+from mmu_jax.settings.rules import Table
+from mmu_jax.settings.rules import TEXT
+from mmu_jax.settings.rules import whole
+
+_MODELS: Table = {
+  'models': (several(TEXT, 0), 'models that `mmu pipeline` attacks')
+}
+_STEPS: Table = {
+  'steps': (several(whole(0)), 'steps after which a model is asked, rising'),
+  'rows': (whole(1), 'questions that are asked at most'),
+  'size': (whole(1), 'pictures, or groups of texts, of a batch'),
+  'questions': (whole(1), 'questions about each'),
+}
+_RELEARN: Table = {
+  'cases.*.learns': (
+    one_of('pictures', 'retain', 'text'),
+    'data of the finetuning: pictures to forget, others, or text',
+  ),
+  'cases.*.pictures': (whole(0), 'pictures of each to forget; 0: all'),
+  'cases.*.draw': (whole(0), 'number of the draw of these pictures'),
+  'cases.*.rate': (number(1e-12, 1e3), 'learning rate of AdamW'),
+}
+
+ATTACKS: Table = {**below('relearn', _MODELS | _STEPS | _RELEARN)}
