@@ -25,7 +25,7 @@ _TIE = 0  # the code of an entry that is never salient
 _MIDDLE = 128  # the lowest code that reaches the threshold
 
 
-def quantize(
+def to_codes(
   scores: Params, ties: Mask = None, threshold: float = 1.0
 ) -> Params:
   r"""Turns scores into codes.
@@ -47,21 +47,21 @@ def quantize(
     ValueError: if the threshold is not positive, or the trees differ.
 
   Example:
-    >>> quantize(jnp.array([0.5, 0.99, 1., 2.]))
+    >>> to_codes(jnp.array([0.5, 0.99, 1., 2.]))
     Array([120, 127, 128, 136], dtype=uint8)
   """
   edges = jnp.asarray(_edges(threshold))
   if ties is None:
-    return jax.tree.map(lambda x: _quantize(x, edges, None), scores)
+    return jax.tree.map(lambda x: _coded(x, edges, None), scores)
   tree_lib.check_same(ties, scores, got_name='ties', want_name='the scores')
-  return jax.tree.map(lambda x, t: _quantize(x, edges, t), scores, ties)
+  return jax.tree.map(lambda x, t: _coded(x, edges, t), scores, ties)
 
 
 def to_mask(codes: Params, threshold: float = 1.0, stored: float = 1.0) -> Mask:
   """Marks the scores that reach a threshold; ties never do.
 
   Args:
-    codes: tree of uint8 from ``quantize``.
+    codes: tree of uint8 from ``to_codes``.
     threshold: ``stored`` times a power of 2^(1/8).
     stored: the threshold that the codes were made with.
 
@@ -73,7 +73,7 @@ def to_mask(codes: Params, threshold: float = 1.0, stored: float = 1.0) -> Mask:
       names the nearest border.
 
   Example:
-    >>> codes = quantize(jnp.array([0.5, 1., 2.]))
+    >>> codes = to_codes(jnp.array([0.5, 1., 2.]))
     >>> to_mask(codes, threshold=2.0)
     Array([False, False,  True], dtype=bool)
   """
@@ -90,7 +90,7 @@ def density_by_threshold(
   """Returns how many weights may change at each of several thresholds.
 
   Args:
-    codes: tree of uint8 from ``quantize``.
+    codes: tree of uint8 from ``to_codes``.
     thresholds: numbers that ``to_mask`` takes.
     components: component -> regex over leaf names; None for the whole alone.
     stored: the threshold that the codes were made with.
@@ -99,7 +99,7 @@ def density_by_threshold(
     Threshold -> density of its mask, see ``masks.density``.
 
   Example:
-    >>> codes = {'w': quantize(jnp.array([0.5, 1., 2., 4.]))}
+    >>> codes = {'w': to_codes(jnp.array([0.5, 1., 2., 4.]))}
     >>> density_by_threshold(codes, [1.0, 2.0])
     {1.0: {'all': 0.75}, 2.0: {'all': 0.5}}
   """
@@ -137,9 +137,7 @@ def _step(threshold: float, stored: float) -> int:
 
 
 @jax.jit
-def _quantize(
-  x: jax.Array, edges: jax.Array, tie: jax.Array | None
-) -> jax.Array:
+def _coded(x: jax.Array, edges: jax.Array, tie: jax.Array | None) -> jax.Array:
   """The codes of one leaf: 1 + the number of edges that a score reaches."""
   code = 1 + jnp.searchsorted(edges, x, side='right')
   code = code.astype(jnp.uint8)

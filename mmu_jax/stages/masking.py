@@ -81,7 +81,7 @@ def _keep_log_ratio(job: Job) -> None:
 
     def encode(scores, ties):
       ties = None if config.ties_are_salient else ties
-      return codes.quantize(scores, ties, config.threshold)
+      return codes.to_codes(scores, ties, config.threshold)
 
     made = saliency_lib.score_leaves(
       *_leaves(job), encode, **_restrictions(job, config.normalize)

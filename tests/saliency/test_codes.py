@@ -37,7 +37,7 @@ def test_the_mask_at_the_stored_threshold_is_that_of_the_scores(threshold):
   scores = {'w': jnp.asarray(_scores(0, threshold))}
   ties = {'w': jnp.asarray(np.random.default_rng(1).random(200_105) < 0.2)}
   for ties_or_none in (None, ties):
-    codes = codes_lib.quantize(scores, ties_or_none, threshold)
+    codes = codes_lib.to_codes(scores, ties_or_none, threshold)
     assert codes['w'].dtype == jnp.uint8
     want = saliency_lib.mask_from_saliency(
       scores, threshold=threshold, ties=ties_or_none
@@ -52,7 +52,7 @@ def test_the_mask_at_the_stored_threshold_is_that_of_the_scores(threshold):
 def test_the_mask_at_another_edge_is_that_of_the_scores_too(stored, step):
   threshold = stored * 2 ** (step / 8)
   scores = jnp.asarray(_scores(2, threshold))
-  codes = codes_lib.quantize(scores, None, stored)
+  codes = codes_lib.to_codes(scores, None, stored)
   want = saliency_lib.mask_from_saliency(scores, threshold=threshold)
   got = codes_lib.to_mask(codes, threshold, stored)
   np.testing.assert_array_equal(got, want)
@@ -61,7 +61,7 @@ def test_the_mask_at_another_edge_is_that_of_the_scores_too(stored, step):
 def test_the_density_at_each_threshold_is_the_one_of_its_mask():
   scores = toy.tree_like(toy.params(0), 6, sign=False)
   ties = toy.random_mask(scores, 6, share=0.2)
-  codes = codes_lib.quantize(scores, ties, 0.5)
+  codes = codes_lib.to_codes(scores, ties, 0.5)
   thresholds = [0.25, 0.5, 1.0, 2.0]
   got = codes_lib.density_by_threshold(codes, thresholds, toy.COMPONENTS, 0.5)
   assert list(got) == thresholds
@@ -78,7 +78,7 @@ def test_the_density_at_each_threshold_is_the_one_of_its_mask():
 def test_codes_live_where_the_scores_live():
   there = NamedSharding(sharding.make_mesh('fsdp=8'), P('fsdp'))
   scores = _scores(4, 1.0)[:1024]
-  codes = codes_lib.quantize(jax.device_put(scores, there))
+  codes = codes_lib.to_codes(jax.device_put(scores, there))
   assert codes.sharding.is_equivalent_to(there, 1)
   mask = codes_lib.to_mask(codes)
   assert mask.sharding.is_equivalent_to(there, 1)
@@ -102,4 +102,4 @@ def test_a_threshold_that_codes_cannot_tell_is_an_error(threshold, message):
 def test_ties_of_another_tree_are_an_error():
   scores = toy.tree_like(toy.params(0), 5, sign=False)
   with pytest.raises(ValueError, match='ties must have the leaves of the sco'):
-    codes_lib.quantize(scores, {'w': scores})
+    codes_lib.to_codes(scores, {'w': scores})
