@@ -81,5 +81,15 @@ ATTACKS = {
       'mean distance between both curves: 0 is as slow as retrained, and '
       'above .1 something is left.',
     ),
+    Attack(
+      'membership',
+      'tell pictures of the training from others by likelihoods',
+      'For each picture to forget the model is asked how likely it finds the '
+      'true answers, and the same for pictures that it never saw: new ones of '
+      'the same people, and of strangers. The number (AUC) is how often the '
+      'picture of the training comes first. .5 tells nothing; well above it '
+      'the pictures are remembered; well below they were made unlikely, which '
+      'gives them away as much. The retrained model shows what is normal.',
+    ),
   )
 }

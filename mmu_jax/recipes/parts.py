@@ -304,4 +304,7 @@ def attacks(size: int = 6, questions: int = 4) -> dict[str, Any]:
       text=case('text'),
     ),
   )
-  return dict(relearn=relearn)
+  return dict(
+    relearn=relearn,
+    membership=dict(models=(), rows=144, gradient_rows=48, share=0.2),
+  )

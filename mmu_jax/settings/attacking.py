@@ -26,5 +26,13 @@ _RELEARN: Table = {
   'cases.*.draw': (whole(0), 'number of the draw of these pictures'),
   'cases.*.rate': (number(1e-12, 1e3), 'learning rate of AdamW'),
 }
+_ASKED: Table = {'rows': (whole(1), 'most questions of a kind')}
+_MEMBERSHIP: Table = {
+  'gradient_rows': (whole(1), 'most answers of a kind with a gradient'),
+  'share': (number(0, 1, above=True), 'share of the tokens of min-k'),
+}
 
-ATTACKS: Table = {**below('relearn', _MODELS | _STEPS | _RELEARN)}
+ATTACKS: Table = {
+  **below('relearn', _MODELS | _STEPS | _RELEARN),
+  **below('membership', _MODELS | _ASKED | _MEMBERSHIP),
+}
