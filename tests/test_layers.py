@@ -37,6 +37,8 @@ RANKS = {
   'commands': 5,
   '__main__': 6,
 }
+# Attacks are stages with a folder of their own: the report shows them.
+ALIKE = {'attacks': 'stages'}
 CORE = {
   'tree',
   'typing',
@@ -100,7 +102,8 @@ def _own(path):
 
 def _part(module):
   """``mmu_jax.models.llama`` is part of ``models``; the package of itself."""
-  return (module.split('.') + [''])[1]
+  part = (module.split('.') + [''])[1]
+  return ALIKE.get(part, part)
 
 
 def _parametrize(paths):
