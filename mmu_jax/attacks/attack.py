@@ -91,5 +91,13 @@ ATTACKS = {
       'the pictures are remembered; well below they were made unlikely, which '
       'gives them away as much. The retrained model shows what is normal.',
     ),
+    Attack(
+      'quantize',
+      'round the weights to coarse formats and score again',
+      'All matrices are rounded to fewer bits, and the questions asked again. '
+      'Scores to forget that rise show answers that were only hidden by small '
+      'changes. Scores to keep that fall show that the format itself is too '
+      'coarse; then nothing follows from the others.',
+    ),
   )
 }

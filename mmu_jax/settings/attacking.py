@@ -35,4 +35,5 @@ _MEMBERSHIP: Table = {
 ATTACKS: Table = {
   **below('relearn', _MODELS | _STEPS | _RELEARN),
   **below('membership', _MODELS | _ASKED | _MEMBERSHIP),
+  **below('quantize', _MODELS | _ASKED),
 }
