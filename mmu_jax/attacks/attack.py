@@ -99,5 +99,15 @@ ATTACKS = {
       'changes. Scores to keep that fall show that the format itself is too '
       'coarse; then nothing follows from the others.',
     ),
+    Attack(
+      'prompts',
+      'ask in other words, after other turns, and with changed pictures',
+      'The same facts are asked for in other ways, none of which gives the '
+      'answer away. An answer that comes back against "clean" was hidden from '
+      'one wording or picture only. With the name given a model may answer '
+      'from text, as the retrained model does. Questions to keep say which '
+      'changes a model can bear at all.',
+      asks=True,
+    ),
   )
 }

@@ -308,4 +308,5 @@ def attacks(size: int = 6, questions: int = 4) -> dict[str, Any]:
     relearn=relearn,
     membership=dict(models=(), rows=144, gradient_rows=48, share=0.2),
     quantize=dict(models=(), rows=144),
+    prompts=dict(models=(), rows=72),
   )

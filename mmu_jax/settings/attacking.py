@@ -36,4 +36,5 @@ ATTACKS: Table = {
   **below('relearn', _MODELS | _STEPS | _RELEARN),
   **below('membership', _MODELS | _ASKED | _MEMBERSHIP),
   **below('quantize', _MODELS | _ASKED),
+  **below('prompts', _MODELS | _ASKED),
 }

@@ -3,6 +3,7 @@
 from mmu_jax.data.encoding import processing
 from mmu_jax.data.row import CLASSIFICATION
 from mmu_jax.errors import UserError
+from mmu_jax.evaluation.asking.protocols import question as question_lib
 from mmu_jax.evaluation.asking.protocols.question import Asked
 from mmu_jax.evaluation.asking.protocols.question import Protocol
 from mmu_jax.evaluation.asking.protocols.question import Question
@@ -21,11 +22,23 @@ def _questions(task, tasks, shots, seed):
 
 def _ask(question, encoder):
   """The prompt of a row; options are not generated but compared."""
-  if question.row.task == CLASSIFICATION:
+  row = question.row
+  if row.task == CLASSIFICATION:
     return None
-  return Asked(
-    question.row.question, processing.prompt_of(encoder.example(question.row))
-  )
+  if question.shots:
+    return _behind_shots(question, encoder.processor)
+  return Asked(row.question, processing.prompt_of(encoder.example(row)))
+
+
+def _behind_shots(question, processor):
+  """The prompt of a row behind solved questions, which only attacks give."""
+  turns = [
+    question_lib.ChatTurn(shot.question, shot.pictures, shot.answer)
+    for shot in (*question.shots, question.row._replace(answer=''))
+  ]
+  prompt, _ = question_lib.chat(turns, processor)
+  pictures = [picture for turn in turns for picture in turn.pictures]
+  return question_lib.encode_prompt(prompt, pictures, question.row, processor)
 
 
 def _answers(question, encoder):
