@@ -109,5 +109,15 @@ ATTACKS = {
       'changes a model can bear at all.',
       asks=True,
     ),
+    Attack(
+      'probe',
+      'look for the identity in the features of each layer',
+      'A linear classifier learns to name the people from the features of '
+      'their pictures at each layer, and is tested on new pictures. People '
+      'look different, so it is far above chance on any model. From one '
+      'picture of each it does better on a model that knows the people: more '
+      'than on the retrained model is knowledge that is still inside, '
+      'whatever the model says.',
+    ),
   )
 }

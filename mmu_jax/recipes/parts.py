@@ -309,4 +309,5 @@ def attacks(size: int = 6, questions: int = 4) -> dict[str, Any]:
     membership=dict(models=(), rows=144, gradient_rows=48, share=0.2),
     quantize=dict(models=(), rows=144),
     prompts=dict(models=(), rows=72),
+    probe=dict(models=(), layers=5, pictures=(1, 0), ridge=0.01),
   )

@@ -31,10 +31,19 @@ _MEMBERSHIP: Table = {
   'gradient_rows': (whole(1), 'most answers of a kind with a gradient'),
   'share': (number(0, 1, above=True), 'share of the tokens of min-k'),
 }
+_PROBE: Table = {
+  'layers': (whole(1), 'most layers, evenly spread'),
+  'pictures': (
+    several(whole(0)),
+    'pictures of each person that probes learn from; 0: all',
+  ),
+  'ridge': (number(1e-9, 1e6), 'penalty of the size of the weights'),
+}
 
 ATTACKS: Table = {
   **below('relearn', _MODELS | _STEPS | _RELEARN),
   **below('membership', _MODELS | _ASKED | _MEMBERSHIP),
   **below('quantize', _MODELS | _ASKED),
   **below('prompts', _MODELS | _ASKED),
+  **below('probe', _MODELS | _PROBE),
 }
