@@ -272,8 +272,8 @@ def bars(results: Sequence[dict]):
     for block in scored.shown_blocks(results)
     if {c.metric for c in block.columns} & set(layout.compared)
   ]
-  # Exposure is in bits, not in [0, 1].
-  fits = lambda c: c.about and not c.metric.endswith('exposure')
+  # Exposure is in bits and nll in nats, not in [0, 1].
+  fits = lambda c: c.about and not c.metric.endswith(('exposure', 'nll'))
   panels = {b.title: list(filter(fits, b.columns)) for b in blocks}
   rows = [-(-len(panel) // _ACROSS) for panel in panels.values()]
   height = 1.2 + 0.26 * len(shown)

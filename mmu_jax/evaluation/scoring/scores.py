@@ -122,6 +122,12 @@ def _probability(answer: Answer) -> float | None:
   return metrics.answer_probability(given[0]['nll'], given[0]['tokens'])
 
 
+def _nll(answer: Answer) -> float | None:
+  """The nats of the given answer, all of it."""
+  given = _given(answer, 'answer')
+  return given[0]['nll'] if given else None
+
+
 def _truth(function: Callable[[float], float]) -> Metric:
   """A score of the truth ratio."""
 
@@ -204,7 +210,8 @@ METRICS: dict[str, dict[str, Metric]] = {
     'rougeL_recall': _words('rougeL_recall'),
     'bleu': _of_text(lambda a: metrics.bleu(a['text'], a['answer'])),
     'contains': _of_text(_contains),
-    'probability': _probability,
+    'probability': _detail(_probability),
+    'nll': _nll,
     'exposure': _exposure,
     'truth_ratio_forget': _truth(forget_score),
     'truth_ratio_retain': _truth(retain_score),

@@ -88,7 +88,8 @@ def test_bars_stay_within_their_panel_and_titles_beside_each_other():
   bits = [
     people_row(r, 'forget_vqa_holdout', 2.0, 'choice_exposure') for r in SCORES
   ]
-  figure = plots.bars([*people(), *bits])
+  nats = [people_row(r, 'forget_vqa_holdout', 16.0, 'nll') for r in SCORES]
+  figure = plots.bars([*people(), *bits, *nats])
   figure.canvas.draw()
   axes = [
     ax for ax in figure.findobj(lambda x: hasattr(x, 'barh')) if ax.patches

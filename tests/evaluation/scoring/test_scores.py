@@ -119,6 +119,7 @@ def test_the_right_answer_is_ranked_among_the_wrong_ones():
   given += [likelihood('perturbed', nll) for nll in (7.0, 2.0, 9.0)]
   found = scores.score(answer(text='', likelihoods=given))
   assert found['exposure'] == pytest.approx(2 - np.log2(2))
+  assert found['nll'] == 5
   chosen = scores.score(choice([3, 1, 2]))
   assert chosen['choice_exposure'] == pytest.approx(np.log2(3))
   assert chosen['choice_chance'] == pytest.approx(1 / 3)

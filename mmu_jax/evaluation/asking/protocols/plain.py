@@ -2,6 +2,7 @@
 
 from mmu_jax.data.encoding import processing
 from mmu_jax.data.row import CLASSIFICATION
+from mmu_jax.data.row import GENERATION
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.asking.protocols import question as question_lib
 from mmu_jax.evaluation.asking.protocols.question import Asked
@@ -42,10 +43,10 @@ def _behind_shots(question, processor):
 
 
 def _answers(question, encoder):
-  """The options."""
+  """The options; of a sentence the true answer, for its likelihood."""
   row = question.row
-  if row.task != CLASSIFICATION:
-    return []
+  if row.task == GENERATION:
+    return [encoder.example(row)]
   return [
     encoder.example(row._replace(key=f'{row.key}#{i}', answer=option))
     for i, option in enumerate(row.options)

@@ -124,6 +124,10 @@ def _traces(forget: c.About, key: str, title: str, short: str) -> c.ColumnBlock:
       'The probability of the reference answer, per token.',
     ),
     (
+      *(c.FORGET_VQA, 'nll', 'nll_forget'),
+      *('forget VQA, nats', 'forget nats', c.UP, c.NLL),
+    ),
+    (
       *(c.RETAIN_VQA, 'probability', 'probability_retain'),
       *('retain VQA, probability', 'retain prob.', c.UP, _KEEP),
     ),

@@ -166,6 +166,12 @@ EXPOSURE = (
   'Among four it is 2 bits where the true one is always the likeliest, and '
   '.85 by guessing; among eight 3 and 1.09.'
 )
+NLL = (
+  'How unlikely the true answer is, in nats: minus the logarithm of its '
+  'probability, all of its words. It sees a memory that is never written: a '
+  'model may say something else and still have the answer next in line. It is '
+  'to be as high as retrained, and tells best how fast relearning succeeds.'
+)
 
 DISTANCE = Column(
   'distance',

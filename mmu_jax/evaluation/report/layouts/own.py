@@ -70,6 +70,7 @@ _METRICS = (
 _TRACES = (
   (*('names_another', 'names somebody else', 'names other'), c.NAMES_ANOTHER),
   ('exposure', 'exposure in bits', 'bits', c.EXPOSURE),
+  ('nll', 'nats of the true answer', 'nats', c.NLL),
   (
     *('js_divergence', 'JS of options to retrained', 'JS'),
     'How differently the model and the retrained one weigh the options: '
@@ -95,7 +96,7 @@ def _traces() -> c.ColumnBlock:
   rows = (
     (
       *(about, metric, f'{who}/{metric}', f'{who}, {title}'),
-      *(f'{short} {brief}', c.DOWN, meaning),
+      *(f'{short} {brief}', c.UP if metric == 'nll' else c.DOWN, meaning),
     )
     for metric, title, brief, meaning in _TRACES
     for who, short, about, _ in _WHO[:2]

@@ -41,6 +41,10 @@ _ROWS = (
     c.EXPOSURE,
   ),
   (
+    *(c.FORGET_VQA_HOLDOUT, 'nll', 'nll'),
+    *('held-out, nats', 'new, nats', c.UP, c.NLL),
+  ),
+  (
     *(c.FORGET_QA, _MATCH, 'forget_qa', 'forget QA', 'forget QA', c.UP),
     'Questions in text that name the forgotten people: this knowledge is to '
     'stay.',
