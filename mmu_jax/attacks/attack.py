@@ -82,6 +82,15 @@ ATTACKS = {
       'above .1 something is left.',
     ),
     Attack(
+      'transfer',
+      'finetune on text and ask about pictures, and the other way round',
+      'The model is finetuned for a few steps on text about those to forget, '
+      'or on a picture of each, and asked about other pictures of them and in '
+      'text. Where text alone brings pictures back, the way from a face '
+      'to its facts was blocked and not removed: read "text to pictures" '
+      'beside the retrained model. "Nats" say how unlikely the true answer is.',
+    ),
+    Attack(
       'membership',
       'tell pictures of the training from others by likelihoods',
       'For each picture to forget the model is asked how likely it finds the '

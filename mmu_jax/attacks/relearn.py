@@ -98,9 +98,9 @@ def learned_rows(job: Job, case: Any) -> list[Row]:
 def finetuned(
   job: Job,
   model: str,
-  learned: Sequence[Row],
-  spec: Any,
+  part: batching.Part,
   *,
+  steps: Sequence[int],
   rate: float,
   look: Look,
   title: str,
@@ -110,25 +110,24 @@ def finetuned(
   Args:
     job: the job, whose mesh is set.
     model: name of the model.
-    learned: rows to learn from, all with pictures or all without.
-    spec: settings with ``steps``, ``size`` and ``questions``.
+    part: rows to learn from, all with pictures or all without.
+    steps: numbers of steps after which the model is looked at.
     rate: learning rate.
     look: function from parameters to scores.
     title: title of the progress bar.
 
   Returns:
-    Steps of ``spec.steps`` with the scores after them.
+    The steps with the scores after them.
 
   Raises:
     Preempted: if the process was asked to stop.
   """
-  steps = sorted({*spec.steps})
+  steps = sorted({*steps})
   tx = optimizer.build(name='adamw', weight_decay=0.0, clip_norm=1.0)
   state = step_lib.init(
     runs.final_params(job, model), tx, job.model.partition_rules
   )
   (turn,) = methods.finetune()
-  part = batching.Part(learned, spec.size, spec.questions)
   made = {turn.split: make_stream(job, [part], 'relearn')}
   found = []
   with prefetch.prefetched(made) as streams:
@@ -165,8 +164,8 @@ def _case(
   curve = finetuned(
     job,
     model,
-    learned,
-    spec,
+    batching.Part(learned, spec.size, spec.questions),
+    steps=spec.steps,
     rate=case.rate,
     look=asking.make_look(job, rows, spec.questions),
     title=f'relearn {model}, {name}',

@@ -156,6 +156,7 @@ def make_fast(config: ml_collections.ConfigDict) -> None:
   config.unlearn.allow_partial_forget = True
   config.tune.update(rates=(1e-4, 2e-4), rows=16)
   config.attacks.relearn.update(steps=(0, 2), rows=16)
+  config.attacks.transfer.update(steps=2, rows=16)
   config.unlearn.require_memorised = False
   config.evaluation.max_new_tokens = 8
   with config.unlocked():

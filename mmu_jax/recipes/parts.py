@@ -288,12 +288,14 @@ def attacks(size: int = 6, questions: int = 4) -> dict[str, Any]:
   case = lambda learns, pictures=0, draw=0, rate=5e-4: dict(
     learns=learns, pictures=pictures, draw=draw, rate=rate
   )
-  relearn = dict(
+  shared = dict(
     models=(),  # `mmu pipeline` attacks them before the report
-    steps=(0, 2, 5, 10, 20, 40),
     rows=144,
     size=size,
     questions=questions,
+  )
+  relearn = shared | dict(
+    steps=(0, 2, 5, 10, 20, 40),
     cases=dict(
       one_picture=case('pictures', 1),
       another_picture=case('pictures', 1, draw=1),
@@ -304,8 +306,10 @@ def attacks(size: int = 6, questions: int = 4) -> dict[str, Any]:
       text=case('text'),
     ),
   )
+  transfer = shared | dict(steps=20, pictures=1, rate=5e-4)
   return dict(
     relearn=relearn,
+    transfer=transfer,
     membership=dict(models=(), rows=144, gradient_rows=48, share=0.2),
     quantize=dict(models=(), rows=144),
     prompts=dict(models=(), rows=72),

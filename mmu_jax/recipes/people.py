@@ -146,6 +146,7 @@ def _make_fast(config: ml_collections.ConfigDict) -> None:
   config.unlearn.require_memorised = False
   config.tune.rates = (1e-4, 2e-4)
   config.attacks.relearn.update(steps=(0, 2), rows=16)
+  config.attacks.transfer.update(steps=2, rows=16)
   names = ('ga_diff', 'npo', 'mmunlearner', 'counterfactual')
   with config.unlocked():
     config.unlearn.streams.mixed = _mixed(1)

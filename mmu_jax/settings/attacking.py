@@ -11,20 +11,26 @@ from mmu_jax.settings.rules import whole
 _MODELS: Table = {
   'models': (several(TEXT, 0), 'models that `mmu pipeline` attacks')
 }
-_STEPS: Table = {
-  'steps': (several(whole(0)), 'steps after which a model is asked, rising'),
+_BATCHES: Table = {
   'rows': (whole(1), 'questions that are asked at most'),
   'size': (whole(1), 'pictures, or groups of texts, of a batch'),
   'questions': (whole(1), 'questions about each'),
 }
+_RATE = (number(1e-12, 1e3), 'learning rate of AdamW')
 _RELEARN: Table = {
+  'steps': (several(whole(0)), 'steps after which a model is asked'),
   'cases.*.learns': (
     one_of('pictures', 'retain', 'text'),
     'data of the finetuning: pictures to forget, others, or text',
   ),
   'cases.*.pictures': (whole(0), 'pictures of each to forget; 0: all'),
   'cases.*.draw': (whole(0), 'number of the draw of these pictures'),
-  'cases.*.rate': (number(1e-12, 1e3), 'learning rate of AdamW'),
+  'cases.*.rate': _RATE,
+}
+_TRANSFER: Table = {
+  'steps': (whole(1), 'steps of finetuning'),
+  'pictures': (whole(0), 'pictures of each to forget; 0: all'),
+  'rate': _RATE,
 }
 _ASKED: Table = {'rows': (whole(1), 'most questions of a kind')}
 _MEMBERSHIP: Table = {
@@ -41,7 +47,8 @@ _PROBE: Table = {
 }
 
 ATTACKS: Table = {
-  **below('relearn', _MODELS | _STEPS | _RELEARN),
+  **below('relearn', _MODELS | _BATCHES | _RELEARN),
+  **below('transfer', _MODELS | _BATCHES | _TRANSFER),
   **below('membership', _MODELS | _ASKED | _MEMBERSHIP),
   **below('quantize', _MODELS | _ASKED),
   **below('prompts', _MODELS | _ASKED),

@@ -96,14 +96,15 @@ def test_a_model_that_knew_them_is_far_from_one_that_never_did(
 ):
   """Vanilla for one that hides nothing: it learned the same pictures before."""
   seen = {}
-  spec = Config(SETTINGS | {'steps': (0, 25)})
 
   def look(params):
     seen['vanilla'] = jax.tree.map(lambda x: x.copy(), params)
     return {}
 
-  learned = _learned(job)
-  relearn.finetuned(job, 'x', learned, spec, rate=1e-2, look=look, title='x')
+  part = relearn.batching.Part(_learned(job), 2, 4)
+  relearn.finetuned(
+    job, 'x', part, steps=(25,), rate=1e-2, look=look, title='learn'
+  )
   found = {'retrained': relearn.relearn(job, 'retrained', tmp_path / 'r')}
   copy = lambda *_: jax.tree.map(lambda x: x.copy(), seen['vanilla'])
   monkeypatch.setattr(runs, 'final_params', copy)

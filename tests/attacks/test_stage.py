@@ -134,7 +134,7 @@ def test_a_result_that_was_edited_is_refused(job, attacked):
 
 
 def test_unknown_attacks_and_models_are_named(job, attacked):
-  with pytest.raises(UserError, match="unknown attack 'x'; known: relearn"):
+  with pytest.raises(UserError, match="unknown attack 'x'; known: relearn, "):
     stage.attack(job.config, job.folder, 'x')
   with pytest.raises(UserError, match="unknown run 'gaa'"):
     _attack(job, 'gaa')
