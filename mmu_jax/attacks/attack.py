@@ -77,9 +77,13 @@ ATTACKS = {
       'The model is trained again for a few steps, on a few pictures of those '
       'to forget, and asked about other pictures of them. A model that never '
       'knew them learns slowly (the retrained one); one that only hides '
-      'them has them back at once, so its curve is far above. "Area" is the '
-      'mean distance between both curves: 0 is as slow as retrained, and '
-      'above .1 something is left.',
+      'them has them back at once, so its curve is far above. "Exact" is the '
+      'share of answers that are right word for word, "nll" says how unlikely '
+      'the true answer is (nats), and "area" is the mean distance between the '
+      "curve and that model's. In exact answers 0 is as slow as retrained, "
+      'above .1 something is left, and far below 0 the model resists more than '
+      'one without any memory of them. Look at all draws of pictures: one '
+      'alone is no evidence.',
     ),
     Attack(
       'transfer',

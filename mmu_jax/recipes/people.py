@@ -104,6 +104,7 @@ def _full(
   config.tune = dict(rates=(1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4), rows=256)
   config.evaluation = dict(max_new_tokens=12, batch_size=64)
   config.attacks = parts.attacks()
+  config.attacks.relearn.models = ('mmunlearner', 'counterfactual')
   return config
 
 
@@ -145,7 +146,7 @@ def _make_fast(config: ml_collections.ConfigDict) -> None:
   config.unlearn.update(rounds=4, probe_every=2, probe_rows=16)
   config.unlearn.require_memorised = False
   config.tune.rates = (1e-4, 2e-4)
-  config.attacks.relearn.update(steps=(0, 2), rows=16)
+  config.attacks.relearn.update(steps=(0, 2), rows=16, models=())
   config.attacks.transfer.update(steps=2, rows=16)
   names = ('ga_diff', 'npo', 'mmunlearner', 'counterfactual')
   with config.unlocked():
@@ -157,6 +158,7 @@ def _make_fast(config: ml_collections.ConfigDict) -> None:
 
 def _make_published(config: ml_collections.ConfigDict) -> None:
   """Sets the published recipe: one epoch of the portraits."""
+  config.attacks.relearn.models = ()
   part, unlearn, saliency = parts.part, config.unlearn, config.saliency
   with config.unlocked():
     unlearn.streams = dict(

@@ -185,7 +185,7 @@ def _others(
 
 
 def check_names(config: Config) -> None:
-  """Raises ValueError unless names of runs, sets and models can be used."""
+  """Raises ValueError unless runs and preserve sets can name their folders."""
   for name in config.runs:
     inputs.check_name(name, 'run')
     if name in TRAINED or re.fullmatch(r'\w+-\d+shot', name):
@@ -200,19 +200,6 @@ def check_names(config: Config) -> None:
         f'a preserve set is not named {name!r}, as is the importance of the '
         'forget set. Rename it in config.saliency.preserve.'
       )
-  _check_attacked(config)
-
-
-def _check_attacked(config: Config) -> None:
-  """Raises UserError if a model to attack is none of the job."""
-  known = (*TRAINED, *config.runs)
-  for name, spec in config.get('attacks', {}).items():
-    for model in spec.get('models', ()):
-      if model not in known and '/' not in model:
-        raise UserError(
-          f'config.attacks.{name}.models has {model!r}; the config has '
-          f'{", ".join(known)}. Name some of these, or none.'
-        )
 
 
 def makes(config: Config, name: str) -> bool:

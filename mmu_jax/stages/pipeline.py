@@ -17,6 +17,7 @@ from mmu_jax.stages.job import open_job
 from mmu_jax.stages.job import TRAINED
 from mmu_jax.stages.masking import saliency
 from mmu_jax.stages.reporting import report
+from mmu_jax.stages.runs import find_models
 from mmu_jax.stages.scoring import evaluate
 from mmu_jax.stages.training import make_model
 
@@ -56,9 +57,22 @@ def pipeline(config: Config, workdir: Folder) -> list[dict[str, Any]]:
   for run in config.runs:
     make_model(config, workdir, run)
   results = evaluate(config, workdir)
-  for name, kind in ATTACKS.items():
-    models = kind.spec(config).models
-    if models:
-      attacking.attack(config, workdir, name, models)
+  _attack(config, workdir)
   report(config, workdir)
   return results
+
+
+def _attack(config: Config, workdir: Folder) -> None:
+  """Makes the attacks of a config on those of its models that were made."""
+  made = find_models(config, workdir)
+  for name, kind in ATTACKS.items():
+    wanted = kind.spec(config).models
+    absent = [model for model in wanted if model not in made]
+    if absent:
+      progress.say(
+        f'attack {name}: config.attacks.{name}.models has {", ".join(absent)}, '
+        'no model of this job; left out'
+      )
+    models = [model for model in wanted if model in made]
+    if models:
+      attacking.attack(config, workdir, name, models)

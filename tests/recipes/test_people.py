@@ -149,3 +149,10 @@ def test_longest_answers_can_be_decoded():
     if task.headline and task.role == 'keep'
   )
   assert longest + 1 <= config.evaluation.max_new_tokens  # and the end token
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_the_models_to_attack_are_runs_of_the_config(variant):
+  models = _config(variant).attacks.relearn.models
+  assert len(models) == (0 if variant in ('fast', 'paper_exact') else 2)
+  assert {*models} <= {*_config(variant).runs}

@@ -1,5 +1,6 @@
 """All stages end to end: one tiny job, looked at from many sides."""
 
+import importlib
 import json
 import shutil
 import sys
@@ -405,3 +406,19 @@ def test_tuning_looks_at_no_reported_person_or_item(copied, monkeypatch):
     assert row['S'] == pytest.approx(want, abs=1e-4)
   assert _jsonl(copied / 'tuning' / 'tuning.jsonl') == rows
   assert not (copied / 'unlearned').exists()  # nothing reported was touched
+
+
+def test_a_pipeline_attacks_the_models_of_its_config_that_it_made(
+  monkeypatch, capsys, tmp_path
+):
+  """A recipe names models that a config of your own may lack."""
+  pipeline_lib = importlib.import_module('mmu_jax.stages.pipeline')
+  asked = []
+  act = lambda config, workdir, name, models: asked.append((name, models))
+  monkeypatch.setattr(pipeline_lib.attacking, 'attack', act)
+  monkeypatch.setattr(pipeline_lib, 'find_models', lambda *_: ['vanilla', 'ga'])
+  config = recipes.load('people')
+  config.attacks.relearn.models = ('ga', 'counterfactual')
+  pipeline_lib._attack(config, tmp_path)
+  assert asked == [('relearn', ['ga'])]
+  assert 'has counterfactual, no model of this job' in capsys.readouterr().out
