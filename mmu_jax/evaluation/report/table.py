@@ -9,7 +9,7 @@ from mmu_jax.evaluation.report.layouts.columns import Column
 from mmu_jax.evaluation.report.scored import Score
 
 _P_VALUE = 'forget_quality'  # differs by orders of magnitude
-_OUT_OF_TEN = 'factuality'
+_ONE_DECIMAL = ('factuality', 'nll')
 
 
 def asked_by(results: Iterable[dict]) -> str:
@@ -42,7 +42,7 @@ def number(value: float, metric: str = '') -> str:
     return 'undefined'
   if metric == _P_VALUE and 0 < value < 0.005:
     return f'{value:.0e}'
-  if metric == _OUT_OF_TEN:
+  if metric in _ONE_DECIMAL:
     return f'{value:.1f}'
   text = f'{round(value, 2) + 0.0:.2f}'  # + 0.0: no minus in front of zero
   return text.replace('0.', '.', 1) if abs(round(value, 2)) < 1 else text

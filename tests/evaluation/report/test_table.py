@@ -114,6 +114,11 @@ def test_a_small_p_value_keeps_its_power():
   assert '3e-12 [3e-12, 3e-12]' in table.markdown_table(clear())
 
 
+def test_nats_have_one_decimal():
+  assert table.number(15.72, 'nll') == '15.7'
+  assert table.number(0.09, 'nll') == '0.1'
+
+
 def test_factuality_has_its_own_table_and_one_decimal():
   for results in (mllmu(), clear()):
     judged = [
