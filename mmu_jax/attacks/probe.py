@@ -2,7 +2,7 @@
 
 For each layer a linear classifier (``metrics.probing``) learns who is in some
 pictures of the training, from the mean of the features of a picture's image
-tokens, and is tested on new pictures. It learns apart whom to forget, and as
+tokens, and is tested on new pictures: of the people to forget, and of about as
 many people to keep. Chance is one over their number; people differ by their
 looks, so a model that was never trained on them is far above it. From many
 pictures looks alone tell all; from one picture of each those are told better
@@ -37,7 +37,8 @@ from mmu_jax.typing import Batch
 from mmu_jax.typing import Forward
 from mmu_jax.typing import Params
 
-_LEAST = 2  # people that a probe can tell apart
+_LEAST = 5  # people to keep, where the data have them
+_Pictures = dict[str, list[Row]]  # split -> a row for each picture
 
 
 def probe(job: Job, model: str, folder: pathlib.Path) -> Rows:
@@ -49,81 +50,85 @@ def probe(job: Job, model: str, folder: pathlib.Path) -> Rows:
     folder: folder of the result, for layers that are done.
 
   Raises:
-    ValueError: if fewer than two of the people to forget have two pictures.
+    ValueError: if nobody to forget has two pictures, or nobody else has.
   """
   spec = ATTACKS['probe'].spec(job.config)
-  groups = people_of(job)
+  train, test = pictures_of(job)
   params = runs.final_params(job, model)
-  found = []
-  for split, (train, test) in groups.items():
-    chance = 1 / len({row.person for row in train})
-    found.append(_row('chance', split, chance, len(test)))
+  number = len({row.person for rows in train.values() for row in rows})
+  found = [
+    dict(case='chance', metric=split, value=1 / number, n=len(rows), step=None)
+    for split, rows in test.items()
+  ]
   depth = job.model.config.text_config.num_hidden_layers
   layers = np.unique(np.linspace(0, depth, spec.layers).round().astype(int))
   for layer in progress.track(layers.tolist(), f'probe {model}'):
-    make = functools.partial(_probed, job, params, groups, spec, layer)
+    make = functools.partial(_probed, job, params, train, test, spec, layer)
     found += stage.keep_part(folder, f'layer {layer}', make)
   return found
 
 
-def _probed(job, params, groups, spec, layer) -> Rows:
+def _probed(job, params, train, test, spec, layer) -> Rows:
   """The accuracies at one layer."""
   case = f'decoder layer {layer}' if layer else 'projector'
-  seen = functools.partial(features_of, job, params, layer=layer)
+  given = []
+  for pictures in (train, test):
+    rows = [row for of in pictures.values() for row in of]
+    given.append(features_of(job, params, rows, layer=layer))
+    given.append([row.person for row in rows])
+  split_of = np.repeat([*test], [len(rows) for rows in test.values()])
   found = []
-  for split, (train, test) in groups.items():
-    who = [[row.person for row in rows] for rows in (train, test)]
-    features = seen(train), who[0], seen(test), who[1]
-    for number in spec.pictures:
-      value = probing.mean_accuracy(*features, spec.ridge, number)
+  for number in spec.pictures:
+    hits = probing.mean_hits(*given, ridge=spec.ridge, number=number)
+    for split, rows in test.items():
       metric = f'{split}, {number or "all"} of each'
-      found.append(_row(case, metric, value, len(test)))
+      value = float(hits[split_of == split].mean())
+      row = dict(case=case, metric=metric, value=value, n=len(rows), step=None)
+      found.append(row)
   return found
 
 
-def _row(case, metric, value, n):
-  """One row of the result."""
-  return dict(case=case, metric=metric, value=value, n=n, step=None)
-
-
-def people_of(job: Job) -> dict[str, tuple[list[Row], list[Row]]]:
-  """Returns a row for each picture to train and to test on, by split.
+def pictures_of(job: Job) -> tuple[_Pictures, _Pictures]:
+  """Returns rows for the pictures to train on, and for those to test on.
 
   Pictures to test on are new ones. People without a new picture are tested on
-  every other picture of the training, which the probe does not see.
+  every other picture of the training, which the probe does not see. Whoever
+  has one picture is left out.
 
   Args:
     job: the job.
 
   Raises:
-    ValueError: if there are fewer than two people to forget.
+    ValueError: if nobody to forget is left, or nobody to keep.
   """
-  found = {}
-  for split in (FORGET, RETAIN):
-    learned = pictures_by_person(pictured.learned(job.data, job.groups, split))
-    new = pictures_by_person(pictured.unseen(job.data, split))
-    both = {
-      person: (rows, new[person]) if person in new else (rows[::2], rows[1::2])
-      for person, rows in learned.items()
-    }
-    found[split] = {p: x for p, x in both.items() if all(x)}
-  number = len(found[FORGET])
-  if number < _LEAST:
+  both = {split: _two_sides(job, split) for split in (FORGET, RETAIN)}
+  if not all(both.values()):
+    counts = ' and '.join(f'{len(both[s])} to {s}' for s in both)
     raise UserError(
-      f'a probe tells at least {_LEAST} people apart, who have a picture to '
-      f'train on and another one to test; of those to forget {number} have. '
-      'Give pictures to the data (own data: with the column `person`).'
+      'a probe tells people to forget from each other and from some to '
+      'retain, by pictures to train on and others to test; people with two '
+      f'pictures are {counts}. Give pictures to the data (own data: with the '
+      'column `person`).'
     )
-  order = named_rng(job.config.seed, 'probe').permutation(len(found[RETAIN]))
-  kept = [list(found[RETAIN])[i] for i in sorted(order[:number])]
-  found[RETAIN] = {person: found[RETAIN][person] for person in kept}
-  if len(kept) < _LEAST:
-    progress.say('probe: left out: no people to keep have two pictures')
-  joined = lambda split, side: [
-    row for pair in found[split].values() for row in pair[side]
-  ]
-  splits = [s for s in found if len(found[s]) >= _LEAST]
-  return {split: (joined(split, 0), joined(split, 1)) for split in splits}
+  kept, number = both[RETAIN], max(_LEAST, len(both[FORGET]))
+  order = named_rng(job.config.seed, 'probe').permutation(len(kept))[:number]
+  both[RETAIN] = {person: kept[person] for person in np.array([*kept])[order]}
+  joined = lambda side: {
+    split: [row for sides in of.values() for row in sides[side]]
+    for split, of in both.items()
+  }
+  return joined(0), joined(1)
+
+
+def _two_sides(job, split) -> dict[str, tuple[list[Row], list[Row]]]:
+  """Person -> pictures to train on, and to test on."""
+  learned = pictures_by_person(pictured.learned(job.data, job.groups, split))
+  new = pictures_by_person(pictured.unseen(job.data, split))
+  both = {
+    person: (rows, new[person]) if person in new else (rows[::2], rows[1::2])
+    for person, rows in learned.items()
+  }
+  return {person: sides for person, sides in both.items() if all(sides)}
 
 
 def pictures_by_person(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -14,15 +14,16 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def mean_accuracy(
+def mean_hits(
   train: np.ndarray,
   labels: Sequence[str],
   test: np.ndarray,
   test_labels: Sequence[str],
+  *,
   ridge: float,
   number: int,
-) -> float:
-  """Returns the mean accuracy of probes that learn from few pictures each.
+) -> np.ndarray:
+  """Returns how many probes, each trained on a few rows, name a row rightly.
 
   Args:
     train: ``[n, D]`` features to train on.
@@ -30,8 +31,11 @@ def mean_accuracy(
     test: ``[m, D]`` features to test on.
     test_labels: m names.
     ridge: lambda > 0.
-    number: pictures of each person that a probe learns from; there are as
-      many probes as pictures last, without one twice. 0 for one probe of all.
+    number: rows of each name that a probe learns from; there are as many
+      probes as rows last, without one twice. 0 for one probe of all rows.
+
+  Returns:
+    ``[m]`` shares in [0, 1].
   """
   names = np.asarray(list(labels))
   of = [np.flatnonzero(names == name) for name in np.unique(names)]
@@ -40,21 +44,21 @@ def mean_accuracy(
   draws = [slice(i, i + number) for i in range(0, least, number or least)]
   draws = [d for d in draws if d.stop <= least] if number else [slice(None)]
   chosen = [np.concatenate([rows[draw] for rows in of]) for draw in draws]
-  return float(
-    np.mean(
-      [accuracy(train[i], names[i], test, test_labels, ridge) for i in chosen]
-    )
-  )
+  found = [
+    hits(train[i], names[i], test, test_labels, ridge=ridge) for i in chosen
+  ]
+  return np.mean(found, axis=0)
 
 
-def accuracy(
+def hits(
   train: np.ndarray,
   labels: Sequence[str],
   test: np.ndarray,
   test_labels: Sequence[str],
+  *,
   ridge: float,
-) -> float:
-  """Returns how many of some features a trained probe names rightly.
+) -> np.ndarray:
+  """Returns which rows a trained probe names rightly.
 
   Args:
     train: ``[n, D]`` features to train on.
@@ -63,10 +67,13 @@ def accuracy(
     test_labels: m names.
     ridge: lambda > 0, a penalty in units of the features' mean variance.
 
+  Returns:
+    ``[m]`` bool.
+
   Example:
     >>> x = np.array([[0.0, 1.0], [1.0, 0.0]])
-    >>> accuracy(x, 'ab', 2 * x, 'ab', 0.1)
-    1.0
+    >>> hits(x, 'ab', 2 * x, 'aa', ridge=0.1).tolist()
+    [True, False]
   """
   names, index = np.unique(np.asarray(list(labels)), return_inverse=True)
   mean = train.mean(0, dtype=np.float64)
@@ -75,7 +82,7 @@ def accuracy(
   y = np.eye(len(names))[index]
   weights = ridge_weights(scaled(train), y - y.mean(0), ridge)
   guessed = names[np.argmax(scaled(test) @ weights + y.mean(0), axis=1)]
-  return float(np.mean(guessed == np.asarray(list(test_labels))))
+  return guessed == np.asarray(list(test_labels))
 
 
 def ridge_weights(x: np.ndarray, y: np.ndarray, ridge: float) -> np.ndarray:

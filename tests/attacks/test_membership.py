@@ -105,14 +105,22 @@ def test_memorised_pictures_are_told_and_unlikely_ones_too(job, monkeypatch):
   """The one token that stands out is sqrt((1 - p) / p) deviations above."""
   means = _means(job)
   learned = lambda mean: jnp.any(jnp.abs(mean[:, None] - means) < 1e-5, axis=1)
-  found = _attack(job, monkeypatch, lambda mean: 1 + 3 * learned(mean))
+  found = _attack(job, monkeypatch, lambda mean: 1 + 11 * learned(mean))
   for case in ('new pictures', 'pictures of strangers'):
-    for metric in ('loss', 'loss, low', 'loss, high', 'zlib', 'min-k'):
+    for metric in (
+      'loss',
+      'loss, low',
+      'loss, high',
+      'zlib',
+      'min-k',
+      'gradient',
+    ):
       assert found[case, metric] == 1, metric
     assert found[case, 'min-k++'] == 0
-  found = _attack(job, monkeypatch, lambda mean: 4 - 3 * learned(mean))
+  found = _attack(job, monkeypatch, lambda mean: 12 - 11 * learned(mean))
   for case in ('new pictures', 'pictures of strangers'):
-    assert found[case, 'loss'] == found[case, 'min-k'] == 0
+    for metric in ('loss', 'zlib', 'min-k', 'gradient'):
+      assert found[case, metric] == 0, metric
 
 
 def test_a_model_that_looks_at_nothing_tells_nothing(job, monkeypatch):

@@ -44,14 +44,17 @@ def _attack(job, monkeypatch, params, folder):
 def test_a_damaged_head_answers_nothing_and_is_found_all_the_same(
   job, monkeypatch, tmp_path
 ):
-  """One layer; two people to forget and two to keep, of three pictures."""
+  """One layer; two people to forget and five to keep, of three pictures."""
   params = jax.jit(job.model.init)(jax.random.key(0))
   found = _attack(job, monkeypatch, params, tmp_path / 'a')
   assert [r['case'] for r in found] == ['chance'] * 2 + ['projector'] * 4 + [
     'decoder layer 1'
   ] * 4
-  assert [row['value'] for row in found[:2]] == [0.5, 0.5]
-  assert found[0]['n'] == 2 and found[2]['metric'] == 'forget, 1 of each'
+  assert {row['value'] for row in found[:2]} == {1 / 7}
+  assert [row['metric'] for row in found[2:4]] == [
+    'forget, 1 of each',
+    'retain, 1 of each',
+  ]
   head = params['language_model']['lm_head']
   damaged = {**params, 'language_model': {**params['language_model']}}
   damaged['language_model']['lm_head'] = jax.tree.map(jnp.zeros_like, head)
@@ -64,11 +67,13 @@ def test_a_damaged_head_answers_nothing_and_is_found_all_the_same(
 
 
 def test_whoever_has_one_picture_is_left_out(job):
-  groups = probe.people_of(job)
-  for train, test in groups.values():
-    assert {r.person for r in train} == {r.person for r in test}
-    assert not {r.picture_key for r in train} & {r.picture_key for r in test}
-  assert len(groups['forget'][0]) == len(groups['retain'][0]) == 2 * 3
+  train, test = probe.pictures_of(job)
+  for split in train:
+    assert {r.person for r in train[split]} == {r.person for r in test[split]}
+    shown = [{r.picture_key for r in side[split]} for side in (train, test)]
+    assert not shown[0] & shown[1]
+  assert len(train['forget']) == 2 * 3 and len(test['forget']) == 2
+  assert len({row.person for row in train['retain']}) == 5
   row = lambda person, i: Row(
     f'{person}{i}',
     '?',
@@ -78,15 +83,15 @@ def test_whoever_has_one_picture_is_left_out(job):
     image=i,
     image_key=f'{person}{i}',
   )
-  alone = [row('a', 0), row('b', 0), row('b', 1)]
-  one = job._replace(
-    data=Dataset({'vqa/forget': alone}, {}, {}),
-    groups={'forget': ['forget'], 'retain': []},
-  )
-  with pytest.raises(UserError, match='of those to forget 1 have'):
-    probe.people_of(one)
-  two = [*alone, row('a', 1)]  # tested on pictures of the training
-  more = one._replace(data=Dataset({'vqa/forget': two}, {}, {}))
-  train, test = probe.people_of(more)['forget']
-  assert [r.key for r in train] == ['a0', 'b0']
-  assert [r.key for r in test] == ['a1', 'b1']
+  forget, keep = [row('a', 0), row('b', 0), row('b', 1)], [row('c', 0)]
+
+  def pictures(*kept):
+    data = Dataset({'vqa/forget': forget, 'vqa/retain': [*keep, *kept]}, {}, {})
+    groups = {'forget': ['forget'], 'retain': ['retain']}
+    return probe.pictures_of(job._replace(data=data, groups=groups))
+
+  with pytest.raises(UserError, match='1 to forget and 0 to retain'):
+    pictures()
+  train, test = pictures(row('c', 1))  # tested on pictures of the training
+  keys = lambda side: [r.key for rows in side.values() for r in rows]
+  assert (keys(train), keys(test)) == (['b0', 'c0'], ['b1', 'c1'])

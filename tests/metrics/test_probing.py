@@ -29,9 +29,10 @@ def _features(planted, views, seed):
 
 @pytest.mark.parametrize('number', [0, 1, 3])
 def test_planted_features_are_found_and_random_ones_are_chance(number):
-  find = lambda planted: probing.mean_accuracy(
-    *_features(planted, 12, 0), *_features(planted, 200, 1), 0.01, number
-  )
+  given = dict(ridge=0.01, number=number)
+  find = lambda planted: probing.mean_hits(
+    *_features(planted, 12, 0), *_features(planted, 200, 1), **given
+  ).mean()
   assert find(100.0) == 1
   assert abs(find(0.0) - 0.2) < 0.05  # a thousand pictures
   assert 0.3 < find(3.0) < 1
@@ -40,12 +41,17 @@ def test_planted_features_are_found_and_random_ones_are_chance(number):
 def test_few_pictures_are_drawn_without_one_twice(monkeypatch):
   """Of 4 and 5 pictures, two each: two probes; and at most all there are."""
   seen = []
-  look = lambda train, labels, *_: seen.append(train[:, 0].tolist()) or 0.5
-  monkeypatch.setattr(probing, 'accuracy', look)
+
+  def look(train, labels, test, test_labels, *, ridge):
+    seen.append(train[:, 0].tolist())
+    return np.array([True, len(seen) == 1])
+
+  monkeypatch.setattr(probing, 'hits', look)
   x, names = np.arange(9.0)[:, None], list('aaaabbbbb')
-  assert probing.mean_accuracy(x, names, x, names, 0.1, 2) == 0.5
+  find = lambda n: probing.mean_hits(x, names, x, names, ridge=0.1, number=n)
+  assert find(2).tolist() == [1, 0.5]
   assert seen == [[0, 1, 4, 5], [2, 3, 6, 7]]
   seen.clear()
-  probing.mean_accuracy(x, names, x, names, 0.1, 99)
-  probing.mean_accuracy(x, names, x, names, 0.1, 0)
+  find(99)
+  find(0)
   assert seen == [[0, 1, 2, 3, 4, 5, 6, 7], list(range(9))]
