@@ -49,11 +49,16 @@ def relearn(job: Job, model: str, folder: pathlib.Path) -> Rows:
   """
   spec = ATTACKS['relearn'].spec(job.config)
   asked = asking.headline_rows(job, VQA, most=spec.rows)
-  rows = []
+  rows: Rows = []
+  same: dict[tuple, str] = {}  # by rows and rate: few pictures make few cases
   for name, case in spec.cases.items():
     learned = learned_rows(job, case)
+    first = same.setdefault((case.rate, *(r.key for r in learned)), name)
     if not (learned and asked):
       progress.say(f'relearn: the data have no rows for the case {name!r}')
+      continue
+    if first != name:
+      progress.say(f'relearn: the case {name!r} is as {first!r}, and left out')
       continue
     rows += keep_part(
       folder,

@@ -91,6 +91,19 @@ def test_a_curve_begins_at_the_model_and_a_stopped_attack_goes_on(
   assert curve[3] < curve[0]  # it learns something
 
 
+def test_a_case_that_learns_as_another_is_left_out(
+  job, tmp_path, monkeypatch, capsys
+):
+  one = SETTINGS['cases']['one'] | {'pictures': 0}
+  job.config.attacks.relearn.cases = dict(
+    all=one, more=one | {'pictures': 99}, slow=one | {'rate': 1e-3}
+  )
+  monkeypatch.setattr(relearn, '_case', lambda *given: [{'case': given[3]}])
+  rows = relearn.relearn(job, 'vanilla', tmp_path)
+  assert [row['case'] for row in rows] == ['all', 'slow']
+  assert "the case 'more' is as 'all'" in capsys.readouterr().out
+
+
 def test_a_model_that_knew_them_is_far_from_one_that_never_did(
   job, tmp_path, monkeypatch
 ):
