@@ -185,6 +185,125 @@ def npo(
   return _weighted_mean(preference, where)
 
 
+def simnpo(
+  nll_per_token: jax.Array,
+  *,
+  beta: float,
+  gamma: float = 0.0,
+  where: jax.Array | None = None,
+) -> jax.Array:
+  r"""NPO without a reference: the nll per token stands for the difference.
+
+  .. math:: L = - \frac{2}{\beta} \, \mathrm{mean} \, \log \sigma(\beta \,
+            \mathrm{nll} - \gamma)
+
+  Args:
+    nll_per_token: mean negative log-likelihood of the tokens of each answer,
+      any shape, in nats.
+    beta: inverse temperature > 0, as 2.5.
+    gamma: margin that an answer must exceed, in units of beta nll.
+    where: bool of the same shape, True for answers; None for all.
+
+  Returns:
+    A float32 scalar, > 0.
+
+  Raises:
+    ValueError: if beta is not positive.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> print(round(float(simnpo(jnp.zeros(3), beta=2.5)), 3))  # .8 log 2
+    0.555
+
+  References:
+    Fan et al., Simplicity Prevails: Rethinking Negative Preference
+    Optimization for LLM Unlearning, 2024 (https://arxiv.org/abs/2410.07163).
+  """
+  if not beta > 0:
+    raise UserError(f'simnpo needs beta > 0, got {beta}; 2.5 is usual.')
+  where = jnp.ones(nll_per_token.shape) if where is None else where
+  nll = nll_per_token.astype(jnp.float32)
+  return _weighted_mean(
+    -2 / beta * jax.nn.log_sigmoid(beta * nll - gamma), where
+  )
+
+
+def dpo(
+  better: jax.Array,
+  worse: jax.Array,
+  *,
+  beta: float,
+  where: jax.Array | None = None,
+) -> jax.Array:
+  r"""Direct preference optimization of one answer over another.
+
+  .. math:: L = - \frac{2}{\beta} \, \mathrm{mean} \, \log \sigma(\beta (a_w -
+            a_l)), \quad a = \log p_\theta - \log p_{ref}
+
+  Args:
+    better: log-likelihood of each preferred answer over the reference's, any
+      shape, in nats.
+    worse: the same of the other answer to the same question.
+    beta: inverse temperature > 0, as 0.1.
+    where: bool of the same shape, True for answers; None for all.
+
+  Returns:
+    A float32 scalar, > 0; 2 / beta log 2 at the reference.
+
+  Raises:
+    ValueError: if beta is not positive.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> zero = jnp.zeros(3)
+    >>> print(round(float(dpo(zero, zero, beta=0.1)), 3))
+    13.863
+
+  References:
+    Rafailov et al., Direct Preference Optimization, 2023
+    (https://arxiv.org/abs/2305.18290).
+  """
+  if not beta > 0:
+    raise UserError(f'dpo needs beta > 0, got {beta}; 0.1 is usual.')
+  chex.assert_equal_shape([better, worse])
+  where = jnp.ones(better.shape) if where is None else where
+  preference = beta * (better - worse).astype(jnp.float32)
+  return _weighted_mean(-2 / beta * jax.nn.log_sigmoid(preference), where)
+
+
+def logit_margin(
+  logits: jax.Array, targets: jax.Array, weights: jax.Array
+) -> jax.Array:
+  r"""Mean log odds of the target tokens, against all others together.
+
+  .. math:: \frac{1}{\sum w} \sum_{bl} w_{bl} (z_y - \log \sum_{v \ne y}
+            e^{z_v})
+
+  Its gradient stays large on answers that are known by heart, where the one of
+  the cross-entropy vanishes: an importance of what a model must keep can be
+  measured on it.
+
+  Args:
+    logits: ``[B, L, V]``.
+    targets: ``[B, L]`` int.
+    weights: ``[B, L]`` >= 0.
+
+  Returns:
+    A float32 scalar in nats per token.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> w = jnp.array([[1.]])
+    >>> logit_margin(jnp.zeros((1, 1, 4)), jnp.array([[2]]), w).round(4)
+    Array(-1.0986, dtype=float32)
+  """
+  logits = logits.astype(jnp.float32)
+  chosen = jax.nn.one_hot(targets, logits.shape[-1], dtype=bool)
+  others = jax.nn.logsumexp(jnp.where(chosen, -jnp.inf, logits), axis=-1)
+  target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  return _weighted_mean(target - others, weights)
+
+
 def bounded_ascent(
   nll: jax.Array, margin: float, where: jax.Array | None = None
 ) -> jax.Array:

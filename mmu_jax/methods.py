@@ -3,29 +3,25 @@
 A turn is one optimizer step on one split. Finetuning is the method of one
 turn, so the vanilla, the retrained and every unlearned model come from one
 loop with other words. A new method is one function of a few lines, and
-``METHODS`` is the whole registry.
-
-A loss is ``(forward, params, ref_params, batch) -> scalar``; it is defined once
-at module level or made by a cached function, so that equal turns are equal
-objects and compile once.
+``METHODS`` is the whole registry; the losses are in ``objectives``.
 """
 
 from collections.abc import Callable, Iterable
-import functools
 import inspect
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mmu_jax import losses
+from mmu_jax import masks
+from mmu_jax import objectives
 from mmu_jax.errors import UserError
 from mmu_jax.gradients import Measure
-from mmu_jax.typing import Batch
-from mmu_jax.typing import Forward
+from mmu_jax.objectives import answer_weight
+from mmu_jax.objectives import descend
 from mmu_jax.typing import LossFn
+from mmu_jax.typing import Mask
 from mmu_jax.typing import Params
-from mmu_jax.typing import Scalar
 
 
 class Turn(NamedTuple):
@@ -56,185 +52,6 @@ class Turn(NamedTuple):
   beside: str | None = None
 
 
-def answer_weight(batch: Batch) -> Scalar:
-  """The weight of all answer tokens: the denominator of a cross-entropy."""
-  return jnp.sum(batch['weights'].astype(jnp.float32))
-
-
-def num_answers(batch: Batch) -> Scalar:
-  """The number of answers in a batch: the denominator of the NPO loss."""
-  weights = batch['weights']
-  _, is_answer = losses.sum_by_answer(
-    weights, weights, batch['documents'], batch['branches']
-  )
-  return jnp.sum(is_answer)
-
-
-def descend(
-  forward: Forward, params: Params, ref_params: Params, batch: Batch
-) -> Scalar:
-  """Cross-entropy: learn the answers of the batch."""
-  del ref_params
-  logits = forward(params, batch)
-  return losses.nll(logits, batch['targets'], batch['weights'])
-
-
-def ascend(
-  forward: Forward, params: Params, ref_params: Params, batch: Batch
-) -> Scalar:
-  """Minus the cross-entropy: unlearn the answers of the batch."""
-  return -descend(forward, params, ref_params, batch)
-
-
-@functools.cache
-def ascend_by(alpha: float) -> LossFn:
-  """Ascent weighted by ``alpha``; ``ascend`` itself for 1.
-
-  Where the gradient is longer than the clip, alpha changes nothing.
-
-  Raises:
-    ValueError: if alpha is not positive.
-  """
-  if not alpha > 0:  # nan too
-    raise UserError(
-      f'the weight of the ascent must be positive, got alpha={alpha}; with '
-      'a negative one the forget set would be learned.'
-    )
-  if alpha == 1:
-    return ascend
-
-  def weighted_ascent(
-    forward: Forward, params: Params, ref_params: Params, batch: Batch
-  ) -> Scalar:
-    return alpha * ascend(forward, params, ref_params, batch)
-
-  return weighted_ascent
-
-
-def descend_near_reference(
-  forward: Forward, params: Params, ref_params: Params, batch: Batch
-) -> Scalar:
-  """Cross-entropy + KL(p_ref || p_theta), both over the answer tokens."""
-  return _near_reference(forward, params, ref_params, batch, batch['weights'])
-
-
-def descend_near_reference_everywhere(
-  forward: Forward, params: Params, ref_params: Params, batch: Batch
-) -> Scalar:
-  """Cross-entropy + the KL of the published code, summed over a whole row.
-
-  torch's ``batchmean`` divides by the rows alone, so the KL adds up over every
-  position, of the prompt, the image and the padding too: about L times as
-  strong as per token, and it depends on how much padding its rows have. Rows
-  that are nothing but padding, as devices get to share a batch, do not count.
-  """
-  rows = jnp.any(batch['documents'] > 0, axis=1, keepdims=True)  # [B, 1]
-  weights = batch['weights']
-  everywhere = jnp.broadcast_to(rows, weights.shape).astype(weights.dtype)
-  return _near_reference(
-    forward, params, ref_params, batch, everywhere, weights.shape[1]
-  )
-
-
-def _near_reference(
-  forward: Forward,
-  params: Params,
-  ref_params: Params,
-  batch: Batch,
-  where: jax.Array,
-  scale: jax.typing.ArrayLike = 1.0,
-) -> Scalar:
-  """Cross-entropy + scale * the mean KL over some positions."""
-  logits = forward(params, batch)
-  nll = losses.nll(logits, batch['targets'], batch['weights'])
-  ref_logits = forward(ref_params, batch)
-  return nll + scale * losses.kl_divergence(logits, ref_logits, where)
-
-
-KL_OVER = {
-  'answers': (descend_near_reference, answer_weight),
-  'rows': (descend_near_reference_everywhere, None),  # published
-}
-
-
-@functools.cache
-def preference_against(beta: float) -> LossFn:
-  """The NPO loss over the answers of a batch, one term for each answer."""
-
-  def npo_loss(
-    forward: Forward, params: Params, ref_params: Params, batch: Batch
-  ) -> Scalar:
-    answers = batch['weights'], batch['documents'], batch['branches']
-    targets = batch['targets']
-    log_probs = losses.token_log_probs(forward(params, batch), targets)
-    ref_log_probs = losses.token_log_probs(forward(ref_params, batch), targets)
-    nll, is_answer = losses.sum_by_answer(-log_probs, *answers)
-    ref_nll, _ = losses.sum_by_answer(-ref_log_probs, *answers)
-    return losses.npo(nll, ref_nll, beta=beta, where=is_answer)
-
-  return npo_loss
-
-
-@functools.cache
-def batch_preference_against(beta: float) -> LossFn:
-  """The NPO loss of the published code: one term, of a batch's mean nll.
-
-  Its slope is the same for every answer of the batch, forgotten or not, so
-  that with Adam it is nearly gradient ascent.
-  """
-
-  def npo_loss(
-    forward: Forward, params: Params, ref_params: Params, batch: Batch
-  ) -> Scalar:
-    nll = descend(forward, params, None, batch)
-    ref_nll = descend(forward, ref_params, None, batch)
-    return losses.npo(nll, ref_nll, beta=beta)
-
-  return npo_loss
-
-
-NPO_PER = {
-  'answer': (preference_against, num_answers),
-  'batch': (batch_preference_against, None),  # published
-}
-
-
-@functools.cache
-def counterfactual_ascent(margin: float, weight: float) -> LossFn:
-  """Bounded ascent on the batch, and cross-entropy on the batch beside it.
-
-  A token counts in the ascent by how much of it the reference could not have
-  said, 1 - p_ref: so the facts are attacked, and not the language.
-
-  Raises:
-    ValueError: if the weight is not positive.
-  """
-  if not weight > 0:
-    raise UserError(
-      f'the weight of the ascent must be positive, got weight={weight}.'
-    )
-
-  def loss(
-    forward: Forward, params: Params, ref_params: Params, batch: Batch
-  ) -> tuple[Scalar, Scalar]:
-    targets, documents = batch['targets'], batch['documents']
-    log_probs = losses.token_log_probs(forward(params, batch), targets)
-    said = losses.token_log_probs(forward(ref_params, batch), targets)
-    unsaid = 1 - jnp.exp(jax.lax.stop_gradient(said))
-    nll, is_answer = losses.sum_by_answer(
-      -log_probs * unsaid, batch['weights'], documents, batch['branches']
-    )
-    ascent = losses.bounded_ascent(nll, margin, is_answer)
-    return weight * ascent, descend(forward, params, None, batch['beside'])
-
-  return loss
-
-
-def answers_and_weight_beside(batch: Batch) -> tuple[Scalar, Scalar]:
-  """The denominators of the two terms of ``counterfactual_ascent``."""
-  return num_answers(batch), answer_weight(batch['beside'])
-
-
 def _descent(split: str) -> Turn:
   """A turn that learns a split."""
   return Turn(split, descend, measure=answer_weight)
@@ -242,7 +59,7 @@ def _descent(split: str) -> Turn:
 
 def _ascent(every: int, alpha: float = 1.0) -> Turn:
   """A turn that unlearns the forget set."""
-  loss = ascend_by(alpha)
+  loss = objectives.ascend_by(alpha)
   return Turn('forget', loss, every=every, measure=answer_weight)
 
 
@@ -277,8 +94,8 @@ def kl_min(forget_every: int = 1, kl_over: str = 'answers') -> tuple[Turn, ...]:
   References:
     Maini et al., TOFU, 2024 (https://arxiv.org/abs/2401.06121).
   """
-  _check_choice('kl_over', kl_over, KL_OVER)
-  loss, measure = KL_OVER[kl_over]
+  _check_choice('kl_over', kl_over, objectives.KL_OVER)
+  loss, measure = objectives.KL_OVER[kl_over]
   near = Turn('retain', loss, needs_reference=True, measure=measure)
   return _ascent(forget_every), near
 
@@ -297,8 +114,8 @@ def npo(
   References:
     Zhang et al., 2024 (https://arxiv.org/abs/2404.05868).
   """
-  _check_choice('per', per, NPO_PER)
-  make_loss, measure = NPO_PER[per]
+  _check_choice('per', per, objectives.NPO_PER)
+  make_loss, measure = objectives.NPO_PER[per]
   turn = Turn('forget', make_loss(beta), every=forget_every, measure=measure)
   return (turn._replace(needs_reference=True),)
 
@@ -372,13 +189,233 @@ def counterfactual(
   return (
     Turn(
       'forget',
-      counterfactual_ascent(margin, weight),
+      objectives.counterfactual_ascent(margin, weight),
       every=forget_every,
       needs_reference=True,
-      measure=answers_and_weight_beside,
+      measure=objectives.answers_and_weight_beside,
       beside='retain',
     ),
   )
+
+
+def mmunlearner_counterfactual(
+  forget_every: int = 1, margin: float = 12.0, weight: float = 0.3
+) -> tuple[Turn, ...]:
+  """``counterfactual`` whose only turn is masked.
+
+  A weight outside the mask is bit for bit the vanilla weight at the end, so
+  that the mask certifies what cannot have changed.
+  """
+  (turn,) = counterfactual(forget_every, margin, weight)
+  return (turn._replace(masked=True),)
+
+
+def ga_diff_joint(
+  forget_every: int = 1, alpha: float = 1.0
+) -> tuple[Turn, ...]:
+  """Gradient difference in one step on the sum of both losses.
+
+  Args:
+    forget_every: rounds between turns.
+    alpha: weight of the ascent, > 0.
+
+  References:
+    Liu et al., Continual Learning and Private Unlearning, 2022
+    (https://arxiv.org/abs/2203.12817).
+  """
+  return (
+    Turn(
+      'forget',
+      objectives.ascent_beside(alpha),
+      every=forget_every,
+      measure=objectives.weights_beside,
+      beside='retain',
+    ),
+  )
+
+
+def simnpo(
+  forget_every: int = 1, beta: float = 2.5, gamma: float = 0.0
+) -> tuple[Turn, ...]:
+  """NPO of the nll per token and without a reference, then retain descent.
+
+  Args:
+    forget_every: rounds between forget turns.
+    beta: inverse temperature > 0.
+    gamma: margin that an answer must exceed, >= 0.
+
+  References:
+    Fan et al., SimNPO, 2024 (https://arxiv.org/abs/2410.07163).
+  """
+  loss = objectives.simple_preference_against(beta, gamma)
+  measure = objectives.num_answers
+  turn = Turn('forget', loss, every=forget_every, measure=measure)
+  return turn, _descent('retain')
+
+
+def idk(forget_every: int = 1) -> tuple[Turn, ...]:
+  """Learns the forget stream, which holds refusals, then the retain set.
+
+  Its run has ``forget='relabelled'`` and ``teacher='refusal'``.
+
+  References:
+    Maini et al., TOFU, 2024 (https://arxiv.org/abs/2401.06121).
+  """
+  return _descent('forget')._replace(every=forget_every), _descent('retain')
+
+
+def dpo(forget_every: int = 1, beta: float = 0.1) -> tuple[Turn, ...]:
+  """Prefers a teacher's answers to the true ones, then retain descent.
+
+  Its run has ``teacher='refusal'``: both answers to a question stand in the
+  same place of the batches of 'forget' and 'relabelled'.
+
+  Args:
+    forget_every: rounds between forget turns.
+    beta: inverse temperature > 0.
+
+  References:
+    Rafailov et al., Direct Preference Optimization, 2023
+    (https://arxiv.org/abs/2305.18290); for unlearning TOFU, 2024
+    (https://arxiv.org/abs/2401.06121).
+  """
+  turn = Turn(
+    'forget',
+    objectives.preference_for_beside(beta),
+    every=forget_every,
+    needs_reference=True,
+    measure=objectives.num_answers,
+    beside='relabelled',
+  )
+  return turn, _descent('retain')
+
+
+def undial(forget_every: int = 1, strength: float = 10.0) -> tuple[Turn, ...]:
+  """Distils vanilla with lowered logits of the answers, then retain descent.
+
+  Args:
+    forget_every: rounds between forget turns.
+    strength: amount by which a logit is lowered, > 0.
+
+  References:
+    Dong et al., UNDIAL, 2024 (https://arxiv.org/abs/2402.10052).
+  """
+  turn = Turn(
+    'forget',
+    objectives.distil_without_answers(strength),
+    every=forget_every,
+    needs_reference=True,
+    measure=answer_weight,
+  )
+  return turn, _descent('retain')
+
+
+def rmu(
+  forget_every: int = 1,
+  layer: int = 1,
+  steering: float = 2.0,
+  weight: float = 10.0,
+) -> tuple[Turn, ...]:
+  """Representation misdirection: states of the forget set go astray.
+
+  Args:
+    forget_every: rounds between turns.
+    layer: number of decoder layers before the states; 0 for the embeddings,
+      where the projector alone is trained by pictures.
+    steering: length of the random direction over the reference's states.
+    weight: weight of holding the retain set to the reference.
+
+  References:
+    Li et al., The WMDP Benchmark, 2024 (https://arxiv.org/abs/2403.03218); its
+    length relative to the states: Dang et al., On Effects of Steering Latent
+    Representation for LLM Unlearning, 2024 (https://arxiv.org/abs/2408.06223).
+  """
+  return (
+    Turn(
+      'forget',
+      objectives.misdirect(layer, steering, weight),
+      every=forget_every,
+      needs_reference=True,
+      measure=objectives.tokens_beside,
+      beside='retain',
+    ),
+  )
+
+
+def salun(forget_every: int = 1) -> tuple[Turn, ...]:
+  """Learns other people's answers and the retain set, both masked.
+
+  Its run has ``forget='relabelled'``, ``teacher='random'`` and the mask 'topk',
+  the weights with the largest forget gradients.
+
+  References:
+    Fan et al., SalUn, 2023 (https://arxiv.org/abs/2310.12508).
+  """
+  return tuple(turn._replace(masked=True) for turn in idk(forget_every))
+
+
+def sfron(forget_every: int = 1, power: float = 1.0) -> tuple[Turn, ...]:
+  """Masked ascent that weighs each answer by how well it is known; repair.
+
+  Turns alternate; the published slow and fast weights are left out.
+
+  Args:
+    forget_every: rounds between forget turns.
+    power: exponent >= 0 of the weights nll^-power; 0 is plain ascent by answer.
+
+  References:
+    Huang et al., Unified Gradient-Based Machine Unlearning with Remain
+    Geometry Enhancement, 2024 (https://arxiv.org/abs/2409.19732).
+  """
+  loss = objectives.ascend_where_known(power)
+  measure = objectives.num_answers
+  turn = Turn('forget', loss, True, every=forget_every, measure=measure)
+  return turn, _descent('retain')
+
+
+def task_vector(forget_every: int = 1, scale: float = 1.0) -> tuple[Turn, ...]:
+  """Vanilla minus the change that finetuning on the forget set makes.
+
+  The run trains the negated parameters as such, see
+  ``objectives.descend_mirrored``; a rate r finetunes at r / scale.
+
+  Args:
+    forget_every: rounds between turns.
+    scale: factor of the task vector, > 0.
+
+  References:
+    Ilharco et al., Editing Models with Task Arithmetic, 2022
+    (https://arxiv.org/abs/2212.04089).
+  """
+  loss = objectives.descend_mirrored(scale)
+  turn = Turn('forget', loss, every=forget_every, measure=answer_weight)
+  return (turn._replace(needs_reference=True),)
+
+
+def rewind() -> tuple[Turn, ...]:
+  """Learns the retain set, masked; its run starts from ``rewound`` weights.
+
+  Its run has ``reference='base'``, the model that the weights go back to.
+  """
+  return (_descent('retain')._replace(masked=True),)
+
+
+def rewound(params: Params, reference: Params, mask: Mask) -> Params:
+  """Returns parameters whose salient weights are the reference's.
+
+  Args:
+    params: parameters, usually vanilla's.
+    reference: parameters like them, usually the base model's.
+    mask: bool or packed tree of the salient weights.
+  """
+  mask = masks.unpack(mask, params)
+  return jax.tree.map(jnp.where, mask, reference, params)
+
+
+# Method -> start(vanilla, reference, mask), where it does not start at vanilla.
+STARTS: dict[str, Callable[[Params, Params, Mask], Params]] = {
+  'rewind': rewound
+}
 
 
 METHODS: dict[str, Callable[..., tuple[Turn, ...]]] = {
@@ -394,6 +431,17 @@ METHODS: dict[str, Callable[..., tuple[Turn, ...]]] = {
     mmunlearner_strict,
     mmunlearner_projected,
     counterfactual,
+    mmunlearner_counterfactual,
+    ga_diff_joint,
+    simnpo,
+    idk,
+    dpo,
+    undial,
+    rmu,
+    salun,
+    sfron,
+    task_vector,
+    rewind,
   )
 }
 

@@ -13,6 +13,7 @@ import toy
 
 from mmu_jax import gradients
 from mmu_jax import methods
+from mmu_jax import objectives
 from mmu_jax import saliency as saliency_lib
 from mmu_jax import sharding
 from mmu_jax.methods import METHODS
@@ -82,7 +83,13 @@ def _gradients(turn, batch, parts, seed=0):
 
 
 def _paired(turn, batch, rows):
-  """With a ragged batch of another size beside it, where a turn reads one."""
+  """With a ragged batch of another size beside it, where a turn reads one.
+
+  Pairs of answers are in equal places, so that batch has the same form.
+  """
+  if turn.beside == 'relabelled':
+    others = np.roll(batch['targets'], 1, axis=1)
+    return {**batch, 'beside': {**batch, 'targets': others}}
   return {**batch, 'beside': _ragged(11, rows)} if turn.beside else batch
 
 
@@ -145,7 +152,7 @@ def test_each_term_of_a_paired_turn_has_the_measure_of_its_own_batch():
   turn, batch = TURNS[PAIRED], _ragged(1)
   want, _ = _gradients(turn, batch, 1)
   params, ref = toy.params(0), toy.perturb(toy.params(0), 0, 0.2)
-  one = lambda made: 2 * (methods.answer_weight(made),)
+  one = lambda made: 2 * (objectives.answer_weight(made),)
   got, _ = _gradient(turn.loss, one, 4)(params, ref, _paired(turn, batch, 12))
   assert abs(float(got[1]) / float(want[1]) - 1) > 1e-4
 
@@ -335,7 +342,7 @@ def test_an_importance_in_parts_is_that_of_the_batches(granularity):
     params,
     batches,
     granularity=granularity,
-    measure=methods.answer_weight,
+    measure=objectives.answer_weight,
   )
   want = measure()
   for parts in (2, 8):

@@ -9,7 +9,7 @@ import pytest
 import toy
 
 from mmu_jax import losses
-from mmu_jax import methods
+from mmu_jax import objectives
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
@@ -238,7 +238,7 @@ BETAS = (2.0, 0.4, 1e-1, 1e-2, 1e-3, 1e-4)
 @functools.cache
 def _gradients():
   """NPO's gradient at every beta, stacked, and that of ascent; one program."""
-  npos = [methods.preference_against(beta) for beta in BETAS]
+  npos = [objectives.preference_against(beta) for beta in BETAS]
 
   def gradients(params, ref, made):
     values = lambda p: jnp.stack([f(FORWARD, p, ref, made) for f in npos])
@@ -275,10 +275,10 @@ def test_npo_tends_to_ascent_as_beta_goes_to_zero():
 
 
 LOSSES = {
-  'descend': methods.descend,
-  'ascend': methods.ascend,
-  'descend_near_reference': methods.descend_near_reference,
-  'npo': methods.preference_against(0.1),
+  'descend': objectives.descend,
+  'ascend': objectives.ascend,
+  'descend_near_reference': objectives.descend_near_reference,
+  'npo': objectives.preference_against(0.1),
 }
 
 
@@ -344,3 +344,19 @@ def test_ascent_is_minus_descent_and_the_joint_loss_is_its_sum():
   )
   assert near == pytest.approx(down + float(kl), rel=1e-6)
   assert float(kl) > 0.1
+
+
+def test_the_logit_margin_is_the_log_odds_and_does_not_fade():
+  """Against float64; where p is .9999 its gradient is as large as ever."""
+  rng = np.random.default_rng()
+  logits = 3 * rng.normal(size=(3, 5, 7))
+  targets, weights = rng.integers(7, size=(3, 5)), rng.random((3, 5))
+  p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+  p = np.take_along_axis(p, targets[..., None], -1)[..., 0]
+  want = np.average(np.log(p / (1 - p)), weights=weights)
+  got = losses.logit_margin(jnp.asarray(logits), targets, weights)
+  assert float(got) == pytest.approx(want, rel=1e-4)
+  sure = 10.0 * jax.nn.one_hot(targets, 7)
+  slope = lambda loss: jax.grad(lambda x: loss(x, targets, weights))(sure)
+  margin, nll = slope(losses.logit_margin), slope(losses.nll)
+  assert np.linalg.norm(margin) > 1000 * np.linalg.norm(nll)

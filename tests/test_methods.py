@@ -11,6 +11,7 @@ import toy
 
 from mmu_jax import masks
 from mmu_jax import methods
+from mmu_jax import objectives
 from mmu_jax.methods import METHODS
 from mmu_jax.methods import Turn
 from mmu_jax.training import optimizer
@@ -50,6 +51,17 @@ TURNS = {
   ],
   'mmunlearner_projected': [('forget', True, 'retain', 2, False), DESCENT],
   'counterfactual': [('forget', False, None, 2, True, 'retain')],
+  'mmunlearner_counterfactual': [('forget', True, None, 2, True, 'retain')],
+  'ga_diff_joint': [('forget', False, None, 2, False, 'retain')],
+  'simnpo': [ASCENT, DESCENT],
+  'idk': [ASCENT, DESCENT],
+  'dpo': [('forget', False, None, 2, True, 'relabelled'), DESCENT],
+  'undial': [NPO, DESCENT],
+  'rmu': [('forget', False, None, 2, True, 'retain')],
+  'salun': [('forget', True, None, 2, False), ('retain', True, None, 1, False)],
+  'sfron': [('forget', True, None, 2, False), DESCENT],
+  'task_vector': [NPO],
+  'rewind': [('retain', True, None, 1, False)],
 }
 
 
@@ -60,7 +72,7 @@ def test_the_registry_holds_every_method_under_its_own_name():
 
 @pytest.mark.parametrize('name', TURNS)
 def test_a_method_has_these_turns(name):
-  options = {} if name == 'finetune' else {'forget_every': 2}
+  options = {} if name in ('finetune', 'rewind') else {'forget_every': 2}
   turns = methods.make(name, **options)
   assert isinstance(turns, tuple)
   assert [_fields(turn) for turn in turns] == TURNS[name]
@@ -75,26 +87,26 @@ def test_equal_turns_are_equal_objects_so_that_they_compile_once(name):
 
 def test_the_losses_of_the_turns_are_these():
   loss_of = lambda name, i=0: methods.make(name)[i].loss
-  assert loss_of('finetune') is methods.descend
+  assert loss_of('finetune') is objectives.descend
   masked = ('mmunlearner', 'mmunlearner_strict', 'mmunlearner_projected')
   for name in ('ga', 'ga_diff', 'kl_min', *masked):
-    assert loss_of(name) is methods.ascend
+    assert loss_of(name) is objectives.ascend
   for name in ('ga_diff', 'npo_retain', *masked):
-    assert loss_of(name, 1) is methods.descend
-  assert loss_of('kl_min', 1) is methods.descend_near_reference
+    assert loss_of(name, 1) is objectives.descend
+  assert loss_of('kl_min', 1) is objectives.descend_near_reference
   for name in ('npo', 'npo_retain'):
-    assert loss_of(name) is methods.preference_against(0.1)
+    assert loss_of(name) is objectives.preference_against(0.1)
     (first, *_) = methods.make(name, beta=0.4)
-    assert first.loss is methods.preference_against(0.4)
+    assert first.loss is objectives.preference_against(0.4)
     (first, *_) = methods.make(name, beta=0.4, per='batch')
-    assert first.loss is methods.batch_preference_against(0.4)
+    assert first.loss is objectives.batch_preference_against(0.4)
   _, near = methods.make('kl_min', kl_over='rows')
-  assert near.loss is methods.descend_near_reference_everywhere
+  assert near.loss is objectives.descend_near_reference_everywhere
   for name in masked:
     forget, retain = methods.make(name, alpha=0.5)
-    assert forget.loss is methods.ascend_by(0.5)
-    assert retain.loss is methods.descend
-  assert methods.ascend_by(1.0) is methods.ascend
+    assert forget.loss is objectives.ascend_by(0.5)
+    assert retain.loss is objectives.descend
+  assert objectives.ascend_by(1.0) is objectives.ascend
   assert methods.finetune('forget')[0].split == 'forget'
 
 
@@ -107,6 +119,11 @@ def test_the_losses_of_the_turns_are_these():
     ('mmunlearner', {'alpha': -1}, 'forget set would be learned'),
     ('mmunlearner', {'alpha': float('nan')}, 'must be positive, got alpha=nan'),
     ('counterfactual', {'weight': 0}, 'weight of the ascent.*weight=0'),
+    ('ga_diff_joint', {'alpha': -1}, 'forget set would be learned'),
+    ('undial', {'strength': 0}, 'must be positive, got 0'),
+    ('rmu', {'steering': 0}, 'are positive; got steering=0'),
+    ('sfron', {'power': -1}, 'power of the weights is >= 0, got -1'),
+    ('task_vector', {'scale': -1}, 'scale=-1; a negative one would learn'),
     ('npo', {'betta': 0.1}, "'betta'; it takes forget_every, beta, per"),
   ],
 )
@@ -115,106 +132,11 @@ def test_an_option_out_of_range_is_an_error(name, options, message):
     methods.make(name, **options)
 
 
-def _loss_and_gradient(loss, *arguments):
-  """Of the perceptron, as one program."""
-  loss = functools.partial(loss, toy.forward)
-  return jax.jit(jax.value_and_grad(loss))(*arguments)
-
-
-@pytest.mark.parametrize('alpha', [0.1, 2.0])
-def test_a_weighted_ascent_is_so_many_times_the_ascent(alpha):
-  params = toy.params(20)
-  value, grad = _loss_and_gradient(methods.ascend, params, None, FORGET)
-  got, got_grad = _loss_and_gradient(
-    methods.ascend_by(alpha), params, None, FORGET
-  )
-  assert float(got) == pytest.approx(alpha * float(value), rel=1e-6)
-  assert (
-    toy.relative_error(got_grad, jax.tree.map(lambda g: alpha * g, grad)) < 1e-6
-  )
-
-
-def _log_softmax(x):
-  x = np.asarray(x, np.float64)
-  x = x - x.max(-1, keepdims=True)
-  return x - np.log(np.exp(x).sum(-1, keepdims=True))
-
-
-def test_the_published_kl_is_the_sum_over_rows_divided_by_the_rows():
-  params, ref = toy.params(21), toy.perturb(toy.params(21), 21, 0.2)
-  got, _ = _loss_and_gradient(
-    methods.descend_near_reference_everywhere, params, ref, RETAIN
-  )
-  nll, _ = _loss_and_gradient(methods.descend, params, None, RETAIN)
-  log_p, log_ref = (_log_softmax(toy.forward(p, RETAIN)) for p in (params, ref))
-  kl = (np.exp(log_ref) * (log_ref - log_p)).sum((1, 2)).mean()
-  assert float(got) == pytest.approx(float(nll) + kl, rel=1e-5)
-  # So it grows with padding, which the mean over answers does not see.
-  padded = toy.pad(RETAIN, 21, columns=8)
-  more, _ = _loss_and_gradient(
-    methods.descend_near_reference_everywhere, params, ref, padded
-  )
-  assert float(more) > float(got) + 0.1 * kl
-
-
-def test_the_published_npo_has_one_term_for_a_batch():
-  params, ref = toy.params(22), toy.perturb(toy.params(22), 22, 0.2)
-  nll, ascent = _loss_and_gradient(methods.ascend, params, None, FORGET)
-  ref_nll, _ = _loss_and_gradient(methods.ascend, ref, None, FORGET)
-  got, grad = _loss_and_gradient(
-    methods.batch_preference_against(0.4), params, ref, FORGET
-  )
-  forgotten = 0.4 * (float(ref_nll) - float(nll))  # beta (nll - nll_ref)
-  want = 2 / 0.4 * np.log1p(np.exp(-forgotten))
-  assert float(got) == pytest.approx(want, rel=1e-5)
-  # The same direction as ascent, for every answer alike.
-  slope = 2 / (1 + np.exp(forgotten))
-  want = jax.tree.map(lambda g: slope * g, ascent)
-  assert toy.relative_error(grad, want) < 1e-5
-
-
-def _by_answer(values, made):
-  """Sums of the tokens that count, for each answer of a batch."""
-  found = {}
-  for at in np.argwhere(made['weights'] > 0):
-    b, i = at
-    key = b, made['documents'][b, i], made['branches'][b, i]
-    found[key] = found.get(key, 0) + values[b, i]
-  return np.array([*found.values()])
-
-
-def _nll(params, made):
-  """Of every token, in float64."""
-  log_p = _log_softmax(toy.forward(params, made))
-  targets = np.asarray(made['targets'])[..., None]
-  return -np.take_along_axis(log_p, targets, -1)[..., 0]
-
-
-@pytest.mark.parametrize('share', [0.3, 0.7])
-def test_counterfactual_is_bounded_ascent_beside_a_cross_entropy(share):
-  """Against float64 on fresh inputs; the margin lies among the answers."""
-  seed = int(np.random.default_rng().integers(10_000))
-  params, ref = toy.params(seed), toy.params(seed + 1)
-  forget, mixed = (toy.batch(seed + i, rows=6, weighted=True) for i in (2, 3))
-  weighed = _nll(params, forget) * (1 - np.exp(-_nll(ref, forget)))
-  nll = _by_answer(weighed, forget)
-  margin = float(np.quantile(nll, share))
-  loss = methods.counterfactual_ascent(margin, 0.3)
-  batch = {**forget, 'beside': mixed}
-  ascent, kept = jax.jit(functools.partial(loss, toy.forward))(
-    params, ref, batch
-  )
-  want = 0.3 * np.maximum(0, margin - nll).mean() / margin
-  assert float(ascent) == pytest.approx(want, rel=1e-4), seed
-  want = np.average(_nll(params, mixed), weights=mixed['weights'])
-  assert float(kept) == pytest.approx(want, rel=1e-5), seed
-  # No gradient goes to the reference, and none to an answer that is forgotten.
-  through = lambda p, r: loss(toy.forward, p, r, batch)[0]
-  _, to_ref = jax.jit(jax.grad(through, (0, 1)))(params, ref)
-  assert not np.any(toy.vector(to_ref)), seed
-  loss = methods.counterfactual_ascent(0.99 * float(nll.min()), 0.3)
-  through = lambda p: loss(toy.forward, p, ref, batch)[0]
-  assert not np.any(toy.vector(jax.jit(jax.grad(through))(params))), seed
+def test_rewound_weights_are_the_references_where_the_mask_is():
+  params, ref, mask = toy.params(31), toy.params(32), _mask(33)
+  got = methods.STARTS['rewind'](params, ref, masks.pack(mask))
+  want = np.where(toy.vector(mask) > 0, toy.vector(ref), toy.vector(params))
+  np.testing.assert_array_equal(toy.vector(got), want)
 
 
 def test_an_unknown_method_lists_the_known_ones():
@@ -340,7 +262,7 @@ def test_turns_with_different_clips_share_the_moments():
 @functools.cache
 def _gradient():
   """The gradient of the cross-entropy, as one program."""
-  return jax.jit(jax.grad(functools.partial(methods.descend, toy.forward)))
+  return jax.jit(jax.grad(functools.partial(objectives.descend, toy.forward)))
 
 
 def test_a_projected_step_does_not_raise_the_retain_loss_to_first_order():

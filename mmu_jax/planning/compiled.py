@@ -19,9 +19,9 @@ import ml_collections
 from mmu_jax import gradients
 from mmu_jax import sharding
 from mmu_jax.errors import UserError
-from mmu_jax.methods import answer_weight
-from mmu_jax.methods import descend
 from mmu_jax.models import MODELS
+from mmu_jax.objectives import answer_weight
+from mmu_jax.objectives import descend
 from mmu_jax.planning import memory
 from mmu_jax.planning import programs
 from mmu_jax.training import step as step_lib

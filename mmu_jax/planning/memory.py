@@ -25,10 +25,10 @@ from jax.sharding import AbstractMesh
 from mmu_jax import masks
 from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
-from mmu_jax.methods import descend
 from mmu_jax.methods import Turn
 from mmu_jax.models import Model
 from mmu_jax.models import MODELS
+from mmu_jax.objectives import descend
 from mmu_jax.planning import activations
 from mmu_jax.typing import LossFn
 

@@ -12,9 +12,9 @@ from mmu_jax import masks
 from mmu_jax import sharding
 from mmu_jax import transforms
 from mmu_jax.errors import UserError
-from mmu_jax.methods import answer_weight
-from mmu_jax.methods import descend
 from mmu_jax.methods import Turn
+from mmu_jax.objectives import answer_weight
+from mmu_jax.objectives import descend
 from mmu_jax.sharding import Rules
 from mmu_jax.typing import Batch
 from mmu_jax.typing import Forward

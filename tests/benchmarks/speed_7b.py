@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmu_jax import methods
 from mmu_jax import models
+from mmu_jax import objectives
 from mmu_jax.evaluation.asking import decoding
 
 NEW_TOKENS = 32
@@ -45,7 +45,7 @@ def main():
   print(jax.devices()[0].device_kind, jax.__version__)
   forward = jax.jit(lambda p, b: jnp.sum(model.forward(p, b)[:, -1]))
   report('forward', tokens, args.repeats, lambda: forward(params, batch))
-  loss = functools.partial(methods.ascend, model.forward)
+  loss = functools.partial(objectives.ascend, model.forward)
   gradient = jax.jit(lambda p, b: jax.grad(loss)(p, None, b))
   # Only the gradient of one leaf is kept, or two copies would be alive.
   norm = lambda p, b: gradient(p, b)['language_model']['lm_head']['kernel'][0]

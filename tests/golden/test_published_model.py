@@ -10,7 +10,7 @@ import numpy as np
 import published
 import pytest
 
-from mmu_jax import methods
+from mmu_jax import objectives
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 FORWARD = ('forget_0', 'forget_2', 'text_0', 'mixed_0')
@@ -23,7 +23,7 @@ def _logits():
 
 @functools.cache
 def _value_and_gradient():
-  loss = functools.partial(methods.descend, published.model().forward)
+  loss = functools.partial(objectives.descend, published.model().forward)
   return jax.jit(jax.value_and_grad(loss))
 
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from mmu_jax import methods
 from mmu_jax import models
+from mmu_jax import objectives
 from mmu_jax import saliency
 from mmu_jax import tree as tree_lib
 from mmu_jax.models.clip_vit import ClipVisionConfig
@@ -66,7 +66,7 @@ def _llava_shapes():
 @functools.cache
 def llava_importance():
   """The importance of two batches for ``llava``, shared by the tests."""
-  loss = lambda p, made: methods.descend(llava().forward, p, None, made)
+  loss = lambda p, made: objectives.descend(llava().forward, p, None, made)
   return saliency.importance(loss, llava_params(5), [batch(5), batch(6)])
 
 
@@ -174,8 +174,11 @@ def params(seed: int, dtype=jnp.float32):
   }
 
 
-def forward(p, made):
-  """The perceptron: ``[B, L, V]`` logits, each position by itself."""
+def forward(p, made, *, layer=None):
+  """The perceptron: ``[B, L, V]`` logits, each position by itself.
+
+  With ``layer`` its ``[B, L, D]`` states after so many layers.
+  """
   vision, language = p['vision_tower'], p['language_model']
   x = language['embed_tokens'][made['tokens']]  # [B, L, D]
   seen = patches(made['pixel_values'])
@@ -183,14 +186,16 @@ def forward(p, made):
     seen = jnp.tanh(seen[:, 0] @ vision['kernel'] + vision['bias'])
     x += (seen @ p['multi_modal_projector']['kernel'])[:, None]
   layers = language['layers']
-  for kernel, bias in zip(layers['kernel'], layers['bias']):
+  for kernel, bias in zip(layers['kernel'][:layer], layers['bias'][:layer]):
     x = x + jnp.tanh(x @ kernel + bias)
+  if layer is not None:
+    return x
   return x * language['norm'] @ language['lm_head'] * language['temperature']
 
 
 def loss(p, made):
   """The cross-entropy of the perceptron; one object, so it compiles once."""
-  return methods.descend(forward, p, None, made)
+  return objectives.descend(forward, p, None, made)
 
 
 def patches(pixel_values):

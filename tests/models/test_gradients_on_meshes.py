@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmu_jax import methods
 from mmu_jax import models
+from mmu_jax import objectives
 from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
 
@@ -55,7 +55,7 @@ def _gradients(model, batch, spec):
 
   @jax.jit
   def gradient(params, batch):
-    loss = lambda p: methods.descend(model.forward, p, None, batch)
+    loss = lambda p: objectives.descend(model.forward, p, None, batch)
     return sharding.constrain(jax.grad(loss)(params), rules)
 
   with jax.set_mesh(mesh):

@@ -8,8 +8,8 @@ import numpy as np
 import plans
 import pytest
 
-from mmu_jax import methods
 from mmu_jax import models
+from mmu_jax import objectives
 from mmu_jax.planning import activations
 
 
@@ -26,7 +26,7 @@ def test_kept_values_are_the_residuals_of_jax_at_any_rows_and_length(room):
   rng = np.random.default_rng()
   count, length = int(rng.integers(2, 6)), int(rng.integers(20, 40))
   make = models.MODELS['llava'].abstract_batch
-  loss = functools.partial(methods.descend, model.forward)
+  loss = functools.partial(objectives.descend, model.forward)
 
   def residuals(params, batch):
     return jax.vjp(lambda p: loss(p, None, batch), params)[1]
@@ -39,20 +39,22 @@ def test_kept_values_are_the_residuals_of_jax_at_any_rows_and_length(room):
     for x in jax.tree.leaves(found)
     if x.shape not in own
   )
-  kept = activations.kept(model.config, methods.descend, length, room, 'none')
+  kept = activations.kept(
+    model.config, objectives.descend, length, room, 'none'
+  )
   assert _bytes(kept, count) == pytest.approx(want, rel=0.01)
 
 
 def test_stronger_policies_keep_less():
   sizes = [
-    _bytes(activations.kept(plans.PEOPLE, methods.descend, 104, 1, remat))
+    _bytes(activations.kept(plans.PEOPLE, objectives.descend, 104, 1, remat))
     for remat in ('none', 'dots', 'full')
   ]
   assert sizes[0] > 2 * sizes[1] > 4 * sizes[2]
 
 
 def test_full_remat_keeps_the_inputs_of_layers():
-  kept = activations.kept(plans.LLAVA_7B, methods.descend, 768, 1, 'full')
+  kept = activations.kept(plans.LLAVA_7B, objectives.descend, 768, 1, 'full')
   layers = {v.shape: v.dtype.itemsize for v in kept if v.layers > 1}
   assert layers[32, 1, 768, 4096] == 2  # bytes; the decoder
   assert layers[23, 1, 577, 1024] == 2  # the tower, less its last layer
@@ -63,7 +65,11 @@ def test_fused_attention_keeps_no_scores():
     {
       v.shape
       for v in activations.kept(
-        plans.model(attention=attention).config, methods.descend, 104, 1, 'none'
+        plans.model(attention=attention).config,
+        objectives.descend,
+        104,
+        1,
+        'none',
       )
     }
     for attention in ('xla', 'cudnn')

@@ -6,7 +6,7 @@ import numpy as np
 import plans
 import pytest
 
-from mmu_jax import methods
+from mmu_jax import objectives
 from mmu_jax.models import clip_vit
 from mmu_jax.models import llama
 from mmu_jax.models import llava
@@ -38,7 +38,7 @@ def test_a_scan_counts_as_often_as_it_runs():
 def test_operations_are_those_that_xla_counts():
   on = plans.setting(config=SHALLOW)
   made = compiled.lower(plans.turn('finetune', 0, 8, 64), on).compile()
-  found = 8 * roofline.row_flops(SHALLOW, methods.descend, 64, 1)
+  found = 8 * roofline.row_flops(SHALLOW, objectives.descend, 64, 1)
   # XLA adds what is no matrix product, optimizer included.
   assert found == pytest.approx(made.cost_analysis()['flops'], rel=0.15)
 
@@ -46,7 +46,7 @@ def test_operations_are_those_that_xla_counts():
 def test_a_gradient_costs_six_for_each_weight_and_token_and_remat_two_more():
   none = plans.model(plans.LLAVA_7B, remat='none').config
   flops = [
-    roofline.row_flops(config, methods.descend, 768, 1)
+    roofline.row_flops(config, objectives.descend, 768, 1)
     for config in (none, plans.LLAVA_7B)
   ]
   decoder = 768 * 6.74e9

@@ -10,7 +10,7 @@ import toy
 
 from mmu_jax import gradients
 from mmu_jax import masks
-from mmu_jax import methods
+from mmu_jax import objectives
 from mmu_jax import saliency as saliency_lib
 from mmu_jax import sharding
 
@@ -54,7 +54,7 @@ def _importances(spec, granularity='batch'):
         granularity=granularity,
         rules=RULES,
         micro_batches=1,
-        measure=methods.answer_weight,
+        measure=objectives.answer_weight,
       )
       for name in ('', 'a', 'b')
     }

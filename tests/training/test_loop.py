@@ -16,6 +16,7 @@ import toy
 from mmu_jax import checkpoint
 from mmu_jax import errors
 from mmu_jax import methods
+from mmu_jax import objectives
 from mmu_jax import workdir
 from mmu_jax.distributed import preemption
 from mmu_jax.training import loop
@@ -98,7 +99,7 @@ def _compiled(*_):
     ),
     (
       _plan(
-        (methods.Turn('forget', methods.ascend, project='kept'),),
+        (methods.Turn('forget', objectives.ascend, project='kept'),),
         forward=_compiled,
       ),
       "draws from 'kept', but the streams are",
@@ -288,7 +289,7 @@ def test_each_split_is_clipped_to_its_own_norm(tmp_path):
 
 
 def test_a_projected_turn_draws_the_batch_of_its_own_step(tmp_path):
-  turn = methods.Turn('forget', methods.ascend, project='retain', every=2)
+  turn = methods.Turn('forget', objectives.ascend, project='retain', every=2)
   plan = _plan((turn,), rounds=4)
   _fit(plan, toy.params(0), tmp_path)
   assert plan.streams['forget'].asked == [0, 1]
@@ -321,7 +322,7 @@ def test_a_paired_turn_is_limited_and_stopped_by_both_of_its_splits(tmp_path):
 def test_a_run_that_is_stopped_goes_on_to_the_same_end(tmp_path, beside):
   """Stopped in round 5, after the checkpoint of round 4."""
   params, mask = toy.params(0), toy.random_mask(toy.params(0), 1)
-  turn = methods.Turn('forget', methods.ascend, masked=True, beside=beside)
+  turn = methods.Turn('forget', objectives.ascend, masked=True, beside=beside)
   plan = _plan((turn,), mask=mask, tx=optimizer.build())  # with moments
   options = dict(save_every=2, log_every=1)
   want = _fit(plan, params, tmp_path / 'whole', **options)
