@@ -24,8 +24,7 @@ from mmu_jax.recipes import run
 
 def get_config(variant=''):
   """Returns the config; the variant is full, all, fast or paper_exact."""
-  variants = ('full', 'all', 'fast', 'paper_exact')
-  variant = recipes.variant(variant, variants)
+  variant = recipes.variant(variant, ('full', 'all', 'fast', 'paper_exact'))
   data = dict(
     num_people=60,
     num_forget=6,
@@ -47,6 +46,7 @@ def get_config(variant=''):
     mmunlearner_topk=run('mmunlearner', 1.25e-5, 'topk'),
     mmunlearner_random=run('mmunlearner', 1e-4, 'random'),
     counterfactual=recipes.counterfactual_run(),
+    mmunlearner_counterfactual=recipes.counterfactual_run(mask='turn'),
   )
   without = 'retain_without_text'
   more = dict(

@@ -185,7 +185,7 @@ def npo(
   return _weighted_mean(preference, where)
 
 
-def simnpo(
+def simple_npo(
   nll_per_token: jax.Array,
   *,
   beta: float,
@@ -212,7 +212,7 @@ def simnpo(
 
   Example:
     >>> import jax.numpy as jnp
-    >>> print(round(float(simnpo(jnp.zeros(3), beta=2.5)), 3))  # .8 log 2
+    >>> print(round(float(simple_npo(jnp.zeros(3), beta=2.5)), 3))  # .8 log 2
     0.555
 
   References:
@@ -228,7 +228,7 @@ def simnpo(
   )
 
 
-def dpo(
+def direct_preference(
   better: jax.Array,
   worse: jax.Array,
   *,
@@ -256,7 +256,7 @@ def dpo(
   Example:
     >>> import jax.numpy as jnp
     >>> zero = jnp.zeros(3)
-    >>> print(round(float(dpo(zero, zero, beta=0.1)), 3))
+    >>> print(round(float(direct_preference(zero, zero, beta=0.1)), 3))
     13.863
 
   References:

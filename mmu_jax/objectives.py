@@ -47,7 +47,7 @@ def ascend(
   return -descend(forward, params, ref_params, batch)
 
 
-def logit_margin(
+def log_odds(
   forward: Forward, params: Params, ref_params: Params, batch: Batch
 ) -> Scalar:
   """Log odds of the answers: importances of answers that are known by heart."""
@@ -239,7 +239,7 @@ def simple_preference_against(beta: float, gamma: float) -> LossFn:
     nll, is_answer = _by_answer(-_log_probs(forward, params, batch), batch)
     length, _ = _by_answer(jnp.ones_like(batch['weights']), batch)
     nll = nll / jnp.maximum(length, 1)
-    return losses.simnpo(nll, beta=beta, gamma=gamma, where=is_answer)
+    return losses.simple_npo(nll, beta=beta, gamma=gamma, where=is_answer)
 
   return loss
 
@@ -261,7 +261,7 @@ def preference_for_beside(beta: float) -> LossFn:
     (worse, is_answer), (better, _) = gain(batch), gain(batch['beside'])
     # Answers come first in these arrays, and the longer one ends in nothing.
     n = min(worse.shape[1], better.shape[1])
-    return losses.dpo(
+    return losses.direct_preference(
       better[:, :n], worse[:, :n], beta=beta, where=is_answer[:, :n]
     )
 

@@ -119,7 +119,8 @@ def _programs(config, forward, shape, asked) -> list[Program]:
   drawn = {k: shape(parts) for k, parts in config.unlearn.streams.items()}
   for name in config.runs:
     run = job_lib.run_settings(config, name)
-    rows = {'forget': drawn['forget'], 'retain': drawn[run.retain]}
+    rows = {k: drawn[name] for k, name in drawing.streams_of(run).items()}
+    rows[drawing.RELABELLED] = drawn['forget']  # pairs of answers
     plan = training.unlearning_plan(
       config.unlearn, run, forward=forward, streams=rows
     )

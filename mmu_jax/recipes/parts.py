@@ -57,6 +57,8 @@ def run(
   *,
   reference: str = 'vanilla',
   teacher: str = '',
+  forget: str = 'forget',
+  retain_rate: float | None = None,
   rounds: int | None = None,
   schedule: str = 'constant',
   warmup: int = 0,
@@ -74,8 +76,11 @@ def run(
     retain: name of the stream of the retain turns.
     reference: name of the model that KL and NPO compare with.
     teacher: name of the source of other answers to the pictures to forget, the
-      split 'relabelled' of the retain stream: 'others' (people who stay whom
-      vanilla takes them for), 'base', 'refusal', or the control 'random'.
+      split 'relabelled' of the streams: 'others' (people who stay whom vanilla
+      takes them for), 'base', 'refusal', or the control 'random'.
+    forget: name of the stream of the forget turns.
+    retain_rate: learning rate of the retain turns; None for
+      ``config.unlearn.retain_rate``.
     rounds: number of rounds; None for ``config.unlearn.rounds``, or where that
       is None for ``config.unlearn.epochs`` passes over the data.
     schedule: name of the schedule of the rates, see ``optimizer.schedule``.
@@ -105,14 +110,15 @@ def run(
     options=options,
   )
   # Left out where they are nothing: runs of earlier workdirs are found again.
-  more = dict(teacher=teacher, warmup=warmup)
+  more = dict(teacher=teacher, warmup=warmup, retain_rate=retain_rate)
+  more |= dict(forget='' if forget == 'forget' else forget)
   return made | {k: v for k, v in more.items() if v}
 
 
 def counterfactual_run(
-  rounds: int = 120, teacher: str = 'others', **changes: Any
+  rounds: int = 120, teacher: str = 'others', mask: str = '', **changes: Any
 ) -> dict[str, Any]:
-  """Returns the settings of the method ``counterfactual``.
+  """Returns the settings of ``counterfactual``, or with a mask of its own one.
 
   Rate, schedule and rounds were chosen by a few tries on the people of two
   seeds of the config people, some of them reported ones.
@@ -120,6 +126,7 @@ def counterfactual_run(
   Args:
     rounds: number of rounds; a half of them keeps less.
     teacher: name of the source of other answers, see ``run``.
+    mask: name of the mask of ``mmunlearner_counterfactual``; '' for none.
     **changes: other arguments of ``run``, as weight=0.3.
 
   Example:
@@ -128,7 +135,8 @@ def counterfactual_run(
   """
   made: dict[str, Any] = dict(rate=1e-3, retain='mixed', reference='base')
   made |= dict(rounds=rounds, schedule='cosine', warmup=5, teacher=teacher)
-  return run('counterfactual', **(made | {'margin': None} | changes))
+  method = 'mmunlearner_counterfactual' if mask else 'counterfactual'
+  return run(method, mask=mask, **(made | {'margin': None} | changes))
 
 
 def hardware() -> dict[str, Any]:
@@ -227,7 +235,9 @@ def saliency(
       projector=('retain_vqa',),
       language=('retain_vqa', 'text'),
     ),
+    preserve_loss='answers',  # 'margin': log odds, large on what is known
     threshold=1.0,
+    density=config_dict.placeholder(float),  # of each component, in its place
     normalize=True,  # False is the published ratio
     ties_are_salient=False,  # True is the published rule
     # 'importances' are two float32 trees and more; 'log_ratio' is a byte per

@@ -97,8 +97,11 @@ def _full(
     forget=(pictured('forget', 6),),
     retain=(pictured('retain', 6), text(6)),
     retain_without_text=(pictured('retain', 6),),
-    mixed=_mixed(),
+    relabelled=(part('relabelled', size=6, questions=4),),
+    mixed=_mixed('relabelled'),
+    mixed_retain=_mixed('vqa:retain'),  # as many rows, none of them relabelled
   )
+  config.masks = _masks(config.saliency.protects.to_dict())
   config.unlearn = parts.unlearn(60, 1e-4, streams, probe_every=15)
   config.runs = runs
   config.tune = dict(rates=(1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4), rows=256)
@@ -108,22 +111,48 @@ def _full(
   return config
 
 
-def _mixed(pictures: int = 6) -> tuple[dict[str, Any], ...]:
+def _mixed(first: str, pictures: int = 6) -> tuple[dict[str, Any], ...]:
   """The stream of one turn that forgets and keeps: some of all that is known.
 
   Args:
-    pictures: pictures to forget in a batch, with answers of a teacher; there
-      are between four and five times as many other rows.
+    first: split of the first rows, 'relabelled' for pictures to forget with
+      the answers of a teacher.
+    pictures: number of these rows in a batch; there are between four and five
+      times as many others.
   """
   part = lambda split, size, **more: parts.part(
     split, size=max(1, size * pictures // 6), questions=4, **more
   )
   return (
-    part('relabelled', 6),
+    part(first, 6),
     part('vqa:retain', 14),
     part('qa:everybody', 8),
     part('general', 5),
     part('facts', 1, weight=0.5),
+  )
+
+
+def _masks(protects: Mapping[str, Any]) -> dict[str, Any]:
+  """The masks of the turn that forgets and keeps, and their controls.
+
+  Their forget importance is of the rows with a teacher's answers, on which
+  vanilla's gradient is large, and the others are of the log odds, which do not
+  vanish on answers known by heart. What is known in text about the people to
+  forget is a preserve set of its own.
+  """
+  part = parts.part
+  turn = dict(
+    forget=(part('relabelled', size=2, questions=4),),
+    teacher='others',
+    retain='mixed',
+    preserve=dict(forget_text=(part('qa:forget', size=2, questions=4),)),
+    preserve_loss='margin',
+    protects=dict(protects, language=(*protects['language'], 'forget_text')),
+  )
+  return dict(
+    turn=turn | dict(density=0.3),
+    turn_topk=dict(kind='topk', of='turn'),
+    turn_random=dict(kind='random', of='turn'),
   )
 
 
@@ -150,7 +179,8 @@ def _make_fast(config: ml_collections.ConfigDict) -> None:
   config.attacks.transfer.update(steps=2, rows=16)
   names = ('ga_diff', 'npo', 'mmunlearner', 'counterfactual')
   with config.unlocked():
-    config.unlearn.streams.mixed = _mixed(1)
+    config.unlearn.streams.mixed = _mixed('relabelled', 1)
+    config.unlearn.streams.mixed_retain = _mixed('vqa:retain', 1)
     config.runs = {k: config.runs[k] for k in names if k in config.runs}
     if 'counterfactual' in config.runs:
       config.runs.counterfactual.update(rounds=4, warmup=2)

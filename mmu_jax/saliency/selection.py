@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from mmu_jax import masks
 from mmu_jax import tree as tree_lib
@@ -28,6 +29,7 @@ def mask_from_importances(
   components: Mapping[str, str],
   means: Mapping[str, Mapping[str, jax.Array | float]] | None = None,
   threshold: float = 1.0,
+  density: float | None = None,
   ties_are_salient: bool = False,
 ) -> tuple[Mask, Mask]:
   r"""Marks the weights that the forget set needs more than what must survive.
@@ -42,7 +44,9 @@ def mask_from_importances(
     components: component -> regex over leaf names.
     means: importance -> component -> mean to divide by, from
       ``component_means``; None for the published ratio.
-    threshold: lowest salient score; the paper has 1.
+    threshold: lowest salient score; the paper has 1. Not used with a density.
+    density: share in (0, 1) of each component's entries to mark, by the
+      highest scores, in place of a threshold.
     ties_are_salient: whether a weight that no set uses competes with its ratio
       of 1, as in the published code; otherwise it is frozen.
 
@@ -62,17 +66,28 @@ def mask_from_importances(
   References:
     Huo et al., MMUnlearner, 2025 (https://arxiv.org/abs/2502.11051).
   """
-  return ratio.score_leaves(
-    read,
-    like,
-    lambda scores, ties: (
-      _reaches(scores, None if ties_are_salient else ties, threshold),
-      ties,
-    ),
-    protects=protects,
-    components=components,
-    means=means,
+  score = lambda leaves, then: ratio.score_leaves(
+    read, leaves, then, protects=protects, components=components, means=means
   )
+  if density is None:
+    return score(
+      like,
+      lambda scores, ties: (
+        _reaches(scores, None if ties_are_salient else ties, threshold),
+        ties,
+      ),
+    )
+  shapes = tree_lib.flatten(like)
+  alive = lambda scores, ties: (
+    scores if ties_are_salient else jnp.where(ties, 0, scores)
+  )
+  made = top_mask(
+    lambda name: score({name: shapes[name]}, alive)[name],
+    like,
+    dict.fromkeys(components, density),
+    components,
+  )
+  return made, score(like, lambda _, ties: ties)
 
 
 def mask_from_saliency(

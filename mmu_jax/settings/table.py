@@ -169,19 +169,21 @@ _TRAINING: Table = {
   **below('optimizer', _OPTIMIZER),
   **below('stream.#', _PART),
 }
+_TEACHER = one_of('', 'others', 'base', 'refusal', 'random')
+_PRESERVE_LOSS = one_of('answers', 'margin')
+_DENSITY = number(0, 1, above=True, below=True, null=True)
 _RUN: Table = {
   'method': (TEXT, 'name of a method, a key of methods.METHODS'),
   'rate': (_RATE, 'learning rate of the forget turns'),
   'mask': (
-    one_of('', 'saliency', 'literal', 'topk', 'random'),
-    "weights that may change; '': all",
+    TEXT,
+    "weights that may change, '': all; also a key of config.masks",
   ),
   'retain': (TEXT, 'stream of the retain turns, of config.unlearn.streams'),
+  'forget': (TEXT, 'stream of the forget turns'),
+  'retain_rate': (_RATE, 'learning rate of the retain turns'),
   'reference': (TEXT, 'model that KL and NPO compare with'),
-  'teacher': (
-    one_of('', 'others', 'base', 'refusal', 'random'),
-    "gives the split relabelled its answers; '': none",
-  ),
+  'teacher': (_TEACHER, "gives the split relabelled its answers; '': none"),
   'rounds': (whole(1, null=True), 'rounds; None: as config.unlearn has it'),
   'schedule': (one_of('constant', 'linear', 'cosine'), 'course of the rates'),
   'warmup': (_COUNT, 'rounds in which the rates rise'),
@@ -197,9 +199,30 @@ _RUN: Table = {
     'nats that forget an answer; None: as on other pictures',
   ),
   'options.beta': (_FACTOR, 'inverse temperature of NPO'),
+  'options.gamma': (number(0), 'margin of SimNPO, in units of beta nll'),
+  'options.strength': (_FACTOR, 'amount by which UNDIAL lowers a logit'),
+  'options.layer': (_COUNT, 'decoder layers before the states of RMU'),
+  'options.steering': (_FACTOR, 'length of misdirected states over their own'),
+  'options.power': (number(0), 'exponent of the weights of known answers'),
+  'options.scale': (_FACTOR, 'factor of a task vector'),
   'options.per': (one_of('answer', 'batch'), 'terms of the NPO loss'),
   'options.kl_over': (one_of('answers', 'rows'), 'positions of the KL'),
   'options.*': (ANY, 'another option of the method'),
+}
+# Changes of config.saliency that make another mask.
+_MASK: Table = {
+  'kind': (one_of('saliency', 'topk', 'random'), 'way to choose the weights'),
+  'of': (TEXT, 'mask that topk and random are as dense as'),
+  'teacher': (_TEACHER, "gives the split relabelled its answers; '': none"),
+  'retain': (TEXT, 'stream with the people whom the teacher may name'),
+  'preserve_loss': (_PRESERVE_LOSS, 'loss of the preserve importances'),
+  'density': (_DENSITY, 'share of each component, in place of the threshold'),
+  'threshold': (_POSITIVE, 'lowest ratio of a weight that may change'),
+  'normalize': (FLAG, 'importances are divided by their means'),
+  'ties_are_salient': (FLAG, 'unused weights may change'),
+  'protects.*': (_NAMES, 'preserve sets that protect a component'),
+  **below('forget.#', _PART),
+  **below('preserve.*.#', _PART),
 }
 _GROUPS: Table = {'*': (_NAMES, 'groups of people with this role')}
 JUDGE: Table = {
@@ -314,6 +337,15 @@ TABLE: Table = {
   'saliency.threshold': (_POSITIVE, 'lowest ratio of a weight that may change'),
   'saliency.normalize': (FLAG, 'importances are divided by their means'),
   'saliency.ties_are_salient': (FLAG, 'unused weights may change'),
+  'saliency.preserve_loss': (
+    _PRESERVE_LOSS,
+    'loss of the preserve importances: nll, or log odds',
+  ),
+  'saliency.density': (
+    _DENSITY,
+    'share of a component that may change; None: by threshold',
+  ),
+  **below('masks.*', _MASK),
   'saliency.keep': (one_of('importances', 'log_ratio'), 'kept on disk'),
   'unlearn.rounds': (whole(1, null=True), 'rounds of a run; None: by epochs'),
   'unlearn.epochs': (_ONE, 'passes over the data, where rounds is None'),
@@ -359,10 +391,11 @@ _OPTIONAL = ('tune', *MAY_LACK)  # groups that are whole, where they are there
 # Fields without which a job does; the code that reads them has a default.
 _DEFAULTED = re.compile(
   r'data\.(?!name)|validation_groups|tune|retrained|.*epochs|.*partial_forget'
-  r'|.*require_memorised|attacks'
+  r'|.*require_memorised|saliency\.(density|preserve_loss)|masks|attacks'
   r'|evaluation\.(judge|prot|rep|shots)'
   r'|model\.(?!name|path|dtype|attention|remat)'
-  r'|.*optimizer\.(?!name)|runs\.\*\.(warmup|teacher|options\.(?!\*))'
+  r'|.*optimizer\.(?!name)'
+  r'|runs\.\*\.(warmup|teacher|forget|retain_rate|options\.(?!\*))'
 )
 REQUIRED = (
   *(path for path in TABLE if not _DEFAULTED.match(path)),

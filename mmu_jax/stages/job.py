@@ -16,6 +16,7 @@ from mmu_jax import distributed
 from mmu_jax import gradients
 from mmu_jax import inputs
 from mmu_jax import masks
+from mmu_jax import methods
 from mmu_jax import sharding
 from mmu_jax import tree
 from mmu_jax import workdir as workdir_lib
@@ -45,7 +46,13 @@ Stage = TypeVar('Stage', bound=Callable[..., Any])
 _WORLD = ('seed', 'labels', 'data', 'model')  # shared by all of a workdir
 TRAINED = ('base', 'vanilla', 'retrained')  # before any run of the config
 NO_RETRAINED = 'config.retrained=None, or config.vanilla.rounds=0'
-MASKS = ('saliency', 'literal', 'topk', 'random')
+# The built-in masks and how they differ from config.saliency.
+MASKS: dict[str, dict[str, Any]] = {
+  'saliency': {},
+  'literal': {'normalize': False},
+  'topk': {'kind': 'topk', 'of': 'saliency'},
+  'random': {'kind': 'random', 'of': 'saliency'},
+}
 
 
 def alone(stage: Stage) -> Stage:
@@ -309,7 +316,13 @@ def recipe(spec: Config) -> dict[str, Any]:
   operational = ('save_every', 'max_retain_loss', 'keep')
   operational += ('epochs', 'allow_partial_forget')  # settled, see `budgets`
   operational += ('require_memorised',)
-  return {k: v for k, v in spec.to_dict().items() if k not in operational}
+  # Fields of later versions count where they are used.
+  unused = {'preserve_loss': 'answers', 'density': None}
+  return {
+    k: v
+    for k, v in spec.to_dict().items()
+    if k not in operational and (k not in unused or v != unused[k])
+  }
 
 
 def run_settings(config: Config, name: str) -> Config:
@@ -332,6 +345,12 @@ def run_settings(config: Config, name: str) -> Config:
       config.micro_batches,
       f'the loss of the turn on {turn.split!r} of run {name!r}',
     )
+  known = [*MASKS, *config.get('masks', {})]
+  if run.mask and run.mask not in known:
+    raise UserError(
+      f'run {name!r} has the mask {run.mask!r}; a mask is one of '
+      f"{', '.join(known)}, or ''. A new one is an entry of config.masks."
+    )
   if any(turn.masked for turn in turns) != bool(run.mask):
     raise UserError(
       f'run {name!r} has method {run.method!r} and mask {run.mask!r}: a '
@@ -352,17 +371,28 @@ def run_settings(config: Config, name: str) -> Config:
       f'run {name!r} compares with the retrained model, and the config makes '
       f'none ({NO_RETRAINED}). Set config.runs.{name}.reference=vanilla.'
     )
-  if run.retain not in config.unlearn.streams:
+  streams, teacher = config.unlearn.streams, run.get('teacher', '')
+  drawn = drawing.streams_of(run)
+  for split, stream in drawn.items():
+    if stream not in streams:
+      raise UserError(
+        f'run {name!r} has the {split} stream {stream!r}; '
+        f'config.unlearn.streams has {", ".join(streams)}.'
+      )
+  relabelled = any(turn.beside == drawing.RELABELLED for turn in turns) or any(
+    drawing.is_relabelled(part) for k in drawn.values() for part in streams[k]
+  )
+  if bool(teacher) != relabelled:
     raise UserError(
-      f'run {name!r} has the retain stream {run.retain!r}; '
-      f'config.unlearn.streams has {", ".join(config.unlearn.streams)}.'
+      f'run {name!r} has teacher {teacher!r}, the method {run.method!r} and '
+      f'the streams {", ".join(map(repr, drawn.values()))}: a method or stream '
+      f'with the split {drawing.RELABELLED!r} needs a teacher, others have '
+      "teacher ''."
     )
-  teacher, stream = run.get('teacher', ''), config.unlearn.streams[run.retain]
-  if bool(teacher) != any(map(drawing.is_relabelled, stream)):
+  if run.method in methods.STARTS and run.reference == 'vanilla':
     raise UserError(
-      f'run {name!r} has teacher {teacher!r} and the stream {run.retain!r}: a '
-      f'stream with the split {drawing.RELABELLED!r} needs a teacher, one '
-      "without has teacher ''."
+      f'run {name!r} starts from the weights of its reference, and {run.method}'
+      f' of vanilla changes nothing. Set config.runs.{name}.reference=base.'
     )
   if not teacher and run.options.get('margin', 1) is None:
     raise UserError(

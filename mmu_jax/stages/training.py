@@ -1,6 +1,7 @@
 """The stage that trains: base, vanilla, retrained, and unlearned models."""
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 import pathlib
 from typing import Any
 
@@ -25,6 +26,7 @@ from mmu_jax.stages.budgets import drawing
 from mmu_jax.stages.budgets import settle as budgets
 from mmu_jax.stages.budgets.streams import draw_from
 from mmu_jax.stages.budgets.streams import make_stream
+from mmu_jax.stages.budgets.streams import Placed
 from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
@@ -106,18 +108,19 @@ def run_method(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
   if run.get('teacher'):
     made = relabel.relabel(job, run)
     sources.append(made.folder)
-    train = {**job.data.train, drawing.RELABELLED: made.rows}
-    job = job._replace(data=job.data._replace(train=train))
+    job = relabel.with_rows(job, made)
     run = _with_margin(run, made.margin)
-  stream = lambda name, parts: make_stream(job, draw_from(job, parts), name)
+  streams = {
+    split: make_stream(job, draw_from(job, config.streams[drawn]), split)
+    for split, drawn in drawing.streams_of(run).items()
+  }
+  if any(turn.beside == drawing.RELABELLED for turn in budgets.turns_of(run)):
+    streams |= _pairs(job, made)
   plan = unlearning_plan(
     config,
     run,
     forward=job.model.forward,
-    streams={
-      'forget': stream('forget', config.streams.forget),
-      'retain': stream('retain', config.streams[run.retain]),
-    },
+    streams=streams,
     mask=masking.mask(job, run.mask) if run.mask else None,
     ref_params=_reference(job, run),
   )
@@ -125,12 +128,33 @@ def run_method(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
   if probe:
     probing['probe'] = make_probe(job, config.probe_rows)
     probing['probe_every'] = config.probe_every
-  start = lambda: final_params(job, 'vanilla')
-  if plan.ref_params is not None:
+  start = functools.partial(_start, job, run, plan.mask)
+  if plan.ref_params is not None or run.method in methods.STARTS:
     sources.append(model_folder(job, run.reference))
   if run.mask:
     sources.append(masking.mask_folder(job, run.mask))
   fit_model(job, name, plan, start, config.save_every, sources, **probing)
+
+
+def _start(job: Job, run: Config, mask: Mask) -> Params:
+  """The parameters that a run starts from: vanilla's, unless it says more."""
+  params = final_params(job, 'vanilla')
+  if run.method not in methods.STARTS:
+    return params
+  start = jax.jit(methods.STARTS[run.method], donate_argnums=0)
+  return start(params, final_params(job, run.reference), mask)
+
+
+def _pairs(job: Job, made: relabel.Relabelled) -> dict[str, Placed]:
+  """Streams of the true answers and of others, in the same places."""
+  found = {'forget': [], drawing.RELABELLED: []}
+  for part in draw_from(job, job.config.unlearn.streams.forget):
+    keys = {row.key for row in part.rows}
+    pairs = [p for p in zip(made.true, made.rows) if p[0].key in keys]
+    for drawn, rows in zip(found.values(), zip(*pairs)):
+      drawn.append(part._replace(rows=rows))
+  # Streams of one name draw in one order.
+  return {k: make_stream(job, drawn, 'forget') for k, drawn in found.items()}
 
 
 def _with_margin(run: Config, margin: float) -> Config:
@@ -162,11 +186,10 @@ def run_claim(job: Job, run: Config) -> dict[str, Any]:
   """Returns the settings that an unlearned model depends on."""
   config = job.config
   unlearn = recipe(config.unlearn)
-  # Runs without a teacher are the same whatever others draw from theirs.
+  # A run is the same whatever others draw from their streams.
+  own = {'forget', *drawing.streams_of(run).values()}
   unlearn['streams'] = {
-    name: parts
-    for name, parts in unlearn['streams'].items()
-    if name == run.retain or not any(map(drawing.is_relabelled, parts))
+    k: parts for k, parts in unlearn['streams'].items() if k in own
   }
   return {
     'run': run.to_dict(),
@@ -175,6 +198,7 @@ def run_claim(job: Job, run: Config) -> dict[str, Any]:
     'base': recipe(config.base),
     'groups': job.groups.to_dict(),
     'saliency': recipe(config.saliency) if run.mask else None,
+    **masking.claim_of(config, run.mask),
     'retrained': (
       config.retrained.to_dict() if run.reference == 'retrained' else None
     ),
@@ -263,7 +287,10 @@ def unlearning_plan(
   return loop.Plan(
     turns=turns,
     streams=streams,
-    rates={'forget': rate(run.rate), 'retain': rate(config.retain_rate)},
+    rates={
+      'forget': rate(run.rate),
+      'retain': rate(run.get('retain_rate') or config.retain_rate),
+    },
     rounds=rounds,
     forward=forward,
     tx=optimizer.build(**config.optimizer.to_dict()),

@@ -131,7 +131,7 @@ def test_resume_never_refuses_what_an_earlier_call_has_begun(
     (
       'pipeline',
       ['--config.runs.mmunlearner.mask=best'],
-      ['config.runs.mmunlearner.mask', "'topk', 'random'", "got 'best'"],
+      ["'mmunlearner'", "mask 'best'", 'topk, random', 'config.masks'],
     ),
     (
       'train',

@@ -28,6 +28,8 @@ from mmu_jax.models.hub import weights
 from mmu_jax.settings import table
 from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import masking
+from mmu_jax.stages.masking import importances
+from mmu_jax.stages.masking import specs
 
 FOLDER = paths.GOLDEN / 'official' / 'llava'
 IMAGE_TOKEN, PAD_TOKEN = 100, 0
@@ -180,7 +182,7 @@ def config(benchmark='clear', *, forget=3, retain=7, masked=''):
 def importance(names):
   """The importance over published batches at the published weights."""
   return saliency_lib.importance(
-    masking._loss(model().forward),  # pylint: disable=protected-access
+    importances._loss(model().forward),  # pylint: disable=protected-access
     model().params,
     map(batch, names),
     granularity=config().saliency.granularity,
@@ -209,7 +211,10 @@ def _mask(settings):
     with jax.set_mesh(opened.mesh):
       for name in (saliency_lib.FORGET, *opened.config.saliency.preserve):
         batches = SETS[name]
-        masking.save_importance(opened, name, importance(batches), len(batches))
+        which = specs.Importance(name, ())
+        importances.save_importance(
+          opened, which, importance(batches), len(batches)
+        )
       packed = masking.mask(opened, 'saliency')
     note = checkpoint.read_note(opened.folder / 'mask' / 'saliency')
   return masks.unpack(packed, model().params), note['ties']

@@ -59,8 +59,10 @@ def test_masks_are_compared_with_their_controls():
   runs = {variant: _config(variant).runs for variant in ('full', 'all')}
   masks = {run.mask for run in runs['full'].values()}
   assert masks >= {'', 'saliency', 'topk', 'random'}
-  assert {run.mask for run in runs['all'].values()} == {'', *job.MASKS}
-  used = {run.method for run in runs['all'].values()}
+  more = recipes.load('frontier:all').runs
+  masks = {run.mask for run in runs['all'].values()}
+  assert masks == {'', 'turn', *job.MASKS}
+  used = {run.method for run in (*runs['all'].values(), *more.values())}
   assert used == set(methods.METHODS) - {'finetune'}
   for name, run in runs['full'].items():  # the same runs, and more
     assert runs['all'][name].to_dict() == run.to_dict()

@@ -81,6 +81,47 @@ def test_a_mask_from_importances_is_the_one_computed_by_hand(
   assert toy.vector(ties).sum() > 100  # of 786
 
 
+@pytest.mark.parametrize('ties_are_salient', [False, True])
+@pytest.mark.parametrize('density', [0.1, 0.4])
+def test_a_density_marks_the_highest_ratios_of_each_component(
+  density, ties_are_salient
+):
+  """In the place of a threshold: the one that as many ratios reach."""
+  found = _importances()
+  leaves = {k: tree_lib.flatten(tree) for k, tree in found.items()}
+  means = {
+    k: saliency_lib.component_means(tree, RULES) for k, tree in found.items()
+  }
+  make = lambda **choice: saliency_lib.mask_from_importances(
+    lambda importance, name: leaves[importance][name],
+    found[FORGET],
+    protects=PROTECTS,
+    components=RULES,
+    means=means,
+    ties_are_salient=ties_are_salient,
+    **choice,
+  )
+  mask, ties = make(density=density)
+  scores, _ = saliency_lib.component_saliency(
+    found[FORGET],
+    {k: tree for k, tree in found.items() if k != FORGET},
+    protects=PROTECTS,
+    components=RULES,
+    normalize=True,
+  )
+  scores = {k: np.array(x) for k, x in tree_lib.flatten(scores).items()}
+  mask, ties = tree_lib.flatten(mask), tree_lib.flatten(ties)
+  for rule in RULES.values():
+    inside = [name for name in mask if name.startswith(rule)]
+    join = lambda of, names=inside: np.concatenate(
+      [np.ravel(of[name]) for name in names]
+    )
+    alive = np.where(ties_are_salient | ~join(ties), join(scores), 0)
+    lowest = np.sort(alive)[::-1][max(round(density * alive.size), 1) - 1]
+    np.testing.assert_array_equal(join(mask), alive >= lowest)
+    assert ties_are_salient or abs(join(mask).mean() - density) < 0.02
+
+
 def test_a_score_at_the_threshold_is_salient_and_the_float_below_is_not():
   below = float(np.nextafter(np.float32(2), np.float32(0)))
   found = {FORGET: jnp.array([2.0, below, 1.0]), VQA: jnp.ones(3)}

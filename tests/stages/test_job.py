@@ -153,7 +153,7 @@ def test_a_limit_of_a_split_without_turns_is_refused_at_once(place, config):
   'split, teacher, margin, says',
   [
     ('relabelled', '', 9.0, "split 'relabelled' needs a teacher"),
-    ('vqa:retain', 'others', 9.0, "one without has teacher ''"),
+    ('vqa:retain', 'others', 9.0, "others have teacher ''"),
     ('vqa:retain', '', None, 'margin=None.*Give the margin in nats, as 12'),
   ],
 )

@@ -3,15 +3,20 @@
 import pathlib
 import types
 
+import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+import toy
 
 from mmu_jax import methods
 from mmu_jax import recipes
 from mmu_jax.commands import fields
+from mmu_jax.data.batches import batching
 from mmu_jax.data.dataset import Dataset
 from mmu_jax.data.dataset import Task
+from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.evaluation.asking import decoding
 from mmu_jax.stages import training
@@ -35,7 +40,8 @@ def test_a_run_is_trained_with_the_mask_of_its_kind(monkeypatch, kind, want):
     data=types.SimpleNamespace(train={}),
     groups={},
   )
-  run = ml_collections.ConfigDict(dict(mask=kind, retain='retain'))
+  method = 'mmunlearner' if kind else 'ga_diff'
+  run = ml_collections.ConfigDict(recipes.run(method, 1e-3, kind))
   nothing = lambda *_, **__: None
   for name in ('require', 'make_stream', '_reference', 'run_claim'):
     monkeypatch.setattr(training, name, nothing)
@@ -77,7 +83,7 @@ def test_a_run_with_a_teacher_draws_its_rows_and_takes_its_margin(
     config.unlearn.streams.mixed = (part,)
   rows = [Row('a~0', 'Who?', 'Ben', 'Ben')]
   folder = tmp_path / 'relabelled' / 'others'
-  found = relabel.Relabelled(rows, 9.5, folder)
+  found = relabel.Relabelled(rows, rows, 9.5, folder)
   job = types.SimpleNamespace(
     config=config,
     folder=tmp_path,
@@ -123,6 +129,67 @@ def test_a_run_with_a_teacher_draws_its_rows_and_takes_its_margin(
     made_from = [tmp_path / 'vanilla', folder, tmp_path / 'base']
     assert sources == made_from and drawn['retain'] == ['a~0']
   assert run.options.margin == 4.0 and 'relabelled' not in job.data.train
+
+
+def _pair_rows(keys):
+  """Rows to forget of some pictures, and two refusals to each."""
+  picture = lambda key: Picture(key[0], None)
+  true = [Row(k, f'{k}?', k, '', picture=picture(k)) for k in keys]
+  pairs = [(row, i) for row in true for i in (0, 1)]
+  refused = [
+    row._replace(key=f'{row.key}~{i}', answer='no') for row, i in pairs
+  ]
+  return [row for row, _ in pairs], refused
+
+
+def test_pairs_of_answers_are_drawn_in_the_same_places(monkeypatch):
+  true, refused = _pair_rows(['a0', 'a1', 'a2', 'b0', 'b1', 'c0'])
+  made = relabel.Relabelled(refused, true, 9.5, pathlib.Path('x'))
+  parts = (recipes.part('vqa:forget', size=2, questions=2),)
+  streams = types.SimpleNamespace(forget=parts)
+  config = types.SimpleNamespace(unlearn=types.SimpleNamespace(streams=streams))
+  data = types.SimpleNamespace(train={'vqa/forget': true[::2]})
+  groups = {'forget': ['forget']}
+  job = types.SimpleNamespace(config=config, data=data, groups=groups)
+  monkeypatch.setattr(
+    training,
+    'make_stream',
+    lambda job, drawn, name: (
+      lambda step: [
+        row.key
+        for part in drawn
+        for rows in batching._draw(
+          part,
+          batching._groups(part.rows, batching._by_picture),
+          (0, name),
+          step,
+        )
+        for row in rows
+      ]
+    ),
+  )
+  found = training._pairs(job, made)
+  assert set(found) == {'forget', 'relabelled'}
+  for step in range(5):
+    worse, better = (found[k](step) for k in ('forget', 'relabelled'))
+    assert [key.split('~')[0] for key in better] == worse and len(worse) > 2
+
+
+def test_a_rewound_run_starts_from_base_where_the_mask_is(monkeypatch):
+  params = {'vanilla': toy.params(1), 'base': toy.params(2)}
+  mask = toy.random_mask(params['vanilla'], 3)
+  monkeypatch.setattr(
+    training,
+    'final_params',
+    lambda job, name: jax.tree.map(jnp.copy, params[name]),
+  )
+  start = lambda method: training._start(
+    None, types.SimpleNamespace(method=method, reference='base'), mask
+  )
+  got = toy.vector(start('rewind'))
+  old, new = (toy.vector(params[name]) for name in ('vanilla', 'base'))
+  np.testing.assert_array_equal(got, np.where(toy.vector(mask) > 0, new, old))
+  np.testing.assert_array_equal(toy.vector(start('ga')), old)
 
 
 @pytest.mark.parametrize('warmup', [None, 0, 4])

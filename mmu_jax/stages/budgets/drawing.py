@@ -17,6 +17,11 @@ def is_relabelled(part: Mapping[str, Any]) -> bool:
   return RELABELLED in part['splits']
 
 
+def streams_of(run: Mapping[str, Any]) -> dict[str, str]:
+  """Returns split of a turn -> name of its stream, for the turns of a run."""
+  return {'forget': run.get('forget') or 'forget', 'retain': run['retain']}
+
+
 def with_stand_ins(
   train: Train, groups: Groups, forget: Iterable[Mapping[str, Any]]
 ) -> Train:

@@ -178,7 +178,8 @@ def _settle_runs(made: dict[str, Any], data: _Data) -> None:
     name: data.with_rows(parts, f'unlearn.streams.{name}')
     for name, parts in unlearn['streams'].items()
   }
-  for name in {'forget', *(run['retain'] for run in runs)}:
+  names = (name for run in runs for name in drawing.streams_of(run).values())
+  for name in {'forget', *names}:
     _some(streams[name], f'unlearn.streams.{name}')
   unlearn['streams'] = {name: parts for name, parts in streams.items() if parts}
   epoch = {name: data.epoch(p) for name, p in unlearn['streams'].items()}
@@ -186,7 +187,7 @@ def _settle_runs(made: dict[str, Any], data: _Data) -> None:
   # Of no run alone: one more run must not change the claims of the others.
   unlearn['rounds'] = unlearn['rounds'] or passes * max(epoch.values())
   for run in runs:
-    drawn = {'forget': 'forget', 'retain': run['retain']}
+    drawn = drawing.streams_of(run)
     if unset and run['rounds'] is None:
       splits = {s for t in turns_of(run) for s in (t.split, t.beside)}
       longest = max((epoch[drawn[s]] for s in splits & {*drawn}), default=1)

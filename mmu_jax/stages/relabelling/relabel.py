@@ -32,9 +32,17 @@ from mmu_jax.workdir import seals
 
 
 class Relabelled(NamedTuple):
-  """Rows with other answers, the margin in nats, and their folder."""
+  """Rows with other answers, as many true ones, the margin, the folder.
+
+  Attributes:
+    rows: rows with the answers of the teacher.
+    true: row of the data for each of them: the same question, its own answer.
+    margin: nll in nats from which an answer counts as forgotten.
+    folder: folder of the teacher in the workdir.
+  """
 
   rows: list[Row]
+  true: list[Row]
   margin: float
   folder: pathlib.Path
 
@@ -66,8 +74,18 @@ def relabel(job: Job, run: Config) -> Relabelled:
     f'relabelled by {run.teacher}: {len(records)} rows; an answer counts as '
     f'forgotten from {note["margin"]:.4g} nats on, as on pictures of others'
   )
-  rows = teachers.relabelled(forget, records)
-  return Relabelled(rows, note['margin'], folder)
+  rows, by_key = (
+    teachers.relabelled(forget, records),
+    {r.key: r for r in forget},
+  )
+  true = [by_key[record['of']] for record in records]
+  return Relabelled(rows, true, note['margin'], folder)
+
+
+def with_rows(job: Job, made: Relabelled) -> Job:
+  """Returns a job whose data have the rows as the split ``relabelled``."""
+  train = {**job.data.train, drawing.RELABELLED: made.rows}
+  return job._replace(data=job.data._replace(train=train))
 
 
 def _name(parent: pathlib.Path, settings: dict[str, Any]) -> str:

@@ -18,11 +18,14 @@ from mmu_jax import tree as tree_lib
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.saliency import codes
 from mmu_jax.stages import job as job_lib
-from mmu_jax.stages import masking
 from mmu_jax.stages import origins
+from mmu_jax.stages.masking import importances
+from mmu_jax.stages.masking import masks as masking
+from mmu_jax.stages.masking import specs
 from mmu_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
+FORGET = specs.Importance('forget', ())
 PROTECTS = {'vision': ['vqa'], 'projector': ['vqa'], 'language': ['vqa', 'qa']}
 
 
@@ -56,8 +59,8 @@ def test_names_that_lead_elsewhere_have_no_folder(name, tmp_path):
   job = _job(tmp_path / 'job')
   for make in (
     lambda: masking.mask(job, name),
-    lambda: masking.measure(job, name, ()),
-    lambda: masking.save_importance(job, name, {}, 1),
+    lambda: importances.measure(job, specs.Importance(name, ())),
+    lambda: importances.save_importance(job, specs.Importance(name, ()), {}, 1),
   ):
     with pytest.raises(ValueError, match='becomes a file'):
       make()
@@ -93,7 +96,7 @@ def _measured(folder, **choices):
   job = _job(folder, **choices)
   with jax.set_mesh(job.mesh):
     for name, tree in _importances().items():
-      masking.save_importance(job, name, tree, 2)
+      importances.save_importance(job, specs.Importance(name, ()), tree, 2)
   return job
 
 
@@ -149,7 +152,7 @@ def test_an_importance_that_is_not_finite_is_not_kept(bad, tmp_path):
   leaves[0][..., 0] = bad
   with jax.set_mesh(job.mesh):
     with pytest.raises(FloatingPointError, match="means of 'forget'"):
-      masking.save_importance(job, 'forget', structure.unflatten(leaves), 2)
+      importances.save_importance(job, FORGET, structure.unflatten(leaves), 2)
   assert not (tmp_path / 'importance' / 'forget' / '0').exists()
 
 
@@ -246,7 +249,7 @@ def _of_another_seed(job):
   [
     lambda job: masking.mask(job, 'saliency'),
     lambda job: masking.mask(job, 'random'),
-    lambda job: masking.measure(job, 'forget', ()),
+    lambda job: importances.measure(job, FORGET),
   ],
   ids=['a mask', 'a mask made from it', 'an importance'],
 )
@@ -262,10 +265,38 @@ def test_a_part_of_another_world_is_refused_where_it_is_used(tmp_path, use):
 def test_sums_of_another_world_are_not_gone_on_with(tmp_path):
   job, vanilla = _job(tmp_path), tmp_path / 'vanilla'
   folder = tmp_path / 'importance' / 'forget'
-  workdir_lib.claim(folder, masking._settings(job))
+  workdir_lib.claim(folder, importances.settings(job, FORGET))
   note = origins.origin(job, folder, [vanilla])
   with jax.set_mesh(job.mesh):
     sums = gradients.zero_sums(toy.params(0), job.model.partition_rules)
     checkpoint.save(folder / loop.RUNNING, sums, note)
     with pytest.raises(ValueError, match='made from something else.*world'):
-      masking._go_on(_of_another_seed(job), 'forget', None, 2)
+      importances._go_on(_of_another_seed(job), FORGET, None, 2, [vanilla])
+
+
+def test_a_mask_of_the_config_has_its_density_and_importances_of_its_own(
+  tmp_path,
+):
+  """Its preserve sets are of another loss; its controls are as dense."""
+  job = _measured(tmp_path)
+  own = dict(preserve_loss='margin', density=0.25)
+  masks_ = dict(mine=own, mine_random=dict(kind='random', of='mine'))
+  job.config.masks = ml_collections.ConfigDict(masks_)
+  made = specs.spec(job.config, 'mine')
+  used = specs.importances(job.config, made)
+  found = _importances() | {'qa': _importances()['vqa']}
+  assert used['forget'].own and not used['qa'].own
+  with jax.set_mesh(job.mesh):
+    for name, which in used.items():
+      if not which.own:
+        importances.save_importance(job, which, found[name], 2)
+  got, note = _make(job, 'mine')
+  for component, share in note['density'].items():
+    assert share == pytest.approx(0.25, abs=0.06), component
+  want, _ = _want(normalize=True)
+  assert masks.overlap(got, want) < 0.9
+  random, _ = _make(job, 'mine_random')
+  assert masks.density_by_leaf(random) == masks.density_by_leaf(got)
+  job.config.masks.mine.density = 0.5
+  with pytest.raises(ValueError, match='density'):
+    _make(job, 'mine')  # another mask of that name is in the workdir

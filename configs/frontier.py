@@ -1,0 +1,33 @@
+"""More methods, budgets and masks beside those of `people`, in its workdir.
+
+  mmu pipeline --config=people --workdir=runs/people
+  mmu pipeline --config=frontier:methods --workdir=runs/people    # 15 minutes
+  mmu pipeline --config=frontier:budget --workdir=runs/people     # 12 minutes
+  mmu pipeline --config=frontier:masks --workdir=runs/people      # 20 minutes
+  mmu pipeline --config=frontier:ablations --workdir=runs/people  # 12 minutes
+
+`methods`: the methods of other papers, with their usual settings. `budget`: the
+methods of `people` on as many rows, rounds and the schedule of
+`counterfactual`. `masks`: densities of its mask, each with its controls.
+`ablations`: `counterfactual` without one of its parts. The models that all of
+them start from are found, and the table shows every finished model. `:fast` is
+all of them on a model that is too small to learn anything.
+"""
+
+from mmu_jax import recipes
+from mmu_jax.recipes import frontier
+
+
+def get_config(variant=''):
+  """Returns the config; methods, budget, masks, ablations, all or fast."""
+  names = (*frontier.VARIANTS, 'all', 'fast')
+  variant = recipes.variant(variant, names)
+  config = recipes.load('people:fast' if variant == 'fast' else 'people')
+  chosen = frontier.VARIANTS.values()
+  if variant in frontier.VARIANTS:
+    chosen = [frontier.VARIANTS[variant]]
+  with config.unlocked():
+    config.runs = {k: run for make in chosen for k, run in make(config).items()}
+    for run in config.runs.values() if variant == 'fast' else ():
+      run.update(rounds=4, warmup=min(run.get('warmup', 0), 2))
+  return config

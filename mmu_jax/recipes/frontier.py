@@ -1,0 +1,95 @@
+"""Runs beside those of the config people, which start from its models."""
+
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+
+from mmu_jax.recipes.parts import counterfactual_run
+from mmu_jax.recipes.parts import run
+
+Runs = dict[str, dict[str, Any]]
+DENSITIES = (0.1, 0.2, 0.3, 0.5)
+
+
+def other_methods(config: ml_collections.ConfigDict) -> Runs:
+  """Returns methods of other papers, with their usual settings.
+
+  Their rates are not tuned.
+  """
+  del config
+  refusals: dict[str, Any] = dict(forget='relabelled', teacher='refusal')
+  others: dict[str, Any] = dict(forget='relabelled', teacher='random')
+  repair: dict[str, Any] = dict(reference='base', retain_rate=1e-3)
+  return dict(
+    ga_diff_joint=run('ga_diff_joint', 2.5e-5),
+    simnpo=run('simnpo', 2.5e-5),
+    undial=run('undial', 1e-4),
+    idk=run('idk', 1e-4, **refusals),
+    dpo=run('dpo', 2.5e-5, teacher='refusal'),
+    rmu=run('rmu', 1e-4),
+    salun=run('salun', 1e-4, 'topk', **others),
+    sfron=run('sfron', 5e-5, 'saliency'),
+    task_vector=run('task_vector', 1e-4),
+    rewind=run('rewind', 1e-4, 'saliency', **repair),
+  )
+
+
+def equal_budget(config: ml_collections.ConfigDict) -> Runs:
+  """Returns methods on the rows, rounds and schedule of ``counterfactual``.
+
+  Batches of the retain turn have as many rows as its own.
+  """
+  del config
+  mixed: dict[str, Any] = dict(retain='mixed_retain', retain_rate=1e-3)
+  mixed |= dict(rounds=120, schedule='cosine', warmup=5)
+  return dict(
+    ga_diff_120=run('ga_diff', 5e-5, **mixed),
+    kl_min_120=run('kl_min', 5e-5, **mixed),
+    npo_retain_120=run('npo_retain', 5e-5, **mixed),
+    mmunlearner_120=run('mmunlearner', 1e-4, 'saliency', **mixed),
+    mmunlearner_random_120=run('mmunlearner', 1e-4, 'random', **mixed),
+    counterfactual_60=counterfactual_run(60),
+  )
+
+
+def turn_masks(config: ml_collections.ConfigDict) -> Runs:
+  """Returns ``mmunlearner_counterfactual`` at several densities of its mask.
+
+  Each has a random and a top-k control; ``cf_saliency`` has the mask of
+  ``mmunlearner``.
+
+  Args:
+    config: config of the people; gets the masks.
+  """
+  found: dict[str, Any] = {'saliency': {}}
+  for density in DENSITIES:
+    turn = f'turn_{100 * density:.0f}'
+    found[turn] = config.masks.turn.to_dict() | dict(density=density)
+    found[f'{turn}_random'] = dict(kind='random', of=turn)
+    found[f'{turn}_topk'] = dict(kind='topk', of=turn)
+  config.masks.update({k: made for k, made in found.items() if made})
+  return {f'cf_{mask}': counterfactual_run(mask=mask) for mask in found}
+
+
+def ablations(config: ml_collections.ConfigDict) -> Runs:
+  """Returns ``counterfactual`` without one of its parts, or with another."""
+  del config
+  own: dict[str, Any] = dict(teacher='', retain='mixed_retain', margin=12.0)
+  return dict(
+    cf_random_teacher=counterfactual_run(teacher='random'),
+    cf_refusal=counterfactual_run(teacher='refusal'),
+    cf_base=counterfactual_run(teacher='base'),
+    cf_no_ascent=counterfactual_run(weight=1e-6),  # relabelling alone
+    cf_no_relabelling=counterfactual_run(**own),  # the ascent alone
+    cf_margin_6=counterfactual_run(margin=6.0),
+    cf_margin_18=counterfactual_run(margin=18.0),
+  )
+
+
+VARIANTS: dict[str, Callable[[ml_collections.ConfigDict], Runs]] = dict(
+  methods=other_methods,
+  budget=equal_budget,
+  masks=turn_masks,
+  ablations=ablations,
+)

@@ -1,0 +1,48 @@
+"""The runs beside the demo: valid, and comparable with it."""
+
+import pytest
+
+from mmu_jax import recipes
+from mmu_jax.recipes import frontier
+from mmu_jax.stages import job
+from mmu_jax.stages.masking import specs
+
+
+@pytest.mark.parametrize('variant', [*frontier.VARIANTS, 'all', 'fast'])
+def test_every_run_is_valid_and_starts_from_the_models_of_people(variant):
+  config = recipes.load(f'frontier:{variant}')
+  for name in config.runs:
+    job.run_settings(config, name)
+  like = recipes.load('people:fast' if variant == 'fast' else 'people')
+  for part in ('data', 'model', 'base', 'vanilla', 'unlearn', 'saliency'):
+    assert config[part].to_dict() == like[part].to_dict(), part
+
+
+def test_budgets_are_those_of_counterfactual():
+  """As many rows a round to keep, rounds, schedule and retain rate."""
+  config = recipes.load('frontier:budget')
+  rows = lambda name: sum(p['size'] for p in config.unlearn.streams[name])
+  want = recipes.load('people').runs.counterfactual
+  assert rows('mixed_retain') == rows(want.retain) == 34
+  runs = [run for name, run in config.runs.items() if name.endswith('_120')]
+  assert len(runs) == 5
+  for run in runs:
+    assert run.retain == 'mixed_retain' and run.retain_rate == want.rate
+    for field in ('rounds', 'schedule', 'warmup'):
+      assert run[field] == want[field]
+
+
+def test_masks_have_controls_of_their_density():
+  config = recipes.load('frontier:masks')
+  for density in frontier.DENSITIES:
+    name = f'turn_{100 * density:.0f}'
+    made = specs.spec(config, name)
+    assert made['density'] == density and made['preserve_loss'] == 'margin'
+    assert set(made['protects']['language']) > {'text', 'forget_text'}
+    for kind in ('random', 'topk'):
+      control = specs.spec(config, f'{name}_{kind}')
+      assert (control['kind'], control['of']) == (kind, name)
+  own = specs.importances(config, specs.spec(config, 'saliency'))
+  for name, which in specs.importances(config, made).items():
+    assert not which.own and which.folder.startswith(f'{name}-')
+  assert {which.folder for which in own.values()} == {*own}
