@@ -18,7 +18,10 @@ from mmu_jax import tree as tree_lib
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 LENGTH, VOCAB = 40, 48
-MESHES = ('data=2,fsdp=4', 'fsdp=4,tensor=2', 'data=2,fsdp=2,tensor=2')
+ALL = 'data=2,fsdp=2,tensor=2'
+OTHERS = ('data=2,fsdp=4', 'fsdp=4,tensor=2')  # each with one family
+CASES = [(family, ALL) for family in families.CASES]
+CASES += zip(families.CASES, OTHERS)
 
 
 def _batch(model, rows):
@@ -64,14 +67,10 @@ def _gradients(model, batch, spec):
   return {k: np.asarray(x) for k, x in tree_lib.flatten(found).items()}
 
 
-@pytest.fixture(scope='module', params=families.CASES)
-def model(request):
-  options = families.CASES[request.param].options
-  return models.from_options(request.param, VOCAB, **options)
-
-
-@pytest.mark.parametrize('spec', MESHES)
-def test_gradients_are_those_of_one_device(model, spec):
+@pytest.mark.parametrize('family, spec', CASES)
+def test_gradients_are_those_of_one_device(family, spec):
+  options = families.CASES[family].options
+  model = models.from_options(family, VOCAB, **options)
   rows = sharding.row_parts(sharding.make_mesh(spec))
   batch = _batch(model, rows)
   want, got = (_gradients(model, batch, s) for s in ('', spec))

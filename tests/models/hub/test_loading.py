@@ -62,8 +62,10 @@ def test_values_are_those_of_the_files(family, tmp_path):
     )
 
 
-@pytest.mark.parametrize('family', hub_folder.FAMILIES)
-@pytest.mark.parametrize('mesh', MESHES)
+@pytest.mark.parametrize(
+  'family, mesh',
+  [('qwen2_vl', MESHES[0]), ('llava', MESHES[1]), ('qwen2_vl', MESHES[2])],
+)
 def test_each_device_holds_its_part_of_the_same_values(family, mesh, tmp_path):
   folder = hub_folder.write(
     tmp_path / 'hub', family, hub_folder.tensors(family, 3, 'float16')
@@ -130,8 +132,9 @@ def test_parameters_are_in_one_of_three_dtypes(call, dtype, tmp_path):
     models.save(model, None, tmp_path / 'saved', like=folder, dtype=dtype)
 
 
-@pytest.mark.parametrize('mesh', [None, *MESHES])
-@pytest.mark.parametrize('dtype', ['float32', None])
+@pytest.mark.parametrize(
+  'dtype, mesh', [('float32', None), (None, None), ('float32', MESHES[2])]
+)
 def test_the_host_holds_less_than_two_tensors(mesh, dtype, tmp_path):
   """Of NumPy's memory; that of XLA is the parameters themselves."""
   width, inner = 256, 4096

@@ -1,5 +1,7 @@
 """Several processes that share the parameters write one checkpoint."""
 
+import json
+
 from families import tensors
 import hub_folder
 import jax
@@ -9,21 +11,30 @@ import pytest
 
 from mmu_jax import models
 
+WIDTH, INNER = 256, 4096
+# Loads and saves two checkpoints, and a third one whose memory is measured.
 PROGRAM = """
-  import pathlib, sys, tracemalloc
+  import json, sys, tracemalloc
   from mmu_jax import distributed
   distributed.initialize()
   import jax
-  from mmu_jax import models, sharding, tree
+  from mmu_jax import models, sharding
   from mmu_jax.models.hub import saving
 
-  source, target, spec, dtype = sys.argv[1:]
-  model = models.load(
-      source, dtype=None if dtype == 'None' else dtype,
-      mesh=sharding.make_mesh(spec))
-  shared = [x for x in jax.tree.leaves(model.params)
-            if not x.is_fully_addressable]
-  assert shared
+  def load(source, spec, dtype):
+    model = models.load(source, dtype=dtype, mesh=sharding.make_mesh(spec))
+    leaves = jax.tree.leaves(model.params)
+    assert not all(x.is_fully_addressable for x in leaves)
+    return model
+
+  def copy(source, target, spec, dtype):
+    model = load(source, spec, dtype)
+    models.save(model, model.params, target)
+
+  *copied, (source, target, spec, dtype) = json.loads(sys.argv[1])
+  for case in copied:
+    copy(*case)
+  model = load(source, spec, dtype)
 
   held = []  # bytes of arrays beside the parameters, on devices of this process
   mine = {id(x) for x in jax.tree.leaves(model.params)}
@@ -36,8 +47,7 @@ PROGRAM = """
     return made
   saving._here = watched
 
-  if dtype != 'None':  # memory is measured: compile before
-    models.save(model, model.params, target + '0')
+  models.save(model, model.params, target + '0')  # compiles
   held.clear()
   tracemalloc.start()
   models.save(model, model.params, target)
@@ -72,48 +82,51 @@ def _wide(folder, width, inner):
   return hub_folder.write(folder, 'llava', arrays, text_config=text)
 
 
-def _run(source, target, spec, dtype='None', processes=2, devices=2):
-  return process_group.results(
-    PROGRAM,
-    processes=processes,
-    devices=devices,
-    arguments=[str(source), str(target), spec, dtype],
-    timeout=40,
-  )
-
-
-@pytest.mark.parametrize(
-  'family, dtype, spec, shards',
-  [
-    ('llava', 'bfloat16', 'fsdp=4', 2),
-    ('qwen2_vl', 'float16', 'fsdp=2,tensor=2', 1),
-  ],
+# Family, dtype, mesh and number of files of the two that are copied.
+COPIED = (
+  ('llava', 'bfloat16', 'fsdp=4', 2),
+  ('qwen2_vl', 'float16', 'fsdp=2,tensor=2', 1),
 )
-def test_two_processes_give_back_the_bytes_of_the_source(
-  tmp_path, family, dtype, spec, shards
-):
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+  """The folder of all checkpoints, and what each process measured."""
+  folder, calls = tmp_path_factory.mktemp('saved'), []
+  for family, dtype, spec, shards in COPIED:
+    arrays = hub_folder.tensors(family, np.random.SeedSequence().entropy, dtype)
+    source = folder / family / 'hub'
+    hub_folder.write(source, family, arrays, shards=shards)
+    calls.append((source, folder / family / 'out', spec, None))
+  source = _wide(folder / 'wide' / 'hub', WIDTH, INNER)
+  calls.append((source, folder / 'wide' / 'out', 'fsdp=4', 'float32'))
+  outputs = process_group.results(
+    PROGRAM, devices=2, arguments=[json.dumps(calls, default=str)], timeout=80
+  )
+  return folder, list(map(_numbers, outputs))
+
+
+@pytest.mark.parametrize('family', [family for family, *_ in COPIED])
+def test_two_processes_give_back_the_bytes_of_the_source(saved, family):
   """With -0.0, subnormal and greatest numbers in every tensor."""
-  arrays = hub_folder.tensors(family, np.random.SeedSequence().entropy, dtype)
-  source = hub_folder.write(tmp_path / 'hub', family, arrays, shards=shards)
-  _run(source, tmp_path / 'out', spec)
-  assert hub_folder.content(tmp_path / 'out') == hub_folder.content(source)
-  names = sorted(path.name for path in tmp_path.iterdir())
+  folder = saved[0] / family
+  assert hub_folder.content(folder / 'out') == hub_folder.content(
+    folder / 'hub'
+  )
+  names = sorted(path.name for path in folder.iterdir())
   assert names == ['hub', 'out']  # nothing half is left
 
 
-def test_every_process_holds_no_more_than_some_tensors(tmp_path):
+def test_every_process_holds_no_more_than_some_tensors(saved):
   """Of 3 layers of 11 large tensors, one at a time is brought together."""
-  width, inner = 256, 4096
-  source = _wide(tmp_path / 'hub', width, inner)
-  outputs = _run(source, tmp_path / 'out', 'fsdp=4', 'float32')
-  first, other = map(_numbers, outputs)
-  tensor = 4 * width * inner  # bytes
+  folder, (first, other) = saved
+  tensor = 4 * WIDTH * INNER  # bytes
   assert first['peak'] < 2 * tensor + 2**20
   assert other['peak'] < 2**20  # it does not even make it a NumPy array
   for found in (first, other):
     # Each of the two devices has the tensor, and may still have the last one.
     assert found['held'] <= 4 * tensor + 2**16
-  again, want = models.load(tmp_path / 'out'), models.load(source)
+  again, want = (models.load(folder / 'wide' / x) for x in ('out', 'hub'))
   for x, y in zip(*map(jax.tree.leaves, (again.params, want.params))):
     np.testing.assert_array_equal(x, y)
 
