@@ -32,8 +32,7 @@ def _agrees(program, on):
   [
     ('data=1', 'finetune', 0, 32, ADAMW),
     ('fsdp=8', 'kl_min', 1, 12, None),
-    slow('fsdp=8', 'mmunlearner', 0, 6, None),
-    slow('data=1', 'mmunlearner_projected', 0, 6, None),
+    slow('fsdp=8', 'mmunlearner_projected', 0, 6, None),
     slow('fsdp=4,tensor=2', 'npo', 0, 6, None),
   ],
 )
@@ -60,16 +59,15 @@ def test_micro_batches_need_what_xla_says():
   _agrees(plans.turn('finetune', count=32), plans.setting('data=1', 4))
 
 
-@pytest.mark.parametrize('mesh', [slow('data=1'), 'fsdp=8'])
-def test_an_importance_needs_what_xla_says(mesh):
-  _agrees(plans.importance(), plans.setting(mesh))
+def test_an_importance_needs_what_xla_says():
+  _agrees(plans.importance(), plans.setting('fsdp=8'))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('family, room', [('llava', 1), ('qwen2_vl', 1024)])
-def test_a_7b_turn_on_eight_devices_needs_what_xla_says(family, room):
-  config = models.MODELS[family].config(dtype='bfloat16', remat='full')
-  program = plans.turn('mmunlearner', 0, 8, 768, room)
+def test_a_7b_turn_on_eight_devices_needs_what_xla_says():
+  """Of the family that the smaller turns are not of."""
+  config = models.MODELS['qwen2_vl'].config(dtype='bfloat16', remat='full')
+  program = plans.turn('mmunlearner', 0, 8, 768, 1024)
   _agrees(program, plans.setting('fsdp=8', config=config))
 
 
@@ -78,9 +76,8 @@ def test_a_device_holds_the_bytes_of_placed_arrays():
   mesh = sharding.make_mesh('data=2,fsdp=2,tensor=2')
   rules = model.partition_rules
   places = sharding.shardings(model.abstract_params, rules, mesh)
-  params = jax.jit(model.init, out_shardings=places)(
-    jax.random.key(np.random.default_rng().integers(1000))
-  )
+  empty = lambda x: np.zeros(x.shape, x.dtype)
+  params = jax.device_put(jax.tree.map(empty, model.abstract_params), places)
   device = jax.devices()[0]
   here = sum(
     shard.data.nbytes

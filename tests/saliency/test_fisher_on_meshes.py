@@ -21,13 +21,7 @@ RULES = (
   (r'.*(kernel|lm_head)', P('fsdp', 'tensor')),
   (r'.*', P()),
 )
-MESHES = (
-  'fsdp=2',
-  'fsdp=4',
-  'fsdp=8',
-  'data=2,fsdp=2,tensor=2',
-  'data=4,tensor=2',
-)
+MESHES = ('fsdp=4', 'data=2,fsdp=2,tensor=2', 'data=4,tensor=2')
 PROTECTS = {'vision': ['a'], 'projector': ['a'], 'language': ['a', 'b']}
 
 
@@ -104,10 +98,9 @@ def test_masks_of_a_mesh_differ_in_near_ties_alone(spec, normalize):
   assert 0.05 < toy.vector(mask).mean() < 0.95
 
 
-@pytest.mark.parametrize('spec', ['', 'fsdp=4', 'data=2,fsdp=2,tensor=2'])
-def test_a_mesh_changes_nothing_in_what_is_made_of_given_importances(spec):
+def test_a_mesh_changes_nothing_in_what_is_made_of_given_importances():
   """Bit for bit: of one leaf at a time, and of top-k and random controls."""
-  mesh = sharding.make_mesh(spec)
+  mesh = sharding.make_mesh('data=2,fsdp=2,tensor=2')
   found = {
     k: toy.tree_like(toy.params(0), i, sign=False)
     for i, k in enumerate(('', 'a', 'b'))
