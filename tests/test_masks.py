@@ -9,6 +9,8 @@ import toy
 from mmu_jax import masks
 from mmu_jax import tree as tree_lib
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
+
 SHAPES = [
   (),
   (1,),

@@ -17,6 +17,9 @@ from mmu_jax import transforms
 from mmu_jax import tree as tree_lib
 from mmu_jax.training import optimizer
 
+# That XLA may optimize more is in test_traps.py, with all_optimizations.
+pytestmark = pytest.mark.usefixtures('quick_compile')
+
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'hf_adamw_unit.npz'
 STEPS = 20
 OPTIMIZERS = {
