@@ -22,13 +22,14 @@ pytest_plugins = ['commanding']  # fixtures of the command line
 
 def pytest_collection_modifyitems(config, items):
   """Leaves whole jobs out unless asked for (``-m scale``); slow files first."""
-  if 'scale' in config.option.markexpr:
-    return
-  big = [item for item in items if item.get_closest_marker('scale')]
-  config.hook.pytest_deselected(items=big)
+  jobs = [item for item in items if item.get_closest_marker('scale')]
+  if 'scale' not in config.option.markexpr:
+    config.hook.pytest_deselected(items=jobs)
+    items[:] = [item for item in items if item not in jobs]
+  big = {item.path for item in jobs}
   slow = {i.path for i in items if i.get_closest_marker('slow')}
-  items[:] = [item for item in items if item not in big]
-  items.sort(key=lambda item: item.path not in slow)  # no long file at the end
+  # The longest first: no process waits long for the other at the end.
+  items.sort(key=lambda item: (item.path not in big, item.path not in slow))
 
 
 def pytest_collection_finish():
@@ -67,6 +68,23 @@ def quick_compile():
   with ``all_optimizations``.
   """
   yield from _optimizing(few=True)
+
+
+@pytest.fixture(scope='module')
+def unpainted():
+  """Makes plots and saves another picture in their place.
+
+  For modules whose reports are about other things: to paint four plots takes
+  seconds.
+  """
+  import benchmark_folders
+  from matplotlib import figure
+
+  picture = benchmark_folders.file(0, 'PNG', 16)
+  save = lambda figure, file, **options: file.write(picture)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(figure.Figure, 'savefig', save)
+    yield
 
 
 @pytest.fixture

@@ -18,7 +18,10 @@ from mmu_jax import __main__ as command_line
 from mmu_jax import stages
 from mmu_jax import workdir
 
-pytestmark = [pytest.mark.scale, pytest.mark.usefixtures('quick_compile')]
+pytestmark = [
+  pytest.mark.scale,
+  pytest.mark.usefixtures('quick_compile', 'unpainted'),
+]
 JOB = pathlib.Path(__file__).parent / 'robots_job.py'
 
 
@@ -41,7 +44,7 @@ def compiled_once(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def taught(tmp_path_factory, quick_compile, compiled_once):
+def taught(tmp_path_factory, quick_compile, unpainted, compiled_once):
   """The folder of data and of a finished job that taught the robots."""
   folder = tmp_path_factory.mktemp('robots')
   robots.write(folder / 'data')

@@ -18,7 +18,10 @@ from mmu_jax.errors import UserError
 from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import runs as runs_lib
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('quick_compile')]
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.usefixtures('quick_compile', 'unpainted'),
+]
 
 
 def _write(folder, text=False):
@@ -59,7 +62,7 @@ def _config(path, *options):
 
 
 @pytest.fixture(scope='module')
-def known(tmp_path_factory, quick_compile):
+def known(tmp_path_factory, quick_compile, unpainted):
   """A whole job whose vanilla is base."""
   folder = tmp_path_factory.mktemp('own')
   config = _config(

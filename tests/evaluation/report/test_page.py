@@ -18,6 +18,8 @@ from mmu_jax.evaluation.report import page as report
 from mmu_jax.evaluation.report import scored
 from mmu_jax.workdir import seals
 
+pytestmark = pytest.mark.usefixtures('unpainted')  # test_plots.py paints
+
 
 def _pictures(page):
   return re.findall(r'src="data:image/png;base64,[A-Za-z0-9+/=]{100,}"', page)
