@@ -13,9 +13,11 @@ import json
 import pathlib
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 
+import notebook_files
 import numpy as np
 import pages
 from paths import ROOT
@@ -31,14 +33,14 @@ from mmu_jax.commands import COMMANDS
 from mmu_jax.commands import fields
 from mmu_jax.training import optimizer
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
+pytestmark = pytest.mark.usefixtures('quick_compile', 'unpainted')
 NAMES = sorted(
   module.name for module in pkgutil.walk_packages(mmu_jax.__path__, 'mmu_jax.')
 )
 FINDER = doctest.DocTestFinder(exclude_empty=True)
 HERE = ('mmu_jax', 'tests', 'docs', 'configs', 'launch', 'notebooks')
+FAST = '--workdir=runs/fast'  # done as written: a notebook goes on from it
 LITTLE = (
-  '--config.mesh=',
   '--config.base.rounds=2',
   '--config.vanilla.rounds=2',
   '--config.saliency.batches=1',
@@ -240,9 +242,24 @@ def test_a_method_of_a_config_file_is_trained_and_scored(folder, monkeypatch):
     for row in workdir.read_jsonl(run / 'metrics.jsonl')
     if 'turn' in row
   ]
-  assert turns == ['forget', 'retain']
+  assert turns == ['forget', 'retain']  # those of the first round are logged
   results = workdir.read_jsonl(folder / 'runs' / 'fast' / 'results.jsonl')
   assert {'ga_diff', 'confusion'} <= {row['run'] for row in results}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'path', notebook_files.PATHS, ids=lambda path: path.stem
+)
+def test_a_notebook_runs_in_its_fast_mode(path, folder, tmp_path, monkeypatch):
+  """It finds the models and masks of its job where the README made them."""
+  work = shutil.copytree(folder / 'runs' / 'fast', tmp_path / 'work')
+  made = notebook_files.run(path, work, monkeypatch)
+  # People, answers, mask, after, kept, scores.
+  assert notebook_files.pictures(made) >= 6
+  said = json.dumps(notebook_files.code(made))
+  for name in ('base', 'vanilla', 'mmunlearner', 'ga_diff'):
+    assert f'{name}: found in' in said
 
 
 def _run_page(page, folder):
@@ -286,7 +303,7 @@ def _call(words, where):
 def _mmu(argv):
   """Calls the command line in this process; a job does as little as it can."""
   if argv[0] in ('pipeline', 'train', 'evaluate'):
-    argv = [*argv, *LITTLE]
+    argv = [*argv, '--config.mesh=', *(() if FAST in argv else LITTLE)]
   try:
     return command_line.main(argv)
   except SystemExit as error:
