@@ -145,7 +145,7 @@ TASKS = {
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('quick_compile')
+@pytest.mark.usefixtures('quick_compile', 'unpainted')
 @pytest.mark.parametrize(
   'name, run', [('mllmu_bench', 'mmunlearner'), ('clear', 'vanilla')]
 )
@@ -158,6 +158,7 @@ def test_a_benchmark_goes_from_its_folder_to_a_report(
     f'--config={name}:fast',
     f'--workdir={tmp_path}',
     f'--config.data.path={folders / name}',
+    '--config.mesh=',
     '--config.base.rounds=2',
     '--config.vanilla.rounds=2',
     '--config.saliency.batches=1',
