@@ -1,4 +1,4 @@
-"""A config of a whole job that takes a minute: every stage, three runs.
+"""A config of a whole job that takes a minute: every stage, two runs.
 
 Widths are multiples of 8, so that every mesh of eight devices splits them.
 """
@@ -6,13 +6,14 @@ Widths are multiples of 8, so that every mesh of eight devices splits them.
 from mmu_jax import recipes
 from mmu_jax.recipes import run
 
-RANDOM = run('mmunlearner_strict', 1e-4, 'random')
 RUNS = dict(
   npo=run('npo', 1e-4),
-  mmunlearner=run('mmunlearner', 1e-4, 'saliency'),
-  mmunlearner_random=RANDOM,
+  mmunlearner_strict=run('mmunlearner_strict', 1e-4, 'saliency'),
 )
-LONG_RUNS = dict(kl_min=run('kl_min', 1e-4), mmunlearner_random=RANDOM)
+LONG_RUNS = dict(
+  kl_min=run('kl_min', 1e-4),
+  mmunlearner_random=run('mmunlearner_strict', 1e-4, 'random'),
+)
 
 
 def get_config(variant=''):
@@ -48,13 +49,13 @@ def get_config(variant=''):
   with config.unlocked():
     config.runs = dict(RUNS)
   if variant == 'long':
-    config.base.update(rounds=40, save_every=7)
-    config.vanilla.update(rounds=40, save_every=7)
-    config.saliency.batches = 40
-    config.checkpoints.importance_every = 6
+    config.base.update(rounds=24, save_every=5)
+    config.vanilla.update(rounds=24, save_every=5)
+    config.saliency.batches = 24
+    config.checkpoints.importance_every = 5
     config.saliency.keep = 'log_ratio'
     config.offload = ('reference',)
-    config.unlearn.update(rounds=24, save_every=5)
+    config.unlearn.update(rounds=16, save_every=5)
     with config.unlocked():
       config.runs = dict(LONG_RUNS)
   return config

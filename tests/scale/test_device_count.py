@@ -1,7 +1,7 @@
 """A whole job gives the same on any number of devices and processes.
 
 Every layout runs the command line in processes of its own: base, vanilla,
-retrained, importances, masks, three runs, evaluation, report.
+retrained, importances, the mask, two runs, evaluation, report.
 """
 
 import json
@@ -106,7 +106,7 @@ def test_the_manifest_says_where_the_job_ran(shared, request):
 
 def test_losses_agree_to_one_in_a_hundred_thousand(alone, shared):
   want, got = workdirs.losses(alone), workdirs.losses(shared)
-  assert got.keys() == want.keys() and len(want) >= 8
+  assert got.keys() == want.keys() and len(want) >= 6
   worst = max(abs(got[k] / want[k] - 1) for k in want)
   print(f'largest relative difference of {len(want)} losses: {worst:.1e}')
   assert worst < 1e-5
@@ -156,5 +156,11 @@ def _bits(packed, like):
 def test_final_scores_are_equal(alone, shared):
   want, got = workdirs.scores(alone), workdirs.scores(shared)
   assert got.keys() == want.keys() and len(want) > 100
-  different = {k: (got[k], want[k]) for k in want if got[k] != want[k]}
-  assert not different
+  # Nats are rounded to four places; shares of right answers are exact.
+  same = lambda k: (
+    got[k]
+    == (
+      pytest.approx(want[k], rel=1e-5, abs=1e-4) if k[-1] == 'nll' else want[k]
+    )
+  )
+  assert not {k: (got[k], want[k]) for k in want if not same(k)}
