@@ -9,13 +9,14 @@ INSTALLED := $(VENV)/installed
 TORCH_INSTALLED := $(VENV)/torch_installed
 WORKDIR ?= runs/people
 
-.PHONY: help install demo test check scale coverage parity clean
+.PHONY: help install demo test check scale ci coverage parity clean
 
 help:
 	@echo "make demo      make people, train, unlearn, report (WORKDIR=$(WORKDIR))"
 	@echo "make test      look over form and types, and run the tests"
 	@echo "make check     look over form and types alone"
 	@echo "make scale     whole jobs on many devices and processes, and killed"
+	@echo "make ci        test and scale in one go, as CI does"
 	@echo "make coverage  run the tests and show what they cover"
 	@echo "make parity    compare with transformers in torch (installs torch)"
 	@echo "make clean     delete the virtual environment (runs/ stays)"
@@ -51,6 +52,10 @@ check: $(INSTALLED)
 # Whole jobs in processes of their own: layouts beside kills.
 scale: $(INSTALLED)
 	$(PYTEST) -m scale tests/scale tests/kill
+
+# test and scale in one go: no process waits for the end of the first.
+ci: check
+	$(PYTEST) -m 'scale or not scale'
 
 # The core must be covered to 95 %; the report shows all of it.
 CORE := mmu_jax/losses.py,mmu_jax/saliency/*,mmu_jax/masks.py,mmu_jax/tree.py,mmu_jax/transforms.py,mmu_jax/methods.py,mmu_jax/training/*
