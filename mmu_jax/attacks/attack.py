@@ -116,10 +116,11 @@ ATTACKS = {
       'prompts',
       'ask in other words, after other turns, and with changed pictures',
       'The same facts are asked for in other ways, none of which gives the '
-      'answer away. An answer that comes back against "clean" was hidden from '
-      'one wording or picture only. With the name given a model may answer '
-      'from text, as the retrained model does. Questions to keep say which '
-      'changes a model can bear at all.',
+      'answer away; the number is the share of answers that hold the fact. '
+      'An answer that comes back against "clean" was hidden from one wording '
+      'or picture only. With the name given a model may answer from text, as '
+      'the retrained model does. Questions to retain say which changes a '
+      'model can bear at all.',
       asks=True,
     ),
     Attack(

@@ -34,11 +34,9 @@ from mmu_jax.stages import runs
 from mmu_jax.stages.job import Job
 from mmu_jax.workdir import seals
 
-_METRICS = ('exact_match', 'contains')
-
 
 def prompts(job: Job, model: str, folder: pathlib.Path) -> Rows:
-  """Returns how many answers are right, or hold the fact, in every case.
+  """Returns the share of answers that hold the fact, in every case.
 
   Args:
     job: the job, whose mesh is set.
@@ -54,13 +52,15 @@ def prompts(job: Job, model: str, folder: pathlib.Path) -> Rows:
   scored = {record['key']: scores.score(record) for record in records}
   rows = []
   for (case, split), questions in asked.items():
-    found = [scored[question.row.key] for question in questions]
-    for metric in _METRICS:
-      values = [x[metric] for x in found if metric in x]
-      row = dict(case=case, metric=f'{split}, {metric}', step=None)
-      if values:
-        rows.append(row | dict(value=float(np.mean(values)), n=len(values)))
+    found = [_is_right(scored[question.row.key]) for question in questions]
+    row = dict(case=case, metric=split, value=float(np.mean(found)))
+    rows.append(row | dict(n=len(found), step=None))
   return rows
+
+
+def _is_right(score: Mapping[str, float]) -> float:
+  """Whether an answer holds the fact; without one, whether it is the same."""
+  return score.get('contains', score['exact_match'])
 
 
 def changed_questions(job: Job) -> dict[tuple[str, str], list[Question]]:

@@ -50,8 +50,8 @@ def _values(found, metric):
 def test_a_model_that_knows_everybody_is_caught_in_every_case(job, monkeypatch):
   _answering(monkeypatch, lambda q: q.row.answer)
   found = _attack(job)
-  for metric in ('forget, contains', 'forget, exact_match', 'retain, contains'):
-    assert _values(found, metric) == dict.fromkeys(changes.CASES, 1)
+  for split in ('forget', 'retain'):
+    assert _values(found, split) == dict.fromkeys(changes.CASES, 1)
   assert {row['n'] for row in found.values()} == {6}
 
 
@@ -74,14 +74,26 @@ def test_a_model_that_knows_one_wording_only_is_caught_by_others(
   clean = lambda q: q.row.key.endswith('@clean')
   hide = lambda q: 'No.' if clean(q) else q.row.answer
   _answering(monkeypatch, hide)
-  values = _values(_attack(job), 'forget, contains')
+  values = _values(_attack(job), 'forget')
   assert values.pop('clean') == 0 and set(values.values()) == {1}
+
+
+def test_an_answer_without_a_fact_is_to_be_the_same(job, monkeypatch):
+  tasks = {
+    name: task._replace(rows=[row._replace(fact='') for row in task.rows])
+    for name, task in job.data.tasks.items()
+  }
+  factless = job._replace(data=job.data._replace(tasks=tasks))
+  for end, value in (('', 1), (' I think.', 0)):
+    _answering(monkeypatch, lambda q: q.row.answer + end)
+    values = _values(_attack(factless, f'ga{value}'), 'forget')
+    assert values and set(values.values()) == {value}
 
 
 def test_a_model_is_asked_once(job, monkeypatch):
   """A model of a few weights, through all that asks it."""
   found = _attack(job)
-  assert _values(found, 'forget, contains').keys() == changes.CASES.keys()
+  assert _values(found, 'forget').keys() == changes.CASES.keys()
   monkeypatch.setattr(prompts.tasks, 'predict', None)
   assert _attack(job) == found
 
