@@ -27,6 +27,7 @@ RANKS = {
   'transforms': 1,
   'checkpoint': 1,
   'workdir': 0.3,
+  'objectives': 1.5,  # losses of whole batches, of which methods are made
   'methods': 2,
   'models': 2,
   'training': 3,
