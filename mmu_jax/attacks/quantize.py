@@ -1,4 +1,4 @@
-"""Does rounding the weights bring back what was unlearned?
+"""Does rounding the weights bring back the unlearned answers?
 
 A small change of the weights that hides an answer can be smaller than the
 steps of a coarse format: then the rounded model is nearer to the one before

@@ -1,0 +1,25 @@
+"""`mmu compare` prints the tables of workdirs, and names one that is none."""
+
+import pytest
+
+from mmu_jax import __main__ as cli
+from mmu_jax.evaluation import across
+
+
+def test_the_tables_are_printed_below_their_titles(monkeypatch, capsys):
+  monkeypatch.setattr(across, 'read_seed', lambda path: path)
+  monkeypatch.setattr(
+    across, 'seed_tables', lambda seeds: {'Seeds': f'{seeds}'}
+  )
+  assert cli.main(['compare', 'a', 'b']) == 0
+  assert "## Seeds\n\n['a', 'b']\n" in capsys.readouterr().out
+
+
+def test_a_folder_without_scores_is_a_clear_error(tmp_path, capsys):
+  assert cli.main(['compare', str(tmp_path)]) == 1
+  assert 'mmu evaluate' in capsys.readouterr().err
+
+
+def test_it_needs_a_workdir():
+  with pytest.raises(SystemExit):
+    cli.main(['compare'])
