@@ -108,6 +108,12 @@ def benchmark(
     forget=(pictured('forget'),),
     retain=(pictured('retain'),),
     retain_and_text=(pictured('retain'), text),
+    # For `recipes.counterfactual_run`, with as many rows to keep again.
+    mixed=(
+      part('relabelled', size=BATCH, questions=questions),
+      part('vqa:retain', size=2 * BATCH, questions=questions),
+      part('qa:everybody', size=2 * BATCH, questions=questions),
+    ),
   )
   # One epoch.
   probes = max(1, retain // 4) if retain else 10

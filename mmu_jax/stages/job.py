@@ -389,6 +389,13 @@ def run_settings(config: Config, name: str) -> Config:
       f'with the split {drawing.RELABELLED!r} needs a teacher, others have '
       "teacher ''."
     )
+  if run.reference == 'base' and config.vanilla.rounds == 0:
+    raise UserError(
+      f'run {name!r} compares with base, which must not know what is to be '
+      'forgotten; with config.vanilla.rounds=0 it is the model that is to '
+      f'forget. Set config.runs.{name}.reference to another one, or leave the '
+      'run out.'
+    )
   if run.method in methods.STARTS and run.reference == 'vanilla':
     raise UserError(
       f'run {name!r} starts from the weights of its reference, and {run.method}'

@@ -12,6 +12,7 @@ from mmu_jax import workdir
 from mmu_jax.data import datasets
 from mmu_jax.evaluation.asking import protocols
 from mmu_jax.stages import job
+from mmu_jax.stages.budgets import drawing
 
 BENCHMARKS = ('mllmu_bench', 'clear')
 RATIOS = {'mllmu_bench': (5, 10, 15), 'clear': (1, 5, 10)}
@@ -69,6 +70,8 @@ def test_every_stream_and_run_is_of_the_dataset(name, variant):
   }
   for split in _parts(config):
     kind, _, role = split.partition(':')
+    if split == drawing.RELABELLED:
+      continue
     assert {f'{kind}/{g}' for g in config.groups[role]} <= splits
   assert set(config.retrained.without) <= splits
   preserved = set(config.saliency.preserve)
@@ -80,6 +83,14 @@ def test_every_stream_and_run_is_of_the_dataset(name, variant):
     assert any(turn.masked for turn in turns) == bool(settings.mask)
   known = ('', protocols.OFFICIAL, *protocols.PROTOCOLS)
   assert config.evaluation.protocol in known
+
+
+@pytest.mark.parametrize('name', BENCHMARKS)
+def test_a_counterfactual_run_needs_no_more_than_a_line(name):
+  config = _load(name)
+  with config.unlocked():
+    config.runs = dict(mine=recipes.counterfactual_run(teacher='base'))
+  assert job.run_settings(config, 'mine').retain == 'mixed'
 
 
 @pytest.mark.parametrize('name', BENCHMARKS)

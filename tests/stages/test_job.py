@@ -171,6 +171,30 @@ def test_a_run_needs_a_teacher_where_it_draws_relabelled_rows(
     job_lib.run_settings(config, 'mine')
 
 
+def test_a_base_that_is_to_forget_is_no_reference(config):
+  with config.unlocked():
+    config.runs = dict(mine=recipes.counterfactual_run())
+  job_lib.run_settings(config, 'mine')
+  config.vanilla.rounds = 0
+  with pytest.raises(ValueError, match="'mine' compares with base, which must"):
+    job_lib.run_settings(config, 'mine')
+
+
+@pytest.mark.parametrize('run', ['mmunlearner', 'rewind'])
+def test_a_mask_and_a_start_that_do_nothing_are_refused(config, run):
+  made = dict(
+    mmunlearner=recipes.run('mmunlearner', 1e-4, 'best'),
+    rewind=recipes.run('rewind', 1e-4, 'saliency'),
+  )
+  with config.unlocked():
+    config.runs = dict(mine=made[run])
+  says = {'mmunlearner': "mask 'best'; a mask is one of saliency, .*, turn"}
+  with pytest.raises(
+    ValueError, match=says.get(run, 'of vanilla changes noth')
+  ):
+    job_lib.run_settings(config, 'mine')
+
+
 def test_an_empty_workdir_is_an_error(config, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(ValueError, match='the workdir is the folder of a job'):
