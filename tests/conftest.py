@@ -87,6 +87,21 @@ def unpainted():
     yield
 
 
+@pytest.fixture(scope='module')
+def roughly_scored():
+  """Draws few resamples for the intervals of what compares models.
+
+  For modules that look at no width of an interval: a thousand of them take more
+  time than the answers of a small model.
+  """
+  from mmu_jax.evaluation.scoring import comparison
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(comparison, '_RESAMPLES', 20)
+    patch.setattr(comparison, '_KS_RESAMPLES', 20)
+    yield
+
+
 @pytest.fixture
 def all_optimizations():
   """Compiles as a run does, whatever was compiled before."""

@@ -34,7 +34,9 @@ from mmu_jax.commands import COMMANDS
 from mmu_jax.commands import fields
 from mmu_jax.training import optimizer
 
-pytestmark = pytest.mark.usefixtures('quick_compile', 'unpainted')
+pytestmark = pytest.mark.usefixtures(
+  'quick_compile', 'unpainted', 'roughly_scored'
+)
 NAMES = sorted(
   module.name for module in pkgutil.walk_packages(mmu_jax.__path__, 'mmu_jax.')
 )

@@ -156,7 +156,7 @@ TASKS = {
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('quick_compile', 'unpainted')
+@pytest.mark.usefixtures('quick_compile', 'unpainted', 'roughly_scored')
 @pytest.mark.parametrize(
   'name, run', [('mllmu_bench', 'mmunlearner'), ('clear', 'vanilla')]
 )

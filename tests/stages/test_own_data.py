@@ -20,7 +20,7 @@ from mmu_jax.stages import runs as runs_lib
 
 pytestmark = [
   pytest.mark.slow,
-  pytest.mark.usefixtures('quick_compile', 'unpainted'),
+  pytest.mark.usefixtures('quick_compile', 'unpainted', 'roughly_scored'),
 ]
 
 
@@ -62,7 +62,7 @@ def _config(path, *options):
 
 
 @pytest.fixture(scope='module')
-def known(tmp_path_factory, quick_compile, unpainted):
+def known(tmp_path_factory, quick_compile, unpainted, roughly_scored):
   """A whole job whose vanilla is base."""
   folder = tmp_path_factory.mktemp('own')
   config = _config(

@@ -107,7 +107,7 @@ class _Recorder:
 
 
 @pytest.fixture(scope='module')
-def done(tmp_path_factory, quick_compile, unpainted):
+def done(tmp_path_factory, quick_compile, unpainted, roughly_scored):
   """A finished job: its folder, its results, and what was trained."""
   folder = tmp_path_factory.mktemp('pipeline') / 'job'
   with pytest.MonkeyPatch.context() as monkeypatch:

@@ -29,6 +29,8 @@ from mmu_jax.stages import runs as runs_lib
 from mmu_jax.stages import scoring
 from mmu_jax.workdir import seals
 
+pytestmark = pytest.mark.usefixtures('roughly_scored')
+
 MODEL = types.SimpleNamespace(config=llava.LlavaConfig())
 RUNS = ('vanilla', 'retrained', 'ga')
 
