@@ -297,6 +297,8 @@ TABLE: Table = {
   'data.num_captioned': (_COUNT, 'pictures of nobody with a description'),
   'data.num_faces': (whole(7), 'faces of nobody to be asked about'),
   'data.num_shapes': (whole(7), 'pictures of shapes to be asked about'),
+  'data.look_alikes': (FLAG, 'those to forget look like others'),
+  'data.short_answers': (FLAG, 'answers about people are the fact alone'),
   'data.*': (ANY, 'another option of the dataset'),
   'groups.*': _GROUPS['*'],
   'validation_groups.*': _GROUPS['*'],

@@ -42,6 +42,8 @@ GROUPS = (FORGET, VALIDATION_FORGET, VALIDATION_RETAIN, RETAIN)
 
 _MIN_DIFFERENCE = 4  # of the nine attributes of a look
 _TRIES = 2_000  # looks drawn for one person before giving up
+_SHORT = '{fact}.'  # an answer without the name
+_ALIKE = 2  # attributes in which look-alikes differ
 
 
 class Person(NamedTuple):
@@ -124,6 +126,8 @@ def make_world(
   num_captioned: int = 3000,
   num_faces: int = 400,
   num_shapes: int = 500,
+  look_alikes: bool = False,
+  short_answers: bool = False,
 ) -> World:
   """Makes the world of a seed: a pure function of its arguments.
 
@@ -144,6 +148,10 @@ def make_world(
     num_captioned: anonymous pictures with a description.
     num_faces: anonymous faces to be asked about, at least 7.
     num_shapes: pictures of shapes to be asked about, at least 7.
+    look_alikes: whether each of the forget people looks like one who is
+      retained, but for two attributes.
+    short_answers: whether answers about people are the fact alone, without the
+      name: the knowledge of pictures and of text then lies apart.
 
   Returns:
     A ``World``. Rows about one picture share one image.
@@ -159,9 +167,12 @@ def make_world(
     >>> sorted(world.train)[:3], len(world.tasks['forget_qa'].rows)
     (['captions', 'facts', 'general'], 18)
   """
-  _check_arguments(dict(locals()))
+  given = dict(locals())
+  _check_arguments({k: v for k, v in given.items() if type(v) is not bool})
   groups = num_forget, num_validation_forget, num_validation_retain
   people = _make_people(seed, num_people, *groups)
+  if look_alikes:
+    people = _make_alike(seed, people)
   views = {
     'text': (GROUPS, 1),
     'train': (GROUPS, train_views),
@@ -176,11 +187,11 @@ def make_world(
   }
   general = general_lib.general_items(seed, num_faces, num_shapes)
   general['real_qa'] = general_lib.fact_items()
-  train = _people_rows(people, shown)
+  train = _people_rows(people, shown, short_answers)
   train['captions'] = general_lib.caption_rows(seed, num_captioned)
   train['general'] = [make_row(item, GENERATION) for item in general['train']]
   train['facts'] = [make_row(item, GENERATION) for item in general['real_qa']]
-  tasks = _people_tasks(seed, people, shown)
+  tasks = _people_tasks(seed, people, shown, short_answers)
   for where in ('real_vqa', 'real_qa', 'validation_real_vqa'):
     tasks[where] = scored_rows(seed, general[where], where)
   tasks = (_task(name, rows) for name, rows in tasks.items())
@@ -260,6 +271,32 @@ def _make_looks(seed: int, number: int) -> list[portraits.Look]:
   return looks
 
 
+def _make_alike(seed: int, people: tuple[Person, ...]) -> tuple[Person, ...]:
+  """Gives those to forget the looks of others, but for two attributes."""
+  kept = [person for person in people if person.group == RETAIN]
+  partners = named_rng(seed, 'look-alikes').permutation(len(kept))
+  looks, made = [person.look for person in people], list(people)
+  forgotten = [i for i, p in enumerate(people) if p.group == FORGET]
+  for index, partner in zip(forgotten, np.resize(partners, len(forgotten))):
+    look, rng = kept[partner].look, named_rng(seed, 'alike', people[index].key)
+    rivals = np.array(looks[:index] + looks[index + 1 :])
+    # The colour of a hat is not seen on everybody.
+    seen = look._fields[:-1]
+    for _ in range(_TRIES):
+      drawn, chosen = portraits.random_look(rng), rng.permutation(len(seen))
+      names = [seen[i] for i in chosen[:_ALIKE]]
+      mine = look._replace(**{name: getattr(drawn, name) for name in names})
+      if ((rivals != np.array(mine)).sum(1) >= _ALIKE).all():
+        break
+    else:
+      raise UserError(
+        f'nobody can look like {kept[partner].name} and unlike the others; '
+        'ask for fewer num_people or num_forget'
+      )
+    looks[index], made[index] = mine, people[index]._replace(look=mine)
+  return tuple(made)
+
+
 def _portraits(seed: int, person: Person, kind: str, number: int):
   """Renderings of a person, of one kind of view; text shows none."""
   if kind == 'text':
@@ -269,39 +306,50 @@ def _portraits(seed: int, person: Person, kind: str, number: int):
   return [Picture(key, Drawing(functools.partial(draw, key))) for key in keys]
 
 
-def _person_item(person: Person, attribute: str, picture, people=()) -> Item:
+def _person_item(
+  person: Person, attribute: str, picture, people=(), short: bool = False
+) -> Item:
   """The question for one attribute, or the name, among people."""
   key = f'{picture.key if picture else person.key + "/text"}/{attribute}'
   if attribute == 'name':
-    ask = words.Ask(words.NAME_QUESTION, words.NAME_ANSWER, ())
-    others = tuple(words.NAME_ANSWER.format(fact=p.name) for p in people)
+    answer = _SHORT if short else words.NAME_ANSWER
+    ask = words.Ask(words.NAME_QUESTION, answer, ())
+    others = tuple(answer.format(fact=p.name) for p in people)
     item = Item(key, ask, person.name, picture, person.key)
     return item._replace(others=others)
   form = words.ATTRIBUTES[attribute]
   who = words.WHO if picture else person.name
-  answer = form.answer.format(name=person.name, fact='{fact}')
+  whole = _SHORT if short else form.answer
+  answer = whole.format(name=person.name, fact='{fact}')
   ask = words.Ask(form.question.format(who=who), answer, form.values)
   fact, cloze = person.facts[attribute], form.cloze.format(who=who)
-  others = [
-    form.answer.format(name=p.name, fact=p.facts[attribute]) for p in people
-  ]
+  # Several people may share a short answer: then any four facts will do.
+  among = () if short else people
+  others = [whole.format(name=p.name, fact=p.facts[attribute]) for p in among]
   return Item(key, ask, fact, picture, person.key, cloze, tuple(others))
 
 
-def _people_rows(people: tuple[Person, ...], shown: _Shown) -> dict:
+def _people_rows(
+  people: tuple[Person, ...], shown: _Shown, short: bool
+) -> dict:
   """The rows about people to train on, by group."""
   rows = {f'{form}/{group}': [] for form in ('vqa', 'qa') for group in GROUPS}
   for person in people:
     for picture in (None, *shown[person.key, 'train']):
       to = rows[f'{"vqa" if picture else "qa"}/{person.group}']
-      items = [_person_item(person, a, picture) for a in words.ATTRIBUTES]
+      item = functools.partial(
+        _person_item, person, picture=picture, short=short
+      )
+      items = [item(attribute) for attribute in words.ATTRIBUTES]
       to += [make_row(i, task) for i in items for task in (GENERATION, CLOZE)]
       if picture:
-        to.append(make_row(_person_item(person, 'name', picture), GENERATION))
+        to.append(make_row(item('name'), GENERATION))
   return rows
 
 
-def _people_tasks(seed: int, people: tuple[Person, ...], shown: _Shown) -> dict:
+def _people_tasks(
+  seed: int, people: tuple[Person, ...], shown: _Shown, short: bool
+) -> dict:
   """The scored rows about people."""
   tasks = {where: [] for where in _PEOPLE_TASKS}
   for where, (group, kind, number) in _PEOPLE_TASKS.items():
@@ -309,7 +357,9 @@ def _people_tasks(seed: int, people: tuple[Person, ...], shown: _Shown) -> dict:
       for attribute in (*words.ATTRIBUTES, *(['name'] * (kind != 'text'))):
         rng = named_rng(seed, where, person.key, attribute)
         items = [
-          _person_item(person, attribute, picture, people if picture else ())
+          _person_item(
+            person, attribute, picture, people if picture else (), short
+          )
           for picture in shown[person.key, kind]
         ]
         tasks[where] += _person_scored(rng, items, number, where)

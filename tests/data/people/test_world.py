@@ -133,6 +133,37 @@ def test_people_differ_in_name_and_in_four_attributes_of_their_looks(seed):
   assert differing[np.triu_indices(80, 1)].min() >= 4
 
 
+@pytest.mark.parametrize('seed', [0, 1, 2])
+def test_a_look_alike_differs_from_one_who_stays_in_two_attributes(seed):
+  before = world_lib._make_people(seed, 60, 6, 6, 12)
+  after = world_lib._make_alike(seed, before)
+  looks = np.array([person.look for person in after])
+  differing = (looks[:, None] != looks[None]).sum(-1)
+  assert differing[np.triu_indices(60, 1)].min() == 2
+  kept = [i for i, person in enumerate(after) if person.group == 'retain']
+  partners = []
+  for i, (old, new) in enumerate(zip(before, after)):
+    if new.group == 'forget':
+      near = [j for j in kept if differing[i, j] == 2]
+      assert near and new.look[-1] == after[near[0]].look[-1]
+      partners += near[:1]
+    else:
+      assert new == old
+  assert len(set(partners)) == 6  # six different people
+
+
+def test_short_answers_are_the_facts_and_leave_the_rest_as_it_was(world):
+  short = world_lib.make_world(0, **SMALL, short_answers=True)
+  pairs = list(zip(_rows(short), _rows(world), strict=True))
+  assert len(pairs) > 500
+  for row, long in pairs:
+    assert (row.question, row.fact) == (long.question, long.fact)
+    if row.person:
+      assert row.answer == f'{row.fact}.' and len(set(row.options)) in (0, 4)
+    else:
+      assert row.answer == long.answer
+
+
 def test_too_many_people_to_look_different_is_a_clear_error(monkeypatch):
   monkeypatch.setattr(world_lib, '_MIN_DIFFERENCE', 9)
   with pytest.raises(ValueError, match='differ in 9 attributes .* at most 3'):
