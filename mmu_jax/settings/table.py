@@ -70,10 +70,18 @@ def check(config: Any) -> None:
   for name, run in plain.get('runs', {}).items():
     run = run | {'rounds': run.get('rounds') or rounds}
     _check_warmup(f'runs.{name}', run)
-  optional = [
-    path for path in TABLE if path.split('.')[0] in {*_OPTIONAL} & {*plain}
-  ]
+  there = [group for group in _OPTIONAL if _has(plain, group)]
+  optional = [p for p in TABLE for group in there if p.startswith(f'{group}.')]
   rules.check_there(plain, (*REQUIRED, *optional), TABLE, 'config')
+
+
+def _has(plain: Any, group: str) -> bool:
+  """Whether nested dicts have a group."""
+  for word in group.split('.'):
+    if not isinstance(plain, Mapping) or word not in plain:
+      return False
+    plain = plain[word]
+  return True
 
 
 def _check_warmup(place: str, spec: Mapping[str, Any]) -> None:
@@ -389,7 +397,11 @@ TABLE: Table = {
 
 OPEN = ('limits', 'clip_norms')  # groups whose fields the command line names
 MAY_LACK = ('retrained',)  # groups that may be None
-_OPTIONAL = ('tune', *MAY_LACK)  # groups that are whole, where they are there
+_OPTIONAL = (
+  'tune',
+  'attacks.relearn.cases',
+  *MAY_LACK,
+)  # groups that are whole, where they are there
 # Fields without which a job does; the code that reads them has a default.
 _DEFAULTED = re.compile(
   r'data\.(?!name)|validation_groups|tune|retrained|.*epochs|.*partial_forget'

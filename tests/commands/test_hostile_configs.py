@@ -93,6 +93,7 @@ _VALID = {
   'is missing': re.compile(
     rf'data\.(?!name).*|{_NAMES}(?!forget$)\w+|.*optimizer\.(?!name).*'
     r'|model\.(?!name|path|dtype|attention|remat).*|validation_groups|tune'
+    r'|masks.*|attacks(?!\.relearn\.cases\.\w+\.).*|saliency\.(density|pres.*)'
     r'|runs\.\w+\.(warmup|options\.margin)|unlearn\.streams\.retain|groups\.forget|validation_groups\.forget'
   ),
   'is null': re.compile(
