@@ -107,7 +107,8 @@ def _full(
   config.tune = dict(rates=(1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4), rows=256)
   config.evaluation = dict(max_new_tokens=12, batch_size=64)
   config.attacks = parts.attacks()
-  config.attacks.relearn.models = ('mmunlearner', 'counterfactual')
+  last = ('mmunlearner', 'counterfactual', 'mmunlearner_counterfactual')
+  config.attacks.relearn.models = last
   return config
 
 
