@@ -19,7 +19,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _compare(args: argparse.Namespace) -> None:
   """Prints the tables."""
-  from mmu_jax.evaluation import across
+  from mmu_jax.stages import across
 
   made = across.seed_tables([across.read_seed(path) for path in args.workdirs])
   for title, lines in made.items():

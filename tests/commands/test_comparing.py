@@ -3,7 +3,7 @@
 import pytest
 
 from mmu_jax import __main__ as cli
-from mmu_jax.evaluation import across
+from mmu_jax.stages import across
 
 
 def test_the_tables_are_printed_below_their_titles(monkeypatch, capsys):

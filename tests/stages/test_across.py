@@ -6,8 +6,8 @@ import pytest
 import shown
 
 from mmu_jax import workdir as workdir_lib
-from mmu_jax.evaluation import across
 from mmu_jax.evaluation.scoring import results
+from mmu_jax.stages import across
 from mmu_jax.workdir import seals
 
 RUNS = ('vanilla', 'retrained', 'ga', 'kl_min', 'mine')
