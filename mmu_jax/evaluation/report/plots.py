@@ -32,6 +32,8 @@ _KNOWN = {
   'mmunlearner_projected': ('#332288', 'X'),
   'mmunlearner_topk': ('#009E73', '<'),
   'mmunlearner_random': ('#8A8A8A', '>'),
+  'counterfactual': ('#8800DD', 'p'),
+  'mmunlearner_counterfactual': ('#880000', 'h'),
 }
 _SPARE = ('#999933', '#44AA99', '#AA4499', '#117733', '#B8860B', '#6699CC')
 _SPARE_MARKERS = ('h', 'd', 'p', '8')
@@ -39,6 +41,12 @@ _MASK_RUNS = {
   'saliency': 'mmunlearner',
   'topk': 'mmunlearner_topk',
   'random': 'mmunlearner_random',
+  'turn': 'mmunlearner_counterfactual',
+}
+_MASK_TITLES = {
+  'turn': 'counterfactual turn',
+  'turn_topk': 'counterfactual turn, top-k',
+  'turn_random': 'counterfactual turn, random',
 }
 _MATCH = 'exact_match'  # the metric of probes
 # What probes are plotted against: split and modality of what is kept.
@@ -364,7 +372,8 @@ def mask_density(masks: dict[str, dict]):
   highest = 0.1
   for i, (name, note) in enumerate(masks.items()):
     colour, marker = taken[runs[name]]
-    label = name if name == note['kind'] else f'{name} ({note["kind"]})'
+    title = _MASK_TITLES.get(name, name)
+    label = title if name == note['kind'] else f'{title} ({note["kind"]})'
     for j, part in enumerate(parts):
       if part not in note['density']:
         continue

@@ -1,5 +1,6 @@
 """Every run is drawn, in a colour of its own."""
 
+import colours
 import numpy as np
 import pytest
 from shown import benchmark_row
@@ -12,6 +13,7 @@ from shown import RUNS
 from shown import SCORES
 from shown import undefined
 
+from mmu_jax import recipes
 from mmu_jax.evaluation.report import plots
 
 
@@ -59,6 +61,31 @@ def test_a_run_keeps_its_colour_whoever_else_is_shown():
   assert plots.styles(['mine', 'ga', 'mmunlearner'])['mmunlearner'] == alone
   everything = plots.styles([*plots.styles(SCORES), 'npo', 'mine', 'yours'])
   assert len(set(everything.values())) == len(everything)
+
+
+@pytest.mark.parametrize(
+  'name', ('counterfactual', 'mmunlearner_counterfactual')
+)
+def test_a_counterfactual_run_is_told_apart_by_every_reader(name):
+  """By at least 20 in CIELAB, where black and white differ by 100."""
+  runs = ('vanilla', *recipes.load('people').runs)
+  colour = {run: colour for run, (colour, _) in plots.styles(runs).items()}
+  mine = colour.pop(name)
+  assert min(colours.distance(mine, other) for other in colour.values()) > 20
+
+
+def test_masks_of_the_counterfactual_turn_are_named_in_words():
+  note = MASKS['mmunlearner']
+  names = ('saliency', 'turn', 'turn_topk', 'turn_random')
+  figure = plots.mask_density({k: note | {'kind': k} for k in names})
+  (legend,) = figure.legends
+  shown = dict(zip((t.get_text() for t in legend.texts), legend.get_patches()))
+  turn = 'counterfactual turn'
+  assert [*shown] == ['saliency', turn, f'{turn}, top-k', f'{turn}, random']
+  assert len({patch.get_facecolor() for patch in shown.values()}) == 4
+  style = plots.styles(['mmunlearner_counterfactual'])
+  colour = figure.axes[1].lines[1].get_color()  # of the run that uses it
+  assert colour == style['mmunlearner_counterfactual'][0]
 
 
 @pytest.mark.parametrize('name', BENCHMARKS)

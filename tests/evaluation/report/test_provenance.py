@@ -3,10 +3,12 @@
 import json
 import re
 
+import pytest
 from shown import people
 from shown import write_jsonl
 
 from mmu_jax import methods
+from mmu_jax import recipes
 from mmu_jax.evaluation.report import page as report
 from mmu_jax.evaluation.report import provenance
 
@@ -54,6 +56,13 @@ def test_each_method_has_the_first_line_of_its_docstring():
   said = [sentence for sentence, _ in found.values() if sentence]
   assert len(said) == len(set(said)) == len(runs) - 1
   assert all(sentence.endswith('.') for sentence in said)
+
+
+@pytest.mark.parametrize('name', recipes.load('people').masks)
+def test_the_mask_of_the_turn_is_explained(name):
+  run = {'method': 'mmunlearner_counterfactual', 'mask': name}
+  ((_, said, _),) = provenance.made(['mine'], {}, {'runs': {'mine': run}})
+  assert 'the turn' in said and repr(name) not in said
 
 
 def test_the_page_shows_them_and_the_table_of_each_person(tmp_path):
