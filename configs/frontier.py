@@ -6,7 +6,7 @@
   mmu pipeline --config=frontier:masks --workdir=runs/people      # 20 minutes
   mmu pipeline --config=frontier:ablations --workdir=runs/people  # 12 minutes
 
-`methods`: the methods of other papers, with their usual settings. `budget`: the
+`methods`: the methods of other papers; their rates are not tuned. `budget`: the
 methods of `people` on as many rows, rounds and the schedule of
 `counterfactual`. `masks`: densities of its mask, each with its controls.
 `ablations`: `counterfactual` without one of its parts. The models that all of

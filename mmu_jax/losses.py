@@ -259,6 +259,9 @@ def direct_preference(
     >>> print(round(float(direct_preference(zero, zero, beta=0.1)), 3))
     13.863
 
+  The factor 2 / beta, which the paper has not, gives the gradient the size of
+  NPO's.
+
   References:
     Rafailov et al., Direct Preference Optimization, 2023
     (https://arxiv.org/abs/2305.18290).

@@ -40,6 +40,9 @@ class Turn(NamedTuple):
       means. None if the loss is not such a mean.
     beside: a second split whose batch the loss gets as ``batch['beside']``, or
       None.
+    relabelled: whether its stream must hold a teacher's answers, since the turn
+      learns them.
+    in_nats: whether its losses are nats per token, which limits are given in.
   """
 
   split: str
@@ -50,6 +53,8 @@ class Turn(NamedTuple):
   needs_reference: bool = False
   measure: Measure | None = None
   beside: str | None = None
+  relabelled: bool = False
+  in_nats: bool = True
 
 
 def _descent(split: str) -> Turn:
@@ -261,7 +266,8 @@ def idk(forget_every: int = 1) -> tuple[Turn, ...]:
   References:
     Maini et al., TOFU, 2024 (https://arxiv.org/abs/2401.06121).
   """
-  return _descent('forget')._replace(every=forget_every), _descent('retain')
+  turn = _descent('forget')._replace(every=forget_every, relabelled=True)
+  return turn, _descent('retain')
 
 
 def dpo(forget_every: int = 1, beta: float = 0.1) -> tuple[Turn, ...]:
@@ -320,8 +326,8 @@ def rmu(
 
   Args:
     forget_every: rounds between turns.
-    layer: number of decoder layers before the states; 0 for the embeddings,
-      where the projector alone is trained by pictures.
+    layer: number of decoder layers before the states; 0 for the embeddings of
+      words and image tokens, which trains no decoder layer.
     steering: length of the random direction over the reference's states.
     weight: weight of holding the retain set to the reference.
 
@@ -338,6 +344,7 @@ def rmu(
       needs_reference=True,
       measure=objectives.tokens_beside,
       beside='retain',
+      in_nats=False,
     ),
   )
 
@@ -346,7 +353,8 @@ def salun(forget_every: int = 1) -> tuple[Turn, ...]:
   """Learns other people's answers and the retain set, both masked.
 
   Its run has ``forget='relabelled'``, ``teacher='random'`` and the mask 'topk',
-  the weights with the largest forget gradients.
+  the weights with the largest forget gradients: as many as the saliency mask
+  has, where the paper takes a half.
 
   References:
     Fan et al., SalUn, 2023 (https://arxiv.org/abs/2310.12508).
@@ -361,7 +369,8 @@ def sfron(forget_every: int = 1, power: float = 1.0) -> tuple[Turn, ...]:
 
   Args:
     forget_every: rounds between forget turns.
-    power: exponent >= 0 of the weights nll^-power; 0 is plain ascent by answer.
+    power: exponent >= 0 of the weights max(nll, 1)^-power, so that answers
+      lose weight as they are forgotten; 0 is plain ascent by answer.
 
   References:
     Huang et al., Unified Gradient-Based Machine Unlearning with Remain
@@ -373,7 +382,9 @@ def sfron(forget_every: int = 1, power: float = 1.0) -> tuple[Turn, ...]:
   return turn, _descent('retain')
 
 
-def task_vector(forget_every: int = 1, scale: float = 1.0) -> tuple[Turn, ...]:
+def task_vector(
+  forget_every: int = 1, scale: float = 1.0, masked: bool = False
+) -> tuple[Turn, ...]:
   """Vanilla minus the change that finetuning on the forget set makes.
 
   The run trains the negated parameters as such, see
@@ -382,6 +393,7 @@ def task_vector(forget_every: int = 1, scale: float = 1.0) -> tuple[Turn, ...]:
   Args:
     forget_every: rounds between turns.
     scale: factor of the task vector, > 0.
+    masked: whether the mask of the run acts, on both models alike.
 
   References:
     Ilharco et al., Editing Models with Task Arithmetic, 2022
@@ -389,7 +401,10 @@ def task_vector(forget_every: int = 1, scale: float = 1.0) -> tuple[Turn, ...]:
   """
   loss = objectives.descend_mirrored(scale)
   turn = Turn('forget', loss, every=forget_every, measure=answer_weight)
-  return (turn._replace(needs_reference=True),)
+  return (turn._replace(needs_reference=True, masked=masked),)
+
+
+MIRRORED = ('task_vector',)  # methods that start where their reference is
 
 
 def rewind() -> tuple[Turn, ...]:

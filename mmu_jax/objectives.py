@@ -300,7 +300,7 @@ def distil_without_answers(strength: float) -> LossFn:
 
 @functools.cache
 def ascend_where_known(power: float) -> LossFn:
-  """Ascent on each answer, weighted by nll^-power: the best known first.
+  """Ascent on each answer, weighted by max(nll, 1)^-power: less once forgotten.
 
   Raises:
     ValueError: if the power is negative.

@@ -58,14 +58,16 @@ def membership(job: Job, model: str, folder: pathlib.Path) -> Rows:
   spec = ATTACKS['membership'].spec(job.config)
   kinds = kinds_of_rows(job, spec.rows)
   params = runs.final_params(job, model)
+  most = {'gradient': spec.gradient_rows}  # others are of every row
   scored = {
     kind: scores_of(job, params, kinds[kind], spec)
     for kind in progress.track(kinds, f'membership {model}')
   }
   return [
-    dict(case=case, metric=metric, value=value, n=len(kinds[case]), step=None)
+    dict(case=case, metric=metric, value=value, n=n, step=None)
     for case in list(kinds)[1:]
     for metric, value in _compared(kinds, scored, case)
+    for n in [min(len(kinds[case]), most.get(metric, len(kinds[case])))]
   ]
 
 

@@ -144,6 +144,7 @@ def _attack(job: Job, kind: Attack, run: str) -> None:
     'model': run,
     'content': distributed.first(origins.content, made),
     'settings': kind.settings(job.config),
+    'groups': {role: list(of) for role, of in job.groups.items()},
   }
   workdir_lib.claim(folder, claim)
   path = folder / origins.ROWS

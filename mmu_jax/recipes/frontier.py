@@ -13,9 +13,9 @@ DENSITIES = (0.1, 0.2, 0.3, 0.5)
 
 
 def other_methods(config: ml_collections.ConfigDict) -> Runs:
-  """Returns methods of other papers, with their usual settings.
+  """Returns methods of other papers, with the usual values of their options.
 
-  Their rates are not tuned.
+  Their rates are not tuned, and the rate decides what a method does.
   """
   del config
   refusals: dict[str, Any] = dict(forget='relabelled', teacher='refusal')
@@ -38,7 +38,8 @@ def other_methods(config: ml_collections.ConfigDict) -> Runs:
 def equal_budget(config: ml_collections.ConfigDict) -> Runs:
   """Returns methods on the rows, rounds and schedule of ``counterfactual``.
 
-  Batches of the retain turn have as many rows as its own.
+  Batches of the retain turn have as many rows as its own. The forget rates are
+  not tuned at this budget. ``counterfactual_60`` has half of its rounds.
   """
   del config
   mixed: dict[str, Any] = dict(retain='mixed_retain', retain_rate=1e-3)
@@ -73,7 +74,10 @@ def turn_masks(config: ml_collections.ConfigDict) -> Runs:
 
 
 def ablations(config: ml_collections.ConfigDict) -> Runs:
-  """Returns ``counterfactual`` without one of its parts, or with another."""
+  """Returns ``counterfactual`` without one of its parts, or with another.
+
+  Without relabelling nothing measures the margin, and it is 12 nats.
+  """
   del config
   own: dict[str, Any] = dict(teacher='', retain='mixed_retain', margin=12.0)
   return dict(

@@ -87,7 +87,10 @@ def mask_from_importances(
     dict.fromkeys(components, density),
     components,
   )
-  return made, score(like, lambda _, ties: ties)
+  ties = score(like, lambda _, ties: ties)
+  if not ties_are_salient:  # where there are fewer others than asked for
+    made = jax.tree.map(lambda m, t: m & ~t, made, ties)
+  return made, ties
 
 
 def mask_from_saliency(

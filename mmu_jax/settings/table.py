@@ -211,8 +211,12 @@ _RUN: Table = {
   'options.strength': (_FACTOR, 'amount by which UNDIAL lowers a logit'),
   'options.layer': (_COUNT, 'decoder layers before the states of RMU'),
   'options.steering': (_FACTOR, 'length of misdirected states over their own'),
-  'options.power': (number(0), 'exponent of the weights of known answers'),
+  'options.power': (
+    number(0),
+    'exponent by which what is forgotten loses weight',
+  ),
   'options.scale': (_FACTOR, 'factor of a task vector'),
+  'options.masked': (FLAG, 'whether the mask of the run acts'),
   'options.per': (one_of('answer', 'batch'), 'terms of the NPO loss'),
   'options.kl_over': (one_of('answers', 'rows'), 'positions of the KL'),
   'options.*': (ANY, 'another option of the method'),

@@ -4,7 +4,7 @@ Each workdir is a job of the same kind with another seed. Cells are the mean,
 with the lowest and the highest value in brackets.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import pathlib
 import statistics
 from typing import Any, NamedTuple
@@ -33,12 +33,14 @@ class Seed(NamedTuple):
     attacks: rows by attack and model.
     costs: rounds, and seconds from the first to the last line of the log, by
       model; pauses count.
+    settings: all that the scores depend on beside the seed, by place.
   """
 
   seed: int
   scores: list[dict[str, Any]]
   attacks: dict[str, dict[str, Rows]]
   costs: dict[str, tuple[int, float]]
+  settings: dict[str, Any]
 
 
 def read_seed(folder: str | pathlib.Path) -> Seed:
@@ -49,11 +51,13 @@ def read_seed(folder: str | pathlib.Path) -> Seed:
     ValueError: if a file is not as it was written.
   """
   folder = pathlib.Path(folder)
-  scores, _ = results_lib.read(folder)
+  scores, note = results_lib.read(folder)
   world = workdir_lib.read_object(folder / workdir_lib.WORLD)
   rounds = {row['run']: row['step'] for row in scores}
   costs = {run: (rounds[run], _seconds(folder, run)) for run in rounds}
-  return Seed(world['seed'], scores, _attacks(folder), costs)
+  alike = {k: v for k, v in world.items() if k not in ('seed', 'content')}
+  settings = {'the world': alike} | _settings(folder, rounds, note['models'])
+  return Seed(world['seed'], scores, _attacks(folder), costs, settings)
 
 
 def seed_tables(seeds: Sequence[Seed]) -> dict[str, str]:
@@ -75,6 +79,16 @@ def seed_tables(seeds: Sequence[Seed]) -> dict[str, str]:
     raise UserError(
       f'workdirs to compare are of one kind of data; got {sorted(kinds)}.'
     )
+  for seed in seeds[1:]:
+    for place in {*seed.settings} & {*seeds[0].settings}:
+      wrong = workdir_lib.differences(
+        seeds[0].settings[place], seed.settings[place]
+      )
+      if wrong:
+        raise UserError(
+          f'workdirs to compare differ in their seed alone; {place} of seeds '
+          f'{seeds[0].seed} and {seed.seed} differs: {wrong[0]}.'
+        )
   scores = [seed.scores for seed in seeds]
   several = table.markdown_table(scores, numbers) if len(seeds) > 1 else ''
   made = {
@@ -122,7 +136,7 @@ def closeness(
       if name == 'relearn' and line.score == f'exact, {showing.AREA}':
         if 'picture' in line.case:
           for run, value in line.values.items():
-            areas.setdefault(run, []).append(value)
+            areas.setdefault(run, []).append(abs(value))
       elif line.summary and showing.AREA not in line.score:
         of[title] = dict(line.values)
   wanted['relearning'] = {run: statistics.mean(x) for run, x in areas.items()}
@@ -220,6 +234,32 @@ def _spread(values: Sequence[float], digits: int = 2) -> str:
   if len(values) < 2:
     return mean
   return f'{mean} ({text(min(values))}–{text(max(values))})'
+
+
+def _settings(
+  folder: pathlib.Path, runs: Iterable[str], contents: Mapping[str, str]
+) -> dict[str, Any]:
+  """The settings of models and attacks, where they are still there.
+
+  Raises:
+    ValueError: if a model was attacked that is not the one with the scores.
+  """
+  found: dict[str, Any] = {}
+  for run in runs:
+    for place in (folder / run, folder / 'unlearned' / run):
+      if (place / workdir_lib.CONFIG).is_file():
+        made = workdir_lib.read_object(place / workdir_lib.CONFIG)
+        found[f'the model {run}'] = made
+  for path in folder.glob(f'attacks/*/*/{workdir_lib.CONFIG}'):
+    claim = workdir_lib.read_object(path)
+    run = claim['model']
+    if contents.get(run, claim['content']) != claim['content']:
+      raise UserError(
+        f'{path.parent} is about other parameters than the model {run!r} has '
+        f'scores of. Delete that folder and attack again.'
+      )
+    found[f'the attack {claim["attack"]} on {run}'] = claim['settings']
+  return found
 
 
 def _attacks(folder: pathlib.Path) -> dict[str, dict[str, Rows]]:

@@ -36,6 +36,7 @@ from mmu_jax.models.hub import loading as checkpoints
 from mmu_jax.saliency import FORGET
 from mmu_jax.settings import table as settings
 from mmu_jax.stages.budgets import drawing
+from mmu_jax.stages.budgets import mask_specs
 from mmu_jax.stages.budgets import settle as budgets
 from mmu_jax.typing import Params
 from mmu_jax.workdir import seals
@@ -46,13 +47,6 @@ Stage = TypeVar('Stage', bound=Callable[..., Any])
 _WORLD = ('seed', 'labels', 'data', 'model')  # shared by all of a workdir
 TRAINED = ('base', 'vanilla', 'retrained')  # before any run of the config
 NO_RETRAINED = 'config.retrained=None, or config.vanilla.rounds=0'
-# The built-in masks and how they differ from config.saliency.
-MASKS: dict[str, dict[str, Any]] = {
-  'saliency': {},
-  'literal': {'normalize': False},
-  'topk': {'kind': 'topk', 'of': 'saliency'},
-  'random': {'kind': 'random', 'of': 'saliency'},
-}
 
 
 def alone(stage: Stage) -> Stage:
@@ -142,6 +136,7 @@ def open_job(
   """
   settings.check(config)
   check_names(config)
+  mask_specs.check_masks(config)
   for name in config.runs:
     run_settings(config, name)
   if not str(workdir):
@@ -345,7 +340,7 @@ def run_settings(config: Config, name: str) -> Config:
       config.micro_batches,
       f'the loss of the turn on {turn.split!r} of run {name!r}',
     )
-  known = [*MASKS, *config.get('masks', {})]
+  known = mask_specs.known_masks(config)
   if run.mask and run.mask not in known:
     raise UserError(
       f'run {name!r} has the mask {run.mask!r}; a mask is one of '
@@ -395,6 +390,19 @@ def run_settings(config: Config, name: str) -> Config:
       'forgotten; with config.vanilla.rounds=0 it is the model that is to '
       f'forget. Set config.runs.{name}.reference to another one, or leave the '
       'run out.'
+    )
+  for turn in turns:
+    stream = drawn.get(turn.split, '')
+    if turn.relabelled and not any(map(drawing.is_relabelled, streams[stream])):
+      raise UserError(
+        f'the method {run.method!r} of run {name!r} learns its {turn.split} '
+        f'stream, and {stream!r} has the true answers, which would be learned. '
+        f'Set config.runs.{name}.forget to a stream of {drawing.RELABELLED!r}.'
+      )
+  if run.method in methods.MIRRORED and run.reference != 'vanilla':
+    raise UserError(
+      f'run {name!r} negates a change of vanilla: its reference is vanilla; '
+      f'got {run.reference!r}.'
     )
   if run.method in methods.STARTS and run.reference == 'vanilla':
     raise UserError(

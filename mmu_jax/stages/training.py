@@ -115,20 +115,21 @@ def run_method(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
     for split, drawn in drawing.streams_of(run).items()
   }
   if any(turn.beside == drawing.RELABELLED for turn in budgets.turns_of(run)):
-    streams |= _pairs(job, made)
+    streams |= _pairs(job, run, made)
+  mask = masking.mask(job, run.mask) if run.mask else None
   plan = unlearning_plan(
     config,
     run,
     forward=job.model.forward,
     streams=streams,
-    mask=masking.mask(job, run.mask) if run.mask else None,
+    mask=mask,
     ref_params=_reference(job, run),
   )
   probing = {}
   if probe:
     probing['probe'] = make_probe(job, config.probe_rows)
     probing['probe_every'] = config.probe_every
-  start = functools.partial(_start, job, run, plan.mask)
+  start = functools.partial(_start, job, run, mask)
   if plan.ref_params is not None or run.method in methods.STARTS:
     sources.append(model_folder(job, run.reference))
   if run.mask:
@@ -145,12 +146,21 @@ def _start(job: Job, run: Config, mask: Mask) -> Params:
   return start(params, final_params(job, run.reference), mask)
 
 
-def _pairs(job: Job, made: relabel.Relabelled) -> dict[str, Placed]:
+def _pairs(
+  job: Job, run: Config, made: relabel.Relabelled
+) -> dict[str, Placed]:
   """Streams of the true answers and of others, in the same places."""
   found = {'forget': [], drawing.RELABELLED: []}
-  for part in draw_from(job, job.config.unlearn.streams.forget):
+  drawn_from = drawing.streams_of(run)['forget']
+  for part in draw_from(job, job.config.unlearn.streams[drawn_from]):
     keys = {row.key for row in part.rows}
     pairs = [p for p in zip(made.true, made.rows) if p[0].key in keys]
+    if not pairs:
+      raise UserError(
+        f'the stream {drawn_from!r} has a part without questions that a '
+        'teacher has answered: pairs are of questions about pictures. Leave '
+        f'the part out of config.unlearn.streams.{drawn_from}.'
+      )
     for drawn, rows in zip(found.values(), zip(*pairs)):
       drawn.append(part._replace(rows=rows))
   # Streams of one name draw in one order.

@@ -383,7 +383,7 @@ def _numbers(plan, round_, measured) -> list[dict[str, Any]]:
         'rate: with another rate, delete the folder of this run first.'
       )
     for split, name in (turn.split, 'loss'), (turn.beside, 'beside_loss'):
-      limit = plan.max_losses.get(split, math.inf)
+      limit = plan.max_losses.get(split, math.inf) if turn.in_nats else math.inf
       if values.get(name, -math.inf) > limit:
         raise Collapse(
           f'the {split} loss reached {values[name]:.4g} in round '

@@ -28,8 +28,8 @@ from mmu_jax.models.hub import weights
 from mmu_jax.settings import table
 from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import masking
+from mmu_jax.stages.budgets import mask_specs as specs
 from mmu_jax.stages.masking import importances
-from mmu_jax.stages.masking import specs
 
 FOLDER = paths.GOLDEN / 'official' / 'llava'
 IMAGE_TOKEN, PAD_TOKEN = 100, 0

@@ -5,7 +5,7 @@ import pytest
 from mmu_jax import recipes
 from mmu_jax.recipes import frontier
 from mmu_jax.stages import job
-from mmu_jax.stages.masking import specs
+from mmu_jax.stages.budgets import mask_specs as specs
 
 
 @pytest.mark.parametrize('variant', [*frontier.VARIANTS, 'all', 'fast'])

@@ -11,6 +11,7 @@ from mmu_jax.data.people import vocabulary
 from mmu_jax.models import from_options
 from mmu_jax.stages import job
 from mmu_jax.stages.budgets import drawing
+from mmu_jax.stages.budgets import mask_specs
 from mmu_jax.stages.budgets import settle
 from mmu_jax.training import optimizer
 
@@ -61,7 +62,7 @@ def test_masks_are_compared_with_their_controls():
   assert masks == {'', 'saliency', 'random', 'turn'}
   more = recipes.load('frontier:all').runs
   masks = {run.mask for run in runs['all'].values()}
-  assert masks == {'', 'turn', *job.MASKS}
+  assert masks == {'', 'turn', *mask_specs.MASKS}
   used = {run.method for run in (*runs['all'].values(), *more.values())}
   assert used == set(methods.METHODS) - {'finetune'}
   for name, run in runs['full'].items():  # the same runs, and more

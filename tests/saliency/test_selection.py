@@ -122,6 +122,19 @@ def test_a_density_marks_the_highest_ratios_of_each_component(
     assert ties_are_salient or abs(join(mask).mean() - density) < 0.02
 
 
+def test_ties_stay_frozen_where_a_density_asks_for_more_than_there_is():
+  found = {'forget': [4.0, 1.0, 0.0, 0.0, 0.0], 'text': [2.0, 2.0, 0, 0, 0]}
+  mask, ties = saliency_lib.mask_from_importances(
+    lambda importance, name: jnp.array(found[importance]),
+    {'w': jnp.zeros(5)},
+    protects={'all': ['text']},
+    components={'all': ''},
+    density=0.6,
+  )
+  assert mask['w'].tolist() == [True, True, False, False, False]
+  assert ties['w'].tolist() == [False, False, True, True, True]
+
+
 def test_a_score_at_the_threshold_is_salient_and_the_float_below_is_not():
   below = float(np.nextafter(np.float32(2), np.float32(0)))
   found = {FORGET: jnp.array([2.0, below, 1.0]), VQA: jnp.ones(3)}

@@ -23,22 +23,27 @@ def _curve(case, values):
   ]
 
 
-def _job(folder, seed, shift=0.0, attacked=RUNS):
-  """A workdir with scores, logs and attacks, and no model."""
-  workdir_lib.write_json(folder / workdir_lib.WORLD, {'seed': seed})
+def _job(folder, seed, shift=0.0, attacked=RUNS, people=6, rate=1e-3):
+  """A workdir with scores, logs and attacks, and no parameters."""
+  world = {'seed': seed, 'data': {'num_forget': people}, 'content': seed}
+  workdir_lib.write_json(folder / workdir_lib.WORLD, world)
+  workdir_lib.write_json(folder / 'unlearned/mine/config.json', {'rate': rate})
   for name in ('config', 'manifest'):
     workdir_lib.write_json(folder / f'{name}.json', {})
   scores = {
     run: (forget, forget, 1, 0.9, 1, 0.7, 1, min(1, forget + shift))
     for run, forget in zip(RUNS, FORGET)
   }
-  results.write(folder, shown.people(scores), {'predictions': 'predictions'})
+  note = {'predictions': 'predictions', 'models': dict.fromkeys(RUNS, 'x')}
+  results.write(folder, shown.people(scores), note)
   log = [{'round': i, 'time': 10.0 + 4 * i} for i in range(4)]
   workdir_lib.write_log(folder / 'unlearned' / 'mine' / 'timing.jsonl', log)
   for run, forget, back in zip(RUNS, FORGET, BACK):
     if run in attacked:
       rows = _curve('one picture', (forget, forget, back))
       path = folder / 'attacks' / 'relearn' / run / 'rows.jsonl'
+      claim = dict(attack='relearn', model=run, content='x', settings={})
+      workdir_lib.write_json(path.with_name('config.json'), claim)
       seals.write_rows(path, rows, f'relearn/{run}')
   return across.read_seed(folder)
 
@@ -108,4 +113,28 @@ def test_a_result_that_was_edited_is_refused(tmp_path):
   path = tmp_path / 'attacks/relearn/mine/rows.jsonl'
   path.write_text(path.read_text().replace('0.2', '0.0'))
   with pytest.raises(ValueError, match='not as it was written.*attack again'):
+    across.read_seed(tmp_path)
+
+
+@pytest.mark.parametrize(
+  'change, words',
+  [
+    ({'people': 12}, 'the world of seeds 0 and 1 differs: .*num_forget'),
+    ({'rate': 0.1}, 'the model mine of seeds 0 and 1 differs: .*rate'),
+  ],
+)
+def test_jobs_that_differ_in_more_than_the_seed_are_refused(
+  tmp_path, change, words
+):
+  seeds = [_job(tmp_path / 'a', 0), _job(tmp_path / 'b', 1, **change)]
+  with pytest.raises(ValueError, match=words):
+    across.seed_tables(seeds)
+
+
+def test_an_attack_on_other_parameters_is_refused(tmp_path):
+  _job(tmp_path, 0)
+  path = tmp_path / 'attacks/relearn/mine/config.json'
+  claim = workdir_lib.read_object(path)
+  workdir_lib.write_json(path, claim | {'content': 'y'})
+  with pytest.raises(ValueError, match="other parameters than .* 'mine'"):
     across.read_seed(tmp_path)

@@ -195,6 +195,28 @@ def test_a_mask_and_a_start_that_do_nothing_are_refused(config, run):
     job_lib.run_settings(config, 'mine')
 
 
+@pytest.mark.parametrize(
+  'run, words',
+  [
+    (recipes.run('idk', 1e-4), "'forget' has the true answers, which would be"),
+    (recipes.run('salun', 1e-4, 'topk'), 'forget to a stream of .relabelled.'),
+    (
+      recipes.run('task_vector', 1e-4, reference='base'),
+      "its reference is vanilla; got 'base'",
+    ),
+  ],
+)
+def test_methods_that_would_learn_what_is_to_go_are_refused(config, run, words):
+  with config.unlocked():
+    config.runs = dict(mine=run)
+  with pytest.raises(ValueError, match=words):
+    job_lib.run_settings(config, 'mine')
+  masked = recipes.run('task_vector', 1e-4, 'saliency', masked=True)
+  with config.unlocked():
+    config.runs = dict(mine=masked)
+  job_lib.run_settings(config, 'mine')
+
+
 def test_an_empty_workdir_is_an_error(config, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(ValueError, match='the workdir is the folder of a job'):

@@ -21,6 +21,7 @@ from mmu_jax.evaluation.scoring import entities
 from mmu_jax.metrics import exact_match
 from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import runs as runs_lib
+from mmu_jax.stages.budgets import mask_specs
 from mmu_jax.training import loop
 
 ROOT = paths.ROOT
@@ -231,7 +232,7 @@ def test_controls_have_the_size_of_the_mask_and_other_places(copied):
   job = _job(copied)
   shapes = jax.eval_shape(job.model.init, jax.random.key(0))
   made = {kind: masks.unpack(mask, shapes) for kind, mask in made.items()}
-  assert list(made) == list(job_lib.MASKS)
+  assert list(made) == list(mask_specs.MASKS)
   assert masks.density_by_leaf(made['random']) == (
     masks.density_by_leaf(made['saliency'])
   )

@@ -146,7 +146,7 @@ def test_pairs_of_answers_are_drawn_in_the_same_places(monkeypatch):
   true, refused = _pair_rows(['a0', 'a1', 'a2', 'b0', 'b1', 'c0'])
   made = relabel.Relabelled(refused, true, 9.5, pathlib.Path('x'))
   parts = (recipes.part('vqa:forget', size=2, questions=2),)
-  streams = types.SimpleNamespace(forget=parts)
+  streams = {'forget': parts}
   config = types.SimpleNamespace(unlearn=types.SimpleNamespace(streams=streams))
   data = types.SimpleNamespace(train={'vqa/forget': true[::2]})
   groups = {'forget': ['forget']}
@@ -168,7 +168,8 @@ def test_pairs_of_answers_are_drawn_in_the_same_places(monkeypatch):
       ]
     ),
   )
-  found = training._pairs(job, made)
+  run = dict(forget='', retain='retain')
+  found = training._pairs(job, run, made)
   assert set(found) == {'forget', 'relabelled'}
   for step in range(5):
     worse, better = (found[k](step) for k in ('forget', 'relabelled'))

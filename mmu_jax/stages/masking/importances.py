@@ -20,13 +20,13 @@ from mmu_jax.distributed import preemption
 from mmu_jax.distributed import progress
 from mmu_jax.errors import UserError
 from mmu_jax.stages import origins
+from mmu_jax.stages.budgets.mask_specs import Importance
 from mmu_jax.stages.budgets.streams import draw_from
 from mmu_jax.stages.budgets.streams import make_stream
 from mmu_jax.stages.budgets.streams import Placed
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Job
 from mmu_jax.stages.job import recipe
-from mmu_jax.stages.masking.specs import Importance
 from mmu_jax.stages.relabelling import relabel
 from mmu_jax.stages.runs import final_params
 from mmu_jax.stages.runs import model_folder

@@ -21,6 +21,7 @@ from mmu_jax.errors import UserError
 from mmu_jax.saliency import codes
 from mmu_jax.saliency import FORGET
 from mmu_jax.stages import origins
+from mmu_jax.stages.budgets import mask_specs as specs
 from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
@@ -28,7 +29,6 @@ from mmu_jax.stages.job import Job
 from mmu_jax.stages.job import open_job
 from mmu_jax.stages.job import recipe
 from mmu_jax.stages.masking import importances
-from mmu_jax.stages.masking import specs
 from mmu_jax.typing import Mask
 from mmu_jax.typing import Params
 
@@ -197,6 +197,8 @@ def _make(
   """Makes a bool mask, and the note that is kept with it."""
   kind, components = made_by['kind'], job.model.components
   note = {k: made_by[k] for k in ('threshold', 'granularity', 'normalize')}
+  if made_by.get('density') is not None:
+    note |= {'threshold': None, 'wanted_density': made_by['density']}
   if kind in ('random', 'topk'):
     whole = masks_lib.unpack(mask(job, made_by['of']), params)
   if kind == 'random':

@@ -19,9 +19,9 @@ from mmu_jax import workdir as workdir_lib
 from mmu_jax.saliency import codes
 from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import origins
+from mmu_jax.stages.budgets import mask_specs as specs
 from mmu_jax.stages.masking import importances
 from mmu_jax.stages.masking import masks as masking
-from mmu_jax.stages.masking import specs
 from mmu_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures('quick_compile')

@@ -4,7 +4,7 @@ import pytest
 
 from mmu_jax import recipes
 from mmu_jax.saliency import FORGET
-from mmu_jax.stages.masking import specs
+from mmu_jax.stages.budgets import mask_specs as specs
 
 
 def _config(**masks):
@@ -65,3 +65,41 @@ def test_a_mask_that_cannot_be_made_is_refused(name, words):
   config = _config(again=dict(kind='topk', of='random'))
   with pytest.raises(ValueError, match=words):
     specs.spec(config, name)
+
+
+_PARTS = (recipes.part('relabelled', size=2),)
+
+
+@pytest.mark.parametrize(
+  'masks, words',
+  [
+    (dict(topk=dict(density=0.1)), 'masks.topk has the name of a built-in'),
+    (dict(a=dict(of='saliency')), 'masks.a.of=saliency is for the kinds'),
+    (
+      dict(a=dict(kind='random', of='turn', density=0.1)),
+      "has its settings, so 'density' would do nothing",
+    ),
+    (dict(a=dict(kind='random', of='a')), 'masks.a.of=a is of the kind random'),
+    (dict(a=dict(forget=_PARTS)), "masks.a has teacher='': .*has one"),
+    (dict(a=dict(teacher='base')), "masks.a has teacher='base'"),
+    (
+      dict(a=dict(forget=_PARTS, teacher='base')),
+      "masks.a.retain is the stream .* one of forget, .*; got ''",
+    ),
+  ],
+)
+def test_settings_that_would_do_nothing_are_refused(masks, words):
+  with pytest.raises(ValueError, match=words):
+    specs.check_masks(_config(**masks))
+  specs.check_masks(recipes.load('frontier:masks'))
+
+
+def test_an_importance_of_relabelled_rows_names_the_people_behind_them():
+  config = _config(
+    a=dict(forget=_PARTS, teacher='others', retain='mixed', density=0.1)
+  )
+  which = lambda: specs.importances(config, specs.spec(config, 'a'))[FORGET]
+  before, claim = which(), specs.claim_of(config, 'a')
+  config.unlearn.streams.mixed = config.unlearn.streams.mixed[:2]
+  assert which().folder != before.folder
+  assert specs.claim_of(config, 'a') != claim
