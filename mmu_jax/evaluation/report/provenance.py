@@ -16,9 +16,9 @@ _MASKED = {
   'saliency': 'the saliency mask',
   'topk': 'the top-k mask',
   'random': 'a random mask',
-  'turn': "the saliency mask of the turn's own loss",
-  'turn_topk': "the top-k mask of the turn's own loss",
-  'turn_random': "a random mask, as dense as the one of the turn's own loss",
+  'turn': "the saliency mask of a teacher's answers",
+  'turn_topk': "the top-k mask of a teacher's answers",
+  'turn_random': "a random mask, as dense as the one of a teacher's answers",
 }
 
 
