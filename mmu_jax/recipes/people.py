@@ -21,8 +21,9 @@ def people(
   Args:
     data: keyword arguments of the dataset 'people'.
     runs: name -> ``run``.
-    variant: 'full'; 'fast', small in everything, for tests and notebooks;
-      'paper_exact', the published recipe with runs of its own.
+    variant: 'full'; 'small', fewer people, for notebooks; 'fast', small
+      in everything, for tests; 'paper_exact', the published recipe with runs of
+      its own.
 
   Example:
     >>> config = people(dict(num_people=60), dict(mine=parts.run('ga', 1e-5)))
@@ -30,6 +31,8 @@ def people(
     (60, ['mine'])
   """
   config = _full(data, runs)
+  if variant == 'small':
+    _make_small(config)
   if variant == 'fast':
     _make_fast(config)
   if variant == 'paper_exact':
@@ -155,6 +158,21 @@ def _masks(protects: Mapping[str, Any]) -> dict[str, Any]:
     turn_topk=dict(kind='topk', of='turn'),
     turn_random=dict(kind='random', of='turn'),
   )
+
+
+def _make_small(config: ml_collections.ConfigDict) -> None:
+  """Takes fewer people and rounds; those to forget are as many."""
+  config.data.update(
+    num_people=24,
+    num_validation_forget=2,
+    num_validation_retain=4,
+    num_captioned=2000,
+    num_faces=200,
+    num_shapes=250,
+  )
+  config.base.update(rounds=120, warmup=20)
+  config.vanilla.update(rounds=160, warmup=20)
+  config.saliency.batches = 24
 
 
 def _make_fast(config: ml_collections.ConfigDict) -> None:

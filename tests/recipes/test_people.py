@@ -15,7 +15,7 @@ from mmu_jax.stages.budgets import mask_specs
 from mmu_jax.stages.budgets import settle
 from mmu_jax.training import optimizer
 
-VARIANTS = ('full', 'all', 'fast', 'paper_exact')
+VARIANTS = ('full', 'all', 'small', 'fast', 'paper_exact')
 
 
 def _config(variant):
@@ -36,7 +36,7 @@ def test_full_is_the_default():
 
 
 def test_an_unknown_variant_is_a_clear_error():
-  message = "full, all, fast, paper_exact; got 'huge'"
+  message = "full, all, small, fast, paper_exact; got 'huge'"
   with pytest.raises(ValueError, match=message):
     _config('huge')
 
