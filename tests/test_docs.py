@@ -258,10 +258,9 @@ def test_a_notebook_runs_in_its_fast_mode(path, folder, tmp_path, monkeypatch):
   """It finds the models and masks of its job where the README made them."""
   work = shutil.copytree(folder / 'runs' / 'fast', tmp_path / 'work')
   made = notebook_files.run(path, work, monkeypatch)
-  # People, answers, mask, after, kept, scores.
-  assert notebook_files.pictures(made) >= 6
+  assert notebook_files.pictures(made) >= notebook_files.PICTURES
   said = json.dumps(notebook_files.code(made))
-  for name in ('base', 'vanilla', 'mmunlearner', 'ga_diff'):
+  for name in ('base', *notebook_files.NEEDS[path.stem]):
     assert f'{name}: found in' in said
 
 

@@ -8,6 +8,19 @@ import nbformat
 from paths import ROOT
 
 PATHS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
+PICTURES = 5  # at least
+# The models that each starts from.
+NEEDS = {
+  '01_quickstart': ('vanilla', 'retrained', 'mmunlearner', 'counterfactual'),
+  '02_what_the_mask_selects': ('vanilla',),
+  '03_forget_retain_tradeoff': (
+    'vanilla',
+    'retrained',
+    'ga_diff',
+    'mmunlearner',
+    'counterfactual',
+  ),
+}
 
 
 def read(path: pathlib.Path):
