@@ -62,7 +62,7 @@ def test_each_method_has_the_first_line_of_its_docstring():
 def test_the_mask_of_the_turn_is_explained(name):
   run = {'method': 'mmunlearner_counterfactual', 'mask': name}
   ((_, said, _),) = provenance.made(['mine'], {}, {'runs': {'mine': run}})
-  assert 'the turn' in said and repr(name) not in said
+  assert "a teacher's answers" in said and repr(name) not in said
 
 
 def test_the_page_shows_them_and_the_table_of_each_person(tmp_path):
