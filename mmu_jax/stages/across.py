@@ -21,6 +21,7 @@ from mmu_jax.evaluation.report import table
 from mmu_jax.evaluation.scoring import results as results_lib
 from mmu_jax.workdir import seals
 
+_NO_SCORE = (showing.AREA, ', low', ', high')  # ends of areas and intervals
 _LEAST = 4  # models that an order needs
 
 
@@ -137,7 +138,7 @@ def closeness(
         if 'picture' in line.case:
           for run, value in line.values.items():
             areas.setdefault(run, []).append(abs(value))
-      elif line.summary and showing.AREA not in line.score:
+      elif line.summary and not line.score.endswith(_NO_SCORE):
         of[title] = dict(line.values)
   wanted['relearning'] = {run: statistics.mean(x) for run, x in areas.items()}
   away = {
