@@ -28,16 +28,9 @@ def get_config(variant=''):
   """Returns the config; full, all, small, fast or paper_exact."""
   variants = ('full', 'all', 'small', 'fast', 'paper_exact')
   variant = recipes.variant(variant, variants)
-  data = dict(
-    num_people=60,
-    num_forget=6,
-    num_validation_forget=6,
-    num_validation_retain=12,
-    train_views=12,
-    num_captioned=3000,
-    num_faces=400,
-    num_shapes=500,
-  )
+  data = dict(num_people=60, num_forget=6, train_views=12)
+  data |= dict(num_validation_forget=6, num_validation_retain=12)
+  data |= dict(num_captioned=3000, num_faces=400, num_shapes=500)
   # Rates by `mmu tune`, by one rule, on six other people; the last one's not.
   runs = dict(
     ga=run('ga', 2.5e-5),

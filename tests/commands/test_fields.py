@@ -37,7 +37,7 @@ def test_fields_without_a_config_are_an_error(capsys):
 
 def test_an_unknown_variant_is_a_clear_error(fails):
   config = CONFIG.replace(':fast', ':huge')
-  message = "one of full, all, fast, paper_exact; got 'huge'"
+  message = "one of full, all, small, fast, paper_exact; got 'huge'"
   assert message in fails('report', config=config)
 
 
