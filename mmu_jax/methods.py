@@ -206,9 +206,9 @@ def counterfactual(
 def mmunlearner_counterfactual(
   forget_every: int = 1, margin: float = 12.0, weight: float = 0.3
 ) -> tuple[Turn, ...]:
-  """``counterfactual`` whose only turn is masked.
+  """One masked turn: forget up to a margin, and learn what stays.
 
-  A weight outside the mask is bit for bit the vanilla weight at the end, so
+  It is ``counterfactual`` under a mask. A weight outside the mask is bit for bit the vanilla weight at the end, so
   that the mask certifies what cannot have changed.
   """
   (turn,) = counterfactual(forget_every, margin, weight)

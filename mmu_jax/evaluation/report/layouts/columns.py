@@ -170,7 +170,7 @@ NLL = (
   'How unlikely the true answer is, in nats: minus the logarithm of its '
   'probability, all of its words. It sees a memory that is never written: a '
   'model may say something else and still have the answer next in line. It is '
-  'to be as high as retrained, and tells best how fast relearning succeeds.'
+  'to be as high as retrained; far above, the answer is shunned, not unknown.'
 )
 
 DISTANCE = Column(
