@@ -208,8 +208,9 @@ def mmunlearner_counterfactual(
 ) -> tuple[Turn, ...]:
   """One masked turn: forget up to a margin, and learn what stays.
 
-  It is ``counterfactual`` under a mask. A weight outside the mask is bit for bit the vanilla weight at the end, so
-  that the mask certifies what cannot have changed.
+  It is ``counterfactual`` under a mask. A weight outside the mask is bit for
+  bit the vanilla weight at the end, so that the mask certifies what cannot have
+  changed.
   """
   (turn,) = counterfactual(forget_every, margin, weight)
   return (turn._replace(masked=True),)
