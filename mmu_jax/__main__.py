@@ -55,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command.begun:
       return jobs.run(command, args)
     return command.run(args) or 0
+  except BrokenPipeError:  # of `mmu config | head`
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
   except (UserError, FloatingPointError, Collapse, OSError) as error:
     if isinstance(error, OSError) and not _says_where(error):
       raise

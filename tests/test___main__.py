@@ -119,6 +119,23 @@ def test_any_other_exception_keeps_its_traceback(error, replaced):
     command_line.main(['report', CONFIG, '--workdir=x'])
 
 
+def test_a_reader_who_has_seen_enough_is_no_error():
+  """As `mmu config --config=people:fast | head -1`."""
+  code = (
+    'import sys; from mmu_jax import __main__ as cli;'
+    "sys.exit(cli.main(['config', '--config=people:fast']))"
+  )
+  with subprocess.Popen(
+    [sys.executable, '-c', code],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as made:
+    made.stdout.readline()
+    made.stdout.close()
+    assert 'Traceback' not in made.stderr.read()
+
+
 @pytest.mark.parametrize('how', ['before', 'after', 'variable'])
 def test_debug_shows_the_traceback_too(how, replaced, capsys, monkeypatch):
   replaced(lambda: _raise(errors.UserError('no such thing')))

@@ -53,11 +53,12 @@ def term_of(loss: LossFn, beside: bool) -> LossFn:
     other = batch | {'tokens': batch['tokens'] + 0}  # told by its tokens
     first, second = (other, batch) if beside else (batch, other)
 
-    def seen(p, made):
+    def seen(p, made, **layer):
+      run = functools.partial(forward, **layer)
       if made['tokens'] is batch['tokens']:
-        return forward(p, made)
-      logits = jax.eval_shape(forward, p, made)
-      return jnp.zeros(logits.shape, logits.dtype)  # of no parameter
+        return run(p, made)
+      out = jax.eval_shape(run, p, made)
+      return jnp.zeros(out.shape, out.dtype)  # of no parameter
 
     terms = loss(seen, params, ref_params, first | {'beside': second})
     return jax.tree.reduce(jnp.add, terms)

@@ -179,8 +179,9 @@ def _orders(seeds: Sequence[Seed]) -> str:
       *lines,
       '',
       'Spearman correlation over models: how far a score is from the retrained '
-      "model's, against the distance over all tasks and the area of "
-      'relearning. 1 is the same order.',
+      "model's, against the distance over all tasks and the size of the area "
+      f'of relearning, above or below 0. It needs {_LEAST} models; 1 is the '
+      'same order.',
     ]
   )
 

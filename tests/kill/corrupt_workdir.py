@@ -58,6 +58,8 @@ WAYS = {
 }
 # Part of the page -> what a remark must speak of where the part differs.
 EXPLAINED = {
+  # The sentence before unlearning is left out, and a remark says why.
+  'top': 'Whether vanilla knew',
   'Plots': 'rounds of|no scores|mask',
   'Questions and answers': 'Answers of|no scores',
   'Where it went wrong': 'Answers of|no scores',

@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import plans
 import pytest
+import toy
 
+from mmu_jax import methods
 from mmu_jax import models
 from mmu_jax import objectives
 from mmu_jax.planning import activations
@@ -76,3 +78,19 @@ def test_fused_attention_keeps_no_scores():
   )
   scores = xla - cudnn
   assert scores and {s[-2:] for s in scores} == {(104, 104), (17, 17)}
+
+
+@pytest.mark.parametrize('method', ['counterfactual', 'rmu', 'ga_diff_joint'])
+def test_the_terms_of_a_loss_of_two_batches_depend_on_their_own_alone(method):
+  """Also where the loss reads hidden states."""
+  (turn,) = methods.make(method)
+  own, other = toy.batch(1), toy.batch(2)
+  params, ref = toy.params(3), toy.params(4)
+  terms = turn.loss(toy.forward, params, ref, {**own, 'beside': other})
+  for beside, batch in ((False, own), (True, other)):
+    loss = activations.term_of(turn.loss, beside)
+    slope = jax.grad(lambda p: loss(toy.forward, p, ref, batch))(params)
+    want = jax.grad(
+      lambda p: turn.loss(toy.forward, p, ref, {**own, 'beside': other})[beside]
+    )(params)
+    assert toy.relative_error(slope, want) < 1e-5 and len(terms) == 2
