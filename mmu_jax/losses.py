@@ -178,11 +178,8 @@ def npo(
       'for mean nll.'
     )
   chex.assert_equal_shape([nll_theta, nll_ref])
-  where = jnp.ones(nll_theta.shape) if where is None else where
   nll_ref = jax.lax.stop_gradient(nll_ref)
-  difference = (nll_theta - nll_ref).astype(jnp.float32)
-  preference = -2 / beta * jax.nn.log_sigmoid(beta * difference)
-  return _weighted_mean(preference, where)
+  return _preference(nll_theta - nll_ref, beta, where)
 
 
 def simple_npo(
@@ -221,11 +218,7 @@ def simple_npo(
   """
   if not beta > 0:
     raise UserError(f'simnpo needs beta > 0, got {beta}; 2.5 is usual.')
-  where = jnp.ones(nll_per_token.shape) if where is None else where
-  nll = nll_per_token.astype(jnp.float32)
-  return _weighted_mean(
-    -2 / beta * jax.nn.log_sigmoid(beta * nll - gamma), where
-  )
+  return _preference(nll_per_token, beta, where, gamma)
 
 
 def direct_preference(
@@ -269,9 +262,7 @@ def direct_preference(
   if not beta > 0:
     raise UserError(f'dpo needs beta > 0, got {beta}; 0.1 is usual.')
   chex.assert_equal_shape([better, worse])
-  where = jnp.ones(better.shape) if where is None else where
-  preference = beta * (better - worse).astype(jnp.float32)
-  return _weighted_mean(-2 / beta * jax.nn.log_sigmoid(preference), where)
+  return _preference(better - worse, beta, where)
 
 
 def logit_margin(
@@ -341,6 +332,15 @@ def bounded_ascent(
   where = jnp.ones(nll.shape) if where is None else where
   missing = jax.nn.relu(margin - nll.astype(jnp.float32)) / margin
   return _weighted_mean(missing, where)
+
+
+def _preference(
+  x: jax.Array, beta: float, where: jax.Array | None, gamma: float = 0.0
+) -> jax.Array:
+  """The mean of -2 / beta log sigma(beta x - gamma), a loss that fades."""
+  where = jnp.ones(x.shape) if where is None else where
+  fading = jax.nn.log_sigmoid(beta * x.astype(jnp.float32) - gamma)
+  return _weighted_mean(-2 / beta * fading, where)
 
 
 def _weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
