@@ -33,8 +33,8 @@ from mmu_jax.saliency import FORGET
 from mmu_jax.settings import table as settings
 from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import scoring
-from mmu_jax.stages import training
 from mmu_jax.stages.budgets import drawing
+from mmu_jax.stages.budgets import plans
 from mmu_jax.stages.budgets import settle as budgets
 from mmu_jax.stages.budgets import streams
 
@@ -110,7 +110,7 @@ def _programs(config, forward, shape, asked) -> list[Program]:
   trained = {k: v for k, v in trained.items() if v[0].rounds}
   for name, (spec, without) in trained.items():
     rows = shape(spec.stream, without)
-    plan = training.training_plan(spec, forward=forward, stream=rows)
+    plan = plans.training_plan(spec, forward=forward, stream=rows)
     found += _turns(name, plan)
   sets = {FORGET: config.saliency.forget, **config.saliency.preserve}
   found += [Program('importance', k, shape(parts)) for k, parts in sets.items()]
@@ -121,7 +121,7 @@ def _programs(config, forward, shape, asked) -> list[Program]:
     run = job_lib.run_settings(config, name)
     rows = {k: drawn[name] for k, name in drawing.streams_of(run).items()}
     rows[drawing.RELABELLED] = drawn['forget']  # pairs of answers
-    plan = training.unlearning_plan(
+    plan = plans.unlearning_plan(
       config.unlearn, run, forward=forward, streams=rows
     )
     found += _turns(name, plan, bool(run.mask))

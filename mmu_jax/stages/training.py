@@ -1,6 +1,6 @@
 """The stage that trains: base, vanilla, retrained, and unlearned models."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import functools
 import pathlib
 from typing import Any
@@ -9,7 +9,6 @@ import jax
 
 from mmu_jax import checkpoint
 from mmu_jax import distributed
-from mmu_jax import masks as masks_lib
 from mmu_jax import methods
 from mmu_jax import sharding
 from mmu_jax import workdir as workdir_lib
@@ -23,6 +22,7 @@ from mmu_jax.stages import gate
 from mmu_jax.stages import masking
 from mmu_jax.stages import origins
 from mmu_jax.stages.budgets import drawing
+from mmu_jax.stages.budgets import plans
 from mmu_jax.stages.budgets import settle as budgets
 from mmu_jax.stages.budgets.streams import draw_from
 from mmu_jax.stages.budgets.streams import make_stream
@@ -43,10 +43,7 @@ from mmu_jax.stages.runs import is_finished
 from mmu_jax.stages.runs import model_folder
 from mmu_jax.stages.runs import require
 from mmu_jax.training import loop
-from mmu_jax.training import optimizer
 from mmu_jax.training import step as step_lib
-from mmu_jax.typing import Batch
-from mmu_jax.typing import Forward
 from mmu_jax.typing import Mask
 from mmu_jax.typing import Params
 
@@ -117,7 +114,7 @@ def run_method(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
   if any(turn.beside == drawing.RELABELLED for turn in budgets.turns_of(run)):
     streams |= _pairs(job, run, made)
   mask = masking.mask(job, run.mask) if run.mask else None
-  plan = unlearning_plan(
+  plan = plans.unlearning_plan(
     config,
     run,
     forward=job.model.forward,
@@ -239,8 +236,7 @@ def fit_model(
   Args:
     job: the job, whose mesh is set.
     name: name of the model, its path in the workdir.
-    plan: turns, streams and rates, from ``training_plan`` or
-      ``unlearning_plan``.
+    plan: turns, streams and rates, see ``budgets.plans``.
     start: function that returns the parameters to start from.
     save_every: rounds between checkpoints.
     made_from: folders of the models and masks that it is made from.
@@ -265,70 +261,6 @@ def fit_model(
       keep_every=kept.keep_every,
       **probing,
     )
-
-
-def unlearning_plan(
-  config: Config,
-  run: Config,
-  *,
-  forward: Forward,
-  streams: Mapping[str, Callable[[int], Batch]],
-  mask: Mask = None,
-  ref_params: Params = None,
-) -> loop.Plan:
-  """Returns the plan of a run, for any data and model.
-
-  Args:
-    config: ``config.unlearn``.
-    run: an entry of ``config.runs``.
-    forward: the model.
-    streams: streams of the splits 'forget' and 'retain'.
-    mask: mask, bool or packed, for a method with masked turns; the leaves
-      that ``config.exempt`` matches change freely.
-    ref_params: parameters of the reference, if the method needs one.
-  """
-  rounds = run.rounds or config.rounds
-  rate = lambda peak: optimizer.schedule(
-    run.schedule, peak, steps=rounds, warmup=run.get('warmup', 0)
-  )
-  one_clip = dict.fromkeys(streams, config.clip_norm)
-  turns = budgets.turns_of(run)
-  splits = {turn.split for turn in turns}
-  return loop.Plan(
-    turns=turns,
-    streams=streams,
-    rates={
-      'forget': rate(run.rate),
-      'retain': rate(run.get('retain_rate') or config.retain_rate),
-    },
-    rounds=rounds,
-    forward=forward,
-    tx=optimizer.build(**config.optimizer.to_dict()),
-    mask=None if mask is None else masks_lib.exempt(mask, config.exempt),
-    ref_params=ref_params,
-    clip_norms=one_clip | run.clip_norms.to_dict(),
-    limits={k: n for k, n in config.limits.items() if k in splits},
-    max_losses={'retain': config.max_retain_loss},
-  )
-
-
-def training_plan(
-  spec: Config, *, forward: Forward, stream: Callable[[int], Batch]
-) -> loop.Plan:
-  """Returns how ``config.base`` or ``config.vanilla`` trains on a stream."""
-  return loop.Plan(
-    turns=methods.finetune(),
-    streams={'train': stream},
-    rates={
-      'train': optimizer.schedule(
-        spec.schedule, spec.rate, steps=spec.rounds, warmup=spec.warmup
-      )
-    },
-    rounds=spec.rounds,
-    forward=forward,
-    tx=optimizer.build(**spec.optimizer.to_dict()),
-    clip_norms={'train': spec.clip_norm},
-  )
 
 
 def make_probe(job: Job, num_rows: int) -> Callable[[Params], dict[str, float]]:
@@ -393,7 +325,7 @@ def _train_model(job: Job, name: str) -> None:
     note |= {'content': checkpoint.digest(params)}
     checkpoint.save(folder / loop.FINAL, params, note)
     return
-  plan = training_plan(
+  plan = plans.training_plan(
     spec,
     forward=job.model.forward,
     stream=make_stream(job, draw_from(job, spec.stream, without), 'train'),

@@ -15,7 +15,7 @@ import numpy as np
 import published
 import pytest
 
-from mmu_jax.stages import training
+from mmu_jax.stages.budgets import plans
 from mmu_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
@@ -74,7 +74,7 @@ def _plan(case, config, labels='labels'):
     'vanilla': lambda: model.params,
     'retrained': lambda: published.params_of('oracle'),
   }
-  return training.unlearning_plan(
+  return plans.unlearning_plan(
     config.unlearn,
     run,
     forward=model.forward,
@@ -166,7 +166,7 @@ def test_the_first_forget_turn_ends_at_the_published_parameters(tmp_path):
 
 def _finetune(config, folder):
   config.vanilla.update(rounds=4, rate=1e-3)
-  plan = training.training_plan(
+  plan = plans.training_plan(
     config.vanilla,
     forward=published.model().forward,
     stream=published.stream(published.RETAIN[:4]),

@@ -1,0 +1,81 @@
+"""Plans of a config: how its models are trained on streams, for any model."""
+
+from collections.abc import Callable, Mapping
+
+import ml_collections
+
+from mmu_jax import masks as masks_lib
+from mmu_jax import methods
+from mmu_jax.stages.budgets import settle
+from mmu_jax.training import loop
+from mmu_jax.training import optimizer
+from mmu_jax.typing import Batch
+from mmu_jax.typing import Forward
+from mmu_jax.typing import Mask
+from mmu_jax.typing import Params
+
+Config = ml_collections.ConfigDict
+
+
+def unlearning_plan(
+  config: Config,
+  run: Config,
+  *,
+  forward: Forward,
+  streams: Mapping[str, Callable[[int], Batch]],
+  mask: Mask = None,
+  ref_params: Params = None,
+) -> loop.Plan:
+  """Returns the plan of a run, for any data and model.
+
+  Args:
+    config: ``config.unlearn``.
+    run: an entry of ``config.runs``.
+    forward: the model.
+    streams: streams of the splits 'forget' and 'retain'.
+    mask: mask, bool or packed, for a method with masked turns; the leaves
+      that ``config.exempt`` matches change freely.
+    ref_params: parameters of the reference, if the method needs one.
+  """
+  rounds = run.rounds or config.rounds
+  rate = lambda peak: optimizer.schedule(
+    run.schedule, peak, steps=rounds, warmup=run.get('warmup', 0)
+  )
+  one_clip = dict.fromkeys(streams, config.clip_norm)
+  turns = settle.turns_of(run)
+  splits = {turn.split for turn in turns}
+  return loop.Plan(
+    turns=turns,
+    streams=streams,
+    rates={
+      'forget': rate(run.rate),
+      'retain': rate(run.get('retain_rate') or config.retain_rate),
+    },
+    rounds=rounds,
+    forward=forward,
+    tx=optimizer.build(**config.optimizer.to_dict()),
+    mask=None if mask is None else masks_lib.exempt(mask, config.exempt),
+    ref_params=ref_params,
+    clip_norms=one_clip | run.clip_norms.to_dict(),
+    limits={k: n for k, n in config.limits.items() if k in splits},
+    max_losses={'retain': config.max_retain_loss},
+  )
+
+
+def training_plan(
+  spec: Config, *, forward: Forward, stream: Callable[[int], Batch]
+) -> loop.Plan:
+  """Returns how ``config.base`` or ``config.vanilla`` trains on a stream."""
+  return loop.Plan(
+    turns=methods.finetune(),
+    streams={'train': stream},
+    rates={
+      'train': optimizer.schedule(
+        spec.schedule, spec.rate, steps=spec.rounds, warmup=spec.warmup
+      )
+    },
+    rounds=spec.rounds,
+    forward=forward,
+    tx=optimizer.build(**spec.optimizer.to_dict()),
+    clip_norms={'train': spec.clip_norm},
+  )
