@@ -356,7 +356,7 @@ def _residue(measures: Sequence[verdict.Measure]) -> list[str]:
     return [text + 'above chance, so something is left.']
   if score.high < chance:
     return [text + 'below chance, so it shuns the right answer.']
-  return [text + 'not to be told from chance.']
+  return [text + 'not to be told from chance by so few questions.']
 
 
 def _listed(names: Sequence[str]) -> str:
