@@ -17,6 +17,18 @@ from mmu_jax.errors import UserError
 from mmu_jax.settings import attacking
 from mmu_jax.settings import rules
 from mmu_jax.settings import sizes
+from mmu_jax.settings.learning import COUNT
+from mmu_jax.settings.learning import MASK
+from mmu_jax.settings.learning import NAMES
+from mmu_jax.settings.learning import ONE
+from mmu_jax.settings.learning import OPTIMIZER
+from mmu_jax.settings.learning import OR_INF
+from mmu_jax.settings.learning import PART
+from mmu_jax.settings.learning import POSITIVE
+from mmu_jax.settings.learning import RATE
+from mmu_jax.settings.learning import RUN
+from mmu_jax.settings.learning import SALIENCY
+from mmu_jax.settings.learning import TRAINING
 from mmu_jax.settings.rules import ANY
 from mmu_jax.settings.rules import below
 from mmu_jax.settings.rules import FLAG
@@ -27,15 +39,6 @@ from mmu_jax.settings.rules import several
 from mmu_jax.settings.rules import Table
 from mmu_jax.settings.rules import TEXT
 from mmu_jax.settings.rules import whole
-
-_POSITIVE = number(0, above=True)
-# Beyond these a float32 step is nothing, or everything.
-_RATE = number(1e-12, 1e3)
-_FACTOR = number(1e-6, 1e6)
-_OR_INF = number(1e-6, math.inf)
-_SHARE = number(0, 1, below=True)
-_COUNT, _ONE = whole(0), whole(1)
-_NAMES = several(TEXT)
 
 
 def check(config: Any) -> None:
@@ -147,96 +150,7 @@ def _is_variable(text: str) -> bool:
   return not text or bool(name) and not rules.may_hold_secret(text)
 
 
-_PART: Table = {
-  'splits': (_NAMES, 'splits that rows are drawn from; vqa:forget is a role'),
-  'size': (_ONE, 'rows of a batch'),
-  'questions': (_ONE, 'questions about one picture that share a row'),
-  'weight': (_FACTOR, 'factor of the loss of these rows'),
-}
-_OPTIMIZER: Table = {
-  'name': (TEXT, 'key of optimizer.OPTIMIZERS, as hf_adamw or adamw'),
-  'b1': (_SHARE, 'decay of the mean of gradients'),
-  'b2': (_SHARE, 'decay of the mean of squared gradients'),
-  'eps': (number(1e-20, 1), 'added to the root of a mean square'),
-  'weight_decay': (number(0, 1e3), 'pull of the weights to 0'),
-  'momentum': (_SHARE._replace(null=True), 'decay of the sum of gradients'),
-  'chain': (
-    several(one_of('mask', 'project', 'clip', 'optimizer')),
-    'order from a gradient to an update',
-  ),
-  '*': (ANY, 'another option of the optimizer'),
-}
-_TRAINING: Table = {
-  'rounds': (whole(0, null=True), 'optimizer steps; 0: none; None: by epochs'),
-  'epochs': (_ONE, 'passes over the stream, where rounds is None'),
-  'rate': (_RATE, 'highest learning rate'),
-  'schedule': (one_of('constant', 'linear', 'cosine'), 'course of the rate'),
-  'warmup': (_COUNT, 'rounds in which the rate rises'),
-  'clip_norm': (_OR_INF, 'largest norm of a gradient; inf: no clip'),
-  'save_every': (_ONE, 'rounds between checkpoints'),
-  **below('optimizer', _OPTIMIZER),
-  **below('stream.#', _PART),
-}
-_TEACHER = one_of('', 'others', 'base', 'refusal', 'random')
-_PRESERVE_LOSS = one_of('answers', 'margin')
-_DENSITY = number(0, 1, above=True, below=True, null=True)
-_RUN: Table = {
-  'method': (TEXT, 'name of a method, a key of methods.METHODS'),
-  'rate': (_RATE, 'learning rate of the forget turns'),
-  'mask': (
-    TEXT,
-    "weights that may change, '': all; also a key of config.masks",
-  ),
-  'retain': (TEXT, 'stream of the retain turns, of config.unlearn.streams'),
-  'forget': (TEXT, 'stream of the forget turns'),
-  'retain_rate': (_RATE, 'learning rate of the retain turns'),
-  'reference': (TEXT, 'model that KL and NPO compare with'),
-  'teacher': (_TEACHER, "gives the split relabelled its answers; '': none"),
-  'rounds': (whole(1, null=True), 'rounds; None: as config.unlearn has it'),
-  'schedule': (one_of('constant', 'linear', 'cosine'), 'course of the rates'),
-  'warmup': (_COUNT, 'rounds in which the rates rise'),
-  'clip_norms.*': (_OR_INF, 'clip_norm of the turns on a split'),
-  'options.forget_every': (
-    whole(1, null=True),
-    'rounds between forget turns; None: spread evenly',
-  ),
-  'options.alpha': (_FACTOR, 'weight of the ascent'),
-  'options.weight': (_FACTOR, 'weight of the ascent beside what is learned'),
-  'options.margin': (
-    _POSITIVE._replace(null=True),
-    'nats that forget an answer; None: as on other pictures',
-  ),
-  'options.beta': (_FACTOR, 'inverse temperature of NPO'),
-  'options.gamma': (number(0), 'margin of SimNPO, in units of beta nll'),
-  'options.strength': (_FACTOR, 'amount by which UNDIAL lowers a logit'),
-  'options.layer': (_COUNT, 'decoder layers before the states of RMU'),
-  'options.steering': (_FACTOR, 'length of misdirected states over their own'),
-  'options.power': (
-    number(0),
-    'exponent by which what is forgotten loses weight',
-  ),
-  'options.scale': (_FACTOR, 'factor of a task vector'),
-  'options.masked': (FLAG, 'whether the mask of the run acts'),
-  'options.per': (one_of('answer', 'batch'), 'terms of the NPO loss'),
-  'options.kl_over': (one_of('answers', 'rows'), 'positions of the KL'),
-  'options.*': (ANY, 'another option of the method'),
-}
-# Changes of config.saliency that make another mask.
-_MASK: Table = {
-  'kind': (one_of('saliency', 'topk', 'random'), 'way to choose the weights'),
-  'of': (TEXT, 'mask that topk and random are as dense as'),
-  'teacher': (_TEACHER, "gives the split relabelled its answers; '': none"),
-  'retain': (TEXT, 'stream with the people whom the teacher may name'),
-  'preserve_loss': (_PRESERVE_LOSS, 'loss of the preserve importances'),
-  'density': (_DENSITY, 'share of each component, in place of the threshold'),
-  'threshold': (_POSITIVE, 'lowest ratio of a weight that may change'),
-  'normalize': (FLAG, 'importances are divided by their means'),
-  'ties_are_salient': (FLAG, 'unused weights may change'),
-  'protects.*': (_NAMES, 'preserve sets that protect a component'),
-  **below('forget.#', _PART),
-  **below('preserve.*.#', _PART),
-}
-_GROUPS: Table = {'*': (_NAMES, 'groups of people with this role')}
+_GROUPS: Table = {'*': (NAMES, 'groups of people with this role')}
 JUDGE: Table = {
   'url': (
     Rule(
@@ -258,9 +172,9 @@ JUDGE: Table = {
     ),
     'variable that holds the key, never the key itself',
   ),
-  'tries': (_ONE, 'most attempts at one question'),
-  'parallel': (_ONE, 'questions at a time'),
-  'timeout': (_POSITIVE, 'seconds to wait for an answer'),
+  'tries': (ONE, 'most attempts at one question'),
+  'parallel': (ONE, 'questions at a time'),
+  'timeout': (POSITIVE, 'seconds to wait for an answer'),
   'first_wait': (number(0), 'seconds before the second try'),
 }
 
@@ -268,17 +182,17 @@ TABLE: Table = {
   'seed': (whole(0, 2**31 - 2), 'seed of data, batches and random weights'),
   'labels': (one_of('answer', 'full', 'published'), 'tokens that are learned'),
   'mesh': (TEXT, 'devices of each axis, as data=2,fsdp=4; -1: the others'),
-  'micro_batches': (_ONE, 'parts of a batch, computed one after the other'),
+  'micro_batches': (ONE, 'parts of a batch, computed one after the other'),
   'offload': (
     several(one_of('reference'), 0),
     'trees that wait in the memory of the host',
   ),
-  'checkpoints.keep_last': (_ONE, 'newest checkpoints that are kept'),
+  'checkpoints.keep_last': (ONE, 'newest checkpoints that are kept'),
   'checkpoints.keep_every': (
-    _COUNT,
+    COUNT,
     'rounds between checkpoints kept for good; 0: none',
   ),
-  'checkpoints.importance_every': (_COUNT, 'batches between saves; 0: none'),
+  'checkpoints.importance_every': (COUNT, 'batches between saves; 0: none'),
   # Data.
   'data.name': (TEXT, 'people, mllmu_bench, clear, own, tfds, or your own'),
   'data.path': (TEXT, 'folder or file of the dataset'),
@@ -288,7 +202,7 @@ TABLE: Table = {
     "tokenizer and images; '': the checkpoint's",
   ),
   'data.ratio': (whole(1, 99), 'percentage that is to be forgotten'),
-  'data.retain_rows': (_COUNT, 'retain questions that are scored; 0: all'),
+  'data.retain_rows': (COUNT, 'retain questions that are scored; 0: all'),
   'data.published': (FLAG, 'draw the caption questions as published'),
   'data.text': (
     one_of('training', 'classification', 'generation', 'none'),
@@ -296,17 +210,17 @@ TABLE: Table = {
   ),
   'data.outside': (FLAG, 'images may lie outside of the folder of the file'),
   'data.holdout': (one_of('one', 'all'), 'new pictures of each person'),
-  'data.num_people': (_ONE, 'people in all'),
-  'data.num_forget': (_ONE, 'people to forget'),
+  'data.num_people': (ONE, 'people in all'),
+  'data.num_forget': (ONE, 'people to forget'),
   'data.num_validation_forget': (
-    _ONE,
+    ONE,
     'people to forget, for choosing settings',
   ),
-  'data.num_validation_retain': (_ONE, 'people to keep, for choosing settings'),
-  'data.train_views': (_ONE, 'portraits of each person to train on'),
-  'data.holdout_views': (_ONE, 'further portraits, never trained on'),
-  'data.validation_views': (_ONE, 'portraits, for choosing settings'),
-  'data.num_captioned': (_COUNT, 'pictures of nobody with a description'),
+  'data.num_validation_retain': (ONE, 'people to keep, for choosing settings'),
+  'data.train_views': (ONE, 'portraits of each person to train on'),
+  'data.holdout_views': (ONE, 'further portraits, never trained on'),
+  'data.validation_views': (ONE, 'portraits, for choosing settings'),
+  'data.num_captioned': (COUNT, 'pictures of nobody with a description'),
   'data.num_faces': (whole(7), 'faces of nobody to be asked about'),
   'data.num_shapes': (whole(7), 'pictures of shapes to be asked about'),
   'data.look_alikes': (FLAG, 'those to forget look like others'),
@@ -325,65 +239,52 @@ TABLE: Table = {
   'model.remat': (one_of('none', 'dots', 'full'), 'what is computed twice'),
   'model.tie_word_embeddings': (FLAG, 'one matrix of tokens'),
   'model.processor.own_tokenizer': (FLAG, 'tokenizer class of transformers'),
-  'model.processor.max_pixels': (_COUNT, 'largest picture; 0: as the files'),
-  'model.processor.min_pixels': (_COUNT, 'smallest picture; 0: as the files'),
+  'model.processor.max_pixels': (COUNT, 'largest picture; 0: as the files'),
+  'model.processor.min_pixels': (COUNT, 'smallest picture; 0: as the files'),
   **below('model', sizes.LLAVA),
   **below('model.vision_config', sizes.CLIP | sizes.QWEN2_VL_VISION),
   **below('model.text_config', sizes.DECODER | sizes.ROPE),
   'model.text_config.qkv_bias': (FLAG, 'biases of queries, keys and values'),
-  'model.text_config.embedding_std': (_POSITIVE, 'spread of random embeddings'),
+  'model.text_config.embedding_std': (POSITIVE, 'spread of random embeddings'),
   'model.vision_config.embedding_std': (
-    _POSITIVE,
+    POSITIVE,
     'spread of random embeddings',
   ),
   # Stages.
-  **below('base', _TRAINING),
-  **below('vanilla', _TRAINING),
+  **below('base', TRAINING),
+  **below('vanilla', TRAINING),
   'retrained.without': (several(TEXT, 0), 'splits of vanilla left out'),
   'saliency.granularity': (
     one_of('batch', 'example'),
     'gradients that are squared',
   ),
-  'saliency.batches': (_COUNT, 'batches of each set; 0: one pass'),
-  **below('saliency.forget.#', _PART),
-  **below('saliency.preserve.*.#', _PART),
-  'saliency.protects.*': (_NAMES, 'preserve sets that protect a component'),
-  'saliency.threshold': (_POSITIVE, 'lowest ratio of a weight that may change'),
-  'saliency.normalize': (FLAG, 'importances are divided by their means'),
-  'saliency.ties_are_salient': (FLAG, 'unused weights may change'),
-  'saliency.preserve_loss': (
-    _PRESERVE_LOSS,
-    'loss of the preserve importances: nll, or log odds',
-  ),
-  'saliency.density': (
-    _DENSITY,
-    'share of a component that may change; None: by threshold',
-  ),
-  **below('masks.*', _MASK),
+  'saliency.batches': (COUNT, 'batches of each set; 0: one pass'),
+  **below('saliency', SALIENCY),
+  **below('masks.*', MASK),
   'saliency.keep': (one_of('importances', 'log_ratio'), 'kept on disk'),
   'unlearn.rounds': (whole(1, null=True), 'rounds of a run; None: by epochs'),
-  'unlearn.epochs': (_ONE, 'passes over the data, where rounds is None'),
+  'unlearn.epochs': (ONE, 'passes over the data, where rounds is None'),
   'unlearn.allow_partial_forget': (FLAG, 'runs may leave out forget batches'),
   'unlearn.require_memorised': (
     FLAG,
     'no run where vanilla does not know what is to be forgotten',
   ),
-  'unlearn.retain_rate': (_RATE, 'learning rate of the retain turns'),
-  **below('unlearn.optimizer', _OPTIMIZER),
-  'unlearn.clip_norm': (_OR_INF, 'largest norm of a gradient; inf: no clip'),
+  'unlearn.retain_rate': (RATE, 'learning rate of the retain turns'),
+  **below('unlearn.optimizer', OPTIMIZER),
+  'unlearn.clip_norm': (OR_INF, 'largest norm of a gradient; inf: no clip'),
   'unlearn.exempt': (
     Rule(str, test=_is_pattern, words='a regular expression'),
     'leaves that no mask holds',
   ),
-  'unlearn.limits.*': (_ONE, 'most turns on a split'),
-  'unlearn.max_retain_loss': (_OR_INF, 'nats per token at which a run stops'),
-  **below('unlearn.streams.*.#', _PART),
-  'unlearn.save_every': (_ONE, 'rounds between checkpoints'),
-  'unlearn.probe_every': (_ONE, 'rounds between two looks at the scores'),
-  'unlearn.probe_rows': (_ONE, 'questions of each task in a look'),
-  **below('runs.*', _RUN),
-  'tune.rates': (several(_RATE), 'learning rates to try'),
-  'tune.rows': (_ONE, 'questions of each task in a try'),
+  'unlearn.limits.*': (ONE, 'most turns on a split'),
+  'unlearn.max_retain_loss': (OR_INF, 'nats per token at which a run stops'),
+  **below('unlearn.streams.*.#', PART),
+  'unlearn.save_every': (ONE, 'rounds between checkpoints'),
+  'unlearn.probe_every': (ONE, 'rounds between two looks at the scores'),
+  'unlearn.probe_rows': (ONE, 'questions of each task in a look'),
+  **below('runs.*', RUN),
+  'tune.rates': (several(RATE), 'learning rates to try'),
+  'tune.rows': (ONE, 'questions of each task in a try'),
   # Evaluation.
   'evaluation.max_new_tokens': (whole(1, 2**16), 'longest answer'),
   'evaluation.repetition_penalty': (
@@ -392,9 +293,9 @@ TABLE: Table = {
     ),
     "from 0.01 on, 1: none; 0: the checkpoint's",
   ),
-  'evaluation.batch_size': (_ONE, 'questions at a time'),
+  'evaluation.batch_size': (ONE, 'questions at a time'),
   'evaluation.protocol': (TEXT, "way of asking; '': the dataset's"),
-  'evaluation.shots': (_COUNT, 'people whose questions stand before each'),
+  'evaluation.shots': (COUNT, 'people whose questions stand before each'),
   **below('evaluation.judge', JUDGE),
   **below('attacks', attacking.ATTACKS),
 }
@@ -417,5 +318,5 @@ _DEFAULTED = re.compile(
 )
 REQUIRED = (
   *(path for path in TABLE if not _DEFAULTED.match(path)),
-  *below('unlearn.streams.forget.#', _PART),
+  *below('unlearn.streams.forget.#', PART),
 )
