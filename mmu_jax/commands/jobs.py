@@ -126,9 +126,9 @@ def _train(args: argparse.Namespace) -> None:
 
 def _train_begun(args: argparse.Namespace) -> str:
   """The folder of the model in the workdir."""
-  from mmu_jax.stages import job
+  from mmu_jax.stages.budgets import run_rules
 
-  return args.run if args.run in job.TRAINED else f'unlearned/{args.run}'
+  return args.run if args.run in run_rules.TRAINED else f'unlearned/{args.run}'
 
 
 def _saliency(args: argparse.Namespace) -> None:

@@ -54,10 +54,9 @@ def term_of(loss: LossFn, beside: bool) -> LossFn:
     first, second = (other, batch) if beside else (batch, other)
 
     def seen(p, made, **layer):
-      run = functools.partial(forward, **layer)
       if made['tokens'] is batch['tokens']:
-        return run(p, made)
-      out = jax.eval_shape(run, p, made)
+        return forward(p, made, **layer)
+      out = jax.eval_shape(lambda p: forward(p, made, **layer), p)
       return jnp.zeros(out.shape, out.dtype)  # of no parameter
 
     terms = loss(seen, params, ref_params, first | {'beside': second})

@@ -35,6 +35,7 @@ from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import scoring
 from mmu_jax.stages.budgets import drawing
 from mmu_jax.stages.budgets import plans
+from mmu_jax.stages.budgets import run_rules
 from mmu_jax.stages.budgets import settle as budgets
 from mmu_jax.stages.budgets import streams
 
@@ -118,7 +119,7 @@ def _programs(config, forward, shape, asked) -> list[Program]:
   found.append(Program('mask', '', count=compared))
   drawn = {k: shape(parts) for k, parts in config.unlearn.streams.items()}
   for name in config.runs:
-    run = job_lib.run_settings(config, name)
+    run = run_rules.run_settings(config, name)
     rows = {k: drawn[name] for k, name in drawing.streams_of(run).items()}
     rows[drawing.RELABELLED] = drawn['forget']  # pairs of answers
     plan = plans.unlearning_plan(

@@ -83,10 +83,7 @@ RUN: Table = {
   'options.strength': (FACTOR, 'amount by which UNDIAL lowers a logit'),
   'options.layer': (COUNT, 'decoder layers before the states of RMU'),
   'options.steering': (FACTOR, 'length of misdirected states over their own'),
-  'options.power': (
-    number(0),
-    'exponent by which what is forgotten loses weight',
-  ),
+  'options.power': (number(0), 'exponent by which known answers count more'),
   'options.scale': (FACTOR, 'factor of a task vector'),
   'options.masked': (FLAG, 'whether the mask of the run acts'),
   'options.per': (one_of('answer', 'batch'), 'terms of the NPO loss'),

@@ -302,11 +302,7 @@ TABLE: Table = {
 
 OPEN = ('limits', 'clip_norms')  # groups whose fields the command line names
 MAY_LACK = ('retrained',)  # groups that may be None
-_OPTIONAL = (
-  'tune',
-  'attacks.relearn.cases',
-  *MAY_LACK,
-)  # groups that are whole, where they are there
+_OPTIONAL = ('tune', 'attacks.relearn.cases', *MAY_LACK)  # whole if there
 # Fields without which a job does; the code that reads them has a default.
 _DEFAULTED = re.compile(
   r'data\.(?!name)|validation_groups|tune|retrained|.*epochs|.*partial_forget'

@@ -9,12 +9,12 @@ from mmu_jax.attacks import stage as attacking
 from mmu_jax.distributed import progress
 from mmu_jax.stages import gate
 from mmu_jax.stages.budgets import settle as budgets
+from mmu_jax.stages.budgets.run_rules import makes
+from mmu_jax.stages.budgets.run_rules import TRAINED
 from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
-from mmu_jax.stages.job import makes
 from mmu_jax.stages.job import open_job
-from mmu_jax.stages.job import TRAINED
 from mmu_jax.stages.masking import saliency
 from mmu_jax.stages.reporting import report
 from mmu_jax.stages.runs import find_models

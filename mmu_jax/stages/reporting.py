@@ -15,12 +15,12 @@ from mmu_jax.evaluation.report import page
 from mmu_jax.evaluation.scoring import results
 from mmu_jax.stages import gate
 from mmu_jax.stages import origins
+from mmu_jax.stages.budgets.run_rules import makes
+from mmu_jax.stages.budgets.run_rules import NO_RETRAINED
 from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
-from mmu_jax.stages.job import makes
-from mmu_jax.stages.job import NO_RETRAINED
 from mmu_jax.stages.job import open_job
 from mmu_jax.stages.runs import find_models
 from mmu_jax.stages.runs import model_folder

@@ -34,12 +34,12 @@ from mmu_jax.models.hub import config as hub_config
 from mmu_jax.models.hub import convert
 from mmu_jax.models.hub import loading
 from mmu_jax.stages import origins
+from mmu_jax.stages.budgets.run_rules import TRAINED
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
 from mmu_jax.stages.job import open_job
 from mmu_jax.stages.job import stored_config
-from mmu_jax.stages.job import TRAINED
 from mmu_jax.training import loop
 from mmu_jax.typing import Params
 

@@ -24,6 +24,10 @@ from mmu_jax.stages import origins
 from mmu_jax.stages.budgets import drawing
 from mmu_jax.stages.budgets import plans
 from mmu_jax.stages.budgets import settle as budgets
+from mmu_jax.stages.budgets.run_rules import makes
+from mmu_jax.stages.budgets.run_rules import NO_RETRAINED
+from mmu_jax.stages.budgets.run_rules import run_settings
+from mmu_jax.stages.budgets.run_rules import TRAINED
 from mmu_jax.stages.budgets.streams import draw_from
 from mmu_jax.stages.budgets.streams import make_stream
 from mmu_jax.stages.budgets.streams import Placed
@@ -31,12 +35,8 @@ from mmu_jax.stages.job import alone
 from mmu_jax.stages.job import Config
 from mmu_jax.stages.job import Folder
 from mmu_jax.stages.job import Job
-from mmu_jax.stages.job import makes
-from mmu_jax.stages.job import NO_RETRAINED
 from mmu_jax.stages.job import open_job
 from mmu_jax.stages.job import recipe
-from mmu_jax.stages.job import run_settings
-from mmu_jax.stages.job import TRAINED
 from mmu_jax.stages.relabelling import relabel
 from mmu_jax.stages.runs import final_params
 from mmu_jax.stages.runs import is_finished

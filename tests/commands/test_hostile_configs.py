@@ -11,6 +11,7 @@ import pytest
 from mmu_jax import recipes
 from mmu_jax.commands import fields
 from mmu_jax.stages import job
+from mmu_jax.stages.budgets import run_rules
 
 FILE = 'mine.py'
 VALID = b"""
@@ -121,7 +122,7 @@ def _meaning(folder):
   config = fields.read(str(folder / FILE), given.split('\n') if given else [])
   job.check_names(config)
   for name in config.runs:
-    job.run_settings(config, name)
+    run_rules.run_settings(config, name)
   return config.to_json_best_effort()
 
 

@@ -13,6 +13,7 @@ from mmu_jax.data import datasets
 from mmu_jax.evaluation.asking import protocols
 from mmu_jax.stages import job
 from mmu_jax.stages.budgets import drawing
+from mmu_jax.stages.budgets import run_rules
 
 BENCHMARKS = ('mllmu_bench', 'clear')
 RATIOS = {'mllmu_bench': (5, 10, 15), 'clear': (1, 5, 10)}
@@ -78,7 +79,7 @@ def test_every_stream_and_run_is_of_the_dataset(name, variant):
   for names in config.saliency.protects.values():
     assert set(names) <= preserved
   for run in config.runs:
-    settings = job.run_settings(config, run)
+    settings = run_rules.run_settings(config, run)
     turns = methods.make(settings.method, **settings.options)
     assert any(turn.masked for turn in turns) == bool(settings.mask)
   known = ('', protocols.OFFICIAL, *protocols.PROTOCOLS)
@@ -90,7 +91,7 @@ def test_a_counterfactual_run_needs_no_more_than_a_line(name):
   config = _load(name)
   with config.unlocked():
     config.runs = dict(mine=recipes.counterfactual_run(teacher='base'))
-  assert job.run_settings(config, 'mine').retain == 'mixed'
+  assert run_rules.run_settings(config, 'mine').retain == 'mixed'
 
 
 @pytest.mark.parametrize('name', BENCHMARKS)

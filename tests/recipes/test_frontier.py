@@ -4,15 +4,15 @@ import pytest
 
 from mmu_jax import recipes
 from mmu_jax.recipes import frontier
-from mmu_jax.stages import job
 from mmu_jax.stages.budgets import mask_specs as specs
+from mmu_jax.stages.budgets import run_rules
 
 
 @pytest.mark.parametrize('variant', [*frontier.VARIANTS, 'all', 'fast'])
 def test_every_run_is_valid_and_starts_from_the_models_of_people(variant):
   config = recipes.load(f'frontier:{variant}')
   for name in config.runs:
-    job.run_settings(config, name)
+    run_rules.run_settings(config, name)
   like = recipes.load('people:fast' if variant == 'fast' else 'people')
   for part in ('data', 'model', 'base', 'vanilla', 'unlearn', 'saliency'):
     assert config[part].to_dict() == like[part].to_dict(), part

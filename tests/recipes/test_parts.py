@@ -4,15 +4,17 @@ import pytest
 
 from mmu_jax import methods
 from mmu_jax import recipes
-from mmu_jax.stages import job
 from mmu_jax.stages.budgets import mask_specs
+from mmu_jax.stages.budgets import run_rules
 
 
 def test_a_run_names_a_method_with_its_options():
   run = recipes.run('mmunlearner', 5e-5, 'saliency', forget_every=3)
   turns = methods.make(run['method'], **run['options'])
   assert turns[0].every == 3 and run['clip_norms'] == {}
-  assert run['mask'] in mask_specs.MASKS and run['reference'] in job.TRAINED
+  assert (
+    run['mask'] in mask_specs.MASKS and run['reference'] in run_rules.TRAINED
+  )
 
 
 def test_two_parts_share_nothing():

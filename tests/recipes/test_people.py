@@ -9,9 +9,9 @@ from mmu_jax import tree as tree_lib
 from mmu_jax.data import datasets
 from mmu_jax.data.people import vocabulary
 from mmu_jax.models import from_options
-from mmu_jax.stages import job
 from mmu_jax.stages.budgets import drawing
 from mmu_jax.stages.budgets import mask_specs
+from mmu_jax.stages.budgets import run_rules
 from mmu_jax.stages.budgets import settle
 from mmu_jax.training import optimizer
 
@@ -46,7 +46,7 @@ def test_every_run_has_a_method_a_mask_and_a_stream(variant):
   config = _config(variant)
   assert len(config.runs) >= 3
   for name in config.runs:
-    run = job.run_settings(config, name)
+    run = run_rules.run_settings(config, name)
     turns = settle.turns_of(run)
     assert any(turn.masked for turn in turns) == bool(run.mask)
     for turn in turns:

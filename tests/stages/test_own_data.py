@@ -17,6 +17,7 @@ from mmu_jax.commands import fields
 from mmu_jax.errors import UserError
 from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import runs as runs_lib
+from mmu_jax.stages.budgets import run_rules
 
 pytestmark = [
   pytest.mark.slow,
@@ -131,9 +132,9 @@ def test_a_model_that_is_not_made_cannot_be_trained_or_compared_with(known):
 
 def test_without_rounds_of_vanilla_no_model_can_be_retrained(tmp_path):
   config = _config(tmp_path / 'none.jsonl', '--config.vanilla.rounds=0')
-  assert not job_lib.makes(config, 'retrained')
+  assert not run_rules.makes(config, 'retrained')
   config.vanilla.rounds = 1
-  assert job_lib.makes(config, 'retrained')
+  assert run_rules.makes(config, 'retrained')
 
 
 def test_too_few_rounds_are_refused_before_the_first_training(tmp_path, capfd):

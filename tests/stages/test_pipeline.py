@@ -22,6 +22,7 @@ from mmu_jax.metrics import exact_match
 from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import runs as runs_lib
 from mmu_jax.stages.budgets import mask_specs
+from mmu_jax.stages.budgets import run_rules
 from mmu_jax.training import loop
 
 ROOT = paths.ROOT
@@ -189,7 +190,7 @@ def test_report_and_plots_are_there(done):
 
 def test_finished_runs_keep_no_train_states(done):
   folder, _, _ = done
-  runs = [folder / n for n in job_lib.TRAINED]
+  runs = [folder / n for n in run_rules.TRAINED]
   runs += [folder / 'unlearned' / n for n in RUNS]
   for run in runs:
     names = {p.name for p in run.iterdir()}
