@@ -165,6 +165,7 @@ def test_text_is_written_as_utf_8_whatever_the_machine_speaks(tmp_path):
 
 # Modules that write files themselves, or give them their names, and why.
 WRITERS = {
+  '__main__.py': '/dev/null, where the reader of a pipe has gone',
   'workdir/files.py': 'the one writer',
   'distributed/locks.py': 'a lock is made where there is none, never replaced',
   'distributed/processes.py': '/dev/null',
