@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from mmu_jax.errors import UserError
 from mmu_jax.models.clip_vit import ClipVisionConfig
+from mmu_jax.models.llama import attention_mask
 from mmu_jax.models.llama import LlamaConfig
 from mmu_jax.settings.rules import Table
 from mmu_jax.sharding import Rules
@@ -28,6 +29,12 @@ def _no_copies(config: Any) -> dict[str, str]:
   """No tensor is saved twice."""
   del config
   return {}
+
+
+def _causal(config: Any, batch: Batch) -> jax.Array:
+  """Tokens see backwards."""
+  del config
+  return attention_mask(batch['documents'], batch['branches'])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +71,8 @@ class Family:
       activation: ``layers``, depths of the stacks as far as they run;
       ``split``, last axes that the mesh axis 'tensor' splits; ``heads``, axes
       of attention heads; ``picture``, room of one ordinary picture.
+    attention_mask: ``attention_mask(config, batch) -> [B, L, L]`` bool, which
+      token sees which.
     hub_type: ``model_type`` of its ``config.json``; '' for the name. With a
       slash and the ``model_type`` of ``text_config`` ('llava/qwen2') where
       several families share the first.
@@ -84,6 +93,7 @@ class Family:
   abstract_batch: Callable[[Any, int, int, int], Batch]
   widths: Callable[[Any], Mapping[str, Any]]
   copies: Callable[[Any], dict[str, str]] = _no_copies
+  attention_mask: Callable[[Any, Batch], jax.Array] = _causal
   hub_type: str = ''
 
 
@@ -143,21 +153,23 @@ def decoder(
   text: Mapping[str, Any],
   defaults: Mapping[str, Any],
   *,
-  qkv_bias: bool = False,
   mrope_section: tuple[int, ...] = (),
+  **options: Any,
 ) -> LlamaConfig:
   """Returns the sizes of a Llama-like decoder.
 
   Args:
     text: fields of the decoder in ``config.json``.
     defaults: values of transformers for the fields that are absent.
-    qkv_bias: whether queries, keys and values have biases.
     mrope_section: sections of the rotary embedding, if the file names none.
+    **options: choices of ``LlamaConfig`` that the family makes, such as
+      ``qkv_bias``.
 
   Raises:
     ValueError: if a field asks for a computation that is not supported.
   """
-  check_field(text, 'hidden_act', 'silu', default='silu')
+  act = options.get('hidden_act', 'silu')
+  check_field(text, 'hidden_act', act, default=act)
   check_field(text, 'attention_bias', False, default=False)
   check_field(text, 'mlp_bias', False, default=False)
   values = {k: text.get(k, default) for k, default in defaults.items()}
@@ -166,25 +178,31 @@ def decoder(
     text.get('num_key_value_heads', defaults.get('num_key_value_heads'))
     or heads
   )
-  rope = text.get('rope_scaling') or text.get('rope_parameters') or {}
-  kind = rope.get('rope_type', rope.get('type', 'default'))
-  if kind not in ('default', 'mrope'):
-    raise UserError(f'rotary embedding of type {kind!r} is not supported.')
-  values['rope_theta'] = rope.get('rope_theta', values['rope_theta'])
-  section = tuple(rope.get('mrope_section', mrope_section))
-  check_field(
-    text,
-    'head_dim',
-    values['hidden_size'] // heads,
-    default=values['hidden_size'] // heads,
-  )
+  values['head_dim'] = text.get('head_dim', defaults.get('head_dim')) or 0
   return LlamaConfig(
-    **values,
-    qkv_bias=qkv_bias,
-    mrope_section=section,
+    **values | _rotary(text, values['rope_theta'], mrope_section) | options,
     # transformers takes a default, but computes the same without it.
     max_position_embeddings=text.get('max_position_embeddings') or 0,
   )
+
+
+def _rotary(
+  text: Mapping[str, Any], theta: float, mrope_section: tuple[int, ...]
+) -> dict[str, Any]:
+  """The rotary embedding, as older and newer files state it."""
+  rope = text.get('rope_scaling') or text.get('rope_parameters') or {}
+  kind = rope.get('rope_type', rope.get('type', 'default'))
+  if kind not in ('default', 'mrope', 'linear'):
+    raise UserError(
+      f'rotary embedding of type {kind!r} is not supported; supported are '
+      'default, linear and mrope. Take a checkpoint without rope scaling.'
+    )
+  return {
+    'rope_theta': rope.get('rope_theta', theta),
+    'rope_factor': rope.get('factor', 1.0) if kind == 'linear' else 1.0,
+    'mrope_section': tuple(rope.get('mrope_section', mrope_section)),
+    'mrope_interleaved': bool(rope.get('mrope_interleaved', False)),
+  }
 
 
 def check_field(

@@ -75,6 +75,7 @@ def scan_layers(
 ACTIVATIONS = {
   'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x),  # as CLIP was trained
   'gelu': lambda x: jax.nn.gelu(x, approximate=False),
+  'gelu_pytorch_tanh': lambda x: jax.nn.gelu(x, approximate=True),
   'silu': jax.nn.silu,
 }
 

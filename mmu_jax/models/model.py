@@ -97,8 +97,20 @@ def build(config: Any) -> Model:
 
   ways = dict(attention=config.attention, remat=config.remat)
 
+  window = config.text_config.sliding_window
+
+  def sees(batch, padded=0):
+    # Behind the tokens of the batch come `padded` keys that nobody sees.
+    masks = {'mask': family.attention_mask(config, batch)}
+    if window:
+      at = batch['positions']
+      masks['near'] = llama.within(at, at, window)
+    return {
+      k: jnp.pad(m, ((0, 0), (0, 0), (0, padded))) for k, m in masks.items()
+    }
+
   def embed(module, batch):
-    x = module.decoder.embed_tokens(batch['tokens'])
+    x = module.decoder.embed(batch['tokens'])
     if batch['pixel_values'].shape[1]:  # room for images
       features = module.image_features(batch)
       x = layers.fill_slots(x, features, batch['image_slots'])
@@ -111,14 +123,13 @@ def build(config: Any) -> Model:
 
   def forward(params, batch, *, layer=None):
     module = merge(params)
-    mask = llama.attention_mask(batch['documents'], batch['branches'])
     x = embed(module, batch)
     # Padding trains no embedding, as with torch's padding_idx. Only a loss that
     # counts padding, the published KL, can tell.
     real = batch['documents'][..., None] > 0  # [B, L, 1]
     x = jnp.where(real, x, jax.lax.stop_gradient(x))
     hidden, _ = module.decoder(
-      x, batch['positions'], mask, num_layers=layer, **ways
+      x, batch['positions'], **sees(batch), num_layers=layer, **ways
     )
     if layer is not None:
       return sharding.split_rows(hidden)
@@ -130,20 +141,22 @@ def build(config: Any) -> Model:
   def prefill(params, batch, last, cache_size):
     module = merge(params)
     rows, length = batch['tokens'].shape
-    mask = llama.attention_mask(batch['documents'], batch['branches'])
-    mask = jnp.pad(mask, ((0, 0), (0, 0), (0, cache_size - length)))
+    masks = sees(batch, cache_size - length)
     cache = llama.make_cache(config.text_config, rows, cache_size, config.dtype)
     x = embed(module, batch)
-    hidden, cache = module.decoder(x, batch['positions'], mask, cache, **ways)
+    hidden, cache = module.decoder(
+      x, batch['positions'], cache=cache, **masks, **ways
+    )
     hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
     logits = sharding.split_rows(module.logits(hidden), last='tensor')
     return logits, cache
 
   def extend(params, tokens, positions, visible, slot, cache):
     module = merge(params)
-    x = module.decoder.embed_tokens(tokens[:, None])
+    x = module.decoder.embed(tokens[:, None])
+    near = llama.within_visible(visible, window)[:, None] if window else None
     hidden, cache = module.decoder(
-      x, positions[:, None], visible[:, None], cache, slot, **ways
+      x, positions[:, None], visible[:, None], cache, slot, near=near, **ways
     )
     logits = sharding.split_rows(module.logits(hidden[:, 0]), last='tensor')
     return logits, cache

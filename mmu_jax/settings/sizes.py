@@ -19,7 +19,7 @@ from mmu_jax.settings.rules import whole
 _POSITIVE = number(0, above=True)
 _LARGEST = 2**20  # of any size: a wider layer is a mistake in the file
 _SIZE = whole(1, _LARGEST)
-_ACT = one_of('quick_gelu', 'gelu', 'silu')
+_ACT = one_of('quick_gelu', 'gelu', 'gelu_pytorch_tanh', 'silu')
 _SWITCH = FLAG._replace(null=True)
 _ID = whole(0, 2**24)
 _OR_NONE = _SIZE._replace(null=True)
@@ -33,6 +33,8 @@ ROPE: Table = {
     several(whole(0, _LARGEST), 3, 3),
     'frequencies that follow time, row and column',
   ),
+  'mrope_interleaved': (FLAG, 'time, row and column in turn'),
+  'factor': (number(1), 'divisor of the frequencies, of type linear'),
 }
 DECODER: Table = {
   'vocab_size': (whole(1, 2**24), 'tokens of the vocabulary'),
@@ -41,12 +43,33 @@ DECODER: Table = {
   'num_hidden_layers': (_SIZE, 'layers'),
   'num_attention_heads': (_SIZE, 'attention heads'),
   'num_key_value_heads': (_OR_NONE, 'heads of keys and values'),
+  'head_dim': (
+    whole(0, _LARGEST, null=True),
+    'width of a head; 0: hidden_size / num_attention_heads',
+  ),
   'rms_norm_eps': (number(0, 1, above=True), 'added to a mean square'),
   'rope_theta': (number(1), 'base of the wavelengths'),
   'max_position_embeddings': (
     whole(0, 2**31, null=True),
     'positions it was trained on; 0: not known',
   ),
+}
+# Of a small model of one's own; in a checkpoint, its family settles them.
+DECODER_KINDS: Table = {
+  'qkv_bias': (FLAG, 'biases of queries, keys and values'),
+  'qk_norm': (FLAG, 'norms of queries and keys'),
+  'norm_offset': (number(0, 1), 'added to the weights of norms'),
+  'post_norms': (FLAG, 'norms behind attention and MLP, too'),
+  'scale_embeddings': (FLAG, 'embeddings times the root of hidden_size'),
+  'hidden_act': (_ACT, 'activation'),
+  'rope_factor': (number(1), 'divisor of the frequencies'),
+  'query_pre_attn_scalar': (
+    number(0),
+    'scores are divided by its root; 0: the width of a head',
+  ),
+  'sliding_window': (whole(0, 2**31), 'tokens that a layer sees; 0: all'),
+  'sliding_window_pattern': (_SIZE, 'every so many layers, one sees all'),
+  'rope_local_base_freq': (number(1), 'rope_theta of the other layers'),
 }
 CLIP: Table = {
   'hidden_size': (_SIZE, 'width of the tower'),

@@ -244,7 +244,7 @@ TABLE: Table = {
   **below('model', sizes.LLAVA),
   **below('model.vision_config', sizes.CLIP | sizes.QWEN2_VL_VISION),
   **below('model.text_config', sizes.DECODER | sizes.ROPE),
-  'model.text_config.qkv_bias': (FLAG, 'biases of queries, keys and values'),
+  **below('model.text_config', sizes.DECODER_KINDS),
   'model.text_config.embedding_std': (POSITIVE, 'spread of random embeddings'),
   'model.vision_config.embedding_std': (
     POSITIVE,

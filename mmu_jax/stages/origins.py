@@ -1,7 +1,7 @@
 """What every tree of a workdir was made from, and whether that is still so.
 
-The note of a tree has its ``content`` (``checkpoint.digest``) and its
-``origin``::
+The note of a tree has the ``family`` of its model, its ``content``
+(``checkpoint.digest``) and its ``origin``::
 
   name       the folder in the workdir
   world      hash of world.json: seed, data with all rows and pictures, model
@@ -30,7 +30,7 @@ ROWS = 'rows.jsonl'  # rows that a stage made, in the place of a tree
 def origin(
   job: Job, folder: pathlib.Path, made_from: Sequence[pathlib.Path] = ()
 ) -> dict[str, Any]:
-  """Returns the entry ``origin`` of the note of a tree that is being made.
+  """Returns ``family`` and ``origin`` of the note of a tree that is being made.
 
   Args:
     job: job whose tree it is.
@@ -39,9 +39,10 @@ def origin(
       there are left out, such as the base model of a checkpoint.
 
   Returns:
-    JSON: ``{'origin': {...}}``.
+    JSON: ``{'family': name, 'origin': {...}}``.
   """
-  return {'origin': distributed.first(_origin, job, folder, made_from)}
+  found = distributed.first(_origin, job, folder, made_from)
+  return {'family': job.model.family, 'origin': found}
 
 
 def check(job: Job, folder: pathlib.Path) -> None:

@@ -255,7 +255,7 @@ def fit_model(
       start,
       folder,
       title=name,
-      note={'family': job.model.family, **origin},
+      note=origin,
       save_every=save_every,
       keep_last=kept.keep_last,
       keep_every=kept.keep_every,
@@ -320,8 +320,7 @@ def _train_model(job: Job, name: str) -> None:
   progress.say(budgets.in_words(config, name, job.data.train, job.groups))
   if not spec.rounds:
     params, folder = start(), model_folder(job, name)
-    note = {'family': job.model.family, 'rounds': 0}
-    note |= origins.origin(job, folder, sources)
+    note = {'rounds': 0, **origins.origin(job, folder, sources)}
     note |= {'content': checkpoint.digest(params)}
     checkpoint.save(folder / loop.FINAL, params, note)
     return

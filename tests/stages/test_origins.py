@@ -26,7 +26,8 @@ def _save(job, name, seed, made_from=(), note={}):  # noqa: B006
 
 
 def _job(folder, world='seed 0'):
-  return types.SimpleNamespace(folder=folder, world=world)
+  model = types.SimpleNamespace(family='llava')
+  return types.SimpleNamespace(folder=folder, world=world, model=model)
 
 
 def _chain(folder, world='seed 0', seed=0):
@@ -48,7 +49,9 @@ def _made(tmp_path):
 def test_a_whole_chain_fits_and_names_its_sources(job):
   folder = job.folder / 'unlearned' / 'ga'
   origins.check(job, folder)
-  found = checkpoint.read_note(folder / 'params')['origin']
+  note = checkpoint.read_note(folder / 'params')
+  found = note['origin']
+  assert note['family'] == 'llava'  # read first by `mmu inspect`
   assert found['name'] == 'unlearned/ga' and found['world'] == 'seed 0'
   assert found['made_from'] == {
     name: origins.content(job.folder / name)

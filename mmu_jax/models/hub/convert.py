@@ -84,6 +84,12 @@ def load_orbax(source: Folder, *, like: Folder | None = None) -> Model:
   """
   like = pathlib.Path(like or _source_of(pathlib.Path(source)))
   model, _ = checkpoints.read_headers(like)
+  family = checkpoint.read_note(source).get('family', model.family)
+  if family != model.family:
+    raise UserError(
+      f'{source} holds parameters of a {family}, and {like} is a '
+      f'{model.family}. Give the checkpoint that it came from with --like=DIR.'
+    )
   like_stored = _stored_like(model, pathlib.Path(source))
   params = checkpoint.restore(source, like_stored).tree
   return dataclasses.replace(model, params=params, source=like)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-PATCHES = 144  # N of a batch of images of any size; whole blocks of 4 or 9
+PATCHES = 192  # N of a batch of images of any size; whole blocks of 4 or 16
 
 
 class Pictures(NamedTuple):

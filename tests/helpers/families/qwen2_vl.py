@@ -75,7 +75,7 @@ def torch_config(seed: int, **changes: Any) -> transformers.Qwen2VLConfig:
       num_heads=vision_heads,
       mlp_ratio=draw(2, 3),
       patch_size=draw(2, 4),
-      spatial_merge_size=draw(2, 3),
+      spatial_merge_size=2 * draw(1, 2),
     ),
     image_token_id=vocab - 1,
     video_token_id=vocab - 2,

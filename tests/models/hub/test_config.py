@@ -13,6 +13,19 @@ from mmu_jax.models.hub import config as hub_config
 transformers = pytest.importorskip('transformers')
 
 
+OTHERS_CHOOSE = (
+  'mrope_interleaved',
+  'qk_norm',
+  'norm_offset',
+  'post_norms',
+  'query_pre_attn_scalar',
+  'scale_embeddings',
+  'sliding_window',
+  'sliding_window_pattern',
+  'rope_local_base_freq',
+)
+
+
 def _write(folder, raw):
   folder.mkdir(exist_ok=True)
   (folder / 'config.json').write_text(json.dumps(raw))
@@ -37,13 +50,20 @@ def _check_as_transformers_reads_it(folder):
   section = rope.get('mrope_section', [16, 24, 24]) if qwen else ()
   assert text.pop('mrope_section') == tuple(section)
   assert text.pop('rope_theta') == rope['rope_theta']
+  assert text.pop('rope_factor') == rope.get('factor', 1)
   assert text.pop('qkv_bias') == qwen
-  del text['embedding_std']  # of random parameters alone
+  # Of random parameters, and choices of other families.
+  plain = dataclasses.asdict(type(ours.text_config)())
+  del text['embedding_std']
+  for name in OTHERS_CHOOSE:
+    assert text.pop(name) == plain[name]
   context = text.pop('max_position_embeddings')
   assert context in (0, theirs.text_config.max_position_embeddings)
-  assert len(text) == 7
+  heads = theirs.text_config.num_attention_heads
   head_dim = getattr(theirs.text_config, 'head_dim', None)
-  assert head_dim in (None, ours.text_config.head_dim)
+  head_dim = head_dim or theirs.text_config.hidden_size // heads
+  assert text.pop('head_dim') == head_dim
+  assert len(text) == 8
   vision = dataclasses.asdict(ours.vision_config)
   vision.pop('embedding_std', None)
   assert len(vision) == (10 if qwen else 8)
@@ -126,8 +146,11 @@ def test_published_configs_are_read_as_transformers_does(name):
     {'rms_norm_eps': 3e-6, 'rope_theta': 5e5},
     {'rope_parameters': {'rope_type': 'default', 'rope_theta': 2e4}},
     {'rope_scaling': None},
+    {'rope_scaling': {'type': 'linear', 'factor': 4.0}},
+    {'rope_parameters': {'rope_type': 'linear', 'factor': 4.0}},
     {'hidden_act': 'silu', 'attention_bias': False, 'mlp_bias': False},
     {'head_dim': 128},
+    {'head_dim': 64},
   ],
 )
 def test_absent_fields_of_llava_have_transformers_defaults(text, tmp_path):
@@ -253,8 +276,8 @@ def test_what_transformers_5_writes_says_the_same(family, tmp_path):
     ),
     (
       'llava',
-      {'text_config': {'rope_scaling': {'rope_type': 'linear', 'factor': 2.0}}},
-      "rotary embedding of type 'linear' is not supported",
+      {'text_config': {'rope_scaling': {'rope_type': 'llama3', 'factor': 2.0}}},
+      "rotary embedding of type 'llama3' is not supported; supported are",
     ),
     (
       'llava',
@@ -294,7 +317,7 @@ def test_what_transformers_5_writes_says_the_same(family, tmp_path):
       {'text_config': {'mlp_bias': True}},
       'mlp_bias must be False, got True',
     ),
-    ('llava', {'text_config': {'head_dim': 4}}, 'head_dim must be 8, got 4'),
+    ('llava', {'text_config': {'head_dim': 3}}, 'pairs to rotate; got 3'),
     (
       'llava',
       {'text_config': {'hidden_act': 'gelu'}},

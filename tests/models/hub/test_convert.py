@@ -41,6 +41,11 @@ def test_trained_parameters_come_out_under_the_names_of_the_hub(
   moved = jax.tree.map(
     lambda x: rng.normal(size=x.shape).astype(x.dtype), model.params
   )
+  checkpoint.save(tmp_path / 'other', moved, {'family': 'llama'})
+  with pytest.raises(
+    ValueError, match='holds parameters of a llama, and .*--l'
+  ):
+    convert.convert(tmp_path / 'other', tmp_path / 'out', like=folder)
   checkpoint.save(tmp_path / 'params', moved, {'rounds': 3})
   with pytest.raises(ValueError, match='--like=DIR'):
     convert.convert(tmp_path / 'params', tmp_path / 'out')
