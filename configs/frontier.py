@@ -5,13 +5,15 @@
   mmu pipeline --config=frontier:budget --workdir=runs/people     # 12 minutes
   mmu pipeline --config=frontier:masks --workdir=runs/people      # 20 minutes
   mmu pipeline --config=frontier:ablations --workdir=runs/people  # 12 minutes
+  mmu pipeline --config=frontier:lora --workdir=runs/people       # 5 minutes
 
 `methods`: the methods of other papers; their rates are not tuned. `budget`: the
 methods of `people` on as many rows, rounds and the schedule of
 `counterfactual`. `masks`: densities of its mask, each with its controls.
-`ablations`: `counterfactual` without one of its parts. The models that all of
-them start from are found, and the table shows every finished model. `:fast` is
-all of them on a model that is too small to learn anything.
+`ablations`: `counterfactual` without one of its parts. `lora`: adapters in the
+place of whole weights, see docs/lora.md. The models that all of them start from
+are found, and the table shows every finished model. `:fast` is all of them on a
+model that is too small to learn anything.
 """
 
 from mmu_jax import recipes
@@ -19,7 +21,7 @@ from mmu_jax.recipes import frontier
 
 
 def get_config(variant=''):
-  """Returns the config; methods, budget, masks, ablations, all or fast."""
+  """Returns the config; its variants, all or fast."""
   names = (*frontier.VARIANTS, 'all', 'fast')
   variant = recipes.variant(variant, names)
   config = recipes.load('people:fast' if variant == 'fast' else 'people')

@@ -20,6 +20,7 @@ RANKS = {
   'sharding': 0.4,  # what is traced says where it is
   'masks': 0.5,  # the transformations unpack them
   'gradients': 0.5,
+  'lora': 0.6,
   'data': 1,
   'metrics': 1,
   'losses': 1,

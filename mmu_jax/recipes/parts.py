@@ -63,6 +63,7 @@ def run(
   schedule: str = 'constant',
   warmup: int = 0,
   clip_norms: Mapping[str, float] | None = None,
+  lora: Mapping[str, Any] | None = None,
   **options: Any,
 ) -> dict[str, Any]:
   """Returns the settings of one unlearned model; it starts from vanilla.
@@ -87,6 +88,8 @@ def run(
     warmup: rounds in which the rates rise to their height.
     clip_norms: split -> largest norm of its gradients; None for
       ``config.unlearn.clip_norm``.
+    lora: settings of adapters that are trained in the place of the weights, as
+      {'rank': 16}; None for ``config.unlearn.lora``, if there is one.
     **options: keyword arguments of the method, as forget_every=2; None spreads
       the forget turns over the run, and lets the data give a margin.
 
@@ -110,7 +113,8 @@ def run(
     options=options,
   )
   # Left out where they are nothing: runs of earlier workdirs are found again.
-  more = dict(teacher=teacher, warmup=warmup, retain_rate=retain_rate)
+  more: dict[str, Any] = dict(teacher=teacher, warmup=warmup)
+  more |= dict(retain_rate=retain_rate, lora=dict(lora or {}))
   more |= dict(forget='' if forget == 'forget' else forget)
   return made | {k: v for k, v in more.items() if v}
 

@@ -51,6 +51,14 @@ TRAINING: Table = {
   **below('optimizer', OPTIMIZER),
   **below('stream.#', PART),
 }
+# Adapters in the place of the whole weights; see `mmu_jax.lora`.
+LORA: Table = {
+  'rank': (whole(0, 2**13), 'columns of a factor; 0: whole weights, no LoRA'),
+  'alpha': (FACTOR, 'factor alpha / rank of the product of both factors'),
+  'targets': (NAMES, 'all-linear, components, or regexes of leaf names'),
+  'rslora': (FLAG, 'alpha / the root of the rank, instead'),
+  'dtype': (one_of('float32', 'bfloat16'), 'dtype of the frozen weights'),
+}
 TEACHER = one_of('', 'others', 'base', 'refusal', 'random')
 RUN: Table = {
   'method': (TEXT, 'name of a method, a key of methods.METHODS'),
@@ -68,6 +76,7 @@ RUN: Table = {
   'schedule': (one_of('constant', 'linear', 'cosine'), 'course of the rates'),
   'warmup': (COUNT, 'rounds in which the rates rise'),
   'clip_norms.*': (OR_INF, 'clip_norm of the turns on a split'),
+  **below('lora', LORA),
   'options.forget_every': (
     whole(1, null=True),
     'rounds between forget turns; None: spread evenly',

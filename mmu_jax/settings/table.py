@@ -18,6 +18,7 @@ from mmu_jax.settings import attacking
 from mmu_jax.settings import rules
 from mmu_jax.settings import sizes
 from mmu_jax.settings.learning import COUNT
+from mmu_jax.settings.learning import LORA
 from mmu_jax.settings.learning import MASK
 from mmu_jax.settings.learning import NAMES
 from mmu_jax.settings.learning import ONE
@@ -271,6 +272,7 @@ TABLE: Table = {
   ),
   'unlearn.retain_rate': (RATE, 'learning rate of the retain turns'),
   **below('unlearn.optimizer', OPTIMIZER),
+  **below('unlearn.lora', LORA),
   'unlearn.clip_norm': (OR_INF, 'largest norm of a gradient; inf: no clip'),
   'unlearn.exempt': (
     Rule(str, test=_is_pattern, words='a regular expression'),
@@ -309,7 +311,7 @@ _DEFAULTED = re.compile(
   r'|.*require_memorised|saliency\.(density|preserve_loss)|masks|attacks'
   r'|evaluation\.(judge|prot|rep|shots)'
   r'|model\.(?!name|path|dtype|attention|remat)'
-  r'|.*optimizer\.(?!name)'
+  r'|.*optimizer\.(?!name)|.*\.lora\.'
   r'|runs\.\*\.(warmup|teacher|forget|retain_rate|options\.(?!\*))'
 )
 REQUIRED = (

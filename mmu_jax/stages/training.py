@@ -114,6 +114,7 @@ def run_method(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
   if any(turn.beside == drawing.RELABELLED for turn in budgets.turns_of(run)):
     streams |= _pairs(job, run, made)
   mask = masking.mask(job, run.mask) if run.mask else None
+  lora = plans.adapters_of(config, run, job.model, job.config.seed)
   plan = plans.unlearning_plan(
     config,
     run,
@@ -121,6 +122,7 @@ def run_method(job: Job, name: str, run: Config, *, probe: bool = True) -> None:
     streams=streams,
     mask=mask,
     ref_params=_reference(job, run),
+    lora=lora,
   )
   probing = {}
   if probe:
@@ -198,9 +200,12 @@ def run_claim(job: Job, run: Config) -> dict[str, Any]:
   unlearn['streams'] = {
     k: parts for k, parts in unlearn['streams'].items() if k in own
   }
+  lora = plans.lora_settings(config.unlearn, run)
+  without = lambda part: {k: v for k, v in part.items() if k != 'lora'}
   return {
-    'run': run.to_dict(),
-    'unlearn': unlearn,
+    'run': without(run.to_dict()),
+    'unlearn': without(unlearn),
+    **({'lora': lora} if lora else {}),
     'vanilla': recipe(config.vanilla),
     'base': recipe(config.base),
     'groups': job.groups.to_dict(),
@@ -217,6 +222,9 @@ def _reference(job: Job, run: Config) -> Params | None:
   turns = budgets.turns_of(run)
   if not any(turn.needs_reference for turn in turns):
     return None
+  lora = plans.lora_settings(job.config.unlearn, run)
+  if lora and run.reference == 'vanilla' and run.method not in methods.STARTS:
+    return None  # the frozen base is vanilla
   params = final_params(job, run.reference)
   offloaded = 'reference' in job.config.offload
   return step_lib.to_host(params) if offloaded else params

@@ -20,8 +20,10 @@ from mmu_jax.distributed import progress
 from mmu_jax.errors import Collapse
 from mmu_jax.errors import DamageWarning
 from mmu_jax.errors import UserError
+from mmu_jax.lora import Lora
 from mmu_jax.methods import Turn
 from mmu_jax.sharding import Rules
+from mmu_jax.training import adapting
 from mmu_jax.training import step as step_lib
 from mmu_jax.typing import Batch
 from mmu_jax.typing import Forward
@@ -32,6 +34,7 @@ from mmu_jax.workdir import seals
 Probe = Callable[[Params], dict[str, float]]
 FINAL = 'params'  # the folder of the final parameters: the run is finished
 RUNNING = 'checkpoints'  # the folder of train states, until then
+ADAPTERS = 'adapters'  # the folder of final adapters, beside the parameters
 
 
 class Plan(NamedTuple):
@@ -46,7 +49,8 @@ class Plan(NamedTuple):
     forward: the model.
     tx: optimizer, made by ``optimizer.build``.
     mask: mask of the masked turns.
-    ref_params: parameters of the reference, for the turns that need one.
+    ref_params: parameters of the reference, for the turns that need one; None
+      with ``lora`` for the parameters that the run starts from.
     clip_norms: split -> largest norm of its gradients, inf for no clip; for
       every turn's split, or empty if ``tx`` has one for all.
     limits: split -> largest number of its turns. The published loop stops
@@ -55,6 +59,8 @@ class Plan(NamedTuple):
       above which the run stops.
     rules: partition rules of the parameters, for the mesh that is set.
     micro_batches: number of parts of a batch, see ``take_turn``.
+    lora: adapters that are trained in the place of the parameters, if any.
+    base: frozen parameters of adapters, set by ``fit``.
   """
 
   turns: tuple[Turn, ...]
@@ -70,6 +76,8 @@ class Plan(NamedTuple):
   max_losses: Mapping[str, float] = {}
   rules: Rules = ()
   micro_batches: int = 1
+  lora: Lora | None = None
+  base: Params = None
 
 
 def fit(
@@ -93,9 +101,10 @@ def fit(
     plan: the plan of the run.
     like: the parameters, or their shapes, dtypes and places.
     start: ``start() -> params``, called if the run starts from the beginning;
-      it takes their buffers.
+      it takes their buffers. With ``plan.lora`` in any case, for the base.
     folder: folder of the run; gets ``metrics.jsonl``, ``checkpoints/`` while
-      the run goes on, and at its end ``params/`` instead.
+      the run goes on, and at its end ``params/`` instead; with ``plan.lora``
+      the merged parameters, and ``adapters/`` beside them.
     title: title of the progress bar.
     note: entries for the notes of the final parameters and of the states on
       the way, besides the rounds. A state whose ``origin`` is another is not
@@ -121,13 +130,16 @@ def fit(
     OSError: if a file cannot be written; earlier checkpoints are whole.
   """
   _check(plan)
-  folder = pathlib.Path(folder)
+  folder, whole = pathlib.Path(folder), start
+  if plan.lora is not None:
+    plan, like, start = adapting.adapted(plan, start)
   state, first, logged = _begin(
     plan, like, start, folder / RUNNING, title, note
   )
   log = Log(folder, first, logged)
-  strict = all(turn.masked for turn in plan.turns)
-  kept_of = lambda s: step_lib.evaluated(s, plan.mask if strict else None)
+  strict = all(turn.masked for turn in plan.turns) and plan.lora is None
+  trained = lambda s: step_lib.evaluated(s, plan.mask if strict else None)
+  kept_of = lambda s: adapting.model_of(plan, trained(s))
   if probe is not None and not first:
     log.write({'round': 0, 'probe': probe(kept_of(state))})
   bar = progress.track(
@@ -161,7 +173,11 @@ def fit(
       if stop:
         series.wait()
         raise preemption.Preempted(f'{title}: saved after round {saved}')
-  params = kept_of(state)
+  found = trained(state)
+  if plan.lora is not None:
+    own = adapting.note_of(plan.lora)
+    checkpoint.save(folder / ADAPTERS, found, {**note, **own})
+  params = adapting.final_model(plan, found, whole)
   content = checkpoint.digest(params)
   log.close(title, content)
   made = {**note, 'rounds': plan.rounds, 'content': content}
@@ -260,7 +276,7 @@ def _check(plan: Plan) -> None:
         f'{name} is masked, and no mask is given. Compute one first (`mmu '
         'saliency`), or choose a method without a mask.'
       )
-    if turn.needs_reference and plan.ref_params is None:
+    if turn.needs_reference and plan.ref_params is None and not plan.lora:
       raise UserError(
         f'{name} needs reference parameters (KL and NPO compare with '
         'them), and none are given. Pass ref_params, usually the vanilla '
@@ -345,10 +361,12 @@ def _take_round(plan, state, round_):
       state,
       batch,
       rate,
-      plan.mask if turn.masked else None,
+      plan.mask if turn.masked or plan.lora else None,
       plan.ref_params if turn.needs_reference else None,
       plan.streams[turn.project](index) if turn.project else None,
       plan.clip_norms.get(turn.split),
+      plan.base,
+      plan.lora.scale if plan.lora else 1.0,
       forward=plan.forward,
       turn=turn,
       tx=plan.tx,

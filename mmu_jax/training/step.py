@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from mmu_jax import gradients
+from mmu_jax import lora
 from mmu_jax import masks
 from mmu_jax import sharding
 from mmu_jax import transforms
@@ -155,6 +156,8 @@ def take_turn(
   ref_params: Params = None,
   against: Batch | None = None,
   clip_norm: jax.Array | float | None = None,
+  base: Params = None,
+  scale: jax.Array | float = 1.0,
   *,
   forward: Forward,
   turn: Turn,
@@ -171,11 +174,15 @@ def take_turn(
     learning_rate: rate of this step.
     mask: bool or packed tree; used if the turn is masked.
     ref_params: frozen parameters for KL and NPO, on the devices or from
-      ``to_host``.
+      ``to_host``; None for the base, if there is one.
     against: a batch of ``turn.project``, whose cross-entropy the step must not
       work against.
     clip_norm: largest gradient norm of this step, inf for none; None keeps the
       norm in the state.
+    base: frozen parameters, where the state's parameters are adapters of them
+      (``mmu_jax.lora``): the mask acts on the merged weights, and the turn
+      trains its own kind of change.
+    scale: factor of the adapters.
     forward: the model.
     turn: the turn to take.
     tx: optimizer, made by ``optimizer.build``.
@@ -198,16 +205,22 @@ def take_turn(
   gradient = functools.partial(
     gradients.value_and_grad, parts=micro_batches, rules=rules
   )
-  ref_params = from_host(ref_params, rules)
-  loss = lambda params, part: turn.loss(forward, params, ref_params, part)
+  ref_params = base if ref_params is None else from_host(ref_params, rules)
+  mask = mask if turn.masked or base is not None else None
+  whole = lambda params: params
+  if base is not None:
+    whole = functools.partial(
+      lora.merge, base, mask=mask, scale=scale, rules=rules
+    )
+    mask = lora.trained(state.params, turn.masked)
+  loss = lambda p, part: turn.loss(forward, whole(p), ref_params, part)
   value, grads = gradient(loss, state.params, batch, measure=turn.measure)
   retain_grads = None
   if turn.project is not None:
-    retain_loss = lambda params, part: descend(forward, params, None, part)
+    retain_loss = lambda p, part: descend(forward, whole(p), None, part)
     _, retain_grads = gradient(
       retain_loss, state.params, against, measure=answer_weight
     )
-  mask = mask if turn.masked else None
   step = {'learning_rate': learning_rate, 'clip_norm': clip_norm}
   hyperparams = state.opt_state.hyperparams | {
     k: jnp.asarray(v, jnp.float32) for k, v in step.items() if v is not None

@@ -46,3 +46,13 @@ def test_masks_have_controls_of_their_density():
   for name, which in specs.importances(config, made).items():
     assert not which.own and which.folder.startswith(f'{name}-')
   assert {which.folder for which in own.values()} == {*own}
+
+
+def test_adapters_are_of_three_methods_and_change_no_other_run():
+  config = recipes.load('frontier:lora')
+  runs = {name: run.to_dict() for name, run in config.runs.items()}
+  methods = {run['method'] for run in runs.values()}
+  assert methods == {'ga_diff', 'npo_retain', 'mmunlearner'}
+  assert all(run['lora']['rank'] == 16 for run in runs.values())
+  every = recipes.load('frontier:all').runs
+  assert sum('lora' in run for run in every.values()) == 3

@@ -29,10 +29,10 @@ from mmu_jax.stages.relabelling import relabel
 )
 def test_a_run_is_trained_with_the_mask_of_its_kind(monkeypatch, kind, want):
   plans = []
-  streams = ml_collections.ConfigDict(dict(forget=(), retain=()))
-  unlearn = types.SimpleNamespace(streams=streams, save_every=1)
+  streams = dict(forget=(), retain=())
+  unlearn = ml_collections.ConfigDict(dict(streams=streams, save_every=1))
   job = types.SimpleNamespace(
-    config=types.SimpleNamespace(unlearn=unlearn),
+    config=types.SimpleNamespace(unlearn=unlearn, seed=0),
     folder=pathlib.Path('work'),
     unlearned=pathlib.Path('work'),
     model=types.SimpleNamespace(forward=None),
@@ -70,6 +70,24 @@ def test_a_stream_of_runs_with_a_teacher_leaves_the_claims_of_others():
   assert [claim(k) == was for k, was in zip(names, before)] == [True, False]
   config.unlearn.streams.retain = config.unlearn.streams.forget
   assert claim('ga_diff') != before[0]
+
+
+def test_adapters_are_in_the_claims_of_their_runs_alone():
+  config = recipes.load('people:fast')
+  job = types.SimpleNamespace(config=config, groups=config.groups)
+  claim = lambda name: training.run_claim(job, config.runs[name])
+  names = 'ga_diff', 'npo'
+  before = [claim(name) for name in names]
+  with config.unlocked():
+    config.runs.ga_diff.lora = dict(rank=0)
+    assert [claim(name) for name in names] == before
+    config.runs.ga_diff.lora = dict(rank=8)
+    with_rank, same = [claim(name) for name in names]
+    assert same == before[1] and with_rank['lora']['rank'] == 8
+    config.runs.ga_diff.lora = {}
+    config.unlearn.lora = dict(rank=8)
+    assert [claim(name)['lora']['rank'] for name in names] == [8, 8]
+    assert claim('ga_diff') == with_rank
 
 
 def test_a_run_with_a_teacher_draws_its_rows_and_takes_its_margin(

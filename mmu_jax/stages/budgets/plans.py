@@ -1,11 +1,15 @@
 """Plans of a config: how its models are trained on streams, for any model."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import ml_collections
 
+from mmu_jax import lora as lora_lib
 from mmu_jax import masks as masks_lib
 from mmu_jax import methods
+from mmu_jax.models import Model
+from mmu_jax.models import MODELS
 from mmu_jax.stages.budgets import settle
 from mmu_jax.training import loop
 from mmu_jax.training import optimizer
@@ -15,6 +19,48 @@ from mmu_jax.typing import Mask
 from mmu_jax.typing import Params
 
 Config = ml_collections.ConfigDict
+_LORA = dict(rank=16, alpha=32.0, targets=(lora_lib.ALL_LINEAR,))
+_LORA |= dict(rslora=False, dtype='float32')
+
+
+def lora_settings(config: Config, run: Config) -> dict[str, Any] | None:
+  """Returns the settings of the adapters of a run; None for whole weights.
+
+  Args:
+    config: ``config.unlearn``; its ``lora`` is for every run.
+    run: an entry of ``config.runs``; fields of its own ``lora`` come first.
+  """
+  found = [spec.get('lora', {}) for spec in (config, run)]
+  given = {k: v for part in found for k, v in part.items() if v is not None}
+  made = _LORA | given
+  made['targets'] = list(made['targets'])
+  return made if given and made['rank'] else None
+
+
+def adapters_of(
+  config: Config, run: Config, model: Model, seed: int = 0
+) -> lora_lib.Lora | None:
+  """Returns the adapters of a run on a model; None for whole weights.
+
+  Args:
+    config: ``config.unlearn``.
+    run: an entry of ``config.runs``.
+    model: model that gets them.
+    seed: seed of the random factor.
+
+  Raises:
+    ValueError: if a target names no linear layer of the model.
+  """
+  settings = lora_settings(config, run)
+  if settings is None:
+    return None
+  targets = lora_lib.choose_targets(
+    settings['targets'],
+    model.abstract_params,
+    model.components,
+    MODELS[model.family].convolutions(model.config),
+  )
+  return lora_lib.Lora(**settings | {'targets': targets, 'seed': seed})
 
 
 def unlearning_plan(
@@ -25,6 +71,7 @@ def unlearning_plan(
   streams: Mapping[str, Callable[[int], Batch]],
   mask: Mask = None,
   ref_params: Params = None,
+  lora: lora_lib.Lora | None = None,
 ) -> loop.Plan:
   """Returns the plan of a run, for any data and model.
 
@@ -36,6 +83,7 @@ def unlearning_plan(
     mask: mask, bool or packed, for a method with masked turns; the leaves
       that ``config.exempt`` matches change freely.
     ref_params: parameters of the reference, if the method needs one.
+    lora: adapters of the run, from ``adapters_of``.
   """
   rounds = run.rounds or config.rounds
   rate = lambda peak: optimizer.schedule(
@@ -59,6 +107,7 @@ def unlearning_plan(
     clip_norms=one_clip | run.clip_norms.to_dict(),
     limits={k: n for k, n in config.limits.items() if k in splits},
     max_losses={'retain': config.max_retain_loss},
+    lora=lora,
   )
 
 

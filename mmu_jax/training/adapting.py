@@ -1,0 +1,105 @@
+"""A run that trains adapters: its plan, and the model that it makes."""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mmu_jax import lora as lora_lib
+from mmu_jax import sharding
+from mmu_jax.lora import Lora
+from mmu_jax.sharding import Rules
+from mmu_jax.typing import Mask
+from mmu_jax.typing import Params
+
+Start = Callable[[], Params]
+
+
+def adapted(plan: Any, start: Start) -> tuple[Any, Params, Start]:
+  """Turns the plan of a run into a plan that trains adapters.
+
+  The base is loaded, in its dtype. Its adapters are the same on every mesh.
+
+  Args:
+    plan: a ``loop.Plan`` with ``lora``.
+    start: ``start() -> params``, the parameters that the run starts from.
+
+  Returns:
+    The plan with its base, and rules for adapters too; the shapes, dtypes and
+    places of the adapters; and a function that makes them.
+  """
+  lora = plan.lora
+  base = _cast(start(), lora.dtype)
+  make = functools.partial(
+    lora_lib.new_adapters,
+    lora=lora,
+    kinds=lora_lib.kinds_of(turn.masked for turn in plan.turns),
+  )
+  key = jax.random.key(lora.seed)
+  shapes = jax.eval_shape(make, key, base)
+  rules = (*lora_lib.adapter_rules(plan.rules), *plan.rules)
+  mesh = jax.sharding.get_mesh()
+  places = None
+  if plan.rules and not mesh.empty:
+    places = sharding.shardings(shapes, rules, mesh)
+    shapes = sharding.placed(shapes, rules, mesh)
+  abstract = jax.eval_shape(lambda p: p, base)
+  begin = jax.jit(lambda key: make(key, abstract), out_shardings=places)
+  plan = plan._replace(base=base, rules=rules if plan.rules else ())
+  return plan, shapes, lambda: begin(key)
+
+
+def model_of(plan: Any, adapters: Params) -> Params:
+  """Returns the model on the way, in the dtype of the base.
+
+  Args:
+    plan: plan from ``adapted``.
+    adapters: adapters that it trains.
+  """
+  if plan.lora is None:
+    return adapters
+  return _merge(plan.base, adapters, plan.mask, plan.lora.scale, plan.rules)
+
+
+def final_model(plan: Any, adapters: Params, start: Start) -> Params:
+  """Returns the model of a finished run.
+
+  A base that waited in bfloat16 is loaded again: outside of the mask the result
+  has the bits of the parameters that the run started from.
+
+  Args:
+    plan: plan from ``adapted``; its base must not be used afterwards.
+    adapters: adapters that it trained.
+    start: ``start() -> params``.
+  """
+  if plan.lora is None:
+    return adapters
+  dtypes = {x.dtype for x in jax.tree.leaves(plan.base)}
+  if dtypes != {jnp.dtype(jnp.float32)}:
+    jax.tree.map(lambda x: x.delete(), plan.base)
+    plan = plan._replace(base=start())
+  return model_of(plan, adapters)
+
+
+def _cast(params: Params, dtype: str) -> Params:
+  """Casts parameters; takes their buffers."""
+  if all(x.dtype == dtype for x in jax.tree.leaves(params)):
+    return params
+  return jax.jit(
+    lambda p: jax.tree.map(lambda x: x.astype(dtype), p), donate_argnums=0
+  )(params)
+
+
+@functools.partial(jax.jit, static_argnames='rules')
+def _merge(
+  base: Params, adapters: Params, mask: Mask, scale: float, rules: Rules
+) -> Params:
+  """Merges all leaves in one program."""
+  return lora_lib.merge(base, adapters, mask, scale=scale, rules=rules)
+
+
+def note_of(lora: Lora) -> dict[str, Any]:
+  """Returns the settings of adapters as JSON, for their note."""
+  return {'lora': lora._asdict() | {'targets': list(lora.targets)}}
