@@ -172,7 +172,8 @@ def small_model() -> dict[str, Any]:
   return dict(
     path='',
     # For a checkpoint; 0 and False keep its own. max_pixels bounds the
-    # pictures of Qwen2-VL: 28 x 28 pixels are a token.
+    # pictures of Qwen2-VL, 28 x 28 pixels a token, and those that LLaVA-NeXT
+    # cuts into tiles: 112896 shows it the whole picture alone.
     processor=dict(max_pixels=0, min_pixels=0, own_tokenizer=False),
     name='llava',
     dtype='float32',

@@ -106,6 +106,19 @@ LLAVA: Table = {
   'projector_hidden_act': (_ACT, 'activation of the projector'),
 }
 
+
+def _are_sizes(value: Any) -> bool:
+  """Whether a value is a list of heights and widths, not empty."""
+  pairs = isinstance(value, (list, tuple)) and list(value)
+  return bool(pairs) and all(several(_SIZE, 2, 2).accepts(p) for p in pairs)
+
+
+_PINPOINTS = (
+  Rule(object, test=_are_sizes, words='a list of [height, width], pixels'),
+  'sizes of a picture in tiles',
+)
+LLAVA_NEXT: Table = LLAVA | {'image_grid_pinpoints': _PINPOINTS}
+
 ROPES = below('rope_scaling', ROPE) | below('rope_parameters', ROPE)
 # Of config.json, beside the parts above.
 CHECKPOINT: Table = {
@@ -129,6 +142,7 @@ IMAGES: Table = {
   'image_mean': (several(number(), 3, 3), 'mean of each colour'),
   'image_std': (several(_POSITIVE, 3, 3), 'deviation of each colour'),
   'rescale_factor': (_POSITIVE, 'factor of a colour'),
+  'image_grid_pinpoints': _PINPOINTS,
   'resample': (whole(0, 5), 'filter of the resize'),
   **dict.fromkeys(
     (

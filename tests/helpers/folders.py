@@ -1,8 +1,9 @@
-"""Checkpoint folders of a tiny LLaVA and a tiny Qwen2-VL, without weights.
+"""Checkpoint folders of tiny models without weights.
 
-The tokenizers and sizes are those that the published code was run with
-(``golden/official/common``), and the chat templates render what its templates
-render, so what it made of its examples can be compared with what we make.
+The tokenizers of LLaVA and Qwen2-VL and their sizes are those that the
+published code was run with (``golden/official/common``), and the chat templates
+render what its templates render, so what it made of its examples can be
+compared with what we make.
 """
 
 import json
@@ -16,6 +17,7 @@ from mmu_jax.data.encoding import processors
 
 COMMON = paths.GOLDEN / 'official' / 'common'
 FAMILIES = {'llava': 'llava', 'qwen2_vl': 'qwen2vl'}  # ours: the golden name
+TOKENIZERS = {**FAMILIES, 'llava_next': 'llava'}  # of every kind of images
 CONFIGS = {
   'llava': {
     'config.json': {
@@ -27,6 +29,22 @@ CONFIGS = {
       'image_processor_type': 'CLIPImageProcessor',
       'size': {'shortest_edge': 30},
       'crop_size': {'height': 30, 'width': 30},
+    },
+    'generation_config.json': {'eos_token_id': 2},
+  },
+  'llava_next': {
+    'config.json': {
+      'model_type': 'llava_next',
+      'image_token_index': 160,
+      'vision_config': {'patch_size': 10},
+    },
+    'preprocessor_config.json': {
+      'image_processor_type': 'LlavaNextImageProcessor',
+      'size': {'shortest_edge': 30},
+      'crop_size': {'height': 30, 'width': 30},
+      'image_grid_pinpoints': [[30, 60], [60, 30], [60, 60], [90, 30]],
+      'aspect_ratio_setting': 'anyres',
+      'do_pad': True,
     },
     'generation_config.json': {'eos_token_id': 2},
   },
@@ -63,16 +81,22 @@ TEMPLATES = {
   + "{{ '<|im_end|>\n' }}{% endfor %}"
   + "{{ '<|im_start|>assistant\n' if add_generation_prompt }}",
 }
+TEMPLATES['llava_next'] = TEMPLATES['llava']
 
 
 def write(folder: pathlib.Path, family: str) -> pathlib.Path:
-  """Writes the folder of a family ('llava', 'qwen2_vl'); returns it."""
-  shutil.copytree(COMMON / f'tiny_tokenizer_{FAMILIES[family]}', folder)
+  """Writes the folder of a family, a key of TOKENIZERS; returns it."""
+  shutil.copytree(COMMON / f'tiny_tokenizer_{TOKENIZERS[family]}', folder)
   template = {'chat_template': TEMPLATES[family]}
   files = CONFIGS[family] | {'chat_template.json': template}
   for name, content in files.items():
-    (folder / name).write_text(json.dumps(content))
+    write_json(folder / name, content)
   return folder
+
+
+def write_json(file: pathlib.Path, content: dict) -> None:
+  """Writes a file of a folder."""
+  file.write_text(json.dumps(content))
 
 
 def load(tmp: pathlib.Path, family: str, **options) -> processors.Processor:

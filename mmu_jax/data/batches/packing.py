@@ -78,7 +78,8 @@ def assemble(
       their order); none for a batch of padding alone.
     length: L, at least the longest row.
     pixel_shape: the static shape of the images of a row: ``(I, 3, height,
-      width)`` for images of one size, ``(N, patch)`` for images of any size;
+      width)`` for images or tiles of one size, ``(N, patch)`` for images of
+      any size;
       ``pixel_shape`` of the processor's ``images`` gives it.
     size: B, at least the number of sequences; None for just that number.
     padding: the side where short rows are padded. On the right, the positions
@@ -107,6 +108,7 @@ def assemble(
     row = _join([doc for doc, _ in parts])
     images = [image for _, of_document in parts for image in of_document]
     _check_images(row, images)
+    row['image_slots'][row['image_slots'] >= 0] = _slots(images)
     _put_tokens(batch, b, row, padding)
     _put_images(batch, b, images)
   if as_published and axes:
@@ -174,15 +176,25 @@ def _empty(size, length, axes, pixel_shape):
 
 
 def _join(documents):
-  """Documents one after the other; image slots count through the row."""
+  """Documents one after the other."""
   row = {
     name: np.concatenate([doc[name] for doc in documents]) for name in FIELDS
   }
   lengths = [len(doc['tokens']) for doc in documents]
   row['documents'] = np.repeat(np.arange(len(documents)) + 1, lengths)
-  is_image = row['image_slots'] >= 0
-  row['image_slots'] = np.where(is_image, np.cumsum(is_image) - 1, -1)
   return row
+
+
+def _slots(images):
+  """The feature of the row behind each image token, counted through."""
+  found, end = [np.zeros(0, np.int32)], 0
+  for image in images:
+    if image.slots is None:
+      found.append(end + np.arange(image.num_tokens))
+    else:  # behind the row's first feature, which belongs to no image
+      found.append(np.where(image.slots < 0, 0, 1 + end + image.slots))
+    end += image.num_features or image.num_tokens
+  return np.concatenate(found)
 
 
 def _check_images(row, images):
@@ -217,22 +229,23 @@ def _put_images(batch, b, images):
   """Writes the images of a row, one after the other."""
   pixels = batch['pixel_values'][b]
   any_size = 'patch_images' in batch
-  room = sum(len(i.pixel_values) if any_size else 1 for i in images)
+  # One image takes a place for each of its patches or tiles, or a single one.
+  parts = [i.pixel_values.reshape(-1, *pixels.shape[1:]) for i in images]
+  room = sum(map(len, parts))
   if room > len(pixels):
-    unit = 'patches' if any_size else 'images'
+    tiled = images[0].slots is not None
+    unit = 'patches' if any_size else 'tiles' if tiled else 'images'
     raise UserError(
       f'a row of the batch holds {len(pixels)} {unit}, got {room}. Raise '
       'pixel_shape, or put pictures into rows of their own.'
     )
   end = 0
-  for number, image in enumerate(images, start=1):
+  for number, (image, part) in enumerate(zip(images, parts), start=1):
+    start, end = end, end + len(part)
+    pixels[start:end] = part
     if any_size:
-      start, end = end, end + len(image.pixel_values)
-      pixels[start:end] = image.pixel_values
       batch['patch_images'][b, start:end] = number
       batch['patch_positions'][b, start:end] = image.patch_positions
-    else:
-      pixels[number - 1] = image.pixel_values
 
 
 def _count(n, axes):

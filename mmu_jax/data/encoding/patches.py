@@ -3,7 +3,7 @@
 Two forms. LLaVA brings every picture to one size, so all take as many tokens.
 Qwen2-VL keeps a picture's size (within limits), cuts it into a *grid* of
 patches, merges blocks of them into tokens, and counts positions in three
-directions (time, row, column).
+directions (time, row, column). LLaVA-NeXT has a third form: see ``tiles``.
 """
 
 from collections.abc import Sequence
@@ -31,17 +31,24 @@ class EncodedImage(NamedTuple):
 
   Attributes:
     pixel_values: float32; ``[3, height, width]`` for images of one size,
-      ``[patches, patch]`` for images of any size.
-    grid: its patches.
+      ``[tiles, 3, height, width]`` for images in tiles, ``[patches, patch]``
+      for images of any size.
+    grid: its patches, or tiles.
     num_tokens: number of tokens of a sequence that stand for it.
     patch_positions: ``[patches, 2]`` int32 row and column of every patch, for
-      images of any size; None for images of one size.
+      images of any size; None for others.
+    slots: ``[num_tokens]`` int32, the feature of the image that each token
+      stands for; ``tiles.NEWLINE`` for the first feature of a row, which is
+      of no image. None where tokens and features are the same.
+    num_features: number of features of the image; 0 for ``num_tokens``.
   """
 
   pixel_values: np.ndarray
-  grid: Grid
+  grid: tuple[int, ...]
   num_tokens: int
   patch_positions: np.ndarray | None = None
+  slots: np.ndarray | None = None
+  num_features: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,7 +96,7 @@ class LlavaImages:
   def encode(self, image: Image) -> EncodedImage:
     """Encodes an RGB image ``[height, width, 3]`` uint8."""
     grid = self.grid(*image.shape[:2])
-    features = _features(self.processor, image)
+    features = features_of(self.processor, image)
     pixel_values = features['pixel_values'][0].astype(np.float32)
     return EncodedImage(pixel_values, grid, self.num_tokens(grid))
 
@@ -146,7 +153,7 @@ class Qwen2VLImages:
   def encode(self, image: Image) -> EncodedImage:
     """Encodes an RGB image ``[height, width, 3]`` uint8."""
     self.grid(*image.shape[:2])  # raises before anything large is made
-    features = _features(self.processor, image)
+    features = features_of(self.processor, image)
     grid = Grid(*(int(n) for n in features['image_grid_thw'][0]))
     return EncodedImage(
       features['pixel_values'].astype(np.float32),
@@ -171,9 +178,6 @@ class Qwen2VLImages:
     """Returns the static shape of a row's images, ``(N, patch)``."""
     p = self.processor
     return (bucket(room), 3 * p.temporal_patch_size * p.patch_size**2)
-
-
-Images = LlavaImages | Qwen2VLImages
 
 
 def patch_positions(grid: Grid, merge_size: int) -> np.ndarray:
@@ -304,6 +308,23 @@ def bucket(length: int) -> int:
   return -(-length // step) * step
 
 
+def features_of(processor: Any, image: Image, **options: Any) -> Any:
+  """Returns the output of an image processor for one image.
+
+  Args:
+    processor: an image processor of transformers.
+    image: RGB image ``[height, width, 3]`` uint8.
+    **options: options of the processor.
+  """
+  # Named, because a picture three pixels high has its channels guessed wrong.
+  return processor(
+    images=[np.asarray(image)],
+    input_data_format='channels_last',
+    return_tensors='np',
+    **options,
+  )
+
+
 def _check_pixels(short: int, long: int) -> None:
   """Raises if an image would have too many pixels once it is resized."""
   if short * long > MAX_PIXELS:
@@ -312,16 +333,6 @@ def _check_pixels(short: int, long: int) -> None:
       f'would have {short} x {long}: it is too narrow, or the sizes of the '
       'image processor are too large. Crop the image.'
     )
-
-
-def _features(processor, image):
-  """The output of the image processor for one image."""
-  # Named, because a picture three pixels high has its channels guessed wrong.
-  return processor(
-    images=[np.asarray(image)],
-    input_data_format='channels_last',
-    return_tensors='np',
-  )
 
 
 def _text_positions(start, n):

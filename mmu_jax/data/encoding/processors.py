@@ -17,12 +17,14 @@ import numpy as np
 from mmu_jax import inputs
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.data.encoding import patches
+from mmu_jax.data.encoding import tiles
 from mmu_jax.data.encoding import tokenizer_files as files
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
 from mmu_jax.settings import rules
 from mmu_jax.settings import sizes
 
+Images = patches.LlavaImages | patches.Qwen2VLImages | tiles.LlavaNextImages
 # An image that every processor takes.
 _SAMPLE = np.arange(28 * 28 * 3, dtype=np.uint8).reshape(28, 28, 3)
 
@@ -41,7 +43,7 @@ class Processor:
   """
 
   tokenizer: Any
-  images: patches.Images
+  images: Images
   image_token: str
   stop_ids: tuple[int, ...]
   repetition_penalty: float = 1.0
@@ -83,7 +85,9 @@ def read_processor(
     min_pixels: smallest area of a picture, for Qwen2-VL; None for the
       checkpoint's.
     max_pixels: largest area, for Qwen2-VL; it bounds the tokens of a picture
-      (784 pixels each).
+      (784 pixels each). For LLaVA-NeXT, the largest area that is cut into
+      tiles: below 225,792 it sees the whole picture alone, in 577 tokens,
+      which is not how it was trained.
 
   Returns:
     A ``Processor``; its ``stop_ids`` come from generation_config.json, or
@@ -135,12 +139,7 @@ def _one_size(kind, file, config, options, limits):
       'LLaVA brings every picture to one size; '
       f'{" and ".join(limits)} would change nothing. Leave them out.'
     )
-  patch_size = (config.get('vision_config') or {}).get('patch_size')
-  if patch_size is None:
-    raise UserError(
-      f'config.json in {file.parent} must give vision_config.patch_size: it '
-      'says how many tokens a picture takes.'
-    )
+  patch_size = _patch_size(file, config)
   strategy = config.get('vision_feature_select_strategy', 'default')
   processor = getattr(transformers, f'{kind}Pil')(**options)
   shown = {'crop_size': dict(processor.crop_size), 'size': dict(processor.size)}
@@ -148,6 +147,46 @@ def _one_size(kind, file, config, options, limits):
   return patches.LlavaImages(
     processor, patch_size, class_token=strategy == 'full'
   )
+
+
+def _tiles(file, config, options, limits):
+  """LLaVA-NeXT's processor, and the patches of the vision tower."""
+  import transformers
+
+  if 'min_pixels' in limits:
+    raise UserError(
+      'LLaVA-NeXT brings small pictures to one size; min_pixels would change '
+      'nothing. Leave it out.'
+    )
+  patch_size = _patch_size(file, config)
+  processor = transformers.LlavaNextImageProcessorPil(**options)
+  size, crop = dict(processor.size), dict(processor.crop_size)
+  shown = {'crop_size': crop, 'size': size}
+  rules.check(shown, sizes.ONE_SIZE, f'{file.name}: ', others=True)
+  edges = {*crop.values(), *(n for n in size.values() if n is not None)}
+  wrong = [
+    p for p in processor.image_grid_pinpoints if any(n % min(edges) for n in p)
+  ]
+  if len(edges) > 1 or min(edges) % patch_size or wrong:
+    raise UserError(
+      f'{file}: tiles are squares of whole patches ({patch_size} pixels), size '
+      'and crop_size are those of a tile, and image_grid_pinpoints have whole '
+      f'tiles; got size {size}, crop_size {crop} and pinpoints '
+      f'{processor.image_grid_pinpoints}.'
+    )
+  most = limits.get('max_pixels', 0)
+  return tiles.LlavaNextImages(processor, patch_size, most)
+
+
+def _patch_size(file, config):
+  """The patches of the vision tower, pixels."""
+  patch_size = (config.get('vision_config') or {}).get('patch_size')
+  if patch_size is None:
+    raise UserError(
+      f'config.json in {file.parent} must give vision_config.patch_size: it '
+      'says how many tokens a picture takes.'
+    )
+  return patch_size
 
 
 def _qwen2_vl_images(file, config, options, limits):
@@ -177,6 +216,7 @@ IMAGES = {
     kind: functools.partial(_one_size, kind)
     for kind in ('CLIPImageProcessor', 'LlavaImageProcessor')
   },
+  'LlavaNextImageProcessor': _tiles,
   'Qwen2VLImageProcessor': _qwen2_vl_images,
 }
 

@@ -1,4 +1,4 @@
-"""Batches with no, one and several images a row, of one size and of any."""
+"""Batches with no, one and several images a row, of one size, tiled, of any."""
 
 import folders
 import numpy as np
@@ -7,6 +7,7 @@ import pytest
 from mmu_jax.data.batches import batching
 from mmu_jax.data.batches import packing
 from mmu_jax.data.encoding import processing
+from mmu_jax.data.encoding import tiles
 from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.typing import Batch
@@ -15,10 +16,15 @@ from mmu_jax.typing import Batch
 SIZES = ((), ((40, 52),), ((61, 33), (20, 30)), ((30, 30), (8, 8), (52, 40)))
 
 
-@pytest.fixture(scope='module', params=folders.FAMILIES)
-def encoder(request, tmp_path_factory):
+@pytest.fixture(scope='module', params=folders.TOKENIZERS)
+def family(request):
+  return request.param
+
+
+@pytest.fixture(scope='module')
+def encoder(family, tmp_path_factory):
   tmp = tmp_path_factory.mktemp('checkpoint')
-  return batching.Encoder(folders.load(tmp, request.param))
+  return batching.Encoder(folders.load(tmp, family))
 
 
 @pytest.fixture
@@ -84,6 +90,9 @@ def _check_slots(encoder, batch, b, pictures):
     places, np.flatnonzero(batch['tokens'][b] == encoder.image_token)
   )
   tokens = [image.num_tokens for image in images]
+  if images and images[0].slots is not None:
+    _check_tiles(batch, b, np.split(slots[places], np.cumsum(tokens)), images)
+    return
   assert slots[places].tolist() == [*range(sum(tokens))]
   image_of = np.repeat(np.arange(len(images)), tokens)  # [image tokens]
   if 'patch_images' not in batch:
@@ -112,7 +121,25 @@ def _check_slots(encoder, batch, b, pictures):
     assert (mine[:, 0] == start).all()
 
 
-def test_rows_with_no_one_and_several_images_share_a_batch(encoder, any_size):
+def _check_tiles(batch, b, slots, images):
+  """The tokens of an image see its own tiles; the ends of rows are one."""
+  pixels, count = batch['pixel_values'][b], 0
+  assert len(slots) == len(images) + 1 and not len(slots[-1])
+  for found, image in zip(slots, images):
+    ends = image.slots == tiles.NEWLINE
+    assert (found[ends] == 0).all() and (found[~ends] > 0).all()
+    place, patch = np.divmod(found[~ends] - 1, 9)  # 3 x 3 patches a tile
+    number, own = np.divmod(image.slots[~ends], 9)
+    np.testing.assert_array_equal(patch, own)
+    np.testing.assert_array_equal(pixels[place], image.pixel_values[number])
+    count += len(image.pixel_values)
+    assert ends.any() and {*number} == {*range(len(image.pixel_values))}
+  assert not pixels[count:].any()
+
+
+def test_rows_with_no_one_and_several_images_share_a_batch(
+  encoder, any_size, family
+):
   examples = _examples(encoder)
   batch = _batch(encoder, examples)
   names = Batch.__required_keys__
@@ -121,7 +148,8 @@ def test_rows_with_no_one_and_several_images_share_a_batch(encoder, any_size):
     assert batch['pixel_values'].shape == (5, 80, 96)  # the patches of row 3
     assert (batch['patch_images'].max(axis=1) == [0, 1, 2, 3, 0]).all()
   else:
-    assert batch['pixel_values'].shape == (5, 3, 3, 30, 30)
+    places = {'llava': 3, 'llava_next': 11}[family]  # 3 + 3 + 5 tiles
+    assert batch['pixel_values'].shape == (5, places, 3, 30, 30)
   assert set(batch) == names
   for b, example in enumerate(examples):
     n = len(example.tokens)
@@ -177,7 +205,7 @@ def _rows():
   return rows, [Row(f'text{i}', 'Who?', 'a chef', 'chef') for i in range(3)]
 
 
-def test_a_stream_of_pictures_of_any_size_has_one_shape(encoder, any_size):
+def test_a_stream_of_pictures_of_any_size_has_one_shape(encoder, family):
   pictures, texts = _rows()
   parts = [batching.Part(pictures, 2, 2), batching.Part(texts, 1, 2)]
   stream = batching.Stream(parts, encoder, seed=0)
@@ -190,7 +218,8 @@ def test_a_stream_of_pictures_of_any_size_has_one_shape(encoder, any_size):
       _check_slots(encoder, batch, b, example.pictures)
   assert len(seen) == 1
   shape = batch['pixel_values'].shape
-  assert shape == ((3, 32, 96) if any_size else (3, 1, 3, 30, 30))
+  shapes = {'llava': (3, 1, 3, 30, 30), 'llava_next': (3, 5, 3, 30, 30)}
+  assert shape == (shapes | {'qwen2_vl': (3, 32, 96)})[family]
 
 
 def test_row_batches_mix_rows_with_and_without_pictures(encoder):
@@ -270,11 +299,15 @@ def test_prompts_are_padded_on_either_side(encoder):
   np.testing.assert_array_equal(left['pixel_values'], right['pixel_values'])
 
 
-def test_images_that_do_not_fit_are_a_clear_error(encoder, any_size):
+def test_images_that_do_not_fit_are_a_clear_error(encoder, family):
   example = _examples(encoder)[2]
   shape = encoder.pixel_shape(1)
-  unit = 'holds 16 patches, got 64' if any_size else 'holds 1 images, got 2'
-  with pytest.raises(ValueError, match=unit):
+  unit = {
+    'llava': 'holds 1 images, got 2',
+    'llava_next': 'holds 1 tiles, got 8',
+    'qwen2_vl': 'holds 16 patches, got 64',
+  }
+  with pytest.raises(ValueError, match=unit[family]):
     encoder.batch([[encoder.document([example])]], 128, shape)
 
 

@@ -13,7 +13,7 @@ from mmu_jax.data.people import world as world_lib
 from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 
-FAMILIES = ('llava', 'qwen2_vl')
+FAMILIES = ('llava', 'llava_next', 'qwen2_vl')
 
 
 @pytest.fixture(scope='module')
@@ -138,13 +138,13 @@ def _rows_of_all_sizes(rng, number):
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_a_stream_of_pictures_of_all_sizes_has_one_shape(family, tmp_path):
-  """Pictures and texts in one batch, for either kind of processor."""
+  """Pictures and texts in one batch, for every kind of processor."""
   encoder = batching.Encoder(folders.load(tmp_path, family))
   rng = np.random.default_rng(3)
   rows = _rows_of_all_sizes(rng, 12)
   texts = [row._replace(key=f'text {row.key}', picture=None) for row in rows]
   sizes = {encoder.room(encoder.example(row).pictures) for row in rows}
-  assert len(sizes) == {'llava': 1, 'qwen2_vl': 5}[family]
+  assert len(sizes) == {'llava': 1, 'llava_next': 2, 'qwen2_vl': 5}[family]
   parts = [batching.Part(rows, 3, 2), batching.Part(texts, 1, 3)]
   streams = [
     batching.Stream(parts, encoder, seed=1, share=_stretch(h, 2))
@@ -157,8 +157,12 @@ def test_a_stream_of_pictures_of_all_sizes_has_one_shape(family, tmp_path):
   batch = streams[0](0)
   assert batch['tokens'].shape == (2, streams[0].length)
   assert streams[0].length % 8 == 0
-  shape = {'llava': (2, 1, 3, 30, 30), 'qwen2_vl': (2, 32, 96)}[family]
-  assert batch['pixel_values'].shape == shape
+  shape = {
+    'llava': (2, 1, 3, 30, 30),
+    'llava_next': (2, 5, 3, 30, 30),
+    'qwen2_vl': (2, 32, 96),
+  }
+  assert batch['pixel_values'].shape == shape[family]
 
 
 @pytest.mark.parametrize('family', FAMILIES)
