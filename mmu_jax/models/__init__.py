@@ -19,6 +19,8 @@ from mmu_jax.models.hub.loading import load
 from mmu_jax.models.hub.saving import save
 from mmu_jax.models.llava import Llava
 from mmu_jax.models.llava import LlavaConfig
+from mmu_jax.models.llava_next import LlavaNext
+from mmu_jax.models.llava_next import LlavaNextConfig
 from mmu_jax.models.model import build
 from mmu_jax.models.model import from_options
 from mmu_jax.models.model import Model
@@ -29,6 +31,8 @@ from mmu_jax.models.qwen2_vl import Qwen2VLConfig
 __all__ = [
   'Llava',
   'LlavaConfig',
+  'LlavaNext',
+  'LlavaNextConfig',
   'MODELS',
   'Model',
   'Qwen2VL',

@@ -60,9 +60,9 @@ class Family:
     convolutions: ``convolutions(config) -> {end of a leaf name: shape}``, the
       trailing shape in the files of kernels that are matrices here.
     image_processor: class in transformers, for folders that state none.
-    image_cut: ``image_cut(config) -> {fact: number}``, equal to ``cut`` of the
+    image_cut: ``image_cut(config) -> {fact: value}``, equal to ``cut`` of the
       images of a fitting processor.
-    image_tokens: ``image_tokens(config, room)``, image tokens of a row.
+    image_tokens: ``image_tokens(config, room)``, most image tokens of a row.
     abstract_batch: ``abstract_batch(config, rows, length, room)``, shapes and
       dtypes of a batch.
     copies: ``copies(config) -> {hub name: hub name}``, tensors that some
@@ -88,7 +88,7 @@ class Family:
   renames: tuple[tuple[str, str], ...]
   convolutions: Callable[[Any], dict[str, tuple[int, ...]]]
   image_processor: str
-  image_cut: Callable[[Any], dict[str, int]]
+  image_cut: Callable[[Any], dict[str, Any]]
   image_tokens: Callable[[Any, int], int]
   abstract_batch: Callable[[Any, int, int, int], Batch]
   widths: Callable[[Any], Mapping[str, Any]]

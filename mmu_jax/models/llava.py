@@ -164,7 +164,7 @@ class Llava(nnx.Module):
 
 
 # Values of transformers for fields that config.json leaves out.
-_DEFAULTS = dict(
+DEFAULTS = dict(
   vocab_size=32000,
   hidden_size=4096,
   intermediate_size=11008,
@@ -175,25 +175,36 @@ _DEFAULTS = dict(
 )
 
 
-def _read_config(
-  raw: Mapping[str, Any], options: dict[str, Any]
-) -> LlavaConfig:
-  """LLaVA-1.5: CLIP, a projector of two layers, Llama."""
+def read_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the fields of a LLaVA's config but for its decoder, checked.
+
+  Args:
+    raw: fields of ``config.json``.
+
+  Raises:
+    ValueError: if a field asks for a computation that is not supported.
+  """
   check_field(raw, 'multimodal_projector_bias', True, default=True)
   check_field(raw, 'tie_word_embeddings', False, default=False)
   text = sizes_of(raw, 'text_config')
-  check_field(text, 'model_type', 'llama', default='llama')
   check_field(text, 'tie_word_embeddings', False, default=False)
-  return LlavaConfig(
+  return dict(
     vision_config=clip(sizes_of(raw, 'vision_config')),
-    text_config=decoder(text, _DEFAULTS),
     vision_feature_layer=raw.get('vision_feature_layer', -2),
     vision_feature_select_strategy=raw.get(
       'vision_feature_select_strategy', 'default'
     ),
     projector_hidden_act=raw.get('projector_hidden_act', 'gelu'),
-    **options,
   )
+
+
+def _read_config(
+  raw: Mapping[str, Any], options: dict[str, Any]
+) -> LlavaConfig:
+  """LLaVA-1.5: CLIP, a projector of two layers, Llama."""
+  fields, text = read_fields(raw), raw['text_config']
+  check_field(text, 'model_type', 'llama', default='llama')
+  return LlavaConfig(text_config=decoder(text, DEFAULTS), **fields, **options)
 
 
 def _convolutions(config: LlavaConfig) -> dict[str, tuple[int, ...]]:

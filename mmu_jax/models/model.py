@@ -15,12 +15,13 @@ from mmu_jax.errors import UserError
 from mmu_jax.models import layers
 from mmu_jax.models import llama
 from mmu_jax.models import llava
+from mmu_jax.models import llava_next
 from mmu_jax.models import qwen2_vl
 from mmu_jax.sharding import Rules
 from mmu_jax.typing import Forward
 from mmu_jax.typing import Params
 
-MODELS = {f.name: f for f in (llava.FAMILY, qwen2_vl.FAMILY)}
+MODELS = {f.name: f for f in (llava.FAMILY, llava_next.FAMILY, qwen2_vl.FAMILY)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # equal if it is the same one

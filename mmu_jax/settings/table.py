@@ -230,7 +230,7 @@ TABLE: Table = {
   'groups.*': _GROUPS['*'],
   'validation_groups.*': _GROUPS['*'],
   # Model.
-  'model.name': (TEXT, 'family of a small model: llava, qwen2_vl'),
+  'model.name': (TEXT, 'family of a small model, a key of models.MODELS'),
   'model.path': (TEXT, "folder of a checkpoint; '': a small model"),
   'model.dtype': (
     one_of('float32', 'bfloat16', 'float16'),
@@ -242,7 +242,7 @@ TABLE: Table = {
   'model.processor.own_tokenizer': (FLAG, 'tokenizer class of transformers'),
   'model.processor.max_pixels': (COUNT, 'largest picture; 0: as the files'),
   'model.processor.min_pixels': (COUNT, 'smallest picture; 0: as the files'),
-  **below('model', sizes.LLAVA),
+  **below('model', sizes.LLAVA_NEXT),
   **below('model.vision_config', sizes.CLIP | sizes.QWEN2_VL_VISION),
   **below('model.text_config', sizes.DECODER | sizes.ROPE),
   **below('model.text_config', sizes.DECODER_KINDS),

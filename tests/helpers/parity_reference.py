@@ -89,7 +89,7 @@ def forward(reference: Any, given: dict[str, Any]) -> Any:
 
 def image_features(reference: Any, given: dict[str, Any]) -> list[np.ndarray]:
   """The tokens ``[n, D]`` of every image, in the order of the batch."""
-  names = ('pixel_values', 'image_grid_thw')
+  names = ('pixel_values', 'image_grid_thw', 'image_sizes')
   with torch.no_grad():
     found = reference.get_image_features(
       **{name: given[name] for name in names if name in given}

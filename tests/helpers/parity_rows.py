@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 IMAGES = (0, 1, 3, 2)  # of the rows of a batch
-LENGTH = 72  # L of a batch
 UNLABELLED = -100  # what transformers leaves out of the loss
 
 
@@ -22,13 +21,14 @@ class Row(NamedTuple):
     tokens: ``[n]`` int.
     labels: ``[n]`` int, the tokens that count in the loss, or ``UNLABELLED``.
     images: pixels ``[3, height, width]``, or patches ``[N, patch]``.
-    grids: of every image of any size, its patches in time, column and row.
+    grids: of every image of any size, its patches in time, column and row; of
+      one in tiles, its height and width.
   """
 
   tokens: np.ndarray
   labels: np.ndarray
   images: list[np.ndarray]
-  grids: list[tuple[int, int, int]]
+  grids: list[tuple[int, ...]]
 
 
 def draw(config: Any, seed: int, images: Sequence[int] = IMAGES) -> list[Row]:
@@ -61,10 +61,7 @@ def _text(rng, config, shape) -> np.ndarray:
 
 
 def inputs(
-  config: Any,
-  made: Sequence[Row],
-  side: str = 'right',
-  length: int | None = LENGTH,
+  config: Any, made: Sequence[Row], side: str = 'right', length: int | None = 0
 ) -> dict[str, Any]:
   """What transformers is given: rows padded to one length.
 
@@ -72,9 +69,10 @@ def inputs(
     config: of the model.
     made: the rows.
     side: ``'right'`` or ``'left'``, where short rows are padded.
-    length: L; None for that of the longest row.
+    length: L; None for that of the longest row, 0 for the family's.
   """
   rng = np.random.default_rng(len(made))
+  length = families.of(config).length if length == 0 else length
   length = length or max(len(row.tokens) for row in made)
   shape = (len(made), length)
   ids, mask = _text(rng, config, shape), np.zeros(shape, np.int64)
@@ -89,8 +87,7 @@ def inputs(
     found['pixel_values'] = families.of(config).pictures.join(images)
   grids = [grid for row in made for grid in row.grids]
   if grids:
-    found['image_grid_thw'] = np.array(grids)
-    found['mm_token_type_ids'] = (ids == config.image_token_id) * 1
+    found |= families.of(config).pictures.told(grids, ids, config)
   return {name: torch.tensor(x) for name, x in found.items()}
 
 
@@ -98,7 +95,7 @@ def batch(
   reference: Any,
   made: Sequence[Row],
   side: str = 'right',
-  length: int | None = LENGTH,
+  length: int | None = 0,
   room: int | None = None,
 ) -> dict[str, np.ndarray]:
   """The same rows as a ``typing.Batch``.
@@ -107,7 +104,7 @@ def batch(
     reference: the torch model; it gives multimodal rotary positions.
     made: the rows.
     side: where short rows are padded.
-    length: L; None for that of the longest row.
+    length: L, as for ``inputs``.
     room: I, or N for images of any size; None for what suits the rows.
   """
   config = reference.config
@@ -116,6 +113,10 @@ def batch(
     given[k].numpy() for k in ('input_ids', 'attention_mask', 'labels')
   )
   is_image = (tokens == config.image_token_id) & (mask > 0)
+  slots = np.where(is_image, is_image.cumsum(axis=1) - 1, -1)
+  of_pictures = families.of(config).pictures
+  for b, row in enumerate(made if of_pictures.slots else ()):
+    slots[b, is_image[b]] = of_pictures.slots(config, row)
   after = lambda x, end: np.concatenate(
     [x[:, 1:], np.full((len(x), 1), end)], axis=1
   )
@@ -124,12 +125,12 @@ def batch(
     positions=positions(reference, given),
     documents=mask,
     branches=0 * mask,
-    image_slots=np.where(is_image, is_image.cumsum(axis=1) - 1, -1),
+    image_slots=slots,
     targets=after(tokens, 0),
   )
   found = {name: x.astype(np.int32) for name, x in found.items()}
   found['weights'] = np.float32(after(labels, UNLABELLED) != UNLABELLED)
-  return found | families.of(config).pictures.place(config, made, room)
+  return found | of_pictures.place(config, made, room)
 
 
 def positions(reference: Any, given: dict[str, Any]) -> np.ndarray:

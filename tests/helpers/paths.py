@@ -7,3 +7,4 @@ ROOT = TESTS.parent
 CONFIGS = ROOT / 'configs'
 GOLDEN = TESTS / 'golden'  # arrays of the published code
 REFERENCE = ROOT.parent / 'shared' / 'reference'  # may be absent
+HUB = ROOT.parent / 'shared' / 'families' / 'hub'  # lists of tensors, likewise

@@ -43,7 +43,11 @@ def test_abstract_batches_go_through_the_model(name):
         model.image_features, model.abstract_params, batch
       )
       tokens = family.image_tokens(model.config, room)
-      assert features.shape[:2] == (ROWS, tokens)
+      assert features.shape[0] == ROWS
+      many = features.shape[1] < tokens
+      assert (
+        features.shape[1] == tokens or many and families.CASES[name].repeats
+      )
 
 
 def test_every_family_names_a_known_image_processor():

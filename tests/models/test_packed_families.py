@@ -37,7 +37,8 @@ def _parts(model, rng):
   image = family.image_tokens(model.config, room)
   n = BEFORE + image + BETWEEN
   slots = np.full(n, -1)
-  slots[BEFORE : BEFORE + image] = range(image)
+  features = families.num_features(model, room)
+  slots[BEFORE : BEFORE + image] = np.arange(image) % features
   text = lambda n: rng.integers(0, VOCAB, n)
   zeros = lambda n: np.zeros(n, int)
   yield zeros(n), text(n), slots, np.arange(n)

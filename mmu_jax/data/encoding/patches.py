@@ -96,7 +96,7 @@ class LlavaImages:
   def encode(self, image: Image) -> EncodedImage:
     """Encodes an RGB image ``[height, width, 3]`` uint8."""
     grid = self.grid(*image.shape[:2])
-    features = features_of(self.processor, image)
+    features = process_image(self.processor, image)
     pixel_values = features['pixel_values'][0].astype(np.float32)
     return EncodedImage(pixel_values, grid, self.num_tokens(grid))
 
@@ -153,7 +153,7 @@ class Qwen2VLImages:
   def encode(self, image: Image) -> EncodedImage:
     """Encodes an RGB image ``[height, width, 3]`` uint8."""
     self.grid(*image.shape[:2])  # raises before anything large is made
-    features = features_of(self.processor, image)
+    features = process_image(self.processor, image)
     grid = Grid(*(int(n) for n in features['image_grid_thw'][0]))
     return EncodedImage(
       features['pixel_values'].astype(np.float32),
@@ -308,7 +308,7 @@ def bucket(length: int) -> int:
   return -(-length // step) * step
 
 
-def features_of(processor: Any, image: Image, **options: Any) -> Any:
+def process_image(processor: Any, image: Image, **options: Any) -> Any:
   """Returns the output of an image processor for one image.
 
   Args:

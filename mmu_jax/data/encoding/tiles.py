@@ -16,7 +16,7 @@ import numpy as np
 
 from mmu_jax.data.encoding.images import Image
 from mmu_jax.data.encoding.patches import EncodedImage
-from mmu_jax.data.encoding.patches import features_of
+from mmu_jax.data.encoding.patches import process_image
 
 NEWLINE = -1  # place of the feature that ends a row of patches
 Size = tuple[int, int]  # height and width, pixels
@@ -113,7 +113,7 @@ class LlavaNextImages:
     """Encodes an RGB image ``[height, width, 3]`` uint8."""
     grid, edge = self.grid(*image.shape[:2]), self._edge
     sizes = [list(size) for size in self._allowed or [(edge, edge)]]
-    features = features_of(self.processor, image, image_grid_pinpoints=sizes)
+    features = process_image(self.processor, image, image_grid_pinpoints=sizes)
     pixels = features['pixel_values'][0][: grid.num_tiles].astype(np.float32)
     return EncodedImage(
       pixels,

@@ -6,14 +6,28 @@ loading, saving and parity run over the table.
 
 from typing import Any
 
+import jax
+
 from families import llava
+from families import llava_next
 from families import qwen2_vl
 from families.case import Case
+from mmu_jax import models
 from mmu_jax.models.hub import config as hub_config
 
-CASES = {case.name: case for case in (llava.CASE, qwen2_vl.CASE)}
+CASES = {
+  case.name: case for case in (llava.CASE, llava_next.CASE, qwen2_vl.CASE)
+}
 
 
 def of(config: Any) -> Case:
   """The entry of a config of transformers."""
   return CASES[hub_config.family_of(config.to_dict()).name]
+
+
+def num_features(model: models.Model, room: int) -> int:
+  """Features of a row that its image tokens may stand for."""
+  make = models.MODELS[model.family].abstract_batch
+  batch = make(model.config, 1, 8, room)
+  found = jax.eval_shape(model.image_features, model.abstract_params, batch)
+  return found.shape[1]

@@ -17,6 +17,7 @@ class Case:
     name: key in ``models.MODELS``.
     options: a tiny model of ``models.from_options``, heads for four devices.
     room: room of a row of that model for one picture.
+    repeats: whether one feature may stand for several tokens of a row.
     hub_config: ``config.json`` of a tiny checkpoint.
     decoder_at: field of ``config.json`` with the decoder's sizes; '' if they
       stand at the top.
@@ -34,11 +35,13 @@ class Case:
       older one on the hub.
     varies: functions of our config with several values over the seeds.
     pictures: how rows of the reference hold pictures.
+    length: tokens of their rows, padded.
   """
 
   name: str
   options: Mapping[str, Any]
   room: int
+  repeats: bool = False
   hub_config: Mapping[str, Any]
   decoder_at: str
   shapes: Callable[[bool], Shapes]
@@ -53,6 +56,7 @@ class Case:
   flatten_config: Callable[[dict[str, Any]], dict[str, Any]] = dict
   varies: tuple[Callable[[Any], Any], ...]
   pictures: Pictures
+  length: int = 72
 
   def decoder_fields(self, **fields: Any) -> dict[str, Any]:
     """Changes of ``config.json`` that set fields of the decoder."""

@@ -4,6 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import transformers
+
+from mmu_jax.data.encoding import tiles
 
 PATCHES = 192  # N of a batch of images of any size; whole blocks of 4 or 16
 
@@ -13,18 +16,24 @@ class Pictures(NamedTuple):
 
   Attributes:
     draw: ``draw(rng, config) -> (tokens, pixels, grid)``: the image's tokens,
-      with those around it; its pixels; its patches or None.
+      with those around it; its pixels; its patches, its size in pixels where
+      it is in tiles, or None.
+    told: ``told(grids, ids, config)``: further inputs of transformers.
     join: puts the pixels of all images together, for transformers.
     place: ``place(config, rows, room)``: the fields of our batch.
     positions: ``positions(reference, given, plain)``: of the tokens.
     split: ``split(features, config, batch, rows)``: the tokens of each image.
+    slots: ``slots(config, row)``: the feature behind each of its image tokens;
+      None where they are counted through.
   """
 
   draw: Callable[..., Any]
+  told: Callable[..., dict[str, np.ndarray]]
   join: Callable[[Sequence[np.ndarray]], np.ndarray]
   place: Callable[..., dict[str, np.ndarray]]
   positions: Callable[..., np.ndarray]
   split: Callable[..., list[np.ndarray]]
+  slots: Callable[..., np.ndarray] | None = None
 
 
 def _draw_same_size(rng, config):
@@ -50,6 +59,83 @@ def _draw_any_size(rng, config):
     [config.vision_end_token_id],
   ]
   return tokens, pixels.astype(np.float32), grid
+
+
+def _draw_tiles(rng, config):
+  """Pixels of the tiles of an image, and its size."""
+  height, width = (int(n) for n in rng.integers(3, 90, 2))
+  kind = transformers.LlavaNextProcessor
+  asked = kind.__new__(kind)  # without a tokenizer; it counts tokens
+  asked.image_processor = config  # it has the pinpoints, too
+  asked.patch_size = config.vision_config.patch_size
+  asked.num_additional_image_tokens = 0
+  edge = config.vision_config.image_size
+  count = asked._get_number_of_features(height, width, edge, edge)
+  shape = (_tiling(config, (height, width)).num_tiles, 3, edge, edge)
+  pixels = rng.standard_normal(shape).astype(np.float32)
+  return [[], [config.image_token_id] * count, []], pixels, (height, width)
+
+
+def _tiling(config, size):
+  """The tiles of an image, by our own code."""
+  vision = config.vision_config
+  return tiles.tile(
+    *size,
+    sizes=config.image_grid_pinpoints,
+    edge=vision.image_size,
+    side=vision.image_size // vision.patch_size,
+  )
+
+
+def _slots_of_tiles(config, row):
+  """The end of a row is 0; behind it the tiles of all images are counted."""
+  found, first = [], 1
+  for size in row.grids:
+    tiling = _tiling(config, size)
+    slots = tiling.slots()
+    found += np.where(slots < 0, 0, first + slots).tolist()
+    first += tiling.num_tiles * tiling.side**2
+  return np.array(found, np.int32)
+
+
+def _tell_nothing(grids, ids, config):
+  """Images of one size need no more than their pixels."""
+  del grids, ids, config
+  return {}
+
+
+def _tell_grids(grids, ids, config):
+  """Patches in time, column and row, and which tokens are an image's."""
+  return dict(
+    image_grid_thw=np.array(grids),
+    mm_token_type_ids=(ids == config.image_token_id) * 1,
+  )
+
+
+def _tell_sizes(grids, ids, config):
+  """Heights and widths."""
+  del ids, config
+  return dict(image_sizes=np.array(grids))
+
+
+def _join_tiles(images):
+  """As many tiles for each, which transformers cuts off again."""
+  most = max(map(len, images))
+  pad = lambda x: np.pad(x, [(0, most - len(x)), (0, 0), (0, 0), (0, 0)])
+  return np.stack([pad(image) for image in images])
+
+
+def _place_tiles(config, made, room):
+  """Tiles of all images, one after the other; behind them stands noise."""
+  if room is None:
+    room = max(sum(map(len, row.images)) for row in made)
+  edge, rng = config.vision_config.image_size, np.random.default_rng(room)
+  pixels = rng.standard_normal((len(made), room, 3, edge, edge))
+  for b, row in enumerate(made):
+    if row.images:
+      joined = np.concatenate(row.images)
+      pixels[b, : len(joined)] = joined
+  return dict(pixel_values=pixels.astype(np.float32))
 
 
 def _place_same_size(config, made, room):
@@ -129,8 +215,20 @@ def _split_any_size(features, config, batch, made):
   return [x for f, end in zip(features, ends) for x in np.split(f, end)[:-1]]
 
 
+def _split_tiles(features, config, batch, made):
+  """From ``[B, 1 + I * N, D]``, where several tokens may have one feature."""
+  del batch
+  found = []
+  for x, row in zip(features, made):
+    counts = [_tiling(config, size).num_tokens for size in row.grids]
+    tokens = x[_slots_of_tiles(config, row)]
+    found += np.split(tokens, np.cumsum(counts))[:-1]
+  return found
+
+
 SAME_SIZE = Pictures(
   _draw_same_size,
+  _tell_nothing,
   np.stack,
   _place_same_size,
   _plain_positions,
@@ -138,8 +236,18 @@ SAME_SIZE = Pictures(
 )
 ANY_SIZE = Pictures(
   _draw_any_size,
+  _tell_grids,
   np.concatenate,
   _place_any_size,
   _mrope_positions,
   _split_any_size,
+)
+TILES = Pictures(
+  _draw_tiles,
+  _tell_sizes,
+  _join_tiles,
+  _place_tiles,
+  _plain_positions,
+  _split_tiles,
+  _slots_of_tiles,
 )
