@@ -21,6 +21,35 @@ from mmu_jax.typing import Params
 from mmu_jax.typing import Scalar
 
 
+def answer_logits(forward: Forward, params: Params, batch: Batch) -> jax.Array:
+  """Returns logits ``[B, K, V]`` where predictions count: see ``counted``.
+
+  At 7B the logits of every position, in float32, are as large as a layer's
+  activations or larger, and most are of a prompt or an image.
+  """
+  if 'counted' not in batch:
+    return forward(params, batch)
+  return forward(params, batch, at=jnp.maximum(batch['counted'], 0))
+
+
+def counted(batch: Batch) -> Batch:
+  """Returns targets, weights, documents and branches where they count.
+
+  Args:
+    batch: batch, with its entry ``counted`` or without it.
+
+  Returns:
+    The four entries, ``[B, K]``; 0 behind the last position that counts.
+    Without ``counted`` all positions, ``[B, L]``.
+  """
+  names = ('targets', 'weights', 'documents', 'branches')
+  if 'counted' not in batch:
+    return {name: batch[name] for name in names}
+  real, at = batch['counted'] >= 0, jnp.maximum(batch['counted'], 0)
+  pick = lambda x: jnp.where(real, jnp.take_along_axis(x, at, axis=1), 0)
+  return {name: pick(batch[name]) for name in names}
+
+
 def answer_weight(batch: Batch) -> Scalar:
   """The weight of all answer tokens: the denominator of a cross-entropy."""
   return jnp.sum(batch['weights'].astype(jnp.float32))
@@ -28,7 +57,7 @@ def answer_weight(batch: Batch) -> Scalar:
 
 def num_answers(batch: Batch) -> Scalar:
   """The number of answers in a batch: the denominator of the NPO loss."""
-  return jnp.sum(_by_answer(batch['weights'], batch)[1])
+  return jnp.sum(_by_answer(counted(batch)['weights'], batch)[1])
 
 
 def descend(
@@ -36,8 +65,9 @@ def descend(
 ) -> Scalar:
   """Cross-entropy: learn the answers of the batch."""
   del ref_params
-  logits = forward(params, batch)
-  return losses.nll(logits, batch['targets'], batch['weights'])
+  here = counted(batch)
+  logits = answer_logits(forward, params, batch)
+  return losses.nll(logits, here['targets'], here['weights'])
 
 
 def ascend(
@@ -52,8 +82,9 @@ def log_odds(
 ) -> Scalar:
   """Log odds of the answers: importances of answers that are known by heart."""
   del ref_params
-  logits = forward(params, batch)
-  return losses.logit_margin(logits, batch['targets'], batch['weights'])
+  here = counted(batch)
+  logits = answer_logits(forward, params, batch)
+  return losses.logit_margin(logits, here['targets'], here['weights'])
 
 
 @functools.cache
@@ -85,7 +116,11 @@ def descend_near_reference(
   forward: Forward, params: Params, ref_params: Params, batch: Batch
 ) -> Scalar:
   """Cross-entropy + KL(p_ref || p_theta), both over the answer tokens."""
-  return _near_reference(forward, params, ref_params, batch, batch['weights'])
+  here = counted(batch)
+  logits = answer_logits(forward, params, batch)
+  ref_logits = answer_logits(forward, ref_params, batch)
+  nll = losses.nll(logits, here['targets'], here['weights'])
+  return nll + losses.kl_divergence(logits, ref_logits, here['weights'])
 
 
 def descend_near_reference_everywhere(
@@ -101,24 +136,10 @@ def descend_near_reference_everywhere(
   rows = jnp.any(batch['documents'] > 0, axis=1, keepdims=True)  # [B, 1]
   weights = batch['weights']
   everywhere = jnp.broadcast_to(rows, weights.shape).astype(weights.dtype)
-  return _near_reference(
-    forward, params, ref_params, batch, everywhere, weights.shape[1]
-  )
-
-
-def _near_reference(
-  forward: Forward,
-  params: Params,
-  ref_params: Params,
-  batch: Batch,
-  where: jax.Array,
-  scale: jax.typing.ArrayLike = 1.0,
-) -> Scalar:
-  """Cross-entropy + scale * the mean KL over some positions."""
-  logits = forward(params, batch)
-  nll = losses.nll(logits, batch['targets'], batch['weights'])
-  ref_logits = forward(ref_params, batch)
-  return nll + scale * losses.kl_divergence(logits, ref_logits, where)
+  logits, ref_logits = forward(params, batch), forward(ref_params, batch)
+  nll = losses.nll(logits, batch['targets'], weights)
+  kl = losses.kl_divergence(logits, ref_logits, everywhere)
+  return nll + weights.shape[1] * kl
 
 
 KL_OVER = {
@@ -128,15 +149,17 @@ KL_OVER = {
 
 
 def _by_answer(values: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-  """Per-token values ``[B, L]`` added up by answer, and which are answers."""
+  """Values ``[B, K]`` where they count, added up by answer, and which are."""
+  here = counted(batch)
   return losses.sum_by_answer(
-    values, batch['weights'], batch['documents'], batch['branches']
+    values, here['weights'], here['documents'], here['branches']
   )
 
 
 def _log_probs(forward: Forward, params: Params, batch: Batch) -> jax.Array:
-  """log p of every target token, ``[B, L]``."""
-  return losses.token_log_probs(forward(params, batch), batch['targets'])
+  """log p of every target token that counts, ``[B, K]``."""
+  logits = answer_logits(forward, params, batch)
+  return losses.token_log_probs(logits, counted(batch)['targets'])
 
 
 @functools.cache
@@ -236,8 +259,9 @@ def simple_preference_against(beta: float, gamma: float) -> LossFn:
     forward: Forward, params: Params, ref_params: Params, batch: Batch
   ) -> Scalar:
     del ref_params
-    nll, is_answer = _by_answer(-_log_probs(forward, params, batch), batch)
-    length, _ = _by_answer(jnp.ones_like(batch['weights']), batch)
+    log_probs = _log_probs(forward, params, batch)
+    nll, is_answer = _by_answer(-log_probs, batch)
+    length, _ = _by_answer(jnp.ones_like(log_probs), batch)
     nll = nll / jnp.maximum(length, 1)
     return losses.simple_npo(nll, beta=beta, gamma=gamma, where=is_answer)
 
@@ -285,14 +309,15 @@ def distil_without_answers(strength: float) -> LossFn:
   def loss(
     forward: Forward, params: Params, ref_params: Params, batch: Batch
   ) -> Scalar:
-    logits = forward(params, batch)
-    ref = jax.lax.stop_gradient(forward(ref_params, batch))
+    here = counted(batch)
+    logits = answer_logits(forward, params, batch)
+    ref = jax.lax.stop_gradient(answer_logits(forward, ref_params, batch))
     ref = ref.astype(jnp.float32)
-    lowered = strength * jax.nn.one_hot(batch['targets'], ref.shape[-1])
+    lowered = strength * jax.nn.one_hot(here['targets'], ref.shape[-1])
     wanted = jax.nn.softmax(ref - lowered)
     each = -jnp.sum(wanted * jax.nn.log_softmax(logits.astype(jnp.float32)), -1)
     total = answer_weight(batch)
-    weighed = jnp.sum(each * batch['weights'].astype(jnp.float32))
+    weighed = jnp.sum(each * here['weights'].astype(jnp.float32))
     return weighed / jnp.where(total > 0, total, 1)
 
   return loss

@@ -1,9 +1,9 @@
 """The types that every module shares, and the letters that name axes.
 
 Shapes are written with these letters: **B** examples (rows of a batch),
-**L** tokens of a row, **I** images of a row, **N** image patches (of an
-image; of all images of a row where their number differs), **V** vocabulary,
-**D** width, **H** heads.
+**L** tokens of a row, **K** tokens of a row that count in a loss, **I** images
+of a row, **N** image patches (of an image; of all images of a row where their
+number differs), **V** vocabulary, **D** width, **H** heads.
 """
 
 from collections.abc import Callable
@@ -45,6 +45,9 @@ class Batch(TypedDict):
     targets: ``[B, L]`` int32; the token to predict *at* this position.
     weights: ``[B, L]`` float32 >= 0; how much that prediction counts in the
       loss, 0 for prompts, image tokens and padding.
+    counted: ``[B, K]`` int32; the positions with a weight, in order, and -1
+      behind them. Losses ask for logits at these places alone; without this
+      entry, at every place.
     beside: the batch of another split, of any size, for a loss that reads two
       at once (``Turn.beside``).
   """
@@ -59,10 +62,12 @@ class Batch(TypedDict):
   patch_positions: NotRequired[jax.Array]
   targets: jax.Array
   weights: jax.Array
+  counted: NotRequired[jax.Array]
   beside: NotRequired['Batch']
 
 
-# (params, batch) -> logits [B, L, V]; with layer=k hidden states [B, L, D]
+# (params, batch) -> logits [B, L, V]; with at=[B, K] logits [B, K, V] at these
+# positions; with layer=k hidden states [B, L, D]
 Forward = Callable[..., jax.Array]
 Terms = Scalar | tuple[Scalar, ...]  # a loss, or means whose sum it is
 # (forward, params, ref_params, batch) -> scalar, or several that add up

@@ -148,6 +148,35 @@ def test_no_loss_sees_rows_of_padding(name):
   _assert_same(_gradients(turn, toy.pad(batch, 3, rows=5), 1), want)
 
 
+@pytest.mark.parametrize('name', {**TURNS, **WHOLE})
+def test_logits_where_nothing_counts_are_not_needed(name):
+  turn, batch = (TURNS | WHOLE)[name], _ragged(4)
+  batch = toy.pad(batch, 4, rows=2, columns=3)
+  want = _gradients(turn, batch, 1)
+  _assert_same(_gradients(turn, toy.counted(batch, free=3), 1), want)
+
+
+@pytest.mark.parametrize('name', {**TURNS, **WHOLE})
+def test_every_loss_of_answers_asks_for_their_logits_alone(name):
+  turn = (TURNS | WHOLE)[name]
+  batch = toy.counted(_ragged(5))
+  batch['beside'] = toy.counted(_ragged(6))
+  asked = []
+
+  def forward(p, made, **which):
+    asked.append((made, which))
+    return toy.forward(p, made, **which)
+
+  params = toy.params(5)
+  turn.loss(forward, params, params, batch)
+  assert asked
+  for made, which in asked:
+    if name == 'published_kl':  # over every position
+      assert not which
+    elif 'layer' not in which:
+      assert which['at'].shape == made['counted'].shape
+
+
 def test_each_term_of_a_paired_turn_has_the_measure_of_its_own_batch():
   """One share for both would weigh the parts of the other batch wrongly."""
   turn, batch = TURNS[PAIRED], _ragged(1)

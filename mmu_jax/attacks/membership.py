@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmu_jax import losses
+from mmu_jax import objectives
 from mmu_jax import sharding
 from mmu_jax.attacks.attack import ATTACKS
 from mmu_jax.attacks.attack import Rows
@@ -176,15 +177,16 @@ def token_statistics(
     forward: forward pass of the model.
 
   Returns:
-    Four arrays ``[B, L]``: weights; log p of each target; mean and standard
+    Four arrays ``[B, K]``: weights; log p of each target; mean and standard
     deviation of log p under the model's own distribution, in nats.
   """
-  logits = forward(params, batch).astype(jnp.float32)
-  log_p = jax.nn.log_softmax(logits)  # [B, L, V]
+  logits = objectives.answer_logits(forward, params, batch)
+  logits, here = logits.astype(jnp.float32), objectives.counted(batch)
+  log_p = jax.nn.log_softmax(logits)  # [B, K, V]
   mean = jnp.sum(jnp.exp(log_p) * log_p, axis=-1, keepdims=True)
   variance = jnp.sum(jnp.exp(log_p) * jnp.square(log_p - mean), axis=-1)
-  chosen = losses.token_log_probs(logits, batch['targets'])
-  found = batch['weights'], chosen, mean[..., 0], jnp.sqrt(variance)
+  chosen = losses.token_log_probs(logits, here['targets'])
+  found = here['weights'], chosen, mean[..., 0], jnp.sqrt(variance)
   return sharding.replicate(found)
 
 
@@ -201,9 +203,7 @@ def gradient_norms(
     rules: tuple of partition rules of the parameters.
   """
 
-  def loss(params, row):
-    logits = forward(params, row)
-    return losses.nll(logits, row['targets'], row['weights'])
+  loss = lambda params, row: objectives.descend(forward, params, None, row)
 
   def norm(row):
     grads = sharding.constrain(jax.grad(loss)(params, row), rules)

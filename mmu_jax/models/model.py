@@ -32,9 +32,11 @@ class Model:
     family: name of its family, a key of ``MODELS``.
     config: sizes, and how to compute.
     init: ``init(key) -> params``, nested dicts of float32 arrays.
-    forward: ``forward(params, batch) -> logits [B, L, V]``; with ``layer=k``
-      the hidden states ``[B, L, D]`` after the first k decoder layers instead:
-      0 gives the embeddings, with the image tokens in their places.
+    forward: ``forward(params, batch) -> logits [B, L, V]``; with ``at``, int
+      ``[B, K]``, logits ``[B, K, V]`` at these positions of each row alone;
+      with ``layer=k`` the hidden states ``[B, L, D]`` after the first k decoder
+      layers instead: 0 gives the embeddings, with the image tokens in their
+      places.
     image_features: ``image_features(params, batch) -> [B, tokens, D]``, the
       image tokens that ``image_slots`` count.
     prefill: ``prefill(params, batch, last, cache_size) -> (logits [B, V],
@@ -122,7 +124,7 @@ def build(config: Any) -> Model:
     module = family.module(config, nnx.Rngs(params=key))
     return nnx.to_pure_dict(nnx.state(module))
 
-  def forward(params, batch, *, layer=None):
+  def forward(params, batch, *, at=None, layer=None):
     module = merge(params)
     x = embed(module, batch)
     # Padding trains no embedding, as with torch's padding_idx. Only a loss that
@@ -134,6 +136,9 @@ def build(config: Any) -> Model:
     )
     if layer is not None:
       return sharding.split_rows(hidden)
+    if at is not None:
+      picked = jnp.take_along_axis(hidden, at[..., None], axis=1)  # [B, K, D]
+      hidden = sharding.split_rows(picked)
     return sharding.split_rows(module.logits(hidden), last='tensor')
 
   def image_features(params, batch):

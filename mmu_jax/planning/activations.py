@@ -2,9 +2,9 @@
 
 The residuals of ``jax.vjp`` are the leaves of a tree, and ``jax.eval_shape``
 gives their shapes without computing anything: so nothing is assumed of layers
-or remat policies. The trace has a number of rows and a length that no other
-axis has. They tell which values grow with the batch, and one trace serves
-batches of every size.
+or remat policies. The trace has a number of rows, a length, and a number of
+counted tokens that no other axis has. They tell which values grow with the
+batch, and one trace serves batches of every size.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from mmu_jax import tree as tree_lib
 from mmu_jax.models import MODELS
 from mmu_jax.typing import LossFn
 
-ROWS, LENGTH = 1009, 10007  # prime numbers
+ROWS, LENGTH, COUNTED = 1009, 10007, 5003  # prime numbers
 
 
 class Value(NamedTuple):
@@ -67,7 +67,7 @@ def term_of(loss: LossFn, beside: bool) -> LossFn:
 
 @functools.lru_cache(maxsize=256)
 def kept(
-  config: Any, loss: LossFn, length: int, room: int, remat: str
+  config: Any, loss: LossFn, length: int, room: int, counted: int, remat: str
 ) -> tuple[Value, ...]:
   """Returns the values that the gradient of a loss needs from its forward pass.
 
@@ -76,6 +76,7 @@ def kept(
     loss: loss of a turn.
     length: L, tokens of a row.
     room: places for pictures in a row.
+    counted: K, tokens of a row that count in the loss; 0 for all.
     remat: key of ``layers.REMAT``.
 
   Returns:
@@ -89,13 +90,33 @@ def kept(
   by_shape = {x.shape: name for name, x in params.items()}
   depths = MODELS[model.family].widths(config)['layers']
   found = (
-    _value(x, length, depths, by_shape) for x in _residuals(config, loss, room)
+    _value(x, (length, counted), depths, by_shape)
+    for x in _residuals(config, loss, room, bool(counted))
   )
   return tuple(v for v in found if v and not (fused and _is_score(v)))
 
 
+def abstract_batch(
+  config: Any, rows: int, length: int, room: int, counted: int = 0
+) -> Any:
+  """Returns the shapes and dtypes of a batch.
+
+  Args:
+    config: config of the model.
+    rows: B, rows of the whole batch.
+    length: L, tokens of a row.
+    room: places for pictures in a row.
+    counted: K, tokens of a row that count in a loss; 0 for all.
+  """
+  family = MODELS[models.build(config).family]
+  batch = family.abstract_batch(config, rows, length, room)
+  if not counted:
+    return batch
+  return {**batch, 'counted': jax.ShapeDtypeStruct((rows, counted), jnp.int32)}
+
+
 @functools.lru_cache(maxsize=64)
-def _residuals(config, loss, room) -> list[jax.ShapeDtypeStruct]:
+def _residuals(config, loss, room, some_count) -> list[jax.ShapeDtypeStruct]:
   """Shapes of the residuals for ROWS rows of LENGTH tokens."""
   model = models.build(config)
   params = model.abstract_params
@@ -104,15 +125,21 @@ def _residuals(config, loss, room) -> list[jax.ShapeDtypeStruct]:
     f = lambda p: loss(model.forward, p, ref_params, batch)
     return jax.vjp(f, params)[1]
 
-  batch = MODELS[model.family].abstract_batch(config, ROWS, LENGTH, room)
+  batch = abstract_batch(config, ROWS, LENGTH, room, some_count * COUNTED)
   return jax.tree.leaves(jax.eval_shape(residuals, params, params, batch))
 
 
-def _value(x, length, depths, by_shape) -> Value | None:
-  """A residual of the wanted length; None for a parameter itself."""
-  # Plan: put the wanted length where LENGTH stands, and take ROWS out. Where
-  # no axis has rows it is a parameter, the first layers of one, or a constant.
-  of_length = lambda n: n // LENGTH * length if n and not n % LENGTH else n
+def _value(x, sizes, depths, by_shape) -> Value | None:
+  """A residual of the wanted sizes; None for a parameter itself."""
+  # Plan: put the wanted sizes where LENGTH and COUNTED stand, and take ROWS
+  # out. Where no axis has rows it is a parameter, the first layers of one, or a
+  # constant.
+  fits = lambda n: [
+    n // trace * size
+    for trace, size in zip((LENGTH, COUNTED), sizes)
+    if n and not n % trace
+  ]
+  of_length = lambda n: next(iter(fits(n)), n)
   at = next((i for i, n in enumerate(x.shape) if n and not n % ROWS), -1)
   shape = tuple(
     of_length(n // ROWS if i == at else n) for i, n in enumerate(x.shape)

@@ -19,9 +19,9 @@ import ml_collections
 from mmu_jax import gradients
 from mmu_jax import sharding
 from mmu_jax.errors import UserError
-from mmu_jax.models import MODELS
 from mmu_jax.objectives import answer_weight
 from mmu_jax.objectives import descend
+from mmu_jax.planning import activations
 from mmu_jax.planning import memory
 from mmu_jax.planning import programs
 from mmu_jax.training import step as step_lib
@@ -131,9 +131,8 @@ def lower(program: memory.Program, on: memory.Setting) -> jax.stages.Lowered:
 
 def _batch(program, on, mesh) -> Any:
   """The shapes of a batch, and its place."""
-  make = MODELS[on.model.family].abstract_batch
-  _, length, room = program.rows
-  made = make(on.model.config, on.total_rows(program), length, room)
+  rows = on.total_rows(program), *program.rows[1:]
+  made = activations.abstract_batch(on.model.config, *rows)
   where = sharding.batch_sharding(mesh)
   return jax.tree.map(lambda x: x.update(sharding=where), made)
 

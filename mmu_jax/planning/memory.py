@@ -34,11 +34,19 @@ from mmu_jax.typing import LossFn
 
 
 class Rows(NamedTuple):
-  """Rows of a batch: how many in all, tokens of each, room for pictures."""
+  """Rows of a batch.
+
+  Attributes:
+    count: number of rows in all.
+    length: tokens of each.
+    room: room of each for pictures.
+    counted: tokens of each that count in a loss; 0 for all.
+  """
 
   count: int
   length: int
   room: int
+  counted: int = 0
 
 
 class Program(NamedTuple):
@@ -274,9 +282,8 @@ def need(program: Program, on: Setting) -> Need:
 
 def _batch_bytes(program, on) -> int:
   """Bytes of a batch on one device."""
-  rows, make = program.rows, MODELS[on.model.family].abstract_batch
   count = on.local_rows(program) * on.micro_batches**program.has_gradient
-  batch = make(on.model.config, count, rows.length, rows.room)
+  batch = activations.abstract_batch(on.model.config, count, *program.rows[1:])
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch))
 
 
@@ -284,15 +291,13 @@ def _answers(program, on) -> dict[str, dict[str, int]]:
   """Phases of decoding prompts with a cache, or of scoring given answers."""
   rows, text, count = program.rows, on.model.config.text_config, program.count
   local = on.local_rows(program)
-  every = activations.kept(
-    on.model.config, descend, rows.length, rows.room, 'none'
-  )
+  every = activations.kept(on.model.config, descend, *rows[1:], 'none')
   largest = max(sum(_by_layer(every, local, on), []), default=0)
   # Two values of a layer without a gradient, its input and its output.
   hidden = local * rows.length * text.hidden_size * on.itemsize
   work = {'activations': 2 * (largest + hidden), 'weights at work': on.layer}
   if not count:
-    work['logits'] = _logits_bytes(program, on)
+    work['logits'] = _logits_bytes(program, on, rows.counted or rows.length)
     work['weights at work'] = max(on.layer, *on.word_tables)
     return {'score': work}
   tensor, heads = on.mesh.shape['tensor'], text.num_key_value_heads
@@ -314,12 +319,14 @@ def _gradient(loss, program, on) -> dict[str, dict[str, int]]:
   # their sums; weights at work; then the two phases, and on CPUs a third.
   rows, config, count = program.rows, on.model.config, on.local_rows(program)
   kept, every = (
-    activations.kept(config, loss, rows.length, rows.room, remat)
+    activations.kept(config, loss, *rows[1:], remat)
     for remat in (config.remat, 'none')
   )
   vocab = config.text_config.vocab_size
   of = lambda values: sum(_value_bytes(v, count, on) for v in values)
-  logits = of(v for v in kept if v.by_row and v.shape[-1] == vocab)
+  of_vocab = [v for v in kept if v.by_row and v.shape[-1] == vocab]
+  logits, default = of(of_vocab), rows.counted or rows.length
+  positions = max((v.shape[-2] for v in of_vocab), default=default)
   activation = of(kept) - logits
   grads = on.params - (0 if rows.room else on.unread)
   sums = grads if on.micro_batches > 1 else 0
@@ -336,7 +343,7 @@ def _gradient(loss, program, on) -> dict[str, dict[str, int]]:
   phases = {
     'head': {
       'activations': activation,
-      'logits': logits + _logits_bytes(program, on),
+      'logits': logits + _logits_bytes(program, on, positions),
       'weights at work': 2 * head,  # and its whole gradient
       'gradients': sums,
     },
@@ -377,11 +384,11 @@ def _value_bytes(value, count, on) -> int:
   return size * count // (parts if any(n % parts == 0 for n in axes) else 1)
 
 
-def _logits_bytes(program, on) -> int:
+def _logits_bytes(program, on, positions) -> int:
   """Bytes of logits and their gradient, in the dtype of the computation."""
   vocab = on.model.config.text_config.vocab_size
   parts = on.mesh.shape['tensor']
-  size = on.local_rows(program) * program.rows.length * vocab
+  size = on.local_rows(program) * positions * vocab
   # In float32 the logits themselves are among the kept values.
   times = 1 if on.itemsize == 4 else 2
   return size // (1 if vocab % parts else parts) * on.itemsize * times

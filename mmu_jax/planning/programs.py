@@ -16,6 +16,7 @@ from mmu_jax import inputs
 from mmu_jax import models
 from mmu_jax import sharding
 from mmu_jax.data.batches import batching
+from mmu_jax.data.batches import packing
 from mmu_jax.data.encoding.patches import bucket
 from mmu_jax.data.row import Row
 from mmu_jax.errors import UserError
@@ -92,7 +93,8 @@ def read_job(
     sizes = {axis: max(n, 1) for axis, n in sizes.items()}
     notes += [f'one device for {config.mesh}; give --config.mesh=fsdp=8 or so']
   if length or job is None:
-    shape = functools.partial(_guess, model, length)
+    full = config.labels != 'answer'
+    shape = functools.partial(_guess, model, length, full)
     asked = _guess_asked(model, config.evaluation, length)
   else:
     shape, asked = functools.partial(_measure, job), _measure_asked(job)
@@ -184,7 +186,7 @@ def _measure(job, parts: Parts, without: Sequence[str] = ()) -> Rows:
   first = lambda rows: range(1)
   stream = batching.Stream(drawn, job.encoder, seed=0, share=first)
   room = stream(0)['pixel_values'].shape[1]
-  return Rows(stream.num_rows, stream.length, room)
+  return Rows(stream.num_rows, stream.length, room, stream.most_counted)
 
 
 def _longest(part: batching.Part) -> list[Row]:
@@ -209,7 +211,7 @@ def _measure_asked(job) -> list[Rows]:
   protocol, tasks = scoring.asked(job)
   prompt = lambda q: sum(len(row.question) for row in (q.row, *q.shots))
   given = lambda q: prompt(q) + len(q.row.answer)
-  found = [Rows(job.config.evaluation.batch_size, 0, 0)] * 2
+  found = [Rows(job.config.evaluation.batch_size, 0, 0, 0)] * 2
   for questions in tasks.values():
     longest = {
       question.row.key: question
@@ -224,27 +226,34 @@ def _measure_asked(job) -> list[Rows]:
           document, pictures = job.scorer.document(examples)
           most = max(found[i].length, bucket(len(document['tokens'])))
           room = max(found[i].room, job.scorer.room(pictures))
-          found[i] = found[i]._replace(length=most, room=room)
+          counted = max(found[i].counted, bucket(packing.num_counted(document)))
+          sizes = dict(length=most, room=room, counted=counted)
+          found[i] = found[i]._replace(**sizes)
   return found
 
 
-def _guess(model, length: int, parts: Parts, _=()) -> Rows:
-  """The rows that a stream draws, where no data says it."""
+def _guess(model, length: int, full: bool, parts: Parts, _=()) -> Rows:
+  """The rows that a stream draws, where no data says it.
+
+  All of a question's text may count; in ``full`` rows everything does.
+  """
   tokens, picture = _picture(model)
-  count = longest = room = 0
+  count = longest = room = texts = 0
   for part in parts:
     kinds = {split.replace(':', '/').split('/')[0] for split in part['splits']}
     seen = not kinds <= TEXT_SPLITS
+    texts = max(texts, TEXT * part['questions'])
     longest = max(longest, seen * tokens + TEXT * part['questions'])
     room, count = max(room, seen * picture), count + part['size']
-  return Rows(count, length or -(-longest // 8) * 8, room)
+  length = length or -(-longest // 8) * 8
+  return Rows(count, length, room, 0 if full else min(texts, length))
 
 
 def _guess_asked(model, ask, length: int) -> list[Rows]:
   """Prompts and scored answers, where no data says it."""
   part = dict(splits=['vqa'], size=ask.batch_size, questions=1)
-  one, asked = _guess(model, length, [part]), ask.get('shots', 0) + 1
-  prompts = Rows(one.count, one.length * asked, one.room * asked)
+  one, asked = _guess(model, length, False, [part]), ask.get('shots', 0) + 1
+  prompts = Rows(one.count, one.length * asked, one.room * asked, one.counted)
   longer = -(-(prompts.length + ask.max_new_tokens) // 8) * 8
   return [prompts, prompts._replace(length=longer)]
 

@@ -18,7 +18,6 @@ import jax
 import numpy as np
 
 from mmu_jax import models
-from mmu_jax.models import MODELS
 from mmu_jax.planning import activations
 from mmu_jax.planning.memory import Program
 from mmu_jax.planning.memory import Setting
@@ -86,7 +85,8 @@ def step_time(program: Program, on: Setting, chip: str) -> StepTime:
   passes = on.micro_batches * len(backward)
   for loss, batch in backward:
     count = on.micro_batches * on.local_rows(batch)
-    shape = config, loss, batch.rows.length, batch.rows.room
+    rows = batch.rows
+    shape = config, loss, rows.length, rows.room, rows.counted
     flops += row_flops(*shape) * count * mine / whole
     if mine < whole:
       kept = activations.kept(*shape, 'full')
@@ -114,12 +114,17 @@ def _speed(chip: Chip, devices: int, beside: int) -> float:
 
 
 @functools.lru_cache(maxsize=64)
-def row_flops(config: Any, loss: LossFn, length: int, room: int) -> float:
-  """Returns operations of a loss and its gradient for one row of a batch."""
+def row_flops(
+  config: Any, loss: LossFn, length: int, room: int, counted: int = 0
+) -> float:
+  """Returns operations of a loss and its gradient for one row of a batch.
+
+  The arguments are as for ``activations.kept``.
+  """
   model = models.build(config)
   params = model.abstract_params
   f = jax.grad(lambda p, ref, batch: loss(model.forward, p, ref, batch))
-  batch = MODELS[model.family].abstract_batch(config, ROWS, length, room)
+  batch = activations.abstract_batch(config, ROWS, length, room, counted)
   return count_flops(jax.make_jaxpr(f)(params, params, batch)) / ROWS
 
 

@@ -34,9 +34,11 @@ def setting(spec='data=1', micro_batches=1, config=PEOPLE, **how):
   return memory.Setting(models.build(config), mesh, micro_batches, **how)
 
 
-def turn(method, index=0, count=8, length=104, room=1, options=None, **held):
+def turn(
+  method, index=0, count=8, length=104, room=1, counted=0, options=None, **held
+):
   """A turn of a method as a program."""
-  rows = memory.Rows(count, length, room)
+  rows = memory.Rows(count, length, room, counted)
   made = methods.make(method)[index]
   tx = optimizer.build(**(options or HF_ADAMW))
   return memory.Program(method, made.split, rows, made, tx, **held)

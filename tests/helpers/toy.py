@@ -174,10 +174,20 @@ def params(seed: int, dtype=jnp.float32):
   }
 
 
-def forward(p, made, *, layer=None):
+def counted(made, free: int = 0):
+  """The batch with the positions that count, and ``free`` more places."""
+  at = [np.flatnonzero(weights) for weights in made['weights']]
+  found = np.full((len(at), max(map(len, at)) + free), -1)
+  for row, positions in zip(found, at):
+    row[: len(positions)] = positions
+  return {**made, 'counted': found}
+
+
+def forward(p, made, *, at=None, layer=None):
   """The perceptron: ``[B, L, V]`` logits, each position by itself.
 
-  With ``layer`` its ``[B, L, D]`` states after so many layers.
+  With ``at`` those of some positions alone; with ``layer`` its ``[B, L, D]``
+  states after so many layers.
   """
   vision, language = p['vision_tower'], p['language_model']
   x = language['embed_tokens'][made['tokens']]  # [B, L, D]
@@ -190,6 +200,8 @@ def forward(p, made, *, layer=None):
     x = x + jnp.tanh(x @ kernel + bias)
   if layer is not None:
     return x
+  if at is not None:
+    x = jnp.take_along_axis(x, at[..., None], axis=1)
   return x * language['norm'] @ language['lm_head'] * language['temperature']
 
 

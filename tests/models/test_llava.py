@@ -11,6 +11,7 @@ import toy
 
 from mmu_jax import losses
 from mmu_jax import models
+from mmu_jax import objectives
 from mmu_jax import tree as tree_lib
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
@@ -93,6 +94,23 @@ def test_image_features_go_to_their_slots():
     want = want @ head['lm_head']['kernel']
     np.testing.assert_allclose(logits[b, i], want, rtol=2e-5, atol=2e-5)
   assert {-1, *range(2 * NUM_PATCHES)} == set(batch['image_slots'].ravel())
+
+
+def test_logits_where_asked_for_are_those_of_every_position():
+  model = toy.llava()
+  params, batch = _params(model, 41), toy.batch(42, weighted=True)
+  rows, length = batch['tokens'].shape
+  at = np.random.default_rng(43).integers(0, length, (rows, 5))
+  every = jax.jit(model.forward)(params, batch)
+  some = jax.jit(model.forward)(params, batch, at=at)
+  want = np.take_along_axis(np.asarray(every), at[..., None], axis=1)
+  np.testing.assert_allclose(some, want, rtol=1e-5, atol=1e-5)
+  gradient = jax.jit(
+    jax.grad(lambda p, b: objectives.descend(model.forward, p, None, b))
+  )
+  here = toy.counted(batch, free=2)
+  error = toy.relative_error(gradient(params, here), gradient(params, batch))
+  assert error < 1e-5
 
 
 def test_hidden_states_are_those_of_a_model_with_fewer_layers():

@@ -10,7 +10,6 @@ import pytest
 import toy
 
 from mmu_jax import methods
-from mmu_jax import models
 from mmu_jax import objectives
 from mmu_jax.planning import activations
 
@@ -22,41 +21,41 @@ def _bytes(values, count=1):
   )
 
 
-@pytest.mark.parametrize('room', [0, 1])
-def test_kept_values_are_the_residuals_of_jax_at_any_rows_and_length(room):
+@pytest.mark.parametrize('room, counted', [(0, 0), (1, 0), (1, 7)])
+def test_kept_values_are_the_residuals_of_jax_at_any_rows_and_length(
+  room, counted
+):
   model = plans.model()
   rng = np.random.default_rng()
   count, length = int(rng.integers(2, 6)), int(rng.integers(20, 40))
-  make = models.MODELS['llava'].abstract_batch
   loss = functools.partial(objectives.descend, model.forward)
 
   def residuals(params, batch):
     return jax.vjp(lambda p: loss(p, None, batch), params)[1]
 
   own = {x.shape for x in jax.tree.leaves(model.abstract_params)}
-  batch = make(model.config, count, length, room)
+  sizes = length, room, counted
+  batch = activations.abstract_batch(model.config, count, *sizes)
   found = jax.eval_shape(residuals, model.abstract_params, batch)
   want = sum(
     math.prod(x.shape) * x.dtype.itemsize
     for x in jax.tree.leaves(found)
     if x.shape not in own
   )
-  kept = activations.kept(
-    model.config, objectives.descend, length, room, 'none'
-  )
+  kept = activations.kept(model.config, objectives.descend, *sizes, 'none')
   assert _bytes(kept, count) == pytest.approx(want, rel=0.01)
 
 
 def test_stronger_policies_keep_less():
   sizes = [
-    _bytes(activations.kept(plans.PEOPLE, objectives.descend, 104, 1, remat))
+    _bytes(activations.kept(plans.PEOPLE, objectives.descend, 104, 1, 0, remat))
     for remat in ('none', 'dots', 'full')
   ]
   assert sizes[0] > 2 * sizes[1] > 4 * sizes[2]
 
 
 def test_full_remat_keeps_the_inputs_of_layers():
-  kept = activations.kept(plans.LLAVA_7B, objectives.descend, 768, 1, 'full')
+  kept = activations.kept(plans.LLAVA_7B, objectives.descend, 768, 1, 0, 'full')
   layers = {v.shape: v.dtype.itemsize for v in kept if v.layers > 1}
   assert layers[32, 1, 768, 4096] == 2  # bytes; the decoder
   assert layers[23, 1, 577, 1024] == 2  # the tower, less its last layer
@@ -71,6 +70,7 @@ def test_fused_attention_keeps_no_scores():
         objectives.descend,
         104,
         1,
+        0,
         'none',
       )
     }

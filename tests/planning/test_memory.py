@@ -28,16 +28,18 @@ def _agrees(program, on):
 
 
 @pytest.mark.parametrize(
-  'mesh, method, index, count, options',
+  'mesh, method, index, count, counted, options',
   [
-    ('data=1', 'finetune', 0, 32, ADAMW),
-    ('fsdp=8', 'kl_min', 1, 12, None),
-    slow('fsdp=8', 'mmunlearner_projected', 0, 6, None),
-    slow('fsdp=4,tensor=2', 'npo', 0, 6, None),
+    ('data=1', 'finetune', 0, 32, 0, ADAMW),
+    ('fsdp=8', 'kl_min', 1, 12, 24, None),
+    slow('fsdp=8', 'mmunlearner_projected', 0, 6, 0, None),
+    slow('fsdp=4,tensor=2', 'npo', 0, 6, 24, None),
   ],
 )
-def test_a_turn_needs_what_xla_says(mesh, method, index, count, options):
-  program = plans.turn(method, index, count, options=options)
+def test_a_turn_needs_what_xla_says(
+  mesh, method, index, count, counted, options
+):
+  program = plans.turn(method, index, count, counted=counted, options=options)
   _agrees(program, plans.setting(mesh))
 
 
@@ -67,7 +69,7 @@ def test_an_importance_needs_what_xla_says():
 def test_a_7b_turn_on_eight_devices_needs_what_xla_says():
   """Of the family that the smaller turns are not of."""
   config = models.MODELS['qwen2_vl'].config(dtype='bfloat16', remat='full')
-  program = plans.turn('mmunlearner', 0, 8, 768, 1024)
+  program = plans.turn('mmunlearner', 0, 8, 768, 1024, counted=64)
   _agrees(program, plans.setting('fsdp=8', config=config))
 
 

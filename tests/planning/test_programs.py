@@ -31,7 +31,8 @@ def test_a_published_model_is_planned_without_data():
     'evaluate',
   }
   # A picture of 576 tokens and 19 questions of 64.
-  assert jobs['vanilla', 'train'].rows == memory.Rows(4, 576 + 19 * 64, 1)
+  texts = 19 * 64
+  assert jobs['vanilla', 'train'].rows == memory.Rows(4, 576 + texts, 1, texts)
   assert jobs['importance', 'text'].rows.room == 0
   assert jobs['kl_min', 'forget'].reference
   assert jobs['mmunlearner', 'retain'].mask
@@ -53,7 +54,8 @@ def test_rows_are_those_of_the_streams_of_a_job():
   ):
     stream = batching.Stream(streams.draw_from(job, parts), encoder, seed=0)
     room = stream(0)['pixel_values'].shape[1]
-    want = memory.Rows(stream.num_rows, stream.length, room)
+    sizes = stream.num_rows, stream.length, room, stream.most_counted
+    want = memory.Rows(*sizes)
     assert jobs[name].rows == want, name
 
 

@@ -95,7 +95,11 @@ class Stream:
       groups = _groups(part.rows, _by_picture)
       self._plans.append((part, groups, key))
     longest = max(_longest(p, groups, encoder) for p, groups, _ in self._plans)
-    self.length = -(-longest // 8) * 8
+    self.length = _by_eights(longest)
+    counted = [
+      _most_counted(p, groups, encoder) for p, groups, _ in self._plans
+    ]
+    self.most_counted = _by_eights(max(counted))
     room = max(_most_room(groups, encoder) for _, groups, _ in self._plans)
     self._pixel_shape = encoder.pixel_shape(room)
 
@@ -120,7 +124,11 @@ class Stream:
       for part, rows in self.draw(step)
     ]
     return self._encoder.batch(
-      sequences, self.length, self._pixel_shape, len(self._mine)
+      sequences,
+      self.length,
+      self._pixel_shape,
+      len(self._mine),
+      most_counted=self.most_counted,
     )
 
   def _draw_all(self, step):
@@ -201,7 +209,9 @@ def stack(
       ``Stream``.
   """
   mine = share(size)
-  longest = max(sum(len(doc['tokens']) for doc, _ in s) for s in sequences)
+  total = lambda of: max(sum(of(doc) for doc, _ in s) for s in sequences)
+  longest = total(lambda doc: len(doc['tokens']))
+  most_counted = bucket(total(packing.num_counted))
   room = max(
     encoder.room([p for _, pictures in s for p in pictures]) for s in sequences
   )
@@ -212,6 +222,7 @@ def stack(
       bucket(longest),
       encoder.pixel_shape(room),
       len(mine),
+      most_counted=most_counted,
       padding=padding,
     )
 
@@ -285,6 +296,20 @@ def _longest(part, groups, encoder) -> int:
     total = sum(len(e.tokens) - shared for e in examples) + shared
     longest = max(longest, total)
   return longest
+
+
+def _most_counted(part, groups, encoder) -> int:
+  """The most tokens with a weight of a sequence that a part can draw."""
+  counted = lambda row: int(encoder.example(row).labelled[1:].sum())
+  each = [sorted(map(counted, group)) for group in groups]
+  if part.rows[0].picture is None:
+    return _most([sum(of_group) for of_group in each], part.questions)
+  return max(sum(of_group[-part.questions :]) for of_group in each)
+
+
+def _by_eights(number: int) -> int:
+  """The next multiple of 8: few shapes, so few programs."""
+  return -(-number // 8) * 8
 
 
 def _most(lengths: Sequence[int], number: int) -> int:

@@ -98,6 +98,7 @@ class Encoder:
     pixel_shape: tuple[int, ...],
     size: int | None = None,
     *,
+    most_counted: int | None = None,
     padding: str = 'right',
   ) -> Batch:
     """Encodes the pictures of sequences and stacks them: see ``assemble``."""
@@ -110,6 +111,7 @@ class Encoder:
       length,
       pixel_shape,
       size,
+      most_counted=most_counted,
       padding=padding,
       as_published=self.labels == 'published',
     )

@@ -66,6 +66,7 @@ def assemble(
   pixel_shape: tuple[int, ...],
   size: int | None = None,
   *,
+  most_counted: int | None = None,
   padding: str = 'right',
   as_published: bool = False,
 ) -> Batch:
@@ -82,6 +83,8 @@ def assemble(
       any size;
       ``pixel_shape`` of the processor's ``images`` gives it.
     size: B, at least the number of sequences; None for just that number.
+    most_counted: K, at least the tokens with a weight of a row; None for the
+      most that a row here has.
     padding: the side where short rows are padded. On the right, the positions
       of padding go on behind the row's last token, as if a model counted
       through; on the left they are 0.
@@ -94,18 +97,21 @@ def assemble(
 
   Raises:
     ValueError: if a row is longer than ``length``, its images take more than
-      ``pixel_shape`` holds, or do not match its image tokens.
+      ``pixel_shape`` holds, or do not match its image tokens, or more of its
+      tokens count than ``most_counted``.
   """
   if padding not in PADDING:
     raise UserError(f"padding is 'right' or 'left', got {padding!r}.")
   size = len(sequences) if size is None else size
   # Images of any size come with positions of time, row and column.
   axes = (3,) if len(pixel_shape) == 2 else ()
-  batch = _empty(size, length, axes, pixel_shape)
+  rows = [_join([doc for doc, _ in parts]) for parts in sequences]
+  if most_counted is None:
+    most_counted = max(map(num_counted, rows), default=0)
+  batch = _empty(size, length, axes, pixel_shape, most_counted)
   if padding == 'right':  # also of the rows that no sequence fills
     batch['positions'][:] = _count(length, axes)
-  for b, parts in enumerate(sequences):
-    row = _join([doc for doc, _ in parts])
+  for b, (row, parts) in enumerate(zip(rows, sequences)):
     images = [image for _, of_document in parts for image in of_document]
     _check_images(row, images)
     row['image_slots'][row['image_slots'] >= 0] = _slots(images)
@@ -160,13 +166,19 @@ def _check_shared(examples, shared, image_token):
     )
 
 
-def _empty(size, length, axes, pixel_shape):
+def num_counted(doc: Document) -> int:
+  """Returns how many tokens of a document have a weight."""
+  return int(np.count_nonzero(doc['weights']))
+
+
+def _empty(size, length, axes, pixel_shape, most_counted):
   """A batch of padding alone."""
   batch = {
     name: np.full((size, length), PAD.get(name, 0), np.int32) for name in FIELDS
   }
   batch['positions'] = np.zeros((size, length, *axes), np.int32)
   batch['weights'] = np.zeros((size, length), np.float32)
+  batch['counted'] = np.full((size, most_counted), -1, np.int32)
   batch['pixel_values'] = np.zeros((size, *pixel_shape), np.float32)
   if len(pixel_shape) == 2:
     room = pixel_shape[0]
@@ -219,6 +231,14 @@ def _put_tokens(batch, b, row, padding):
   start = 0 if padding == 'right' else length - n
   for name in FIELDS:
     batch[name][b, start : start + n] = row[name]
+  counted = np.flatnonzero(batch['weights'][b])
+  most = batch['counted'].shape[1]
+  if len(counted) > most:
+    raise UserError(
+      f'a row of the batch holds {most} tokens that count, got {len(counted)}. '
+      'Raise most_counted, or pack fewer questions.'
+    )
+  batch['counted'][b, : len(counted)] = counted
   if padding == 'right':
     positions = batch['positions'][b]
     after = row['positions'][-1].max() + 1  # M-RoPE: behind an image, too

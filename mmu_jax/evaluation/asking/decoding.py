@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmu_jax import losses
+from mmu_jax import objectives
 from mmu_jax import sharding
 from mmu_jax.data.batches import batching
 from mmu_jax.data.encoding import processing
@@ -297,15 +298,17 @@ def answer_scores(
     forward: forward pass of the model.
 
   Returns:
-    Three arrays ``[B, L]``: the nll of every answer in nats; whether greedy
+    Three arrays ``[B, K]``: the nll of every answer in nats; whether greedy
     decoding would give exactly this answer (each of its tokens is the
     likeliest); and which entries are answers.
   """
-  logits = forward(params, batch)
-  answers = batch['weights'], batch['documents'], batch['branches']
-  log_probs = losses.token_log_probs(logits, batch['targets'])
+  logits = objectives.answer_logits(forward, params, batch)
+  here = objectives.counted(batch)
+  targets = here['targets']
+  answers = here['weights'], here['documents'], here['branches']
+  log_probs = losses.token_log_probs(logits, targets)
   nll, is_answer = losses.sum_by_answer(-log_probs, *answers)
-  wrong = jnp.argmax(logits, axis=-1) != batch['targets']
+  wrong = jnp.argmax(logits, axis=-1) != targets
   num_wrong, _ = losses.sum_by_answer(wrong, *answers)
   return sharding.replicate((nll, (num_wrong == 0) & is_answer, is_answer))
 

@@ -8,6 +8,7 @@ import numpy as np
 from mmu_jax import sharding
 from mmu_jax.data import row as row_lib
 from mmu_jax.data.batches import batching
+from mmu_jax.data.batches import packing
 from mmu_jax.data.encoding.patches import bucket
 from mmu_jax.data.encoding.processing import Example
 from mmu_jax.errors import UserError
@@ -111,14 +112,16 @@ class _Stack:
   ):
     """Measures all entries, and keeps none of them."""
     self.encoder, self.end = encoder, 0
-    self._size, longest, room = size, 0, 0
+    self._size, longest, counted, room = size, 0, 0, 0
     for examples in entries:
       if examples:
         tokens, pictures = self._document(examples)
         longest = max(longest, len(tokens['tokens']))
+        counted = max(counted, packing.num_counted(tokens))
         self.end = max(self.end, int(tokens['positions'].max()) + 1)
         room = max(room, encoder.room(pictures))
     self._shape = bucket(longest), encoder.pixel_shape(room)
+    self._most_counted = bucket(counted)
 
   def batch(self, entries: Sequence[Sequence[Example]]) -> Batch:
     """The entries, one a row, packed; none of them empty.
@@ -129,7 +132,8 @@ class _Stack:
     sequences = [
       [self._document(entries[row])] for row in rows if row < len(entries)
     ]
-    made = self.encoder.batch(sequences, *self._shape, len(rows))
+    counted = dict(most_counted=self._most_counted)
+    made = self.encoder.batch(sequences, *self._shape, len(rows), **counted)
     return sharding.place_shared(made, self._size)
 
   def _document(self, examples):

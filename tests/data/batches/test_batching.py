@@ -249,7 +249,7 @@ def test_shapes_are_static(world, encoder):
   }
   assert len(shapes) == 1
   found = {name: (shape, dtype) for name, shape, dtype in shapes.pop()}
-  assert set(found) == Batch.__required_keys__
+  assert set(found) == Batch.__required_keys__ | {'counted'}
   length = stream.length
   assert length % 8 == 0
   assert found['tokens'] == ((7, length), 'int32')
@@ -299,5 +299,8 @@ def test_a_row_that_does_not_fit_is_a_clear_error(world, encoder):
     packing.assemble([[(doc, images), (doc, images)]], 2 * length, shape)
   with pytest.raises(ValueError, match='16 image tokens, and its 0 images'):
     packing.assemble([[(doc, [])]], length, shape)
+  counted = packing.num_counted(doc)
+  with pytest.raises(ValueError, match=f'holds 1 tokens that count.*{counted}'):
+    packing.assemble([[(doc, images)]], length, shape, most_counted=1)
   with pytest.raises(ValueError, match="'right' or 'left', got 'both'"):
     packing.assemble([[(doc, images)]], length, shape, padding='both')

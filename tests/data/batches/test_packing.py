@@ -142,7 +142,7 @@ def test_rows_with_no_one_and_several_images_share_a_batch(
 ):
   examples = _examples(encoder)
   batch = _batch(encoder, examples)
-  names = Batch.__required_keys__
+  names = Batch.__required_keys__ | {'counted'}
   if any_size:
     names |= {'patch_images', 'patch_positions'}
     assert batch['pixel_values'].shape == (5, 80, 96)  # the patches of row 3

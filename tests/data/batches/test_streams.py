@@ -178,6 +178,28 @@ def test_no_step_is_longer_than_the_stream_says(family, tmp_path):
   assert stream.length - 8 < longest <= stream.length
 
 
+@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('labels', ['answer', 'full'])
+def test_the_places_that_count_are_those_with_a_weight(
+  family, labels, tmp_path
+):
+  processor = folders.load(tmp_path, family)
+  encoder = batching.Encoder(processor, labels=labels)
+  rows = _rows_of_all_sizes(np.random.default_rng(7), 6)
+  questions = 3 if labels == 'answer' else 1
+  stream = batching.Stream([batching.Part(rows, 2, questions)], encoder, seed=0)
+  most = 0
+  for step in range(12):
+    batch = stream(step)
+    assert batch['counted'].shape == (2, stream.most_counted)
+    for places, weights in zip(batch['counted'], batch['weights']):
+      want = np.flatnonzero(weights)
+      np.testing.assert_array_equal(places[: len(want)], want)
+      assert (places[len(want) :] == -1).all()
+      most = max(most, len(want))
+  assert stream.most_counted - 8 < most <= stream.most_counted
+
+
 @pytest.mark.parametrize(
   'split, size, questions',
   [('vqa/retain', 3, 2), ('vqa/retain', 100, 1), ('qa/retain', 2, 3)],
@@ -231,6 +253,13 @@ def test_no_sequence_of_texts_is_longer_than_the_stream(seed):
   batch = stream(longest)
   assert (batch['documents'] > 0).sum(1).max() == drawn[longest]
   assert drawn[longest] <= stream.length
+  counted = lambda row: sum(encoder.example(row).labelled[1:])
+  most = max(
+    sum(map(counted, rows))
+    for step in range(6 * len(rows))
+    for _, rows in stream.draw(step)
+  )
+  assert most <= stream.most_counted
 
 
 @pytest.mark.parametrize('number', range(1, 4))
