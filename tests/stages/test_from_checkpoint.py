@@ -41,6 +41,19 @@ LLAVA = dict(
   ),
   text_config=dict(TEXT, model_type='llama'),
 )
+TILES = [[48, 96], [96, 48], [96, 96]]
+LLAVA_NEXT = dict(
+  LLAVA,
+  model_type='llava_next',
+  image_grid_pinpoints=TILES,
+  text_config=dict(TEXT, model_type='mistral', sliding_window=None),
+)
+LLAVA_NEXT_IMAGES = dict(
+  image_processor_type='LlavaNextImageProcessor',
+  size={'shortest_edge': 48},
+  crop_size={'height': 48, 'width': 48},
+  image_grid_pinpoints=TILES,
+)
 QWEN2_VL = dict(
   TEXT,
   model_type='qwen2_vl',
@@ -67,6 +80,7 @@ QWEN2_VL_IMAGES = dict(
 # (None for the one of the people).
 FOLDERS = {
   'llava': (LLAVA, 'image_token_index', None),
+  'llava_next': (LLAVA_NEXT, 'image_token_index', LLAVA_NEXT_IMAGES),
   'qwen2_vl': (QWEN2_VL, 'image_token_id', QWEN2_VL_IMAGES),
 }
 FLAGS = (
@@ -185,6 +199,7 @@ def _check_asked(work, out, tmp_path, capsys):
   'family, field, value, message',
   [
     ('llava', 'crop_size', {'height': 36, 'width': 36}, "image': 9}"),
+    ('llava_next', 'image_grid_pinpoints', TILES[:2], 'the model .*96, 96'),
     ('qwen2_vl', 'merge_size', 4, "'merge_size': 4}"),
     ('qwen2_vl', 'patch_size', 4, "{'patch_size': 4"),
   ],
@@ -223,10 +238,20 @@ def test_a_folder_need_not_state_its_image_processor(family, tmp_path):
   assert job.encoder.processor.images.cut == want
 
 
-def test_a_config_bounds_the_pictures_of_a_checkpoint(tmp_path):
-  _write_checkpoint(tmp_path / 'hub', 'qwen2_vl')
+@pytest.mark.parametrize(
+  'family, most, grid',
+  [
+    ('qwen2_vl', 1024, (1, 4, 4)),  # 32 x 32 pixels
+    ('llava_next', 4608, (4, 1, 2, 0, 2)),  # two tiles, padded beside it
+    ('llava_next', 4607, (4, 0, 0, 0, 0)),  # the whole picture alone
+  ],
+)
+def test_a_config_bounds_the_pictures_of_a_checkpoint(
+  family, most, grid, tmp_path
+):
+  _write_checkpoint(tmp_path / 'hub', family)
   config = recipes.load('people:fast')
   config.model.path = str(tmp_path / 'hub')
-  config.model.processor.max_pixels = 1024
+  config.model.processor.max_pixels = most
   job = stages.open_job(config, tmp_path / 'work')
-  assert job.encoder.processor.images.grid(480, 480) == (1, 4, 4)  # 32 pixels
+  assert job.encoder.processor.images.grid(480, 480) == grid
