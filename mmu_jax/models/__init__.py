@@ -13,20 +13,20 @@ from mmu_jax.models.versions import check_pair
 # Before Flax is imported, which fails obscurely.
 check_pair(version('jax'), version('flax'))
 
+from mmu_jax.models.families.llava import Llava
+from mmu_jax.models.families.llava import LlavaConfig
+from mmu_jax.models.families.llava_next import LlavaNext
+from mmu_jax.models.families.llava_next import LlavaNextConfig
+from mmu_jax.models.families.qwen2_vl import Qwen2VL
+from mmu_jax.models.families.qwen2_vl import Qwen2VLConfig
 from mmu_jax.models.hub import config as hub_config
 from mmu_jax.models.hub import weights
 from mmu_jax.models.hub.loading import load
 from mmu_jax.models.hub.saving import save
-from mmu_jax.models.llava import Llava
-from mmu_jax.models.llava import LlavaConfig
-from mmu_jax.models.llava_next import LlavaNext
-from mmu_jax.models.llava_next import LlavaNextConfig
 from mmu_jax.models.model import build
 from mmu_jax.models.model import from_options
 from mmu_jax.models.model import Model
 from mmu_jax.models.model import MODELS
-from mmu_jax.models.qwen2_vl import Qwen2VL
-from mmu_jax.models.qwen2_vl import Qwen2VLConfig
 
 __all__ = [
   'Llava',

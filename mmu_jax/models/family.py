@@ -76,6 +76,8 @@ class Family:
     hub_type: ``model_type`` of its ``config.json``; '' for the name. With a
       slash and the ``model_type`` of ``text_config`` ('llava/qwen2') where
       several families share the first.
+    published: name -> config of models on the hub, which ``mmu plan`` knows
+      without their files.
   """
 
   name: str
@@ -95,6 +97,7 @@ class Family:
   copies: Callable[[Any], dict[str, str]] = _no_copies
   attention_mask: Callable[[Any, Batch], jax.Array] = _causal
   hub_type: str = ''
+  published: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def widths(

@@ -14,14 +14,21 @@ from mmu_jax import sharding
 from mmu_jax.errors import UserError
 from mmu_jax.models import layers
 from mmu_jax.models import llama
-from mmu_jax.models import llava
-from mmu_jax.models import llava_next
-from mmu_jax.models import qwen2_vl
+from mmu_jax.models.families import llava
+from mmu_jax.models.families import llava_next
+from mmu_jax.models.families import qwen2_5_vl
+from mmu_jax.models.families import qwen2_vl
 from mmu_jax.sharding import Rules
 from mmu_jax.typing import Forward
 from mmu_jax.typing import Params
 
-MODELS = {f.name: f for f in (llava.FAMILY, llava_next.FAMILY, qwen2_vl.FAMILY)}
+_FAMILIES = (
+  llava.FAMILY,
+  llava_next.FAMILY,
+  qwen2_vl.FAMILY,
+  qwen2_5_vl.FAMILY,
+)
+MODELS = {f.name: f for f in _FAMILIES}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # equal if it is the same one
@@ -79,7 +86,8 @@ def build(config: Any) -> Model:
     TypeError: if it is the config of no known family.
 
   Example:
-    >>> from mmu_jax.models import llava, llama, clip_vit
+    >>> from mmu_jax.models import clip_vit, llama
+    >>> from mmu_jax.models.families import llava
     >>> model = build(llava.LlavaConfig(
     ...     clip_vit.ClipVisionConfig(32, 64, 2, 2, 24, 12),
     ...     llama.LlamaConfig(50, 32, 64, 2, 2, 1)))

@@ -1,4 +1,7 @@
-"""The vision transformer of Qwen2-VL: patches of images of any size."""
+"""The vision transformer of Qwen2-VL: patches of images of any size.
+
+Qwen2.5-VL's has RMSNorm, gated MLPs and blocks that look into windows.
+"""
 
 import dataclasses
 
@@ -43,9 +46,19 @@ class Qwen2VLVisionConfig:
       )
 
   @property
-  def head_dim(self) -> int:
-    """Width of one attention head."""
-    return self.embed_dim // self.num_heads
+  def width(self) -> int:
+    """Width of the tower."""
+    return self.embed_dim
+
+  @property
+  def out_width(self) -> int:
+    """Width after the merger."""
+    return self.hidden_size
+
+  @property
+  def inner(self) -> int:
+    """Width inside the MLPs."""
+    return int(self.embed_dim * self.mlp_ratio)
 
   @property
   def patch_dim(self) -> int:
@@ -53,11 +66,80 @@ class Qwen2VLVisionConfig:
     return self.in_channels * self.temporal_patch_size * self.patch_size**2
 
 
-class VisionAttention(nnx.Module):
-  """Full self-attention within each image."""
+@dataclasses.dataclass(frozen=True)
+class Qwen25VLVisionConfig:
+  """Sizes of Qwen2.5-VL's tower, with the names of ``config.json``.
 
-  def __init__(self, config: Qwen2VLVisionConfig, dtype, rngs: nnx.Rngs):
-    d = config.embed_dim
+  The defaults are Qwen2.5-VL 7B; ``hidden_size`` is the width of the tower, and
+  ``out_hidden_size`` is the width of the decoder.
+  """
+
+  depth: int = 32
+  hidden_size: int = 1280
+  out_hidden_size: int = 3584
+  intermediate_size: int = 3420
+  hidden_act: str = 'silu'
+  num_heads: int = 16
+  in_channels: int = 3
+  patch_size: int = 14
+  spatial_merge_size: int = 2
+  temporal_patch_size: int = 2
+  window_size: int = 112  # height and width of a window, pixels
+  # Blocks that see whole images; the others see windows.
+  fullatt_block_indexes: tuple[int, ...] = (7, 15, 23, 31)
+
+  def __post_init__(self):
+    """Raises ValueError where a choice is unknown or a size odd."""
+    layers_lib.check_choice(
+      'hidden_act', self.hidden_act, layers_lib.ACTIVATIONS
+    )
+    if self.hidden_size % (4 * self.num_heads):
+      raise UserError(
+        'hidden_size of the tower is a multiple of 4 num_heads, so that a head '
+        f'holds pairs for row and column; got {self.hidden_size} and '
+        f'{self.num_heads}.'
+      )
+    if not self.window:
+      raise UserError(
+        'window_size holds a square of merged patches, so it is at least '
+        f'{self.patch_size * self.spatial_merge_size}; got {self.window_size}.'
+      )
+
+  @property
+  def width(self) -> int:
+    """Width of the tower."""
+    return self.hidden_size
+
+  @property
+  def out_width(self) -> int:
+    """Width after the merger."""
+    return self.out_hidden_size
+
+  @property
+  def inner(self) -> int:
+    """Width inside the MLPs."""
+    return self.intermediate_size
+
+  @property
+  def patch_dim(self) -> int:
+    """Numbers in a flattened patch: channels, frames, rows, columns."""
+    return self.in_channels * self.temporal_patch_size * self.patch_size**2
+
+  @property
+  def window(self) -> int:
+    """Height and width of a window, patches."""
+    merge = self.spatial_merge_size
+    return self.window_size // merge // self.patch_size * merge
+
+
+Sizes = Qwen2VLVisionConfig | Qwen25VLVisionConfig
+
+
+class VisionAttention(nnx.Module):
+  """Self-attention within each image, or within its windows."""
+
+  def __init__(self, config: Sizes, dtype, rngs: nnx.Rngs):
+    d = config.width
     self.num_heads = config.num_heads
     self.qkv = nnx.Linear(d, 3 * d, dtype=dtype, rngs=rngs)
     self.proj = nnx.Linear(d, d, dtype=dtype, rngs=rngs)
@@ -72,17 +154,33 @@ class VisionAttention(nnx.Module):
     return self.proj(out.reshape(x.shape))
 
 
+class GatedMlp(nnx.Module):
+  """SwiGLU with biases."""
+
+  def __init__(self, config: Sizes, dtype, rngs: nnx.Rngs):
+    linear = lambda i, o: nnx.Linear(i, o, dtype=dtype, rngs=rngs)
+    self.gate_proj = linear(config.width, config.inner)
+    self.up_proj = linear(config.width, config.inner)
+    self.down_proj = linear(config.inner, config.width)
+    self.act = layers_lib.ACTIVATIONS[config.hidden_act]
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
+
+
 class VisionBlock(nnx.Module):
   """A pre-norm transformer layer."""
 
-  def __init__(self, config: Qwen2VLVisionConfig, dtype, rngs: nnx.Rngs):
-    self.norm1 = _norm(config.embed_dim, dtype, rngs)
-    self.norm2 = _norm(config.embed_dim, dtype, rngs)
+  def __init__(self, config: Sizes, dtype, rngs: nnx.Rngs):
+    self.norm1 = _norm(config, dtype, rngs)
+    self.norm2 = _norm(config, dtype, rngs)
     self.attn = VisionAttention(config, dtype, rngs)
-    hidden = int(config.embed_dim * config.mlp_ratio)
-    self.mlp = layers_lib.Mlp(
-      config.embed_dim, hidden, config.hidden_act, dtype, rngs
-    )
+    if isinstance(config, Qwen25VLVisionConfig):
+      self.mlp = GatedMlp(config, dtype, rngs)
+    else:
+      self.mlp = layers_lib.Mlp(
+        config.width, config.inner, config.hidden_act, dtype, rngs
+      )
 
   def __call__(self, x, **attention):
     x = x + self.attn(self.norm1(x), **attention)
@@ -92,13 +190,13 @@ class VisionBlock(nnx.Module):
 class PatchMerger(nnx.Module):
   """Makes one token of each square of patches, which come one after another."""
 
-  def __init__(self, config: Qwen2VLVisionConfig, dtype, rngs: nnx.Rngs):
-    hidden = config.embed_dim * config.spatial_merge_size**2
+  def __init__(self, config: Sizes, dtype, rngs: nnx.Rngs):
+    hidden = config.width * config.spatial_merge_size**2
     self.hidden = hidden
-    self.ln_q = _norm(config.embed_dim, dtype, rngs)
+    self.ln_q = _norm(config, dtype, rngs)
     linear = lambda o: nnx.Linear(hidden, o, dtype=dtype, rngs=rngs)
     # Named as in the checkpoint, where the activation is number 1.
-    self.mlp = nnx.Dict({'0': linear(hidden), '2': linear(config.hidden_size)})
+    self.mlp = nnx.Dict({'0': linear(hidden), '2': linear(config.out_width)})
 
   def __call__(self, x: jax.Array) -> jax.Array:
     x = self.ln_q(x).reshape(x.shape[0], -1, self.hidden)
@@ -109,12 +207,12 @@ class PatchMerger(nnx.Module):
 class Qwen2VLVision(nnx.Module):
   """The vision tower and its merger."""
 
-  def __init__(self, config: Qwen2VLVisionConfig, dtype, rngs: nnx.Rngs):
+  def __init__(self, config: Sizes, dtype, rngs: nnx.Rngs):
     self.config = config
     # The checkpoint's convolution has a stride of its own size: a matrix over
     # patches, flattened by the image processor as channel, frame, row, column.
     proj = nnx.Linear(
-      config.patch_dim, config.embed_dim, use_bias=False, dtype=dtype, rngs=rngs
+      config.patch_dim, config.width, use_bias=False, dtype=dtype, rngs=rngs
     )
     self.patch_embed = nnx.Dict(proj=proj)
     self.blocks = layers_lib.stack_layers(
@@ -144,16 +242,23 @@ class Qwen2VLVision(nnx.Module):
     Returns:
       ``[B, N / merge^2, D]`` image tokens.
     """
-    cos, sin = _rotary(positions, self.config.head_dim)
+    config = self.config
+    cos, sin = _rotary(positions, config.width // config.num_heads)
     mask = (images[:, :, None] == images[:, None, :])[:, None]  # [B, 1, N, N]
+    whole = None  # whether a block sees whole images
+    if isinstance(config, Qwen25VLVisionConfig):
+      near = same_window(positions, config.window)[:, None]
+      blocks = np.arange(config.depth)
+      whole = jnp.asarray(np.isin(blocks, config.fullatt_block_indexes))
+
+    def apply(block, x, whole):
+      seen = mask if whole is None else mask & (near | whole)
+      return block(
+        x, cos=cos, sin=sin, mask=seen, implementation=attention
+      ), None
+
     x, _ = layers_lib.scan_layers(
-      self.blocks,
-      lambda block, x, _: (
-        block(x, cos=cos, sin=sin, mask=mask, implementation=attention),
-        None,
-      ),
-      self.patch_embed.proj(patches),
-      remat=remat,
+      self.blocks, apply, self.patch_embed.proj(patches), whole, remat=remat
     )
     return self.merger(x)
 
@@ -167,6 +272,27 @@ def _rotary(positions: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array]:
   return jnp.cos(angles), jnp.sin(angles)
 
 
-def _norm(width: int, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
-  """LayerNorm with the tower's epsilon, which no config states."""
-  return nnx.LayerNorm(width, epsilon=1e-6, dtype=dtype, rngs=rngs)
+def same_window(positions: jax.Array, window: int) -> jax.Array:
+  """Which patches lie in one window, counted from the upper left corner.
+
+  Args:
+    positions: row and column of patches, ``[B, N, 2]``.
+    window: height and width of a window, patches.
+
+  Returns:
+    ``[B, N, N]`` bool; not read between patches of different images.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> same_window(jnp.array([[[0, 0], [3, 3], [0, 4]]]), 4)[0, 0].tolist()
+    [True, True, False]
+  """
+  windows = positions // window
+  return jnp.all(windows[:, :, None] == windows[:, None], axis=-1)
+
+
+def _norm(config: Sizes, dtype, rngs: nnx.Rngs):
+  """A norm with the tower's epsilon, which no config states."""
+  rms = isinstance(config, Qwen25VLVisionConfig)
+  make = nnx.RMSNorm if rms else nnx.LayerNorm
+  return make(config.width, epsilon=1e-6, dtype=dtype, rngs=rngs)

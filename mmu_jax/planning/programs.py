@@ -23,9 +23,6 @@ from mmu_jax.errors import UserError
 from mmu_jax.models import Model
 from mmu_jax.models import MODELS
 from mmu_jax.models.hub import config as hub_config
-from mmu_jax.models.llama import LlamaConfig
-from mmu_jax.models.qwen2_vl import QWEN2_7B
-from mmu_jax.models.qwen2_vl import Qwen2VLVisionConfig
 from mmu_jax.planning.memory import abstract_mesh
 from mmu_jax.planning.memory import Program
 from mmu_jax.planning.memory import Rows
@@ -40,26 +37,7 @@ from mmu_jax.stages.budgets import run_rules
 from mmu_jax.stages.budgets import settle as budgets
 from mmu_jax.stages.budgets import streams
 
-# Sizes as config.json of each has them.
-QWEN2_2B = dict(
-  vocab_size=151936,
-  hidden_size=1536,
-  intermediate_size=8960,
-  num_attention_heads=12,
-  num_key_value_heads=2,
-)
-PUBLISHED = {
-  'llava-1.5-7b': models.LlavaConfig(),
-  'llava-1.5-13b': models.LlavaConfig(
-    text_config=LlamaConfig(32064, 5120, 13824, 40, 40, 40)
-  ),
-  'qwen2-vl-2b': models.Qwen2VLConfig(
-    Qwen2VLVisionConfig(hidden_size=1536),
-    dataclasses.replace(QWEN2_7B, **QWEN2_2B),
-    tie_word_embeddings=True,
-  ),
-  'qwen2-vl-7b': models.Qwen2VLConfig(),
-}
+PUBLISHED = {n: c for f in MODELS.values() for n, c in f.published.items()}
 TEXT = 64  # tokens of a question and its answer, where no data says it
 TEXT_SPLITS = {'qa', 'facts'}  # kinds of splits without pictures
 LONGEST = 8  # pictures, texts or questions that are encoded

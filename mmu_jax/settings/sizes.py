@@ -94,6 +94,22 @@ QWEN2_VL_VISION: Table = {
   'spatial_merge_size': (one_of(1, 2, 4), 'height and width of merged patches'),
   'temporal_patch_size': (_SIZE, 'frames of a patch; an image is repeated'),
 }
+QWEN2_5_VL_VISION: Table = {
+  **{
+    name: rule
+    for name, rule in QWEN2_VL_VISION.items()
+    if name not in ('embed_dim', 'mlp_ratio')
+  },
+  'hidden_size': (_SIZE, 'width of the tower'),
+  'out_hidden_size': (_SIZE, 'width after the merger'),
+  'intermediate_size': (_SIZE, 'width inside its MLPs'),
+  'in_chans': (one_of(3), 'in_channels in older files'),
+  'window_size': (_SIZE, 'height and width of a window, pixels'),
+  'fullatt_block_indexes': (
+    several(whole(0, _LARGEST), 0),
+    'blocks that see whole images',
+  ),
+}
 LLAVA: Table = {
   'vision_feature_layer': (
     whole(-_LARGEST, _LARGEST),
@@ -118,6 +134,8 @@ _PINPOINTS = (
   'sizes of a picture in tiles',
 )
 LLAVA_NEXT: Table = LLAVA | {'image_grid_pinpoints': _PINPOINTS}
+# Of a small model of one's own, whatever its tower.
+TOWERS = QWEN2_5_VL_VISION | QWEN2_VL_VISION | CLIP
 
 ROPES = below('rope_scaling', ROPE) | below('rope_parameters', ROPE)
 # Of config.json, beside the parts above.

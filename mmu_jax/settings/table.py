@@ -243,7 +243,7 @@ TABLE: Table = {
   'model.processor.max_pixels': (COUNT, 'largest picture; 0: as the files'),
   'model.processor.min_pixels': (COUNT, 'smallest picture; 0: as the files'),
   **below('model', sizes.LLAVA_NEXT),
-  **below('model.vision_config', sizes.CLIP | sizes.QWEN2_VL_VISION),
+  **below('model.vision_config', sizes.TOWERS),
   **below('model.text_config', sizes.DECODER | sizes.ROPE),
   **below('model.text_config', sizes.DECODER_KINDS),
   'model.text_config.embedding_std': (POSITIVE, 'spread of random embeddings'),

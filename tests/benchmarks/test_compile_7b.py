@@ -9,8 +9,9 @@ pytestmark = pytest.mark.usefixtures('quick_compile')  # the same memory
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('family, layers', [('llava', 32), ('qwen2_vl', 28)])
-def test_a_7b_step_compiles_for_eight_devices_without_weights(family, layers):
+@pytest.mark.parametrize('family', models.MODELS)
+def test_a_7b_step_compiles_for_eight_devices_without_weights(family):
+  layers = models.MODELS[family].config().text_config.num_hidden_layers
   found = compile_7b.measure(family, layers, 'fsdp=8')
   # Parameters and two moments in float32, and a bit of mask for each.
   whole = found['billions'] * 1e9 * (12 + 1 / 8) / 2**30
@@ -23,8 +24,9 @@ def test_a_7b_step_compiles_for_eight_devices_without_weights(family, layers):
   assert not found['logits_of_all_rows']
 
 
-@pytest.mark.parametrize('family, layers', [('llava', 32), ('qwen2_vl', 28)])
-def test_the_program_of_a_7b_step_does_not_grow_with_depth(family, layers):
+@pytest.mark.parametrize('family', models.MODELS)
+def test_the_program_of_a_7b_step_does_not_grow_with_depth(family):
+  layers = models.MODELS[family].config().text_config.num_hidden_layers
   sizes = [
     len(compile_7b.lower(models.build(made), 'fsdp=8').as_text())
     for made in (compile_7b.config(family, n) for n in (2, layers))

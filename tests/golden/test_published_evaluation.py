@@ -23,7 +23,7 @@ from mmu_jax.evaluation.asking import protocols
 from mmu_jax.evaluation.asking import tasks as tasks_lib
 from mmu_jax.evaluation.asking.protocols import Question
 from mmu_jax.evaluation.scoring import scores
-from mmu_jax.models import llava
+from mmu_jax.models.families import llava
 from mmu_jax.workdir import seals
 
 RUNS = json.loads((folders.COMMON / 'eval_prompts.json').read_text())

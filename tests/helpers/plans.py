@@ -8,7 +8,7 @@ from mmu_jax import recipes
 from mmu_jax import sharding
 from mmu_jax.models import clip_vit
 from mmu_jax.models import llama
-from mmu_jax.models import llava
+from mmu_jax.models.families import llava
 from mmu_jax.planning import memory
 from mmu_jax.training import optimizer
 

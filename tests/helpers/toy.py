@@ -23,7 +23,7 @@ from mmu_jax.models.llama import LlamaConfig
 VOCAB = 50
 IMAGE_TOKENS = 4
 IMAGE_SIZE, PATCH_SIZE = 24, 12
-COMPONENTS = dict(models.llava.COMPONENTS)
+COMPONENTS = dict(models.MODELS['llava'].components)
 WIDTH = 6  # of the perceptron
 
 

@@ -8,7 +8,7 @@ import pytest
 from mmu_jax import models
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
-VOCAB, BEFORE, BETWEEN = 48, 3, 2
+VOCAB, LENGTH, BEFORE, BETWEEN = 48, 30, 3, 2
 QUESTIONS = (6, 9)  # tokens of each
 
 
@@ -34,7 +34,9 @@ def _row(model, rng, parts):
 def _parts(model, rng):
   """What the questions share, and each of them."""
   family, room = models.MODELS[model.family], families.CASES[model.family].room
-  image = family.image_tokens(model.config, room)
+  shapes = family.abstract_batch(model.config, 1, LENGTH, room)
+  features = jax.eval_shape(model.image_features, model.abstract_params, shapes)
+  image = features.shape[1]
   n = BEFORE + image + BETWEEN
   slots = np.full(n, -1)
   features = families.num_features(model, room)

@@ -36,4 +36,27 @@ def test_heads_of_the_tower_must_hold_pairs_for_row_and_column():
 
 def test_the_published_tower_reads_two_frames_of_14_x_14_pixels():
   config = qwen2_vit.Qwen2VLVisionConfig()
-  assert (config.patch_dim, config.head_dim) == (3 * 2 * 14 * 14, 80)
+  assert (config.patch_dim, config.inner) == (3 * 2 * 14 * 14, 5120)
+  assert (config.width, config.out_width) == (1280, 3584)
+
+
+def test_windows_are_counted_from_the_upper_left_corner():
+  """Of 5 x 9 patches in windows of 4: pieces of 4 and 1 by 4, 4 and 1."""
+  place = np.stack(np.mgrid[:5, :9], axis=-1).reshape(1, 45, 2)
+  order = np.random.default_rng(2).permutation(45)
+  seen = np.asarray(qwen2_vit.same_window(place[:, order], 4)[0])
+  sizes = {16: 32, 4: 12, 1: 1}  # patches of a window: patches of such windows
+  for size, count in sizes.items():
+    assert (seen.sum(axis=1) == size).sum() == count
+  rows, columns = place[0, order].T // 4
+  want = (rows[:, None] == rows) & (columns[:, None] == columns)
+  np.testing.assert_array_equal(seen, want)
+
+
+def test_windows_hold_merged_patches_whole():
+  config = qwen2_vit.Qwen25VLVisionConfig()
+  assert (config.window, config.patch_dim) == (8, 1176)
+  cut = qwen2_vit.Qwen25VLVisionConfig(window_size=140)  # 5 merged patches
+  assert cut.window == 10
+  with pytest.raises(ValueError, match='at least 28; got 27'):
+    qwen2_vit.Qwen25VLVisionConfig(window_size=27)

@@ -10,7 +10,7 @@ import pytest
 from mmu_jax import models
 from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
-from mmu_jax.models import llava
+from mmu_jax.models.families import llava
 from mmu_jax.planning import compiled
 from mmu_jax.planning import memory
 

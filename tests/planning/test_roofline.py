@@ -9,7 +9,7 @@ import pytest
 from mmu_jax import objectives
 from mmu_jax.models import clip_vit
 from mmu_jax.models import llama
-from mmu_jax.models import llava
+from mmu_jax.models.families import llava
 from mmu_jax.planning import compiled
 from mmu_jax.planning import memory
 from mmu_jax.planning import roofline

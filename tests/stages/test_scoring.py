@@ -21,7 +21,7 @@ from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.evaluation.asking import decoding
 from mmu_jax.evaluation.scoring import scores
-from mmu_jax.models import llava
+from mmu_jax.models.families import llava
 from mmu_jax.stages import job as job_lib
 from mmu_jax.stages import origins
 from mmu_jax.stages import reporting

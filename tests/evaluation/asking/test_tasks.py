@@ -12,7 +12,7 @@ from mmu_jax.evaluation.asking import protocols
 from mmu_jax.evaluation.asking import tasks as tasks_lib
 from mmu_jax.evaluation.asking.protocols import Asked
 from mmu_jax.evaluation.asking.protocols import Question
-from mmu_jax.models import llava
+from mmu_jax.models.families import llava
 
 ANSWER = 'Maria Lopez keeps a parrot.'
 PETS = ('dog', 'parrot', 'cat')

@@ -10,14 +10,14 @@ import jax
 
 from families import llava
 from families import llava_next
+from families import qwen2_5_vl
 from families import qwen2_vl
 from families.case import Case
 from mmu_jax import models
 from mmu_jax.models.hub import config as hub_config
 
-CASES = {
-  case.name: case for case in (llava.CASE, llava_next.CASE, qwen2_vl.CASE)
-}
+_ALL = (llava.CASE, llava_next.CASE, qwen2_vl.CASE, qwen2_5_vl.CASE)
+CASES = {case.name: case for case in _ALL}
 
 
 def of(config: Any) -> Case:

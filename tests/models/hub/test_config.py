@@ -263,7 +263,7 @@ def test_what_transformers_5_writes_says_the_same(family, tmp_path):
       "model_type 'video_llava' is not supported; supported are llava, ",
     ),
     ('llava', {'model_type': None}, 'it has no model_type, so'),
-    ('qwen2_vl', {'model_type': 'qwen2_5_vl'}, "'qwen2_5_vl' is not"),
+    ('qwen2_vl', {'model_type': 'qwen3_vl_moe'}, "'qwen3_vl_moe' is not"),
     (
       'llava',
       {'text_config': {'model_type': 'mistral'}},

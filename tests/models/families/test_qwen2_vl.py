@@ -4,7 +4,7 @@ import families
 import pytest
 
 from mmu_jax import models
-from mmu_jax.models import qwen2_vl
+from mmu_jax.models.families import qwen2_vl
 
 
 def test_the_merger_must_give_the_width_of_the_decoder():

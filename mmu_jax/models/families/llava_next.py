@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from mmu_jax import sharding
 from mmu_jax.errors import UserError
-from mmu_jax.models import llava
+from mmu_jax.models.families import llava
 from mmu_jax.models.family import decoder
 from mmu_jax.settings import sizes
 from mmu_jax.typing import Batch
@@ -156,4 +156,5 @@ FAMILY = dataclasses.replace(
   image_cut=_image_cut,
   image_tokens=_image_tokens,
   widths=_widths,
+  published={'llava-1.6-vicuna-7b': LlavaNextConfig()},
 )

@@ -269,4 +269,10 @@ FAMILY = Family(
   image_tokens=_image_tokens,
   abstract_batch=_abstract_batch,
   widths=_widths,
+  published={
+    'llava-1.5-7b': LlavaConfig(),
+    'llava-1.5-13b': LlavaConfig(
+      text_config=LlamaConfig(32064, 5120, 13824, 40, 40, 40)
+    ),
+  },
 )

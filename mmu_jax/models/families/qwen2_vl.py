@@ -1,6 +1,6 @@
 """Qwen2-VL: a vision transformer over patches of any image, and Qwen2."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
 
@@ -54,6 +54,15 @@ QWEN2_7B = llama.LlamaConfig(
 )
 
 
+def sized(
+  *numbers: int, text: llama.LlamaConfig = QWEN2_7B
+) -> llama.LlamaConfig:
+  """Returns the decoder with other sizes: the first fields, in their order."""
+  names = [f.name for f in dataclasses.fields(text)]
+  heads = {'head_dim': numbers[1] // numbers[4]}
+  return dataclasses.replace(text, **dict(zip(names, numbers)) | heads)
+
+
 @dataclasses.dataclass(frozen=True)
 class Qwen2VLConfig:
   """Sizes of a Qwen2-VL, and how it is computed.
@@ -78,12 +87,19 @@ class Qwen2VLConfig:
   def __post_init__(self):
     """Raises ValueError where a choice is unknown or sizes differ."""
     layers_lib.check_computation(self.attention, self.remat)
-    if self.vision_config.hidden_size != self.text_config.hidden_size:
-      raise UserError(
-        "the merger's width, vision_config.hidden_size, is the decoder's; "
-        f'got {self.vision_config.hidden_size} and '
-        f'{self.text_config.hidden_size}.'
-      )
+    check_merger(self)
+
+
+def check_merger(config: Any) -> None:
+  """Raises ValueError unless the merger has the width of the decoder."""
+  vision, width = config.vision_config, config.text_config.hidden_size
+  if vision.out_width != width:
+    field = 'out_hidden_size'
+    field = field if hasattr(vision, field) else 'hidden_size'
+    raise UserError(
+      f"the merger's width, vision_config.{field}, is the decoder's; got "
+      f'{vision.out_width} and {width}.'
+    )
 
 
 class Qwen2VL(nnx.Module):
@@ -143,28 +159,49 @@ _DEFAULTS = dict(
 )
 
 
-def _read_config(
-  raw: Mapping[str, Any], options: dict[str, Any]
-) -> Qwen2VLConfig:
-  """Qwen2-VL; the decoder's fields stand in ``text_config`` or beside it."""
-  text = raw.get('text_config') or raw
-  check_field(text, 'use_sliding_window', False, default=False)
-  vision = sizes_of(raw, 'vision_config')
-  # Our defaults are transformers' here: both are the 7B model.
-  fields = dataclasses.fields(Qwen2VLVisionConfig)
-  sizes = {f.name: vision[f.name] for f in fields if f.name in vision}
-  rope = vision.get('rope_parameters') or {}
-  check_field(rope, 'rope_theta', 10000.0, default=10000.0)
-  return Qwen2VLConfig(
-    vision_config=Qwen2VLVisionConfig(**sizes),
-    text_config=decoder(
-      text, _DEFAULTS, qkv_bias=True, mrope_section=(16, 24, 24)
-    ),
-    # Writers before transformers 5 say it in text_config alone.
-    tie_word_embeddings=bool(
-      raw.get('tie_word_embeddings') or text.get('tie_word_embeddings')
-    ),
-    **options,
+def reader(
+  kind: type, defaults: Mapping[str, Any] = _DEFAULTS, **tower: Any
+) -> Callable[[Mapping[str, Any], dict[str, Any]], Any]:
+  """Returns ``Family.read_config`` of a Qwen with Qwen2's decoder.
+
+  Args:
+    kind: config of the family, a dataclass.
+    defaults: values of transformers for absent fields of the decoder.
+    **tower: its values for absent fields of the tower, where they are not our
+      defaults.
+  """
+
+  def read(raw: Mapping[str, Any], options: dict[str, Any]) -> Any:
+    # The decoder's fields stand in text_config or beside it.
+    text = raw.get('text_config') or raw
+    check_field(text, 'use_sliding_window', False, default=False)
+    vision = sizes_of(raw, 'vision_config')
+    check_field(vision, 'in_chans', 3, default=3)
+    rope = vision.get('rope_parameters') or {}
+    check_field(rope, 'rope_theta', 10000.0, default=10000.0)
+    return kind(
+      vision_config=_read_tower(type(kind().vision_config), vision, tower),
+      text_config=decoder(
+        text, defaults, qkv_bias=True, mrope_section=(16, 24, 24)
+      ),
+      # Writers before transformers 5 say it in text_config alone.
+      tie_word_embeddings=bool(
+        raw.get('tie_word_embeddings') or text.get('tie_word_embeddings')
+      ),
+      **options,
+    )
+
+  return read
+
+
+def _read_tower(kind: type, vision: Mapping[str, Any], defaults) -> Any:
+  """The sizes of a tower; lists are tuples."""
+  given = defaults | dict(vision)
+  values = {
+    f.name: given[f.name] for f in dataclasses.fields(kind) if f.name in given
+  }
+  return kind(
+    **{k: tuple(x) if isinstance(x, list) else x for k, x in values.items()}
   )
 
 
@@ -217,25 +254,28 @@ def _widths(config: Qwen2VLConfig) -> Mapping[str, Any]:
   return widths(
     config.text_config,
     layers=vision.depth,
-    split=int(vision.embed_dim * vision.mlp_ratio),
+    split=vision.inner,
     heads=vision.num_heads,
     picture=1024,  # patches of 448 x 448 pixels
   )
 
 
+# The fields of the decoder stand in text_config or beside it.
+TEXT_FIELDS = (
+  sizes.CHECKPOINT
+  | sizes.DECODER
+  | sizes.ROPES
+  | below('text_config', sizes.DECODER | sizes.ROPES)
+)
 FAMILY = Family(
   name='qwen2_vl',
   config=Qwen2VLConfig,
   module=Qwen2VL,
   components=COMPONENTS,
   partition_rules=PARTITION_RULES,
-  # The fields of the decoder stand in text_config or beside it.
-  fields=sizes.CHECKPOINT
-  | sizes.DECODER
-  | sizes.ROPES
-  | below('text_config', sizes.DECODER | sizes.ROPES)
+  fields=TEXT_FIELDS
   | below('vision_config', sizes.QWEN2_VL_VISION | sizes.ROPES),
-  read_config=_read_config,
+  read_config=reader(Qwen2VLConfig),
   # Writers since transformers 4.52 put `model.` first.
   renames=(
     (r'^model\.visual\.', 'visual.'),
@@ -248,4 +288,12 @@ FAMILY = Family(
   abstract_batch=_abstract_batch,
   widths=_widths,
   copies=_copies,
+  published={
+    'qwen2-vl-2b': Qwen2VLConfig(
+      Qwen2VLVisionConfig(hidden_size=1536),
+      sized(151936, 1536, 8960, 28, 12, 2),
+      tie_word_embeddings=True,
+    ),
+    'qwen2-vl-7b': Qwen2VLConfig(),
+  },
 )

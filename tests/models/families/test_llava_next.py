@@ -18,7 +18,7 @@ from mmu_jax.data.batches.encoder import Encoder
 from mmu_jax.data.encoding import tiles as tiles_lib
 from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
-from mmu_jax.models import llava_next
+from mmu_jax.models.families import llava_next
 from mmu_jax.models.hub import config as hub_config
 from mmu_jax.models.hub import loading
 from mmu_jax.models.hub import weights
