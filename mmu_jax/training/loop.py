@@ -137,6 +137,12 @@ def fit(
     plan, like, start, folder / RUNNING, title, note
   )
   log = Log(folder, first, logged)
+  # Known before the first step: a rate is computed on a device, where it would
+  # wait for the steps that are under way.
+  rates = {
+    split: [float(rate(i)) for i in range(plan.rounds)]
+    for split, rate in plan.rates.items()
+  }
   strict = all(turn.masked for turn in plan.turns) and plan.lora is None
   trained = lambda s: step_lib.evaluated(s, plan.mask if strict else None)
   kept_of = lambda s: adapting.model_of(plan, trained(s))
@@ -150,7 +156,7 @@ def fit(
   ) as series:
     before, saved = (first, []), first
     for round_ in bar:
-      state, measured = _take_round(plan, state, round_)
+      state, measured = _take_round(plan, state, round_, rates)
       # The round before is looked at while this one runs on the device.
       _numbers(plan, *before)
       before = (round_, measured)
@@ -346,14 +352,14 @@ def _count(
   return number + len(rows), found
 
 
-def _take_round(plan, state, round_):
+def _take_round(plan, state, round_, rates):
   """Takes the turns of a round; returns the state and the measurements."""
   measured = []
   for turn in plan.turns:
     index, between = divmod(round_, turn.every)
     if between or index >= plan.limits.get(turn.split, math.inf):
       continue
-    rate = float(plan.rates[turn.split](round_))
+    rate = rates[turn.split][round_]
     batch = plan.streams[turn.split](index)
     if turn.beside:
       batch = {**batch, 'beside': plan.streams[turn.beside](index)}

@@ -82,6 +82,19 @@ def _compiled(*_):
   raise AssertionError('the model was traced')
 
 
+def test_rates_are_known_before_the_first_step(tmp_path):
+  """Else the host waits, for a rate is computed behind the running step."""
+  plan, asked = _plan(rounds=4), []
+
+  def rate(round_):
+    asked.append((round_, len(plan.streams['forget'].asked)))
+    return 0.01 * (1 + round_)
+
+  params = toy.params(3)
+  _fit(plan._replace(rates=dict(plan.rates, forget=rate)), params, tmp_path)
+  assert asked == [(i, 0) for i in range(4)]
+
+
 @pytest.mark.parametrize(
   'plan, message',
   [
