@@ -97,6 +97,7 @@ def lower(program: memory.Program, on: memory.Setting) -> jax.stages.Lowered:
   model, turn, parts = on.model, program.turn, on.micro_batches
   mesh = sharding.make_mesh(memory.mesh_line(on.mesh))
   rules, params = model.partition_rules, model.abstract_params
+  trees = on.trees(program)
   here = lambda tree: sharding.placed(tree, rules, mesh)
   batch = _batch(program, on, mesh)
   if turn and turn.beside:
@@ -112,15 +113,18 @@ def lower(program: memory.Program, on: memory.Setting) -> jax.stages.Lowered:
         parts=parts,
         measure=answer_weight,
       )
-    mask = memory.shapes(memory.packed_mask, model) if turn.masked else None
+    made = memory.shapes(memory.packed_mask, model)
+    rules = on.rules if program.lora else rules
     return step_lib.take_turn.lower(
-      step_lib.abstract_state(params, program.tx, rules, mesh),
+      step_lib.abstract_state(trees.trained, program.tx, rules, mesh),
       batch,
       jnp.float32(1e-5),
-      here(mask),
-      here(params) if turn.needs_reference else None,
+      here(made) if program.reads_mask else None,
+      here(params) if program.reads_reference else None,
       batch if turn.project else None,
       jnp.float32(1.0),
+      here(trees.base) if program.lora else None,
+      program.lora.scale if program.lora else 1.0,
       forward=model.forward,
       turn=turn,
       tx=program.tx,
@@ -141,7 +145,7 @@ def _compare_all(plain: dict[str, Any], length: int) -> list[Checked]:
   """Compares each different training step of a config."""
   on, jobs, _ = programs.read_job(ml_collections.ConfigDict(plain), length)
   plain_turn = lambda t: t and t._replace(split='', every=1)
-  same = lambda p: (p.rows, p.beside, plain_turn(p.turn), p.tx)
+  same = lambda p: (p.rows, p.beside, plain_turn(p.turn), p.tx, p.lora, p.kinds)
   different = {same(p): p for p in reversed(jobs) if p.has_gradient}
   return [compare(p, on) for p in reversed(different.values())]
 

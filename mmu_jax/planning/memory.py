@@ -10,6 +10,9 @@ the largest phase:
              work: its gathered weights, values computed again, gradients in
              flight
   optimizer  gradients, and the updates made of them
+
+A run of adapters holds its base in their dtype. Until the optimizer's turn it
+has a merged copy of their leaves too, and gradients of these leaves alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
+from mmu_jax import lora as lora_lib
 from mmu_jax import masks
 from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
@@ -30,6 +34,7 @@ from mmu_jax.models import Model
 from mmu_jax.models import MODELS
 from mmu_jax.objectives import descend
 from mmu_jax.planning import activations
+from mmu_jax.planning import adapters
 from mmu_jax.typing import LossFn
 
 
@@ -62,6 +67,9 @@ class Program(NamedTuple):
     mask: whether the run holds a mask, though this turn may not use it.
     reference: whether the run holds a reference, as with the mask.
     count: importances behind a mask, or new tokens of an answer.
+    lora: adapters that the run trains, if any; ``reference`` then means one
+      that is not their base.
+    kinds: kinds of change of these adapters.
   """
 
   stage: str
@@ -73,6 +81,8 @@ class Program(NamedTuple):
   reference: bool = False
   count: int = 0
   beside: Rows = Rows(0, 0, 0)
+  lora: lora_lib.Lora | None = None
+  kinds: tuple[str, ...] = ()
 
   @property
   def name(self) -> str:
@@ -83,6 +93,17 @@ class Program(NamedTuple):
   def has_gradient(self) -> bool:
     """Whether it takes a gradient, and so is cut into micro-batches."""
     return self.turn is not None or self.stage == 'importance'
+
+  @property
+  def reads_mask(self) -> bool:
+    """Whether the step takes a mask."""
+    return bool(self.turn and self.turn.masked) or lora_lib.MASKED in self.kinds
+
+  @property
+  def reads_reference(self) -> bool:
+    """Whether the step takes a reference; the base of adapters is one."""
+    needed = bool(self.turn and self.turn.needs_reference)
+    return needed and (self.lora is None or self.reference)
 
   @property
   def backward(self) -> 'list[tuple[LossFn, Program]]':
@@ -167,6 +188,16 @@ class Setting:
     return self.tree_bytes({name: x for name, x in named if sees(name)})
 
   @functools.cached_property
+  def rules(self) -> sharding.Rules:
+    """Partition rules of parameters, and of adapters."""
+    rules = self.model.partition_rules
+    return (*lora_lib.adapter_rules(rules), *rules)
+
+  def trees(self, program: Program) -> adapters.Trees:
+    """Returns the shapes of a program's base, gradients and trained tree."""
+    return adapters.trees(self.model, program.lora, program.kinds)
+
+  @functools.cached_property
   def itemsize(self) -> int:
     """Bytes of a number in the computation."""
     return 4 if self.simulated else jnp.dtype(self.model.config.dtype).itemsize
@@ -210,7 +241,7 @@ class Setting:
 
   def _leaf(self, name: str, shape: tuple[int, ...]) -> Leaf:
     """A leaf of the parameters, or of a tree with their names."""
-    spec = sharding.spec_of(name, shape, self.model.partition_rules, self.mesh)
+    spec = sharding.spec_of(name, shape, self.rules, self.mesh)
     split = {part: self.mesh.shape[part] for part in jax.tree.leaves([*spec])}
     words, tensor = name.split('/'), split.get('tensor', 1)
     at = [i for i, word in enumerate(words) if word in tree_lib.STACKS]
@@ -251,32 +282,38 @@ def need(program: Program, on: Setting) -> Need:
     at_work = 4 * max(sizes) * (2 * program.count + 1)
     made = {'ties and mask': 2 * sum(sizes), 'one leaf at work': at_work}
     return Need({}, {'mask': made})
-  turn, grads, waits = program.turn, on.params, 'reference' in on.offload
+  turn, waits = program.turn, 'reference' in on.offload
   if not program.has_gradient:
-    held = {'parameters': grads, 'batch': _batch_bytes(program, on)}
+    held = {'parameters': on.params, 'batch': _batch_bytes(program, on)}
     return Need(held, _answers(program, on))
   backward = program.backward
   size = sum(_batch_bytes(p, on) for _, p in backward)
+  base, merged, trained = map(on.tree_bytes, on.trees(program))
   held, phases = (
-    {'parameters': grads, 'batch': size},
+    {'parameters': base, 'batch': size},
     _gradient(*backward[0], on),
   )
   for pass_ in backward[1:]:  # neither of two passes waits for the other
     for name, items in _gradient(*pass_, on).items():
       phases[name]['activations'] += items['activations']
-      phases[name]['gradients'] += grads
+      phases[name]['gradients'] += merged
   if not turn:
     sums = 4 * sum(leaf.local for leaf in on.leaves.values())
     return Need(held | {'importances': sums}, phases)
-  held['moments'] = on.tree_bytes(shapes(program.tx.init, on.model))
-  if turn.masked or program.mask:
+  make = jax.eval_shape(program.tx.init, on.trees(program).trained)
+  held['moments'] = on.tree_bytes(make)
+  if program.reads_mask or program.mask:
     held['mask'] = on.tree_bytes(shapes(packed_mask, on.model))
-  if (turn.needs_reference or program.reference) and not waits:
-    held['reference'] = grads
-  if turn.needs_reference and waits:
-    phases['head']['reference'] = grads
+  if (program.reads_reference or program.reference) and not waits:
+    held['reference'] = on.params
+  if program.reads_reference and waits:
+    phases['head']['reference'] = on.params
+  if program.lora:
+    held['adapters'] = trained
+    for items in phases.values():
+      items['merged weights'] = merged
   trees = 2 + bool(turn.project)
-  phases['optimizer'] = {'gradients': trees * grads}
+  phases['optimizer'] = {'gradients': trees * trained}
   return Need(held, phases)
 
 
@@ -328,8 +365,11 @@ def _gradient(loss, program, on) -> dict[str, dict[str, int]]:
   logits, default = of(of_vocab), rows.counted or rows.length
   positions = max((v.shape[-2] for v in of_vocab), default=default)
   activation = of(kept) - logits
-  grads = on.params - (0 if rows.room else on.unread)
-  sums = grads if on.micro_batches > 1 else 0
+  trees = on.trees(program)
+  grads = on.tree_bytes(trees.merged)
+  if not program.lora:
+    grads -= 0 if rows.room else on.unread
+  sums = on.tree_bytes(trees.trained) if on.micro_batches > 1 else 0
   # Values of a layer that are computed again, and gradients in flight of the
   # two largest that stay; gradients of values computed again replace them.
   flying = [

@@ -13,6 +13,7 @@ import pathlib
 from typing import Any
 
 from mmu_jax import inputs
+from mmu_jax import lora
 from mmu_jax import models
 from mmu_jax import sharding
 from mmu_jax.data.batches import batching
@@ -78,16 +79,16 @@ def read_job(
     shape, asked = functools.partial(_measure, job), _measure_asked(job)
   levers = config.micro_batches, tuple(config.offload)
   setting = Setting(model, abstract_mesh(**sizes), *levers)
-  return setting, _programs(config, model.forward, shape, asked), notes
+  return setting, _programs(config, model, shape, asked), notes
 
 
-def _programs(config, forward, shape, asked) -> list[Program]:
+def _programs(config, model, shape, asked) -> list[Program]:
   """Programs of all stages; ``shape`` gives the rows of a stream."""
   trained = {} if config.model.path else {'base': (config.base, ())}
   trained['vanilla'] = config.vanilla, ()
   if config.get('retrained'):
     trained['retrained'] = config.vanilla, tuple(config.retrained.without)
-  found = []
+  found, forward = [], model.forward
   trained = {k: v for k, v in trained.items() if v[0].rounds}
   for name, (spec, without) in trained.items():
     rows = shape(spec.stream, without)
@@ -103,21 +104,31 @@ def _programs(config, forward, shape, asked) -> list[Program]:
     rows = {k: drawn[name] for k, name in drawing.streams_of(run).items()}
     rows[drawing.RELABELLED] = drawn['forget']  # pairs of answers
     plan = plans.unlearning_plan(
-      config.unlearn, run, forward=forward, streams=rows
+      config.unlearn,
+      run,
+      forward=forward,
+      streams=rows,
+      lora=plans.adapters_of(config.unlearn, run, model),
     )
-    found += _turns(name, plan, bool(run.mask))
+    found += _turns(name, plan, bool(run.mask), run.reference != 'vanilla')
   tokens = config.evaluation.max_new_tokens
   found.append(Program('evaluate', 'decode', asked[0], count=tokens))
   return [*found, Program('evaluate', 'score', asked[1])]
 
 
-def _turns(name, plan, mask: bool = False) -> list[Program]:
+def _turns(
+  name, plan, mask: bool = False, apart: bool = False
+) -> list[Program]:
   """A program for each turn of a training plan whose streams are ``Rows``."""
   reference, rows = any(t.needs_reference for t in plan.turns), plan.streams
+  own: dict[str, Any] = {}
+  if plan.lora:  # a reference that is not apart is the base
+    kinds = lora.kinds_of(turn.masked for turn in plan.turns)
+    own, reference = dict(lora=plan.lora, kinds=kinds), reference and apart
   beside = lambda t: {'beside': rows[t.beside]} if t.beside else {}
   held = plan.tx, mask, reference
   return [
-    Program(name, t.split, rows[t.split], t, *held, **beside(t))
+    Program(name, t.split, rows[t.split], t, *held, **beside(t), **own)
     for t in plan.turns
   ]
 

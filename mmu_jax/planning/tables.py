@@ -16,6 +16,7 @@ COLUMNS = {
   'mask': ('mask', 'ties and mask'),
   'ref.': ('reference',),
   'grads': ('gradients',),
+  'merged': ('adapters', 'merged weights'),
   'act.': ('activations', 'cache'),
   'work': ('batch', 'logits', 'weights at work', 'one leaf at work'),
 }
@@ -24,7 +25,8 @@ LEGEND = (
   '(moments), imp. (importances), mask, ref. (reference). In the phase that '
   'needs most: grads (gradients, updates), act. (activations kept for '
   'backward, one layer at work, or a cache), work (batch, logits, gathered '
-  'weights). rows: as computed, padding included, x tokens.'
+  'weights), merged (adapters, and weights merged with them). rows: as '
+  'computed, padding included, x tokens.'
 )
 CHECKED = (
   'XLA compiles for simulated CPUs, where it computes bfloat16 in float32 and '
