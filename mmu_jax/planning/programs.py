@@ -8,7 +8,6 @@ guessed from its questions.
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import functools
-import math
 import pathlib
 from typing import Any
 
@@ -18,6 +17,7 @@ from mmu_jax import models
 from mmu_jax import sharding
 from mmu_jax.data.batches import batching
 from mmu_jax.data.batches import packing
+from mmu_jax.data.encoding import processors
 from mmu_jax.data.encoding.patches import bucket
 from mmu_jax.data.row import Row
 from mmu_jax.errors import UserError
@@ -169,7 +169,7 @@ def _open(config) -> tuple[Model, job_lib.Job | None, str]:
 def _measure(job, parts: Parts, without: Sequence[str] = ()) -> Rows:
   """The rows that a stream draws; one of them is made."""
   drawn = [
-    part._replace(rows=_longest(part))
+    part._replace(rows=_longest(part, job.encoder.processor.images))
     for part in streams.draw_from(job, parts, without)
   ]
   first = lambda rows: range(1)
@@ -178,7 +178,7 @@ def _measure(job, parts: Parts, without: Sequence[str] = ()) -> Rows:
   return Rows(stream.num_rows, stream.length, room, stream.most_counted)
 
 
-def _longest(part: batching.Part) -> list[Row]:
+def _longest(part: batching.Part, images: processors.Images) -> list[Row]:
   """Rows of the pictures, or texts, that look longest, and of the largest."""
   groups: dict[str, list[Row]] = {}
   for row in part.rows:
@@ -190,8 +190,9 @@ def _longest(part: batching.Part) -> list[Row]:
   kept += (len(groups) - kept) % part.questions
   found = sorted(groups.values(), key=total)[-kept:]
   if part.rows and part.rows[0].picture is not None:
-    area = lambda rows: math.prod(rows[0].picture.image.shape[:2])
-    found.append(max(groups.values(), key=area))
+    grid = lambda rows: images.grid(*rows[0].picture.image.shape[:2])
+    for size in (images.num_tokens, lambda grid: images.room([grid])):
+      found.append(max(groups.values(), key=lambda rows: size(grid(rows))))
   return [row for group in found for row in group]
 
 

@@ -27,7 +27,7 @@ from mmu_jax import tree as tree_lib  # pylint: disable=wrong-import-position
 from mmu_jax.training import optimizer  # pylint: disable=wrong-import-position
 from mmu_jax.training import step  # pylint: disable=wrong-import-position
 
-LENGTH, ROWS = 768, 8
+LENGTH, TEXT, ROWS = 768, 192, 8  # least tokens of a row, those but a picture's
 
 
 def main():
@@ -52,7 +52,7 @@ def measure(family: str, layers: int, mesh_spec: str) -> dict[str, float]:
   done = time.perf_counter()
   memory = compiled.memory_analysis()
   gib = lambda n: round(n / 2**30, 2)
-  logits = f'[{ROWS},{LENGTH},{model.config.text_config.vocab_size}]'
+  logits = f'[{ROWS},{length(model)},{model.config.text_config.vocab_size}]'
   return {
     'family': family,
     'layers': layers,
@@ -94,11 +94,18 @@ def config(family: str, layers: int):
   return dataclasses.replace(made, text_config=text)
 
 
+def length(model: models.Model) -> int:
+  """The tokens of a row with one picture."""
+  family, config = models.MODELS[model.family], model.config
+  room = family.widths(config)['picture']
+  return max(LENGTH, family.image_tokens(config, room) + TEXT)
+
+
 def abstract_batch(model: models.Model, mesh):
   """The shapes of a batch with one picture a row."""
   family, config = models.MODELS[model.family], model.config
   room = family.widths(config)['picture']
-  batch = family.abstract_batch(config, ROWS, LENGTH, room)
+  batch = family.abstract_batch(config, ROWS, length(model), room)
   rows = sharding.batch_sharding(mesh)
   return jax.tree.map(lambda x: x.update(sharding=rows), batch)
 

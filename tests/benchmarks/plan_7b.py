@@ -3,9 +3,10 @@
   python tests/benchmarks/plan_7b.py
   python tests/benchmarks/plan_7b.py --model=qwen2-vl-7b --markdown
 
-No weights, no devices, no data: rows of 768 tokens with one picture, batches
-of 8 (or one a device, where there are more), remat 'full', bfloat16. With
---markdown it prints one row a model, for the documentation.
+No weights, no devices, no data: rows of 768 tokens with one picture (3,120 for
+LLaVA-1.6, whose pictures take up to 2,928 of them), batches of 8 (or one a
+device, where there are more), remat 'full', bfloat16. With --markdown it prints
+one row a model, for the documentation.
 """
 
 import argparse
@@ -32,7 +33,7 @@ MACHINES = {
   '1 x 141 GiB': ('data=1', 141),
   '256 x 16 GiB': ('fsdp=256', 16),
 }
-LENGTH, ROWS, ANSWER = 768, 8, 64
+LENGTH, TEXT, ROWS, ANSWER = 768, 192, 8, 64
 TURNS = {  # stage -> index of its turn, and what the run holds
   'finetune': (0, {}),
   'ga_diff': (1, {}),
@@ -49,12 +50,17 @@ def build(name: str) -> models.Model:
   return models.build(dataclasses.replace(sizes, **how))
 
 
+def rows_of(model: models.Model, count: int) -> Rows:
+  """Rows with one picture and its text."""
+  family = models.MODELS[model.family]
+  room = family.widths(model.config)['picture']
+  tokens = family.image_tokens(model.config, room)
+  return Rows(count, max(LENGTH, tokens + TEXT), room)
+
+
 def jobs(model: models.Model, devices: int) -> list[Program]:
   """One program of each stage; three preserve sets for the mask."""
-  family = models.MODELS[model.family]
-  rows = Rows(
-    max(ROWS, devices), LENGTH, family.widths(model.config)['picture']
-  )
+  rows = rows_of(model, max(ROWS, devices))
   tx = optimizer.build(name='hf_adamw')
   found = []
   for name, (index, held) in TURNS.items():
@@ -104,7 +110,8 @@ def main() -> None:
       cells = [f'{n}; {mesh}' for n, mesh in zip(rows[-2][1:], rows[-1][1:])]
       print(f'| {name} | {" | ".join(cells)} |')
     else:
-      title = f'{name}: GiB per device, {LENGTH} tokens a row'
+      length = rows_of(build(name), ROWS).length
+      title = f'{name}: GiB per device, {length} tokens a row'
       out.print(make_table(title, ('stage', *MACHINES), rows))
 
 

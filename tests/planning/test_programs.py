@@ -1,11 +1,13 @@
 """Programs of a config: stages, rows, and what is refused."""
 
+import folders
 import plans
 import pytest
 
 from mmu_jax import recipes
 from mmu_jax.data.batches import batching
 from mmu_jax.data.people import vocabulary
+from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.planning import memory
 from mmu_jax.planning import programs
@@ -68,12 +70,33 @@ def test_texts_that_stand_for_all_are_as_long_as_all(number):
     for i in range(number)
   ]
   part = batching.Part(rows, 2, 4)
-  some = part._replace(rows=programs._longest(part))
+  some = part._replace(rows=programs._longest(part, processor.images))
   all_of, few = (
     batching.Stream([p], batching.Encoder(processor), seed=0).length
     for p in (part, some)
   )
   assert few == all_of and len(some.rows) <= 12
+
+
+def test_the_picture_with_most_tokens_is_planned_for_and_not_the_widest(
+  tmp_path,
+):
+  """Of LLaVA-NeXT: 4 tiles show 60 x 180 pixels, and 5 show 90 x 90."""
+  processor = folders.load(tmp_path, 'llava_next')
+  sizes = [(180, 60), *[(40 + i, 30) for i in range(9)], (90, 90), (62, 30)]
+  rows = [
+    Row(f'{i}', 'Who?' * (i != 10), 'A chef.', '', Picture(f'{i}', picture))
+    for i, picture in enumerate(folders.picture(0, *size) for size in sizes)
+  ]
+  part = batching.Part(rows, 2, 1)
+  some = part._replace(rows=programs._longest(part, processor.images))
+  all_of, few = (
+    batching.Stream([p], batching.Encoder(processor), seed=0)
+    for p in (part, some)
+  )
+  assert few.length == all_of.length and len(some.rows) < len(rows)
+  rooms = [s(0)['pixel_values'].shape[1] for s in (few, all_of)]
+  assert rooms == [5, 5]
 
 
 def test_a_bug_in_reading_data_is_not_taken_for_data_that_lack(

@@ -18,6 +18,7 @@ from mmu_jax import sharding
 from mmu_jax.errors import UserError
 from mmu_jax.models.families import llava
 from mmu_jax.models.family import decoder
+from mmu_jax.models.llama import LlamaConfig
 from mmu_jax.settings import sizes
 from mmu_jax.typing import Batch
 
@@ -156,5 +157,18 @@ FAMILY = dataclasses.replace(
   image_cut=_image_cut,
   image_tokens=_image_tokens,
   widths=_widths,
-  published={'llava-1.6-vicuna-7b': LlavaNextConfig()},
+  published={
+    'llava-1.6-vicuna-7b': LlavaNextConfig(),
+    'llava-1.6-vicuna-13b': LlavaNextConfig(
+      text_config=llava.FAMILY.published['llava-1.5-13b'].text_config
+    ),
+    'llava-1.6-mistral-7b': LlavaNextConfig(
+      text_config=LlamaConfig(
+        intermediate_size=14336,
+        num_key_value_heads=8,
+        rope_theta=1e6,
+        max_position_embeddings=32768,
+      )
+    ),
+  },
 )
