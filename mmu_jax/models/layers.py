@@ -37,19 +37,20 @@ def stack_layers(
 
 def scan_layers(
   layers: nnx.Module,
-  apply: Callable[[nnx.Module, jax.Array, Any], tuple[jax.Array, Any]],
-  x: jax.Array,
+  apply: Callable[[nnx.Module, Any, Any], tuple[Any, Any]],
+  x: Any,
   per_layer: Any = None,
   *,
   num_layers: int | None = None,
   remat: str = 'none',
-) -> tuple[jax.Array, Any]:
+) -> tuple[Any, Any]:
   """Runs stacked layers one after the other, compiled once for any depth.
 
   Args:
     layers: stacked layers, from ``stack_layers``.
     apply: function of one layer, ``apply(layer, x, extra) -> (x, extra)``.
-    x: input of the first layer, for example ``[B, L, D]``.
+    x: input of the first layer, for example ``[B, L, D]``, or a pytree of
+      such arrays.
     per_layer: pytree with a leading layer axis, such as a KV cache.
     num_layers: number of first layers to run; None for all.
     remat: activations that the backward pass keeps, a key of ``REMAT``.
@@ -63,9 +64,9 @@ def scan_layers(
 
   def body(x, inputs):
     layer_params, extra = inputs
-    x = sharding.split_rows(x)
+    x = jax.tree.map(sharding.split_rows, x)
     x, extra = apply(nnx.merge(definition, layer_params), x, extra)
-    return sharding.split_rows(x), extra
+    return jax.tree.map(sharding.split_rows, x), extra
 
   if remat != 'none':
     body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)

@@ -299,6 +299,7 @@ class LlamaModel(nnx.Module):
     slot: jax.Array | int = 0,
     *,
     near: jax.Array | None = None,
+    deep: Sequence[jax.Array] | None = None,
     num_layers: int | None = None,
     attention: str = 'xla',
     remat: str = 'none',
@@ -314,6 +315,7 @@ class LlamaModel(nnx.Module):
       slot: place in the cache where the L new tokens go.
       near: ``[B, L, S]`` bool, which keys are in the window of a token; for
         decoders with a ``sliding_window``.
+      deep: arrays ``[B, L, D]`` that are added after each of the first layers.
       num_layers: number of first layers to run, without the norm behind the
         last one; None for all of them and the norm.
       attention: implementation of ``jax.nn.dot_product_attention``.
@@ -345,14 +347,25 @@ class LlamaModel(nnx.Module):
       window = dict(cos=cos, sin=sin, mask=mask & near)
       kinds = jnp.asarray(config.full_layers[:num_layers])
 
+    count = config.num_hidden_layers if num_layers is None else num_layers
+    numbers = jnp.arange(count) if deep else None
+
     def apply(layer, x, extra):
-      cache, full = extra
+      cache, full, number = extra
       pick = lambda a, b: jnp.where(full, a, b)
       here = seen if full is None else jax.tree.map(pick, seen, window)
-      return layer(x, cache, slot=slot, implementation=attention, **here)
+      x, cache = layer(x, cache, slot=slot, implementation=attention, **here)
+      for k, added in enumerate(deep or ()):
+        x += jnp.where(number == k, added, 0)
+      return x, cache
 
     x, cache = layers_lib.scan_layers(
-      self.layers, apply, x, (cache, kinds), num_layers=num_layers, remat=remat
+      self.layers,
+      apply,
+      x,
+      (cache, kinds, numbers),
+      num_layers=num_layers,
+      remat=remat,
     )
     return (self.norm(x) if num_layers is None else x), cache
 

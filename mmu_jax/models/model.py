@@ -18,6 +18,7 @@ from mmu_jax.models.families import llava
 from mmu_jax.models.families import llava_next
 from mmu_jax.models.families import qwen2_5_vl
 from mmu_jax.models.families import qwen2_vl
+from mmu_jax.models.families import qwen3_vl
 from mmu_jax.sharding import Rules
 from mmu_jax.typing import Forward
 from mmu_jax.typing import Params
@@ -27,6 +28,7 @@ _FAMILIES = (
   llava_next.FAMILY,
   qwen2_vl.FAMILY,
   qwen2_5_vl.FAMILY,
+  qwen3_vl.FAMILY,
 )
 MODELS = {f.name: f for f in _FAMILIES}
 
@@ -107,7 +109,6 @@ def build(config: Any) -> Model:
     return nnx.merge(definition, nnx.State(params))
 
   ways = dict(attention=config.attention, remat=config.remat)
-
   window = config.text_config.sliding_window
 
   def sees(batch, padded=0):
@@ -121,11 +122,16 @@ def build(config: Any) -> Model:
     }
 
   def embed(module, batch):
-    x = module.decoder.embed(batch['tokens'])
+    # Some decoders are given more of the image tokens after their first layers.
+    x, deep = module.decoder.embed(batch['tokens']), None
     if batch['pixel_values'].shape[1]:  # room for images
-      features = module.image_features(batch)
-      x = layers.fill_slots(x, features, batch['image_slots'])
-    return sharding.split_rows(x)
+      features, slots = module.image_features(batch), batch['image_slots']
+      if features.ndim > 3:  # [1 + K, B, N, D]
+        none = jnp.zeros_like(x)
+        deep = [layers.fill_slots(none, f, slots) for f in features[1:]]
+        features = features[0]
+      x = layers.fill_slots(x, features, slots)
+    return sharding.split_rows(x), deep
 
   @jax.jit
   def init(key):
@@ -134,13 +140,13 @@ def build(config: Any) -> Model:
 
   def forward(params, batch, *, at=None, layer=None):
     module = merge(params)
-    x = embed(module, batch)
+    x, deep = embed(module, batch)
     # Padding trains no embedding, as with torch's padding_idx. Only a loss that
     # counts padding, the published KL, can tell.
     real = batch['documents'][..., None] > 0  # [B, L, 1]
     x = jnp.where(real, x, jax.lax.stop_gradient(x))
     hidden, _ = module.decoder(
-      x, batch['positions'], **sees(batch), num_layers=layer, **ways
+      x, batch['positions'], **sees(batch), deep=deep, num_layers=layer, **ways
     )
     if layer is not None:
       return sharding.split_rows(hidden)
@@ -150,16 +156,17 @@ def build(config: Any) -> Model:
     return sharding.split_rows(module.logits(hidden), last='tensor')
 
   def image_features(params, batch):
-    return merge(params).image_features(batch)
+    features = merge(params).image_features(batch)
+    return features[0] if features.ndim > 3 else features
 
   def prefill(params, batch, last, cache_size):
     module = merge(params)
     rows, length = batch['tokens'].shape
     masks = sees(batch, cache_size - length)
     cache = llama.make_cache(config.text_config, rows, cache_size, config.dtype)
-    x = embed(module, batch)
+    x, deep = embed(module, batch)
     hidden, cache = module.decoder(
-      x, batch['positions'], cache=cache, **masks, **ways
+      x, batch['positions'], cache=cache, deep=deep, **masks, **ways
     )
     hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
     logits = sharding.split_rows(module.logits(hidden), last='tensor')

@@ -243,7 +243,7 @@ class Qwen2VLVision(nnx.Module):
       ``[B, N / merge^2, D]`` image tokens.
     """
     config = self.config
-    cos, sin = _rotary(positions, config.width // config.num_heads)
+    cos, sin = rotary_2d(positions, config.width // config.num_heads)
     mask = (images[:, :, None] == images[:, None, :])[:, None]  # [B, 1, N, N]
     whole = None  # whether a block sees whole images
     if isinstance(config, Qwen25VLVisionConfig):
@@ -263,7 +263,9 @@ class Qwen2VLVision(nnx.Module):
     return self.merger(x)
 
 
-def _rotary(positions: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array]:
+def rotary_2d(
+  positions: jax.Array, head_dim: int
+) -> tuple[jax.Array, jax.Array]:
   """Rotary embedding whose frequencies follow the row, then the column."""
   frequencies = layers_lib.rotary_frequencies(head_dim // 2, 10000.0)
   axes = np.repeat([0, 1], head_dim // 4)

@@ -110,6 +110,18 @@ QWEN2_5_VL_VISION: Table = {
     'blocks that see whole images',
   ),
 }
+QWEN3_VL_VISION: Table = {
+  **{
+    name: rule
+    for name, rule in QWEN2_5_VL_VISION.items()
+    if name not in ('window_size', 'fullatt_block_indexes')
+  },
+  'num_position_embeddings': (_SIZE, 'learnt positions, of a square'),
+  'deepstack_visual_indexes': (
+    several(whole(0, _LARGEST), 0),
+    'blocks whose states the decoder gets, too',
+  ),
+}
 LLAVA: Table = {
   'vision_feature_layer': (
     whole(-_LARGEST, _LARGEST),
@@ -135,7 +147,7 @@ _PINPOINTS = (
 )
 LLAVA_NEXT: Table = LLAVA | {'image_grid_pinpoints': _PINPOINTS}
 # Of a small model of one's own, whatever its tower.
-TOWERS = QWEN2_5_VL_VISION | QWEN2_VL_VISION | CLIP
+TOWERS = QWEN3_VL_VISION | QWEN2_5_VL_VISION | QWEN2_VL_VISION | CLIP
 
 ROPES = below('rope_scaling', ROPE) | below('rope_parameters', ROPE)
 # Of config.json, beside the parts above.

@@ -38,7 +38,7 @@ FAMILY = dataclasses.replace(
   fields=qwen2_vl.TEXT_FIELDS
   | below('vision_config', sizes.QWEN2_5_VL_VISION | sizes.ROPES),
   # The width of the tower that transformers takes where none is given.
-  read_config=qwen2_vl.reader(Qwen25VLConfig, hidden_size=3584),
+  read_config=qwen2_vl.reader(Qwen25VLConfig, tower={'hidden_size': 3584}),
   published={
     'qwen2.5-vl-3b': Qwen25VLConfig(
       Qwen25VLVisionConfig(out_hidden_size=2048),

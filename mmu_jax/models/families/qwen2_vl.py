@@ -160,18 +160,24 @@ _DEFAULTS = dict(
 
 
 def reader(
-  kind: type, defaults: Mapping[str, Any] = _DEFAULTS, **tower: Any
+  kind: type,
+  defaults: Mapping[str, Any] = _DEFAULTS,
+  *,
+  tower: Mapping[str, Any] | None = None,
+  **options: Any,
 ) -> Callable[[Mapping[str, Any], dict[str, Any]], Any]:
-  """Returns ``Family.read_config`` of a Qwen with Qwen2's decoder.
+  """Returns ``Family.read_config`` of a Qwen.
 
   Args:
     kind: config of the family, a dataclass.
     defaults: values of transformers for absent fields of the decoder.
-    **tower: its values for absent fields of the tower, where they are not our
+    tower: its values for absent fields of the tower, where they are not our
       defaults.
+    **options: choices for ``family.decoder``; Qwen2's by default.
   """
+  options = options or dict(qkv_bias=True, mrope_section=(16, 24, 24))
 
-  def read(raw: Mapping[str, Any], options: dict[str, Any]) -> Any:
+  def read(raw: Mapping[str, Any], ways: dict[str, Any]) -> Any:
     # The decoder's fields stand in text_config or beside it.
     text = raw.get('text_config') or raw
     check_field(text, 'use_sliding_window', False, default=False)
@@ -180,15 +186,15 @@ def reader(
     rope = vision.get('rope_parameters') or {}
     check_field(rope, 'rope_theta', 10000.0, default=10000.0)
     return kind(
-      vision_config=_read_tower(type(kind().vision_config), vision, tower),
-      text_config=decoder(
-        text, defaults, qkv_bias=True, mrope_section=(16, 24, 24)
+      vision_config=_read_tower(
+        type(kind().vision_config), vision, tower or {}
       ),
+      text_config=decoder(text, defaults, **options),
       # Writers before transformers 5 say it in text_config alone.
       tie_word_embeddings=bool(
         raw.get('tie_word_embeddings') or text.get('tie_word_embeddings')
       ),
-      **options,
+      **ways,
     )
 
   return read
@@ -196,7 +202,7 @@ def reader(
 
 def _read_tower(kind: type, vision: Mapping[str, Any], defaults) -> Any:
   """The sizes of a tower; lists are tuples."""
-  given = defaults | dict(vision)
+  given = {**defaults, **vision}
   values = {
     f.name: given[f.name] for f in dataclasses.fields(kind) if f.name in given
   }

@@ -12,11 +12,18 @@ from families import llava
 from families import llava_next
 from families import qwen2_5_vl
 from families import qwen2_vl
+from families import qwen3_vl
 from families.case import Case
 from mmu_jax import models
 from mmu_jax.models.hub import config as hub_config
 
-_ALL = (llava.CASE, llava_next.CASE, qwen2_vl.CASE, qwen2_5_vl.CASE)
+_ALL = (
+  llava.CASE,
+  llava_next.CASE,
+  qwen2_vl.CASE,
+  qwen2_5_vl.CASE,
+  qwen3_vl.CASE,
+)
 CASES = {case.name: case for case in _ALL}
 
 

@@ -34,9 +34,12 @@ PUBLISHED = {  # folder -> tensors, parameters
   'qwen2_5_vl_7b': (729, 8_292_166_656),
   'llava_next_vicuna_7b': (687, 7_063_431_168),
   'llava_next_mistral_7b': (687, 7_566_747_648),
+  'qwen3_vl_2b': (625, 2_127_532_032),
+  'qwen3_vl_4b': (713, 4_437_815_808),
+  'qwen3_vl_8b': (750, 8_767_123_696),
 }
-
-LISTED = ('qwen2_5_vl', 'llava_next')  # of which no file of the hub is here
+# Of which no file of the hub is here.
+LISTED = ('qwen2_5_vl', 'qwen3_vl', 'llava_next')
 
 
 def _listed(name):
@@ -159,7 +162,8 @@ def test_a_tied_embedding_is_read_once_and_written_as_it_was(
   tie = {'tie_word_embeddings': True}
   if said == 'in text_config':  # as transformers 4.52 and later do
     raw = hub_folder.config(family)
-    text = {'rope_scaling': raw.get('rope_scaling')} | tensors.TEXT | tie
+    text = {'rope_scaling': raw.get('rope_scaling')} | tensors.TEXT
+    text = raw.get('text_config', text) | tie
     tie = {'tie_word_embeddings': False, 'text_config': text}
   folder = hub_folder.write(tmp_path / 'hub', family, arrays, **tie)
   model = models.load(folder)
