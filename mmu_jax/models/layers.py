@@ -35,12 +35,18 @@ def stack_layers(
   return split(nnx.vmap(make, in_axes=0, out_axes=0))(rngs)
 
 
+def _split_rows(tree: Any) -> Any:
+  """Rows of every array over devices."""
+  return jax.tree.map(sharding.split_rows, tree)
+
+
 def scan_layers(
   layers: nnx.Module,
   apply: Callable[[nnx.Module, Any, Any], tuple[Any, Any]],
   x: Any,
   per_layer: Any = None,
   *,
+  place: Callable[[Any], Any] = _split_rows,
   num_layers: int | None = None,
   remat: str = 'none',
 ) -> tuple[Any, Any]:
@@ -50,8 +56,10 @@ def scan_layers(
     layers: stacked layers, from ``stack_layers``.
     apply: function of one layer, ``apply(layer, x, extra) -> (x, extra)``.
     x: input of the first layer, for example ``[B, L, D]``, or a pytree of
-      such arrays.
-    per_layer: pytree with a leading layer axis, such as a KV cache.
+      arrays that go from layer to layer.
+    per_layer: pytree with a leading layer axis.
+    place: function that says where x lies on the mesh; by default the rows of
+      every array are split over devices.
     num_layers: number of first layers to run; None for all.
     remat: activations that the backward pass keeps, a key of ``REMAT``.
 
@@ -64,9 +72,8 @@ def scan_layers(
 
   def body(x, inputs):
     layer_params, extra = inputs
-    x = jax.tree.map(sharding.split_rows, x)
-    x, extra = apply(nnx.merge(definition, layer_params), x, extra)
-    return jax.tree.map(sharding.split_rows, x), extra
+    x, extra = apply(nnx.merge(definition, layer_params), place(x), extra)
+    return place(x), extra
 
   if remat != 'none':
     body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)

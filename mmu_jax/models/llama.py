@@ -114,6 +114,28 @@ def make_cache(config: LlamaConfig, batch: int, size: int, dtype) -> Cache:
   return Cache(empty(), empty())
 
 
+def write(
+  cache: Cache,
+  keys: jax.Array,
+  values: jax.Array,
+  layer: jax.Array,
+  slot: jax.Array | int,
+) -> Cache:
+  """Puts keys and values ``[B, L, H_kv, head_dim]`` of a layer into a cache.
+
+  The cache goes from layer to layer and from token to token, so that the
+  compiler writes these alone, in place.
+  """
+
+  def put(old, new):
+    at = (layer, 0, slot, 0, 0)
+    new = new[None].astype(old.dtype)
+    return jax.lax.dynamic_update_slice(old, new, at)
+
+  made = Cache(put(cache.keys, keys), put(cache.values, values))
+  return sharding.constrain(made, CACHE_RULES)
+
+
 def rotary(
   positions: jax.Array,
   head_dim: int,
@@ -198,7 +220,7 @@ class LlamaAttention(nnx.Module):
       self.q_norm = _norm(config, dtype, rngs, size)
       self.k_norm = _norm(config, dtype, rngs, size)
 
-  def __call__(self, x, cos, sin, mask, cache, slot, implementation):
+  def __call__(self, x, cos, sin, mask, cache, place, implementation):
     heads = (*x.shape[:2], -1, self.head_dim)
     q, k = self.q_proj(x).reshape(heads), self.k_proj(x).reshape(heads)
     if self.qk_norm:
@@ -206,11 +228,8 @@ class LlamaAttention(nnx.Module):
     q, k = rotate(q, cos, sin), rotate(k, cos, sin)
     v = self.v_proj(x).reshape(heads)
     if cache is not None:
-      write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
-        old, new.astype(old.dtype), slot, axis=1
-      )
-      cache = Cache(write(cache.keys, k), write(cache.values, v))
-      k, v = cache
+      cache = write(cache, k, v, *place)
+      k, v = jax.tree.map(lambda x: x[place[0]], cache)
     out = jax.nn.dot_product_attention(
       q,
       k,
@@ -348,22 +367,23 @@ class LlamaModel(nnx.Module):
       kinds = jnp.asarray(config.full_layers[:num_layers])
 
     count = config.num_hidden_layers if num_layers is None else num_layers
-    numbers = jnp.arange(count) if deep else None
 
-    def apply(layer, x, extra):
-      cache, full, number = extra
+    def apply(layer, state, extra):
+      (x, cache), (number, full) = state, extra
       pick = lambda a, b: jnp.where(full, a, b)
       here = seen if full is None else jax.tree.map(pick, seen, window)
-      x, cache = layer(x, cache, slot=slot, implementation=attention, **here)
+      how = dict(place=(number, slot), implementation=attention)
+      x, cache = layer(x, cache, **how, **here)
       for k, added in enumerate(deep or ()):
         x += jnp.where(number == k, added, 0)
-      return x, cache
+      return (x, cache), None
 
-    x, cache = layers_lib.scan_layers(
+    (x, cache), _ = layers_lib.scan_layers(
       self.layers,
       apply,
-      x,
-      (cache, kinds, numbers),
+      (x, cache),
+      (jnp.arange(count), kinds),
+      place=lambda state: (sharding.split_rows(state[0]), state[1]),
       num_layers=num_layers,
       remat=remat,
     )

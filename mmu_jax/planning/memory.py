@@ -341,9 +341,11 @@ def _answers(program, on) -> dict[str, dict[str, int]]:
   heads //= 1 if heads % tensor else tensor
   slots = local * (rows.length + count)
   entries = 2 * text.num_hidden_layers * slots * heads * text.head_dim
-  # A scan over layers reads one cache and writes another.
+  # It is written in place; keys and values of one layer are copied to be read.
   own = jnp.dtype(on.model.config.dtype).itemsize
-  work['cache'] = entries * (own + on.itemsize)
+  work['cache'] = (
+    entries * own + entries // text.num_hidden_layers * on.itemsize
+  )
   # In the loop over new tokens nothing else is large but the tables of words.
   tables = on.layer + sum(on.word_tables)
   loop = work | {'activations': 0, 'weights at work': tables}

@@ -55,7 +55,7 @@ def test_compiled_rotary_is_exact_far_out(name, width, theta):
   rotary = {
     'llama': lambda: llama.rotary(at(1, 1), width, theta),
     'qwen2_vl': lambda: llama.rotary(at(1, 1, 3), width, theta, (16, 24, 24)),
-    'vision': lambda: qwen2_vit._rotary(at(1, 1, 2), 2 * width),
+    'vision': lambda: qwen2_vit.rotary_2d(at(1, 1, 2), 2 * width),
   }[name]
   want = _far_cosines(width, theta)
   want = np.tile(want, 4 if name == 'vision' else 2)

@@ -153,6 +153,25 @@ def _step(model, token, i, cache):
   return model(x, at, visible[:, None], cache, i, near=near)
 
 
+def test_a_token_is_written_into_its_cache_in_place():
+  """Beside the cache, a step needs the keys and values of one layer alone."""
+  depth = 6
+  model = _model(20, 16, 24, depth, 2, 2)
+  cache = llama.make_cache(model.config, 4, 1024, 'float32')
+  definition, params = nnx.split(model)
+
+  def step(params, x, slot, cache):
+    seen = jnp.ones((4, 1, 1024), bool)
+    run = nnx.merge(definition, params)
+    return run(x, jnp.full((4, 1), slot), seen, cache, slot)
+
+  x = jnp.ones((4, 1, 16))
+  made = jax.jit(step, donate_argnums=3).lower(params, x, 1000, cache).compile()
+  used, size = made.memory_analysis(), sum(leaf.nbytes for leaf in cache)
+  assert used.alias_size_in_bytes >= size
+  assert used.temp_size_in_bytes < 1.3 * size / depth
+
+
 def test_windows_of_a_cache_are_those_of_positions():
   model = _windowed(4)
   tokens = np.random.default_rng(18).integers(0, 20, (1, 9))

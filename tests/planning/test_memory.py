@@ -163,11 +163,11 @@ def test_a_mask_is_made_with_a_bool_for_each_tie_and_each_weight():
   assert found['ties and mask'] == 2 * tree_lib.count(on.model.abstract_params)
 
 
-def test_a_cache_holds_keys_and_values_of_every_slot_twice():
+def test_a_cache_holds_keys_and_values_and_those_of_a_layer_twice():
   program = memory.Program('evaluate', '', memory.Rows(4, 100, 1), count=28)
   found = memory.need(program, plans.setting())
   entries = 2 * 4 * 4 * (100 + 28) * 128  # layers, rows, slots, width
-  assert found.phases['new tokens']['cache'] == 2 * 4 * entries
+  assert found.phases['new tokens']['cache'] == 4 * (entries + entries // 4)
 
 
 def test_a_thousand_devices_share_a_model_that_none_of_them_has():
