@@ -36,6 +36,12 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     'from. Default: the source of `mmu convert`, if it made the Orbax folder',
   )
   parser.add_argument(
+    '--adapter',
+    type=filled,
+    metavar='DIR',
+    help='a LoRA adapter of PEFT, to merge into a Hugging Face checkpoint',
+  )
+  parser.add_argument(
     '--dtype',
     choices=_DTYPES,
     help="dtype of the result. Default: the source's, and on the way back the "
@@ -48,9 +54,8 @@ def _convert(args: argparse.Namespace) -> None:
   from mmu_jax.models.hub import convert
 
   started = time.time()
-  print(
-    convert.convert(args.source, args.target, like=args.like, dtype=args.dtype)
-  )
+  options = dict(like=args.like, dtype=args.dtype, adapter=args.adapter)
+  print(convert.convert(args.source, args.target, **options))
   print(f'mmu convert: {time.time() - started:.0f} s')
 
 
@@ -157,10 +162,15 @@ by --max_new_tokens. --dtype is for the parameters of a Hugging Face folder.""",
   mmu convert --from=llava-orbax --to=llava-again
   mmu convert --from=runs/people/unlearned/mmunlearner/params \\
       --to=unlearned-hf --like=llava-1.5-7b-hf
+  mmu convert --from=llava-1.5-7b-hf --adapter=adapter --to=merged-hf
+  mmu convert --from=runs/people/unlearned/ga_diff_lora/adapters \\
+      --to=adapter --like=vanilla-hf
 
 A folder with config.json is Hugging Face; a folder with numbered steps is
 Orbax. The way back writes the files that serving software loads, in the names
-and with the tokenizer of the source checkpoint.""",
+and with the tokenizer of the source checkpoint. With --adapter, a Hugging Face
+folder becomes one with the adapter merged. The adapters of a run without a mask
+become a folder that PEFT loads over --like.""",
     _add_convert,
     _convert,
   ),

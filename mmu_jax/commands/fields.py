@@ -22,6 +22,7 @@ from mmu_jax.settings import table as settings
 
 _PREFIX = '--config.'
 _TAB = ' ' * 4
+_FOLDERS = ('data.path', 'data.train_path', 'model.path', 'model.adapter')
 _GROUPS = (Mapping, ml_collections.ConfigDict)
 
 
@@ -77,7 +78,7 @@ def read(
   if rest[1:]:
     names = ' '.join(word.partition('=')[0] for word in rest[1:])
     raise UserError(f'unexpected arguments: {names}')
-  for path in ('data.path', 'data.train_path', 'model.path'):
+  for path in _FOLDERS:
     group, _, field = path.partition('.')
     found = values.config.get(group, {})
     known = isinstance(found, (dict, ml_collections.ConfigDict))

@@ -60,6 +60,7 @@ class Model:
     params: parameters, if the model was loaded from a checkpoint.
     processor: tokenizer and image processor of that checkpoint, if it has any.
     source: folder of that checkpoint.
+    adapter: folder of a PEFT adapter that is merged into it, if any.
   """
 
   family: str
@@ -75,6 +76,7 @@ class Model:
   params: Params = None
   processor: Any = None
   source: pathlib.Path | None = None
+  adapter: pathlib.Path | None = None
 
 
 @functools.cache

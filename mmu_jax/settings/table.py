@@ -232,6 +232,7 @@ TABLE: Table = {
   # Model.
   'model.name': (TEXT, 'family of a small model, a key of models.MODELS'),
   'model.path': (TEXT, "folder of a checkpoint; '': a small model"),
+  'model.adapter': (TEXT, "folder of a PEFT adapter merged into it; '': none"),
   'model.dtype': (
     one_of('float32', 'bfloat16', 'float16'),
     'dtype of the computation',

@@ -31,6 +31,7 @@ from mmu_jax.models import from_options
 from mmu_jax.models import Model
 from mmu_jax.models.hub import contents as hub_contents
 from mmu_jax.models.hub import loading as checkpoints
+from mmu_jax.models.hub import peft_files
 from mmu_jax.saliency import FORGET
 from mmu_jax.settings import table as settings
 from mmu_jax.stages.budgets import mask_specs
@@ -245,6 +246,8 @@ def _content(text: str) -> dict[str, dict[str, str]]:
   found = {'data': contents.digest(data)}
   if model.source is not None:
     found['model'] = hub_contents.digest(model.source)
+  if model.adapter is not None:
+    found['adapter'] = hub_contents.digest(model.adapter)
   return found
 
 
@@ -257,11 +260,15 @@ def _load(text: str) -> tuple[Any, ...]:
   for note in data.notes:
     progress.say(f'data: {note}')
   path, reading = sizes.pop('path', ''), sizes.pop('processor', {})
+  adapter = sizes.pop('adapter', '')
   if path:
     ways = ('dtype', 'attention', 'remat')
     ways = {name: sizes[name] for name in ways if name in sizes}
     model, _ = checkpoints.read_headers(path, **ways)
     model = dataclasses.replace(model, source=pathlib.Path(path))
+    if adapter:
+      peft_files.read_adapter(adapter, model)
+      model = dataclasses.replace(model, adapter=pathlib.Path(adapter))
     processor = _open_processor(model, path, **reading)
   else:
     processor = _own_processor(data)

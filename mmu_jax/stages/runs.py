@@ -30,7 +30,6 @@ from mmu_jax.data.batches import batching
 from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
 from mmu_jax.models import Model
-from mmu_jax.models.hub import config as hub_config
 from mmu_jax.models.hub import convert
 from mmu_jax.models.hub import loading
 from mmu_jax.stages import origins
@@ -203,7 +202,9 @@ def final_params(job: Job, name: str) -> Params:
   """
   if name == 'base' and job.model.source is not None:
     folder = job.model.source
-    params = loading.load(folder, mesh=job.mesh).params
+    params = loading.load(
+      folder, mesh=job.mesh, adapter=job.model.adapter
+    ).params
   else:
     folder = final_folder(job, name)
     like = job.placed(job.model.abstract_params)
@@ -251,11 +252,6 @@ def load_model(
   path = pathlib.Path(path).absolute()
   path = path / loop.FINAL if is_finished(path) else path
   if checkpoint.latest_step(path) is None:
-    if not (path / hub_config.FILE).exists():
-      raise MissingError(
-        f'{path} holds neither {hub_config.FILE} (Hugging Face) nor a '
-        'numbered step (Orbax). Give the folder of a checkpoint.'
-      )
     return loading.load(path, dtype=dtype, mesh=sharding.make_mesh('fsdp=-1'))
   for folder in path.parents if like is None else ():
     if (folder / workdir_lib.WORLD).is_file():

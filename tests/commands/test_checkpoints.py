@@ -17,8 +17,11 @@ def test_convert_is_given_both_folders_and_its_options(monkeypatch, capsys):
   said = lambda *args, **options: asked.append((args, options)) or 'written'
   monkeypatch.setattr(convert, 'convert', said)
   argv = ['convert', '--from=a', '--to=b', '--like=c', '--dtype=float16']
+  argv.append('--adapter=d')
   assert command_line.main(argv) == 0
-  assert asked == [(('a', 'b'), {'like': 'c', 'dtype': 'float16'})]
+  assert asked == [
+    (('a', 'b'), {'like': 'c', 'dtype': 'float16', 'adapter': 'd'})
+  ]
   assert capsys.readouterr().out.startswith('written\nmmu convert: ')
 
 
@@ -49,7 +52,7 @@ def _refused(capsys, *words):
     (['--params=x', '--workdir=y', '--run=npo', 'Who?'], 'which model'),
     (['--params=x', '--image=no.png', 'Who?'], 'there is no file no.png'),
     (['--params=nowhere', 'Who?'], 'there is no folder nowhere. Check'),
-    (['--params=.', 'Who?'], 'holds neither config.json (Hugging Face)'),
+    (['--params=.', 'Who?'], 'holds config.json (Hugging Face) or a numbered'),
     (['--workdir=nowhere', '--run=npo', 'Who?'], 'not the workdir of a job'),
   ],
 )

@@ -1,12 +1,18 @@
 """What stages refuse before they start, and what they do not do twice."""
 
 import json
+import types
 
 import corrupted_job
+import hub_folder
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from mmu_jax import models
 from mmu_jax import recipes
 from mmu_jax import stages
+from mmu_jax import tree as tree_lib
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.errors import UserError
 from mmu_jax.stages import job as job_lib
@@ -211,3 +217,49 @@ def test_data_that_changed_under_a_workdir_are_refused(tmp_path, change):
     file.write_text('\n'.join(map(json.dumps, rows)))
   with pytest.raises(ValueError, match='content.data.*there,.*asked for'):
     open_job()
+
+
+def test_a_base_with_an_adapter_is_loaded_merged(tmp_path, monkeypatch):
+  """And another adapter in its folder is noticed."""
+  draw = np.random.default_rng(1).normal
+  tensors = {
+    name: draw(size=shape).astype(np.float32)
+    for name, shape in hub_folder.shapes('llava').items()
+  }
+  base = hub_folder.write(tmp_path / 'base', 'llava', tensors)
+  folder = tmp_path / 'adapter'
+  folder.mkdir()
+  name = 'base_model.model.model.multi_modal_projector.linear_2.lora_{}.weight'
+  size = len(tensors['multi_modal_projector.linear_2.weight'])
+  factors = {
+    name.format('A'): draw(size=(2, size)).astype(np.float32),
+    name.format('B'): draw(size=(size, 2)).astype(np.float32),
+  }
+  save_file(factors, folder / 'adapter_model.safetensors')
+  settings = dict(peft_type='LORA', lora_alpha=6)
+  (folder / 'adapter_config.json').write_text(json.dumps(settings))
+  data = types.SimpleNamespace(notes=(), processor=None)
+  monkeypatch.setattr(job_lib.datasets, 'load', lambda *_, **__: data)
+  monkeypatch.setattr(job_lib.contents, 'digest', lambda _: 'data')
+  monkeypatch.setattr(job_lib, '_open_processor', lambda *_: None)
+  monkeypatch.setattr(job_lib.batching, 'Encoder', lambda *_: None)
+  model = dict(path=str(base), adapter=str(folder))
+  world = dict(seed=0, labels='answer', data={'name': 'x'}, model=model)
+  text = json.dumps(world)
+  *_, found = job_lib._load(text)
+  assert found.adapter == folder
+  job = types.SimpleNamespace(model=found, mesh=None)
+  merged = tree_lib.flatten(runs.final_params(job, 'base'))
+  plain = tree_lib.flatten(models.load(base).params)
+  change = {k: np.asarray(x) - plain[k] for k, x in merged.items()}
+  moved = [k for k, x in change.items() if np.abs(x).max() > 0]
+  assert moved == ['multi_modal_projector/linear_2/kernel']
+  a, b = factors.values()
+  np.testing.assert_allclose(change[moved[0]], 3 * (b @ a).T, atol=1e-4)
+  before = job_lib._content(text)
+  assert set(before) == {'data', 'model', 'adapter'}
+  (folder / 'adapter_config.json').write_text(
+    json.dumps(settings | {'lora_alpha': 7})
+  )
+  job_lib._content.cache_clear()
+  assert job_lib._content(text)['adapter'] != before['adapter']

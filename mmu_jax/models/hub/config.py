@@ -57,8 +57,10 @@ def _other_kind(folder: pathlib.Path, raw: Mapping[str, Any]) -> str:
   whole = any(n.startswith(('model', 'pytorch_model')) for n in there)
   if any(name.startswith('adapter_') for name in there) and not whole:
     return (
-      'is an adapter (as LoRA) without its model: merge it into its base model '
-      'with peft (merge_and_unload, then save_pretrained) and give that folder.'
+      'is an adapter (as LoRA) without its model. Merge it into its base: mmu '
+      f'convert --from=BASE --adapter={folder} --to=NEW, and give that folder; '
+      'or set config.model.path to the base and config.model.adapter to this '
+      'folder.'
     )
   coded = any(n.endswith(('.gguf', 'quant_config.json')) for n in there)
   if raw.get('quantization_config') or coded or 'quantize_config.json' in there:

@@ -3,6 +3,7 @@
 import hashlib
 import pathlib
 
+from mmu_jax.models.hub import peft_files
 from mmu_jax.models.hub import safetensors_files as files_lib
 
 TEXTS = ('*.json', '*.jinja', '*.txt', '*.model')
@@ -19,7 +20,7 @@ def digest(folder: pathlib.Path) -> dict[str, str]:
   trained model of a workdir has checksums of all its bytes.)
 
   Args:
-    folder: folder in the Hugging Face format.
+    folder: folder in the Hugging Face format, or a PEFT adapter.
 
   Returns:
     ``{'config.json': '1203 bytes, 3fa9...', ...}``.
@@ -28,7 +29,9 @@ def digest(folder: pathlib.Path) -> dict[str, str]:
     FileNotFoundError: if a weight file is missing.
   """
   texts = {file for name in TEXTS for file in folder.glob(name)}
-  files = sorted({*texts, *files_lib.files(folder)})
+  adapter = folder / peft_files.WEIGHTS
+  found = [adapter] if adapter.exists() else files_lib.files(folder)
+  files = sorted({*texts, *found})
   return {
     file.name: f'{file.stat().st_size} bytes, {_hash(file, file in texts)}'
     for file in files

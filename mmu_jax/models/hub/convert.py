@@ -2,19 +2,26 @@
 
 import dataclasses
 import pathlib
+import shutil
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from mmu_jax import checkpoint
 from mmu_jax import inputs
+from mmu_jax import lora as lora_lib
 from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
 from mmu_jax.errors import DiskError
 from mmu_jax.errors import UserError
 from mmu_jax.models.hub import config as hub_config
 from mmu_jax.models.hub import loading as checkpoints
+from mmu_jax.models.hub import peft_files
+from mmu_jax.models.hub import safetensors_files as files_lib
 from mmu_jax.models.hub import saving
+from mmu_jax.models.hub import weights
 from mmu_jax.models.hub.inspection import size_text
 from mmu_jax.models.model import Model
 
@@ -28,8 +35,12 @@ def convert(
   *,
   like: Folder | None = None,
   dtype: str | None = None,
+  adapter: Folder | None = None,
 ) -> str:
   """Converts a checkpoint: Hugging Face to Orbax, or Orbax to Hugging Face.
+
+  With an adapter, a Hugging Face folder becomes another one with the adapter
+  merged. The adapters of a run become a folder that PEFT loads.
 
   The parameters are split over all devices, in the dtype that is written (on
   the way back, in the stored one): the devices hold them once together. So does
@@ -44,6 +55,7 @@ def convert(
       if ``source`` was made by ``convert``, which remembers it.
     dtype: dtype of the result; None keeps the dtype of the source, or of
       ``like`` on the way back.
+    adapter: folder of a LoRA adapter of PEFT, to merge into ``source``.
 
   Returns:
     A sentence about the written parameters.
@@ -61,6 +73,14 @@ def convert(
     )
   if not source.exists():
     raise inputs.no_folder(source, 'model')
+  if adapter is not None:
+    model = checkpoints.load(source, dtype=dtype, mesh=_mesh(), adapter=adapter)
+    saving.save(model, model.params, target, like=source, dtype=dtype)
+    return f'{_amount(model.params)} from {source}, with {adapter}, to {target}'
+  if checkpoint.latest_step(source) is None:
+    hub_config.read_config(source)  # or the folder is of another kind
+  elif 'lora' in checkpoint.read_note(source):
+    return _export(source, target, like)
   if (source / hub_config.FILE).exists():
     model = checkpoints.load(source, dtype=dtype, mesh=_mesh())
     note = {SOURCE: str(source.resolve()), 'family': model.family}
@@ -75,6 +95,56 @@ def convert(
   )
 
 
+def _export(source: pathlib.Path, target: pathlib.Path, like) -> str:
+  """Writes the adapters of a run as PEFT loads them."""
+  if like is None:
+    raise UserError(
+      f'{source} holds adapters. Give the Hugging Face checkpoint of the model '
+      'that the run started from, vanilla, with --like=DIR. If vanilla was '
+      'trained here, convert vanilla/params first.'
+    )
+  model, tensors = checkpoints.read_headers(like)
+  settings = checkpoint.read_note(source)['lora']
+  lora = lora_lib.Lora(**settings | {'targets': tuple(settings['targets'])})
+  shapes = checkpoint.describe(source)
+  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  shapes = jax.tree.map(lambda x: x.update(sharding=place), shapes)
+  adapters = checkpoint.restore(source, shapes).tree
+  base = pathlib.Path(like).resolve()
+  count = peft_files.save_adapter(model, adapters, lora, target, base=base)
+  _check_base(source.parent / 'params', model, tensors, target)
+  return f'adapters of {count} layers from {source} to {target}, for {like}'
+
+
+def _check_base(final: pathlib.Path, model, tensors, target) -> None:
+  """Raises unless base and adapter make the model of a run, in one layer."""
+  if checkpoint.latest_step(final) is None:
+    return  # the adapters were brought here alone
+  factors = peft_files.read_adapter(target, model)
+  hub = next(iter(factors))
+  place, tensor = weights.table(model).places[hub], tensors[hub]
+  with files_lib.opened(tensor.file) as handle:
+    stored = lambda _, index: handle.get_slice(tensor.name)[index]
+    whole = (slice(None), slice(None))
+    was = stored(hub, whole).astype(np.float32)
+    with peft_files.merging(stored, factors) as read:
+      got = weights.to_leaf(read(hub, whole), place)
+  like = tree_lib.flatten(model.abstract_params)[place.leaf]
+  like = like.update(
+    sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  )
+  want = np.asarray(checkpoint.restore_leaf(final, place.leaf, like))
+  want = want if place.layer is None else want[place.layer]
+  step = jnp.finfo(files_lib.DTYPES[tensor.dtype]).eps
+  if np.abs(got - want).max() > 2 * max(step, 1e-6) * np.abs(was).max():
+    shutil.rmtree(target)
+    raise UserError(
+      f'{tensor.name} of the --like folder and its adapter do not make the '
+      f'model in {final}: the run started from another one, its vanilla. If '
+      'vanilla was trained here, convert vanilla/params, and give that folder.'
+    )
+
+
 def load_orbax(source: Folder, *, like: Folder | None = None) -> Model:
   """Loads parameters from Orbax, in their dtype, split over all devices.
 
@@ -82,6 +152,11 @@ def load_orbax(source: Folder, *, like: Folder | None = None) -> Model:
     source: Orbax folder of parameters.
     like: Hugging Face folder of its model, as for ``convert``.
   """
+  if 'lora' in checkpoint.read_note(source):
+    raise UserError(
+      f'{source} holds the adapters of a run without their base. Give the '
+      'merged parameters beside them, in the folder params.'
+    )
   like = pathlib.Path(like or _source_of(pathlib.Path(source)))
   model, _ = checkpoints.read_headers(like)
   family = checkpoint.read_note(source).get('family', model.family)

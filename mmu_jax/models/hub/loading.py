@@ -1,6 +1,6 @@
 """Hugging Face checkpoints to parameters."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 import contextlib
 import dataclasses
 import functools
@@ -18,6 +18,7 @@ from mmu_jax.data.encoding import tokenizer_files
 from mmu_jax.distributed import progress
 from mmu_jax.errors import UserError
 from mmu_jax.models.hub import config as hub_config
+from mmu_jax.models.hub import peft_files
 from mmu_jax.models.hub import safetensors_files as files_lib
 from mmu_jax.models.hub import weights
 from mmu_jax.models.model import build
@@ -27,8 +28,7 @@ from mmu_jax.models.model import MODELS
 DTYPES = files_lib.DTYPES
 Folder = str | pathlib.Path
 Sharding = jax.sharding.Sharding
-# Reads a part of a tensor of a checkpoint: (hub name, slices) -> array.
-Read = Callable[[str, tuple[slice, ...]], np.ndarray]
+Read = peft_files.Read
 BLOCK = 2**17  # entries of a tensor that are read at a time
 
 
@@ -41,6 +41,7 @@ def load(
   compute_dtype: str | None = None,
   attention: str = 'xla',
   remat: str = 'none',
+  adapter: Folder | None = None,
 ) -> Model:
   """Loads a checkpoint of any family in the Hugging Face format.
 
@@ -60,6 +61,7 @@ def load(
     attention: implementation, ``'xla'`` or ``'cudnn'``.
     remat: activations that the backward pass keeps: 'none' (all), 'dots' or
       'full' (layer inputs alone).
+    adapter: folder of a LoRA adapter of PEFT, which is merged into it.
 
   Returns:
     A ``Model`` with ``params``, ``source`` and, where the folder has a
@@ -93,6 +95,9 @@ def load(
   with contextlib.ExitStack() as stack:
     read = _reader(stack, tensors)
     _check_copies(table, tensors, read, path)
+    if adapter is not None:
+      factors = peft_files.read_adapter(adapter, model)
+      read = stack.enter_context(peft_files.merging(read, factors))
     leaves = weights.by_leaf(table.places)
     for leaf in progress.track(leaves, f'load {path.name}'):
       pieces = {name: table.places[name] for name in leaves[leaf]}
@@ -102,7 +107,11 @@ def load(
     lambda name, _: made[name], model.abstract_params
   )
   return dataclasses.replace(
-    model, params=params, processor=processor, source=path
+    model,
+    params=params,
+    processor=processor,
+    source=path,
+    adapter=pathlib.Path(adapter) if adapter is not None else None,
   )
 
 

@@ -394,8 +394,8 @@ def test_how_to_compute_is_an_option_and_not_in_the_file(family, tmp_path):
 
 ADAPTER = {'adapter_config.json': {'peft_type': 'LORA'}}
 OTHERS = {
-  'adapter': (None, ADAPTER, 'adapter .*merge'),
-  'adapter beside a config': ({}, ADAPTER, 'adapter .*merge'),
+  'adapter': (None, ADAPTER, 'adapter .*Merge .*mmu convert'),
+  'adapter beside a config': ({}, ADAPTER, 'adapter .*Merge .*mmu convert'),
   'weights of an adapter': (None, {'adapter_model.safetensors': {}}, 'adapter'),
   'awq': ({'quantization_config': {'quant_method': 'awq'}}, {}, 'is quantised'),
   'bitsandbytes': (
