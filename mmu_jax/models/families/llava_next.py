@@ -20,6 +20,7 @@ from mmu_jax.models.families import llava
 from mmu_jax.models.family import decoder
 from mmu_jax.models.llama import LlamaConfig
 from mmu_jax.settings import sizes
+from mmu_jax.settings.rules import one_of
 from mmu_jax.typing import Batch
 
 # Heights and widths, pixels, that a picture may be scaled to.
@@ -98,12 +99,7 @@ def _read_config(
 ) -> LlavaNextConfig:
   """LLaVA-1.6 with the decoder of Llama (Vicuna), or of Mistral."""
   fields, text = llava.read_fields(raw), raw['text_config']
-  kind = text.get('model_type') or 'llama'
-  if kind not in _DECODERS:
-    raise UserError(
-      f'text_config.model_type is one of {", ".join(_DECODERS)}, got {kind!r}: '
-      'this LLaVA-NeXT has a decoder that is not supported.'
-    )
+  kind = text.get('model_type', 'llama')
   # transformers has a window of 4096 tokens where the field is absent.
   window = text.get('sliding_window', 4096 if kind == 'mistral' else None)
   if window is not None:
@@ -150,7 +146,9 @@ FAMILY = dataclasses.replace(
   module=LlavaNext,
   components=llava.COMPONENTS
   | {'projector': r'(multi_modal_projector/|image_newline)'},
-  fields=llava.FAMILY.fields | sizes.LLAVA_NEXT,
+  fields=llava.FAMILY.fields
+  | sizes.LLAVA_NEXT
+  | {'text_config.model_type': (one_of(*_DECODERS), 'kind of the decoder')},
   read_config=_read_config,
   renames=(*llava.FAMILY.renames, (r'^model\.image_newline$', 'image_newline')),
   image_processor='LlavaNextImageProcessor',

@@ -183,7 +183,8 @@ def test_absent_fields_have_the_defaults_of_transformers(tmp_path):
 @pytest.mark.parametrize(
   'changes, words',
   [
-    ({'text_config': {'model_type': 'granite'}}, "mistral, got 'granite'"),
+    ({'text_config': {'model_type': 'granite'}}, "'mistral' .*; got 'granite'"),
+    ({'text_config': {'model_type': [None]}}, r"'mistral' .*; got \[None\]"),
     ({'text_config': {'model_type': 'mistral'}}, 'got 4096, or nothing'),
     ({'text_config': {'sliding_window': 64}}, 'null.*; got 64'),
     ({'vision_feature_layer': [-2, 5]}, 'vision_feature_layer is a whole'),

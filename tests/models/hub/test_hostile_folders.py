@@ -15,19 +15,25 @@ import pytest
 
 from mmu_jax.models.hub import loading
 
-FAMILIES = ('llava', 'qwen2_vl')
+FAMILIES = ('llava', 'llava_next', 'qwen2_vl')
 NUMBER = 90  # spoiled folders of each family
+CLIP = dict(
+  image_processor_type='CLIPImageProcessor',
+  size={'shortest_edge': 24},
+  crop_size={'height': 24, 'width': 24},
+  image_mean=[0.5, 0.4, 0.3],
+  image_std=[0.3, 0.3, 0.2],
+  resample=3,
+  rescale_factor=0.01,
+  do_normalize=True,
+)
+TILES = dict(
+  image_processor_type='LlavaNextImageProcessor',
+  image_grid_pinpoints=[[24, 48], [48, 24], [48, 48], [72, 24], [24, 72]],
+)
 IMAGES = {
-  'llava': dict(
-    image_processor_type='CLIPImageProcessor',
-    size={'shortest_edge': 24},
-    crop_size={'height': 24, 'width': 24},
-    image_mean=[0.5, 0.4, 0.3],
-    image_std=[0.3, 0.3, 0.2],
-    resample=3,
-    rescale_factor=0.01,
-    do_normalize=True,
-  ),
+  'llava': CLIP,
+  'llava_next': CLIP | TILES,
   'qwen2_vl': None,  # filled from the sizes of the tower
 }
 
