@@ -154,7 +154,8 @@ def npo(
       summed over its tokens (the paper) or their mean (the MMUnlearner code).
     nll_ref: nll_theta under the frozen reference; no gradient flows.
     beta: inverse temperature > 0; 0.1 with summed, 0.4 with mean nll.
-    where: bool of the same shape, True for answers; None for all.
+    where: weights >= 0 of the same shape, or bool: 0 or False for no answer;
+      None for all alike.
 
   Returns:
     A float32 scalar, > 0.
@@ -199,7 +200,8 @@ def simple_npo(
       any shape, in nats.
     beta: inverse temperature > 0, as 2.5.
     gamma: margin that an answer must exceed, in units of beta nll.
-    where: bool of the same shape, True for answers; None for all.
+    where: weights >= 0 of the same shape, or bool: 0 or False for no answer;
+      None for all alike.
 
   Returns:
     A float32 scalar, > 0.
@@ -238,7 +240,8 @@ def direct_preference(
       shape, in nats.
     worse: the same of the other answer to the same question.
     beta: inverse temperature > 0, as 0.1.
-    where: bool of the same shape, True for answers; None for all.
+    where: weights >= 0 of the same shape, or bool: 0 or False for no answer;
+      None for all alike.
 
   Returns:
     A float32 scalar, > 0; 2 / beta log 2 at the reference.
@@ -311,7 +314,8 @@ def bounded_ascent(
   Args:
     nll: negative log-likelihood of each answer, any shape, in nats.
     margin: m > 0 in nats, where an answer counts as forgotten.
-    where: bool of the same shape, True for answers; None for all.
+    where: weights >= 0 of the same shape, or bool: 0 or False for no answer;
+      None for all alike.
 
   Returns:
     A float32 scalar in [0, 1] for nll >= 0.

@@ -56,7 +56,7 @@ def answer_weight(batch: Batch) -> Scalar:
 
 
 def num_answers(batch: Batch) -> Scalar:
-  """The number of answers in a batch: the denominator of the NPO loss."""
+  """The answers of a batch, each by its weight: the denominator of NPO."""
   return jnp.sum(_by_answer(counted(batch)['weights'], batch)[1])
 
 
@@ -149,11 +149,17 @@ KL_OVER = {
 
 
 def _by_answer(values: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-  """Values ``[B, K]`` where they count, added up by answer, and which are."""
+  """Values ``[B, K]`` added up by answer, and the weight of each answer.
+
+  The weight of an answer is the mean of its tokens' weights; 0 for no answer.
+  """
   here = counted(batch)
-  return losses.sum_by_answer(
-    values, here['weights'], here['documents'], here['branches']
+  add = lambda x: losses.sum_by_answer(
+    x, here['weights'], here['documents'], here['branches']
   )
+  total, is_answer = add(values)
+  weight, length = add(here['weights'])[0], add(jnp.ones_like(values))[0]
+  return total, jnp.where(is_answer, weight / jnp.maximum(length, 1), 0)
 
 
 def _log_probs(forward: Forward, params: Params, batch: Batch) -> jax.Array:
@@ -169,9 +175,9 @@ def preference_against(beta: float) -> LossFn:
   def npo_loss(
     forward: Forward, params: Params, ref_params: Params, batch: Batch
   ) -> Scalar:
-    nll, is_answer = _by_answer(-_log_probs(forward, params, batch), batch)
+    nll, weights = _by_answer(-_log_probs(forward, params, batch), batch)
     ref_nll, _ = _by_answer(-_log_probs(forward, ref_params, batch), batch)
-    return losses.npo(nll, ref_nll, beta=beta, where=is_answer)
+    return losses.npo(nll, ref_nll, beta=beta, where=weights)
 
   return npo_loss
 
@@ -220,8 +226,8 @@ def counterfactual_ascent(margin: float, weight: float) -> LossFn:
   ) -> tuple[Scalar, Scalar]:
     log_probs = _log_probs(forward, params, batch)
     said = jax.lax.stop_gradient(_log_probs(forward, ref_params, batch))
-    nll, is_answer = _by_answer(-log_probs * (1 - jnp.exp(said)), batch)
-    ascent = losses.bounded_ascent(nll, margin, is_answer)
+    nll, weights = _by_answer(-log_probs * (1 - jnp.exp(said)), batch)
+    ascent = losses.bounded_ascent(nll, margin, weights)
     return weight * ascent, descend(forward, params, None, batch['beside'])
 
   return loss
@@ -260,10 +266,10 @@ def simple_preference_against(beta: float, gamma: float) -> LossFn:
   ) -> Scalar:
     del ref_params
     log_probs = _log_probs(forward, params, batch)
-    nll, is_answer = _by_answer(-log_probs, batch)
+    nll, weights = _by_answer(-log_probs, batch)
     length, _ = _by_answer(jnp.ones_like(log_probs), batch)
     nll = nll / jnp.maximum(length, 1)
-    return losses.simple_npo(nll, beta=beta, gamma=gamma, where=is_answer)
+    return losses.simple_npo(nll, beta=beta, gamma=gamma, where=weights)
 
   return loss
 
@@ -282,11 +288,11 @@ def preference_for_beside(beta: float) -> LossFn:
       ref = jax.lax.stop_gradient(_log_probs(forward, ref_params, batch))
       return _by_answer(_log_probs(forward, params, batch) - ref, batch)
 
-    (worse, is_answer), (better, _) = gain(batch), gain(batch['beside'])
+    (worse, weights), (better, _) = gain(batch), gain(batch['beside'])
     # Answers come first in these arrays, and the longer one ends in nothing.
     n = min(worse.shape[1], better.shape[1])
     return losses.direct_preference(
-      better[:, :n], worse[:, :n], beta=beta, where=is_answer[:, :n]
+      better[:, :n], worse[:, :n], beta=beta, where=weights[:, :n]
     )
 
   return loss
@@ -337,10 +343,10 @@ def ascend_where_known(power: float) -> LossFn:
     forward: Forward, params: Params, ref_params: Params, batch: Batch
   ) -> Scalar:
     del ref_params
-    nll, is_answer = _by_answer(-_log_probs(forward, params, batch), batch)
+    nll, weights = _by_answer(-_log_probs(forward, params, batch), batch)
     known = jnp.maximum(jax.lax.stop_gradient(nll), 1.0) ** -power
-    count = jnp.sum(is_answer)
-    total = jnp.sum(jnp.where(is_answer, known * nll, 0))
+    count = jnp.sum(weights)
+    total = jnp.sum(weights * known * nll)
     return -total / jnp.where(count > 0, count, 1)
 
   return loss

@@ -82,6 +82,14 @@ def _by_answer(values, made):
   return np.array([*found.values()])
 
 
+def _average(values, made):
+  """Mean over answers, each with the mean weight of its tokens."""
+  tokens = _by_answer(np.ones(made['weights'].shape), made)
+  weights = _by_answer(made['weights'], made) / tokens
+  assert np.ptp(weights) > 0.1
+  return np.average(values, weights=weights)
+
+
 def _nll(params, made):
   """Of every token, in float64."""
   log_p = _log_softmax(toy.forward(params, made))
@@ -103,7 +111,7 @@ def test_counterfactual_is_bounded_ascent_beside_a_cross_entropy(share):
   ascent, kept = jax.jit(functools.partial(loss, toy.forward))(
     params, ref, batch
   )
-  want = 0.3 * np.maximum(0, margin - nll).mean() / margin
+  want = 0.3 * _average(np.maximum(0, margin - nll), forget) / margin
   assert float(ascent) == pytest.approx(want, rel=1e-4), seed
   want = np.average(_nll(params, mixed), weights=mixed['weights'])
   assert float(kept) == pytest.approx(want, rel=1e-5), seed
@@ -136,7 +144,7 @@ def test_simnpo_is_a_sigmoid_of_the_nll_per_token():
   nll = _by_answer(_nll(params, batch), batch)
   tokens = _by_answer(np.ones(batch['weights'].shape), batch)
   got = _value(objectives.simple_preference_against(2.5, 1.0), params, 0, batch)
-  want = -2 / 2.5 * _log_sigmoid(2.5 * nll / tokens - 1.0).mean()
+  want = -2 / 2.5 * _average(_log_sigmoid(2.5 * nll / tokens - 1.0), batch)
   assert float(got) == pytest.approx(want, rel=1e-5), seed
   assert np.unique(tokens).size > 1  # lengths differ
 
@@ -146,7 +154,8 @@ def test_dpo_prefers_the_answer_in_the_same_place_of_the_batch_beside():
   better = dict(worse, targets=np.roll(worse['targets'], 1, axis=1))
   better = toy.pad(better, seed, columns=8)  # its answers may be longer
   gain = lambda b: _by_answer(_nll(ref, b) - _nll(params, b), b)
-  want = -2 / 0.1 * _log_sigmoid(0.1 * (gain(better) - gain(worse))).mean()
+  fading = _log_sigmoid(0.1 * (gain(better) - gain(worse)))
+  want = -2 / 0.1 * _average(fading, worse)
   batch = {**worse, 'beside': better}
   got = _value(objectives.preference_for_beside(0.1), params, ref, batch)
   assert float(got) == pytest.approx(want, rel=1e-5), seed
@@ -184,7 +193,7 @@ def test_known_answers_are_ascended_first(power):
   params, _, batch, seed = _pair()
   nll = _by_answer(_nll(params, batch), batch)
   got = _value(objectives.ascend_where_known(power), params, None, batch)
-  want = -(np.maximum(nll, 1) ** -power * nll).mean()
+  want = -_average(np.maximum(nll, 1) ** -power * nll, batch)
   assert float(got) == pytest.approx(want, rel=1e-5), seed
 
 
