@@ -114,7 +114,7 @@ def make_cache(config: LlamaConfig, batch: int, size: int, dtype) -> Cache:
   return Cache(empty(), empty())
 
 
-def write(
+def write_tokens(
   cache: Cache,
   keys: jax.Array,
   values: jax.Array,
@@ -228,7 +228,7 @@ class LlamaAttention(nnx.Module):
     q, k = rotate(q, cos, sin), rotate(k, cos, sin)
     v = self.v_proj(x).reshape(heads)
     if cache is not None:
-      cache = write(cache, k, v, *place)
+      cache = write_tokens(cache, k, v, *place)
       k, v = jax.tree.map(lambda x: x[place[0]], cache)
     out = jax.nn.dot_product_attention(
       q,

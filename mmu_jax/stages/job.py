@@ -37,6 +37,7 @@ from mmu_jax.settings import table as settings
 from mmu_jax.stages.budgets import mask_specs
 from mmu_jax.stages.budgets import plans
 from mmu_jax.stages.budgets import settle as budgets
+from mmu_jax.stages.budgets.run_rules import check_depth
 from mmu_jax.stages.budgets.run_rules import run_settings
 from mmu_jax.stages.budgets.run_rules import TRAINED
 from mmu_jax.typing import Params
@@ -156,7 +157,8 @@ def open_job(
   settings.check(config)
   if any(run.mask for run in config.runs.values()):
     masks.exempted(tree.flatten(model.abstract_params), config.unlearn.exempt)
-  for run in config.runs.values():
+  for name, run in config.runs.items():
+    check_depth(name, run, model)
     plans.adapters_of(config.unlearn, run, model)  # or a target is unknown
   world = {k: plain[k] for k in _WORLD}
   world['content'] = distributed.first(_content, _world_of(config))

@@ -5,6 +5,7 @@ import ml_collections
 from mmu_jax import gradients
 from mmu_jax import methods
 from mmu_jax.errors import UserError
+from mmu_jax.models import Model
 from mmu_jax.stages.budgets import drawing
 from mmu_jax.stages.budgets import mask_specs
 from mmu_jax.stages.budgets import settle as budgets
@@ -115,3 +116,20 @@ def run_settings(config: Config, name: str) -> Config:
       'asked, and has none. Give the margin in nats, as 12.'
     )
   return run
+
+
+def check_depth(name: str, run: Config, model: Model) -> None:
+  """Raises ValueError if the method of a run reads a layer that is not there.
+
+  Args:
+    name: name of the run.
+    run: its settings.
+    model: the model, with its number of layers.
+  """
+  layer = run.options.get('layer', 0)
+  depth = model.config.text_config.num_hidden_layers
+  if layer > depth:
+    raise UserError(
+      f'run {name!r} reads the states after layer {layer} of the decoder, '
+      f'which has {depth}. Set config.runs.{name}.options.layer to {depth}.'
+    )

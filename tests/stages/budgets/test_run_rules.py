@@ -3,6 +3,7 @@
 import pytest
 
 from mmu_jax import recipes
+from mmu_jax.stages import job
 from mmu_jax.stages.budgets import run_rules
 
 
@@ -86,3 +87,14 @@ def test_methods_that_would_learn_what_is_to_go_are_refused(config, run, words):
   with config.unlocked():
     config.runs = dict(mine=masked)
   run_rules.run_settings(config, 'mine')
+
+
+def test_a_layer_that_the_decoder_has_not_is_refused_before_training(
+  config, tmp_path
+):
+  with config.unlocked():
+    config.runs = dict(mine=recipes.run('rmu', 1e-4, layer=3))
+  says = "'mine' reads the states after layer 3 .*has 2.*options.layer to 2"
+  with pytest.raises(ValueError, match=says):
+    job.open_job(config, tmp_path / 'new')
+  assert not (tmp_path / 'new').exists()

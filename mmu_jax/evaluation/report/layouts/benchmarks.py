@@ -125,7 +125,7 @@ def _traces(forget: c.About, key: str, title: str, short: str) -> c.ColumnBlock:
     ),
     (
       *(c.FORGET_VQA, 'nll', 'nll_forget'),
-      *('forget VQA, nats', 'forget nats', c.UP, c.NLL),
+      *('forget VQA, nats', 'forget nats', c.NEAR, c.NLL),
     ),
     (
       *(c.RETAIN_VQA, 'probability', 'probability_retain'),

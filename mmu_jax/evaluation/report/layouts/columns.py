@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from mmu_jax.data.dataset import Task
 
-DOWN, UP = '↓', '↑'
+DOWN, UP, NEAR = '↓', '↑', '≈'
 
 
 class About(NamedTuple):
@@ -57,7 +57,8 @@ class Column(NamedTuple):
     key: name of the column within its layout.
     title: title on pages and in Markdown.
     short: title in terminals, words of at most six letters.
-    wanted: direction that is wanted, ``UP`` or ``DOWN``.
+    wanted: direction that is wanted, ``UP`` or ``DOWN``; ``NEAR`` where it is
+      the retrained model's score.
     meaning: sentence that explains the column.
     about: task of the scores; None if derived from the other scores.
     metric: metric of the scores.

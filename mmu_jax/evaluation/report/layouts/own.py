@@ -96,7 +96,7 @@ def _traces() -> c.ColumnBlock:
   rows = (
     (
       *(about, metric, f'{who}/{metric}', f'{who}, {title}'),
-      *(f'{short} {brief}', c.UP if metric == 'nll' else c.DOWN, meaning),
+      *(f'{short} {brief}', c.NEAR if metric == 'nll' else c.DOWN, meaning),
     )
     for metric, title, brief, meaning in _TRACES
     for who, short, about, _ in _WHO[:2]
