@@ -60,8 +60,14 @@ def attack(
   """
   if name not in ATTACKS:
     raise UserError(f'unknown attack {name!r}; known: {", ".join(ATTACKS)}.')
+  every = runs is None
   runs = _chosen(config, workdir, runs)
   job = open_job(config, workdir, begin=False)
+  if every:
+    progress.say(
+      f'{name}: all {len(runs)} finished models, one after the other: '
+      f'{", ".join(runs)}. --run=NAME attacks one'
+    )
   with jax.set_mesh(job.mesh):
     for run in runs:
       _attack(job, ATTACKS[name], run)

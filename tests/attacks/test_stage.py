@@ -44,7 +44,7 @@ def job(tmp_path, monkeypatch):
     Dataset({}, {}, {}),
     None,
     None,
-    types.SimpleNamespace(source=None),
+    types.SimpleNamespace(source=None, family='llava'),
     {},
     False,
     tmp_path,
@@ -83,9 +83,11 @@ def test_retrained_is_first_and_nobody_is_attacked_twice(job, attacked, capsys):
   assert attacked == ['retrained', 'ga']
   assert list(found) == ['retrained', 'ga'] and found['ga'] == [ROW]
   assert {*_attack(job)} == {'vanilla', 'retrained', 'ga'}
+  said = capsys.readouterr().out
+  assert 'relearn: all 3 finished models' in said
+  assert 'relearn ga: found in' in said
   assert attacked == ['retrained', 'ga', 'vanilla']
   assert {*_attack(job, 'base')} == {'base', 'vanilla', 'retrained', 'ga'}
-  assert 'relearn ga: found in' in capsys.readouterr().out
   folder = job.folder / 'attacks' / 'relearn' / 'ga'
   assert not (folder / 'done').exists()  # its parts are in the result
   assert stage.attacked(job)['relearn'] == _attack(job)
