@@ -12,6 +12,7 @@ from mmu_jax.data import dataset as dataset_lib
 from mmu_jax.data import row as row_lib
 from mmu_jax.data.dataset import VQA
 from mmu_jax.data.encoding import patches
+from mmu_jax.data.encoding import tiles
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.asking.protocols import question as question_lib
 from mmu_jax.evaluation.asking.protocols.question import ChatTurn
@@ -68,11 +69,17 @@ def _shots(row, solved, split):
 
 
 def _ask(question, encoder):
-  """The published prompt; it cannot ask Qwen2-VL with shots about pictures."""
+  """The published prompt, of two families, without some shots of Qwen2-VL."""
   row, shots, processor = question.row, question.shots, encoder.processor
   for asked in (row, *shots):
     text = ''.join((asked.question, asked.answer, *asked.options))
     question_lib.check_text(text, processor)
+  if isinstance(processor.images, tiles.LlavaNextImages):
+    raise UserError(
+      'the published evaluation of MLLMU-Bench has prompts for LLaVA-1.5 and '
+      "Qwen2-VL, none for LLaVA-1.6. Use protocol='fixed', which asks with the "
+      'chat template of the checkpoint.'
+    )
   qwen = isinstance(processor.images, patches.Qwen2VLImages)
   if qwen and shots and row.picture is not None:
     raise UserError(

@@ -1,11 +1,14 @@
 """Shots as the published evaluation of MLLMU-Bench puts them."""
 
+import folders
 import pytest
 from questions import ROWS
 from questions import rows as make_rows
 from questions import TASKS
 from results import make_tasks
 
+from mmu_jax.data.batches.encoder import Encoder
+from mmu_jax.evaluation.asking.protocols import fixed
 from mmu_jax.evaluation.asking.protocols import official_mllmu_bench
 
 MLLMU = official_mllmu_bench.PROTOCOL
@@ -48,3 +51,14 @@ def test_published_shots_depend_on_task_and_kind():
 def test_it_has_one_shot_at_most():
   with pytest.raises(ValueError, match='got shots=2'):
     MLLMU.questions(TASKS['forget_vqa'], TASKS, 2, 0)
+
+
+def test_it_has_no_prompts_for_pictures_in_tiles(tmp_path):
+  encoder = Encoder(folders.load(tmp_path, 'llava_next'))
+  (question, *_) = MLLMU.questions(TASKS['forget_vqa'], TASKS, 0, 0)
+  with pytest.raises(ValueError, match="LLaVA-1.6. Use protocol='fixed'"):
+    MLLMU.ask(question, encoder)
+  asked = fixed.PROTOCOL.ask(question, encoder).example
+  (picture,) = asked.pictures
+  marked = (asked.tokens == encoder.image_token).sum()
+  assert marked == encoder.image(picture).num_tokens > 9
