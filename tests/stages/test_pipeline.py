@@ -15,6 +15,7 @@ from mmu_jax import checkpoint
 from mmu_jax import masks
 from mmu_jax import recipes
 from mmu_jax import stages
+from mmu_jax import tree as tree_lib
 from mmu_jax.data.batches import batching
 from mmu_jax.evaluation.report import scored
 from mmu_jax.evaluation.scoring import entities
@@ -424,3 +425,29 @@ def test_a_pipeline_attacks_the_models_of_its_config_that_it_made(
   pipeline_lib._attack(config, tmp_path)
   assert asked == [('relearn', ['ga'])]
   assert 'has counterfactual, no model of this job' in capsys.readouterr().out
+
+
+def test_a_run_of_adapters_is_a_model_like_any_other(copied, capsys):
+  """Its weights without adapters are vanilla's, and it is found again."""
+  config = _config()
+  with config.unlocked():
+    config.runs.adapted = recipes.run(
+      'mmunlearner', 1e-2, 'saliency', lora=dict(rank=2, dtype='bfloat16')
+    )
+  params = tree_lib.flatten(stages.train(config, copied, 'adapted'))
+  folder = copied / 'unlearned' / 'adapted'
+  assert json.loads((folder / 'config.json').read_text())['lora']['rank'] == 2
+  note = checkpoint.read_note(folder / loop.ADAPTERS)
+  targets = set(note['lora']['targets'])
+  assert 10 < len(targets) < len(params) / 2
+  kept = {*checkpoint.describe(folder / loop.ADAPTERS)}
+  assert kept == {'masked', 'free'}
+  job = job_lib.open_job(config, copied)
+  vanilla = tree_lib.flatten(runs_lib.final_params(job, 'vanilla'))
+  for name, x in params.items():
+    same = np.asarray(x) == np.asarray(vanilla[name])
+    dead = 'encoder/layers' in name  # maybe in part: not all are run
+    assert same.all() if name not in targets else dead or not same.all()
+  capsys.readouterr()
+  stages.train(config, copied, 'adapted')
+  assert 'adapted: found in' in capsys.readouterr().out

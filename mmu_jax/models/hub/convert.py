@@ -22,6 +22,7 @@ from mmu_jax.models.hub import peft_files
 from mmu_jax.models.hub import safetensors_files as files_lib
 from mmu_jax.models.hub import saving
 from mmu_jax.models.hub import weights
+from mmu_jax.models.hub.inspection import check_whole
 from mmu_jax.models.hub.inspection import size_text
 from mmu_jax.models.model import Model
 
@@ -152,11 +153,7 @@ def load_orbax(source: Folder, *, like: Folder | None = None) -> Model:
     source: Orbax folder of parameters.
     like: Hugging Face folder of its model, as for ``convert``.
   """
-  if 'lora' in checkpoint.read_note(source):
-    raise UserError(
-      f'{source} holds the adapters of a run without their base. Give the '
-      'merged parameters beside them, in the folder params.'
-    )
+  check_whole(source)
   like = pathlib.Path(like or _source_of(pathlib.Path(source)))
   model, _ = checkpoints.read_headers(like)
   family = checkpoint.read_note(source).get('family', model.family)

@@ -61,6 +61,7 @@ def inspect(path: Folder) -> Contents:
     return Contents(
       path, 'Hugging Face', model.family, leaves, model.components
     )
+  check_whole(path)
   leaves = tree_lib.flatten(checkpoint.describe(path))
   family = checkpoint.read_note(path).get('family')
   families = [family] if family in MODELS else _fitting(leaves, path)
@@ -69,6 +70,15 @@ def inspect(path: Folder) -> Contents:
   if family not in MODELS:
     said += ' (by the names of its leaves; its note names no known family)'
   return Contents(path, 'Orbax', said, leaves, components)
+
+
+def check_whole(path: Folder) -> None:
+  """Raises ValueError if an Orbax folder holds the adapters of a run."""
+  if 'lora' in checkpoint.read_note(path):
+    raise UserError(
+      f'{path} holds the adapters of a run without their base. Give the '
+      'merged parameters beside them, in the folder params.'
+    )
 
 
 def content_tables(contents: Contents) -> list[Any]:

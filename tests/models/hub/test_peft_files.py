@@ -18,6 +18,7 @@ from mmu_jax import models
 from mmu_jax import sharding
 from mmu_jax import tree as tree_lib
 from mmu_jax.models.hub import convert
+from mmu_jax.models.hub import inspection
 from mmu_jax.models.hub import loading
 from mmu_jax.models.hub import peft_files
 from mmu_jax.models.hub import weights
@@ -158,6 +159,8 @@ def test_adapters_over_another_model_than_their_own_are_not_written(
     convert.convert(tmp_path / 'run/adapters', tmp_path / 'x')
   with pytest.raises(errors.UserError, match='without their base.*params'):
     convert.load_orbax(tmp_path / 'run/adapters', like=base)
+  with pytest.raises(errors.UserError, match='without their base.*params'):
+    inspection.inspect(tmp_path / 'run/adapters')
 
 
 def test_a_masked_change_is_no_peft_adapter(tmp_path):
