@@ -98,7 +98,7 @@ class Cache(NamedTuple):
 
 
 # Rows over devices, heads over those that share a layer.
-CACHE_RULES = (('', P(None, sharding.ROWS, None, 'tensor', None)),)
+CACHE_RULES = (('.*', P(None, sharding.ROWS, None, 'tensor', None)),)
 
 
 def make_cache(config: LlamaConfig, batch: int, size: int, dtype) -> Cache:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmu_jax import sharding
 from mmu_jax.models import llama
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
@@ -197,3 +198,22 @@ def test_embeddings_are_scaled_in_the_dtype_of_the_computation():
     plain, got = model.embed_tokens(tokens), model.embed(tokens)
     assert got.dtype == dtype
     np.testing.assert_array_equal(got, plain * jnp.asarray(scale, dtype))
+
+
+def test_a_cache_goes_where_its_rules_say_on_a_mesh():
+  config = llama.LlamaConfig(50, 16, 24, 2, 4, 2)
+  mesh = sharding.make_mesh('data=2,fsdp=2,tensor=2')
+
+  def make(new):
+    cache = llama.make_cache(config, 8, 6, 'float32')
+    return llama.write_tokens(cache, new, 2 * new, jnp.int32(1), 3)
+
+  new = np.random.default_rng(0).normal(size=(8, 1, 2, 4)).astype(np.float32)
+  with jax.set_mesh(mesh):
+    cache = jax.jit(make)(new)
+  for times, x in enumerate(cache, 1):
+    want = np.zeros((2, 8, 6, 2, 4), np.float32)
+    want[1, :, 3] = times * new[:, 0]
+    np.testing.assert_array_equal(x, want)
+    spec = (None, ('data', 'fsdp'), None, 'tensor')
+    assert tuple(x.sharding.spec)[:4] == spec
