@@ -1,4 +1,4 @@
-"""The CLIP vision transformer that LLaVA looks through."""
+"""The CLIP vision transformer that LLaVA looks through, and SigLIP."""
 
 import dataclasses
 
@@ -49,6 +49,22 @@ class ClipVisionConfig:
     return (self.image_size // self.patch_size) ** 2
 
 
+@dataclasses.dataclass(frozen=True)
+class SiglipVisionConfig(ClipVisionConfig):
+  """Sizes of a SigLIP tower: CLIP without a class token.
+
+  It has no norm before the layers, and one behind them. The defaults are
+  Gemma 3's.
+  """
+
+  hidden_size: int = 1152
+  intermediate_size: int = 4304
+  num_hidden_layers: int = 27
+  image_size: int = 896
+  layer_norm_eps: float = 1e-6
+  hidden_act: str = 'gelu_pytorch_tanh'
+
+
 class ClipAttention(nnx.Module):
   """Multi-head self-attention over patches, with biases."""
 
@@ -89,20 +105,26 @@ class ClipLayer(nnx.Module):
 
 
 class ClipEmbeddings(nnx.Module):
-  """Patches, a class token, and where each of them is."""
+  """Patches, a class token (not in SigLIP), and where each of them is."""
 
   def __init__(self, config: ClipVisionConfig, dtype, rngs: nnx.Rngs):
     d, patch = config.hidden_size, config.patch_size
     self.patch_size = patch
+    self.with_class = not isinstance(config, SiglipVisionConfig)
     # The convolution of the checkpoint has a stride of its own size, so it is
     # a matrix over flattened (channel, row, column) patches.
     self.patch_embedding = nnx.Linear(
-      3 * patch * patch, d, use_bias=False, dtype=dtype, rngs=rngs
+      3 * patch * patch, d, use_bias=not self.with_class, dtype=dtype, rngs=rngs
     )
     normal = nnx.initializers.normal(config.embedding_std)
-    self.class_embedding = nnx.Param(normal(rngs.params(), (d,)))
+    if self.with_class:
+      self.class_embedding = nnx.Param(normal(rngs.params(), (d,)))
     self.position_embedding = nnx.Embed(
-      config.num_patches + 1, d, embedding_init=normal, dtype=dtype, rngs=rngs
+      config.num_patches + self.with_class,
+      d,
+      embedding_init=normal,
+      dtype=dtype,
+      rngs=rngs,
     )
 
   def __call__(self, pixel_values: jax.Array) -> jax.Array:
@@ -111,10 +133,11 @@ class ClipEmbeddings(nnx.Module):
     x = pixel_values.reshape(b, c, height // p, p, width // p, p)
     x = x.transpose(0, 2, 4, 1, 3, 5).reshape(b, -1, c * p * p)
     x = self.patch_embedding(x)  # [B, N, D]
-    first = jnp.broadcast_to(
-      self.class_embedding[...].astype(x.dtype), (b, 1, x.shape[-1])
-    )
-    x = jnp.concatenate([first, x], axis=1)  # [B, N + 1, D]
+    if self.with_class:
+      first = jnp.broadcast_to(
+        self.class_embedding[...].astype(x.dtype), (b, 1, x.shape[-1])
+      )
+      x = jnp.concatenate([first, x], axis=1)  # [B, N + 1, D]
     return x + self.position_embedding(jnp.arange(x.shape[1]))
 
 
@@ -124,7 +147,9 @@ class ClipVisionModel(nnx.Module):
   def __init__(self, config: ClipVisionConfig, dtype, rngs: nnx.Rngs):
     norm = lambda: _norm(config, dtype, rngs)
     self.embeddings = ClipEmbeddings(config, dtype, rngs)
-    self.pre_layrnorm = norm()  # spelled as in every CLIP checkpoint
+    self.with_class = self.embeddings.with_class
+    if self.with_class:
+      self.pre_layrnorm = norm()  # spelled as in every CLIP checkpoint
     layers = layers_lib.stack_layers(
       lambda rngs: ClipLayer(config, dtype, rngs),
       config.num_hidden_layers,
@@ -150,9 +175,11 @@ class ClipVisionModel(nnx.Module):
       remat: a key of ``layers.REMAT``.
 
     Returns:
-      ``[B, N + 1, D]``; the class token comes first.
+      ``[B, N + 1, D]``; the class token comes first. Of SigLIP ``[B, N, D]``,
+      behind its last norm.
     """
-    x = self.pre_layrnorm(self.embeddings(pixel_values))
+    x = self.embeddings(pixel_values)
+    x = self.pre_layrnorm(x) if self.with_class else x
     x, _ = layers_lib.scan_layers(
       self.encoder.layers,
       lambda layer, x, _: (layer(x, attention), None),
@@ -160,7 +187,7 @@ class ClipVisionModel(nnx.Module):
       num_layers=num_layers,
       remat=remat,
     )
-    return x
+    return x if self.with_class else self.post_layernorm(x)
 
 
 def _norm(config: ClipVisionConfig, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:

@@ -14,6 +14,7 @@ from mmu_jax import sharding
 from mmu_jax.errors import UserError
 from mmu_jax.models import layers
 from mmu_jax.models import llama
+from mmu_jax.models.families import gemma3
 from mmu_jax.models.families import llava
 from mmu_jax.models.families import llava_next
 from mmu_jax.models.families import qwen2_5_vl
@@ -29,6 +30,7 @@ _FAMILIES = (
   qwen2_vl.FAMILY,
   qwen2_5_vl.FAMILY,
   qwen3_vl.FAMILY,
+  gemma3.FAMILY,
 )
 MODELS = {f.name: f for f in _FAMILIES}
 

@@ -146,6 +146,30 @@ _PINPOINTS = (
   'sizes of a picture in tiles',
 )
 LLAVA_NEXT: Table = LLAVA | {'image_grid_pinpoints': _PINPOINTS}
+GEMMA3: Table = {
+  'mm_tokens_per_image': (_SIZE, 'tokens of an image'),
+  'boi_token_index': (_ID, 'token before an image'),
+  'eoi_token_index': (_ID, 'token behind an image'),
+}
+# Beside the fields of other decoders.
+GEMMA3_TEXT: Table = {
+  'query_pre_attn_scalar': (
+    number(0, above=True),
+    'scores are divided by its root',
+  ),
+  'sliding_window': (_SIZE, 'tokens that a layer sees'),
+  'rope_local_base_freq': (number(1), 'rope_theta of sliding layers'),
+  **dict.fromkeys(
+    ('sliding_window_pattern', '_sliding_window_pattern'),
+    (_OR_NONE, 'every so many layers, one sees all'),
+  ),
+  'layer_types': (
+    several(one_of('full_attention', 'sliding_attention'))._replace(null=True),
+    'kind of each layer',
+  ),
+  **below('rope_parameters.full_attention', ROPE),
+  **below('rope_parameters.sliding_attention', ROPE),
+}
 # Of a small model of one's own, whatever its tower.
 TOWERS = QWEN3_VL_VISION | QWEN2_5_VL_VISION | QWEN2_VL_VISION | CLIP
 
@@ -204,6 +228,7 @@ ONE_SIZE: Table = {
 # Of config.json, for a processor.
 PROCESSOR: Table = {
   **CHECKPOINT,
+  **GEMMA3,
   'vision_config.patch_size': CLIP['patch_size'],
   'vision_feature_select_strategy': LLAVA['vision_feature_select_strategy'],
 }

@@ -244,6 +244,7 @@ TABLE: Table = {
   'model.processor.max_pixels': (COUNT, 'largest picture; 0: as the files'),
   'model.processor.min_pixels': (COUNT, 'smallest picture; 0: as the files'),
   **below('model', sizes.LLAVA_NEXT),
+  'model.mm_tokens_per_image': sizes.GEMMA3['mm_tokens_per_image'],
   **below('model.vision_config', sizes.TOWERS),
   **below('model.text_config', sizes.DECODER | sizes.ROPE),
   **below('model.text_config', sizes.DECODER_KINDS),

@@ -5,6 +5,7 @@ Sizes and weights are drawn from a seed. No weight of a norm is 1 and no bias
 """
 
 import functools
+import re
 import tempfile
 from typing import Any, NamedTuple
 
@@ -48,9 +49,11 @@ def build(config: Any, seed: int) -> Any:
   model.generation_config.eos_token_id = None
   model.generation_config.pad_token_id = 0
   rng = np.random.default_rng(seed)
+  one_more = re.compile(families.of(config).one_more)
   with torch.no_grad():
     for name, x in model.named_parameters():
-      x.copy_(torch.tensor(_draw(rng, name, tuple(x.shape))))
+      drawn = _draw(rng, name, tuple(x.shape))
+      x.copy_(torch.tensor(drawn - bool(one_more.fullmatch(name))))
   return model
 
 

@@ -6,7 +6,7 @@ patches, merges blocks of them into tokens, and counts positions in three
 directions (time, row, column). LLaVA-NeXT has a third form: see ``tiles``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 from typing import Any, NamedTuple
@@ -53,11 +53,12 @@ class EncodedImage(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LlavaImages:
-  """Images of one size, as LLaVA-1.5 takes them.
+  """Images of one size, as LLaVA-1.5 and Gemma 3 take them.
 
   Attributes:
-    processor: a ``transformers.CLIPImageProcessorPil``, or LLaVA's.
-    patch_size: height and width of a patch of the vision tower, pixels.
+    processor: a ``transformers.CLIPImageProcessorPil``, LLaVA's or Gemma 3's.
+    patch_size: height and width of the square that becomes a token, pixels: a
+      patch of the vision tower, or some of them.
     class_token: whether the tower's class token is among an image's tokens
       (``vision_feature_select_strategy`` is ``'full'``).
   """
@@ -70,6 +71,11 @@ class LlavaImages:
   def cut(self) -> dict[str, int]:
     """How images are cut, in the words of the model's ``image_cut``."""
     return {'tokens of an image': self.tokens_per_image}
+
+  @property
+  def size(self) -> Mapping[str, int]:
+    """Height and width of every image, pixels."""
+    return self.processor.crop_size or self.processor.size
 
   @property
   def tokens_per_image(self) -> int:
@@ -86,8 +92,8 @@ class LlavaImages:
     edge = self.processor.size.get('shortest_edge')
     if edge and self.processor.do_resize:
       _check_pixels(edge, edge * max(height, width) // min(height, width))
-    crop, p = self.processor.crop_size, self.patch_size
-    return Grid(1, crop['height'] // p, crop['width'] // p)
+    size, p = self.size, self.patch_size
+    return Grid(1, size['height'] // p, size['width'] // p)
 
   def num_tokens(self, grid: Grid) -> int:
     """Returns the tokens of an image with this grid."""
@@ -113,8 +119,11 @@ class LlavaImages:
 
   def pixel_shape(self, room: int) -> tuple[int, ...]:
     """Returns the static shape of a row's images, ``(I, 3, height, width)``."""
-    crop = self.processor.crop_size
-    return (room, 3, crop['height'], crop['width'])
+    return (room, 3, self.size['height'], self.size['width'])
+
+
+class Gemma3Images(LlavaImages):
+  """The same for Gemma 3, which averages squares of patches."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -159,7 +159,10 @@ def _tokenize(prompt, full, row, tokenizer):
       f'sign, {error.object[error.start]!r}. Write the file again from its '
       'source.'
     ) from error
-  encoded = tokenizer(full, return_offsets_mapping=True)
+  begun = bool(tokenizer.bos_token) and full.startswith(tokenizer.bos_token)
+  encoded = tokenizer(
+    full, return_offsets_mapping=True, add_special_tokens=not begun
+  )
   starts, ends = np.asarray(encoded['offset_mapping']).T
   if ((starts < len(prompt)) & (ends > len(prompt))).any():
     raise UserError(

@@ -120,7 +120,14 @@ def read_processor(
     images.encode(_SAMPLE)  # some options fail at a picture alone
   tokenizer = files.read_tokenizer(folder, raw_tokenizer)
   image_token = _image_token(folder, config, tokenizer)
-  tokenizer.chat_template = files.chat_template(folder, tokenizer, image_token)
+  around = [
+    tokenizer.convert_ids_to_tokens(config[name])
+    for name in ('boi_token_index', 'eoi_token_index')
+    if name in config
+  ]
+  tokenizer.chat_template = files.chat_template(
+    folder, tokenizer, image_token, around
+  )
   generation = _generation_config(folder)
   stop_ids = files.stop_ids(folder, generation, tokenizer)
   penalty = float(generation.get('repetition_penalty') or 1)
@@ -147,6 +154,29 @@ def _one_size(kind, file, config, options, limits):
   return patches.LlavaImages(
     processor, patch_size, class_token=strategy == 'full'
   )
+
+
+def _gemma3(file, config, options, limits):
+  """Gemma 3's processor, and the squares of patches that become tokens."""
+  import transformers
+
+  if limits or options.get('do_pan_and_scan'):
+    raise UserError(
+      f'{file}: Gemma 3 brings every picture to one size. Limits of pixels '
+      'would change nothing, and crops (do_pan_and_scan) are not supported: '
+      'leave them out.'
+    )
+  processor = transformers.Gemma3ImageProcessorPil(**options)
+  size, tokens = dict(processor.size), config.get('mm_tokens_per_image', 256)
+  square = {'crop_size': {k: size[k] for k in ('height', 'width')}}
+  rules.check(square, sizes.ONE_SIZE, f'{file.name}: ', others=True)
+  side = round(tokens**0.5)
+  if size['height'] != size['width'] or size['height'] % side:
+    raise UserError(
+      f'{file}: size is a square, cut into {tokens} squares by '
+      f'mm_tokens_per_image of config.json; got {size}.'
+    )
+  return patches.Gemma3Images(processor, size['height'] // side)
 
 
 def _tiles(file, config, options, limits):
@@ -216,6 +246,7 @@ IMAGES = {
     kind: functools.partial(_one_size, kind)
     for kind in ('CLIPImageProcessor', 'LlavaImageProcessor')
   },
+  'Gemma3ImageProcessor': _gemma3,
   'LlavaNextImageProcessor': _tiles,
   'Qwen2VLImageProcessor': _qwen2_vl_images,
 }

@@ -4,7 +4,7 @@ Whatever is wrong with a file is said with its name: the messages of
 ``transformers`` and ``tokenizers`` name neither file nor field.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import functools
 import pathlib
@@ -137,7 +137,10 @@ def _usual_class(folder):
 
 
 def chat_template(
-  folder: pathlib.Path, tokenizer: Any, image_token: str
+  folder: pathlib.Path,
+  tokenizer: Any,
+  image_token: str,
+  around: Sequence[str] = (),
 ) -> str:
   """Returns the template that a processor of transformers takes.
 
@@ -149,6 +152,9 @@ def chat_template(
     folder: folder of the checkpoint.
     tokenizer: its tokenizer.
     image_token: placeholder that the template writes for a picture.
+    around: tokens before and behind a picture, for templates that write the
+      first of them alone. The processors of transformers put the rest in, with
+      empty lines around, before they make tokens; so does the result.
 
   Raises:
     ValueError: if there is none, or it does not write a question and a
@@ -167,6 +173,12 @@ def chat_template(
       'there.'
     )
   (made, name), *others = found.items()
+  if around and image_token not in made:
+    before, behind = around
+    whole = (
+      f'\\n\\n{before}{image_token}{behind}\\n\\n'  # within quotes of Jinja
+    )
+    made = made.replace(before, whole)
   for _, other in others:
     say_once(
       f'note: the chat template of {folder} is the one of {name}, as for a '

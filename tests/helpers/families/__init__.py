@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from families import gemma3
 from families import llava
 from families import llava_next
 from families import qwen2_5_vl
@@ -23,6 +24,7 @@ _ALL = (
   qwen2_vl.CASE,
   qwen2_5_vl.CASE,
   qwen3_vl.CASE,
+  gemma3.CASE,
 )
 CASES = {case.name: case for case in _ALL}
 

@@ -36,6 +36,7 @@ class Case:
     varies: functions of our config with several values over the seeds.
     pictures: how rows of the reference hold pictures.
     length: tokens of their rows, padded.
+    one_more: regex over names in torch, of norms that add 1 to their weight.
   """
 
   name: str
@@ -57,6 +58,7 @@ class Case:
   varies: tuple[Callable[[Any], Any], ...]
   pictures: Pictures
   length: int = 72
+  one_more: str = '(?!)'
 
   def decoder_fields(self, **fields: Any) -> dict[str, Any]:
     """Changes of ``config.json`` that set fields of the decoder."""

@@ -46,6 +46,18 @@ def _draw_same_size(rng, config):
   return tokens, pixels, None
 
 
+def _draw_averaged(rng, config):
+  """Pixels of an image whose patches are averaged to fewer tokens."""
+  size = config.vision_config.image_size
+  pixels = rng.standard_normal((1, 3, size, size)).astype(np.float32)
+  tokens = [
+    [config.boi_token_index],
+    [config.image_token_id] * config.mm_tokens_per_image,
+    [config.eoi_token_index],
+  ]
+  return tokens, pixels, (1, 1, 1)
+
+
 def _draw_any_size(rng, config):
   """Grid and patches of an image of any size."""
   vision, merge = config.vision_config, config.vision_config.spatial_merge_size
@@ -112,6 +124,12 @@ def _tell_grids(grids, ids, config):
   )
 
 
+def _tell_types(grids, ids, config):
+  """Which tokens are an image's; without it, they see backwards alone."""
+  del grids
+  return dict(token_type_ids=(ids == config.image_token_id) * 1)
+
+
 def _tell_sizes(grids, ids, config):
   """Heights and widths."""
   del ids, config
@@ -145,7 +163,7 @@ def _place_same_size(config, made, room):
   pixels = rng.standard_normal((len(made), room, 3, size, size))
   for b, row in enumerate(made):
     for i, image in enumerate(row.images):
-      pixels[b, i] = image
+      pixels[b, i] = image  # with or without an axis of its own
   return dict(pixel_values=pixels.astype(np.float32))
 
 
@@ -230,6 +248,14 @@ SAME_SIZE = Pictures(
   _draw_same_size,
   _tell_nothing,
   np.stack,
+  _place_same_size,
+  _plain_positions,
+  _split_same_size,
+)
+AVERAGED = Pictures(
+  _draw_averaged,
+  _tell_types,
+  np.concatenate,
   _place_same_size,
   _plain_positions,
   _split_same_size,

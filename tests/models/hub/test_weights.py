@@ -37,9 +37,11 @@ PUBLISHED = {  # folder -> tensors, parameters
   'qwen3_vl_2b': (625, 2_127_532_032),
   'qwen3_vl_4b': (713, 4_437_815_808),
   'qwen3_vl_8b': (750, 8_767_123_696),
+  'gemma3_4b': (883, 4_300_079_472),
+  'gemma3_12b': (1065, 12_187_325_040),
 }
 # Of which no file of the hub is here.
-LISTED = ('qwen2_5_vl', 'qwen3_vl', 'llava_next')
+LISTED = ('qwen2_5_vl', 'qwen3_vl', 'llava_next', 'gemma3')
 
 
 def _listed(name):
@@ -216,12 +218,13 @@ def test_the_vocabulary_is_that_of_the_weights(
     for name, x in tree_lib.flatten(model.params).items()
     if 48 in x.shape
   }
-  assert sorted(widths.values()) == [(16, 48), (48, 16)]
+  head = any('lm_head' in name for name in arrays)
+  assert sorted(widths.values()) == [(16, 48)] * head + [(48, 16)]
   models.save(model, model.params, tmp_path / 'saved')
   assert hub_folder.content(tmp_path / 'saved') == hub_folder.content(folder)
 
 
-@pytest.mark.parametrize('family', hub_folder.FAMILIES)
+@pytest.mark.parametrize('family', [f for f in families.CASES if f != 'gemma3'])
 def test_an_embedding_and_an_output_layer_agree(family, tmp_path):
   arrays = hub_folder.tensors(family, 5)
   name = next(name for name in arrays if 'lm_head' in name)
@@ -321,5 +324,6 @@ def test_a_tensor_goes_to_its_leaf_and_back(family, tmp_path):
 def test_the_sizes_that_a_plan_knows_are_the_published_ones(name):
   model, _ = _listed(name)
   known = models.MODELS[model.family].published
-  name = name.replace('2_5', '2.5').replace('llava_next', 'llava_1.6')
+  for ours, hubs in (('2_5', '2.5'), ('va_next', 'va_1.6'), ('ma3', 'ma-3')):
+    name = name.replace(ours, hubs)
   assert known[name.replace('_', '-')] == model.config

@@ -74,10 +74,12 @@ def _ask(question, encoder):
   for asked in (row, *shots):
     text = ''.join((asked.question, asked.answer, *asked.options))
     question_lib.check_text(text, processor)
-  if isinstance(processor.images, tiles.LlavaNextImages):
+  others = {tiles.LlavaNextImages: 'LLaVA-1.6', patches.Gemma3Images: 'Gemma 3'}
+  other = others.get(type(processor.images))
+  if other:
     raise UserError(
       'the published evaluation of MLLMU-Bench has prompts for LLaVA-1.5 and '
-      "Qwen2-VL, none for LLaVA-1.6. Use protocol='fixed', which asks with the "
+      f"Qwen2-VL, none for {other}. Use protocol='fixed', which asks with the "
       'chat template of the checkpoint.'
     )
   qwen = isinstance(processor.images, patches.Qwen2VLImages)
