@@ -60,7 +60,7 @@ def model_of(plan: Any, adapters: Params) -> Params:
   """
   if plan.lora is None:
     return adapters
-  return _merge(plan.base, adapters, plan.mask, plan.lora.scale, plan.rules)
+  return _merged(plan.base, adapters, plan.mask, plan.lora.scale, plan.rules)
 
 
 def final_model(plan: Any, adapters: Params, start: Start) -> Params:
@@ -80,24 +80,35 @@ def final_model(plan: Any, adapters: Params, start: Start) -> Params:
   if dtypes != {jnp.dtype(jnp.float32)}:
     jax.tree.map(lambda x: x.delete(), plan.base)
     plan = plan._replace(base=start())
-  return model_of(plan, adapters)
+  return _merged_in_place(
+    plan.base, adapters, plan.mask, plan.lora.scale, plan.rules
+  )
 
 
 def _cast(params: Params, dtype: str) -> Params:
   """Casts parameters; takes their buffers."""
-  if all(x.dtype == dtype for x in jax.tree.leaves(params)):
-    return params
-  return jax.jit(
-    lambda p: jax.tree.map(lambda x: x.astype(dtype), p), donate_argnums=0
-  )(params)
+
+  def cast(x):
+    if x.dtype == dtype:
+      return x
+    made = x.astype(dtype)
+    x.delete()  # before the next leaf: both trees would not fit
+    return made
+
+  return jax.tree.map(cast, params)
 
 
-@functools.partial(jax.jit, static_argnames='rules')
 def _merge(
   base: Params, adapters: Params, mask: Mask, scale: float, rules: Rules
 ) -> Params:
   """Merges all leaves in one program."""
   return lora_lib.merge(base, adapters, mask, scale=scale, rules=rules)
+
+
+_merged = jax.jit(_merge, static_argnames='rules')
+_merged_in_place = jax.jit(
+  _merge, static_argnames='rules', donate_argnames='base'
+)
 
 
 def note_of(lora: Lora) -> dict[str, Any]:
