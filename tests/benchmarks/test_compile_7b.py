@@ -19,8 +19,10 @@ def test_a_7b_step_compiles_for_eight_devices_without_weights(family):
   assert found['arguments_gib'] == pytest.approx(whole / 8, rel=0.02)
   # All but mask and batch is donated.
   assert found['donated_gib'] > 0.98 * found['arguments_gib']
-  # The pictures of LLaVA-NeXT take 2,928 tokens, five times LLaVA's.
-  assert found['temporaries_gib'] < (12 if family == 'llava_next' else 10)
+  # The pictures of LLaVA-NeXT take 2,928 tokens, five times LLaVA's; Qwen3-VL
+  # has the widest decoder with a large vocabulary, and states of its tower.
+  large = family in ('llava_next', 'qwen3_vl')
+  assert found['temporaries_gib'] < (12 if large else 10)
   # Each device has the activations of its own rows alone.
   assert not found['logits_of_all_rows']
 
