@@ -30,6 +30,7 @@ import parity_reference as reference
 
 from mmu_jax.data import row as row_lib
 from mmu_jax.data.batches import batching
+from mmu_jax.data.dataset import Task
 from mmu_jax.data.people import vocabulary
 from mmu_jax.data.people import world as world_lib
 from mmu_jax.evaluation.asking import answers
@@ -140,7 +141,8 @@ def _rows(number):
 
 def _ours(pair, rows, processor, size, new_tokens):
   """The answers of one evaluation; nothing encoded before is used."""
-  questions = PLAIN.questions('vqa', {'vqa': rows}, 0, 0)
+  task = Task('vqa', rows, 'retain', 'vqa', 'keep')
+  questions = PLAIN.questions(task, {'vqa': task}, 0, 0)
   found = tasks.predict(
     pair.ours,
     pair.ours.params,

@@ -88,6 +88,7 @@ def _job(tmp_path):
     unlearned=tmp_path,
     world='w',
     validation=False,
+    model=types.SimpleNamespace(family='toy'),
     data=types.SimpleNamespace(tasks=tasks, train={'vqa/forget': ROWS}),
   )
   _finish(job, 'vanilla')

@@ -27,6 +27,7 @@ def _job(monkeypatch, tmp_path):
     folder=tmp_path,
     unlearned=tmp_path,
     world='w',
+    model=types.SimpleNamespace(family='toy'),
     data=types.SimpleNamespace(tasks={}, names={'p1': 'Ada'}),
   )
   monkeypatch.setattr(reporting, 'open_job', lambda *_, **__: job)

@@ -31,7 +31,7 @@ from mmu_jax.workdir import seals
 
 pytestmark = pytest.mark.usefixtures('roughly_scored')
 
-MODEL = types.SimpleNamespace(config=llava.LlavaConfig())
+MODEL = types.SimpleNamespace(config=llava.LlavaConfig(), family='llava')
 RUNS = ('vanilla', 'retrained', 'ga')
 
 

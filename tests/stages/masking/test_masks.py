@@ -70,6 +70,7 @@ def test_names_that_lead_elsewhere_have_no_folder(name, tmp_path):
 def _job(folder: pathlib.Path, **choices):
   """A job of the toy perceptron, without data."""
   model = types.SimpleNamespace(
+    family='toy',
     abstract_params=jax.eval_shape(lambda: toy.params(0)),
     components=toy.COMPONENTS,
     partition_rules=((r'.*', jax.sharding.PartitionSpec()),),

@@ -75,7 +75,7 @@ def _job(folder, teacher='others', vanilla=1.0, **groups):
     Dataset(train, {}, {}),
     None,
     None,
-    types.SimpleNamespace(source=None),
+    types.SimpleNamespace(source=None, family='toy'),
     config.groups,
     False,
     folder,
