@@ -115,14 +115,24 @@ class Qwen2VL(nnx.Module):
     self.config = config
     self.visual = Qwen2VLVision(config.vision_config, dtype, rngs)
     self.model = llama.LlamaModel(text, dtype, rngs)
-    if not config.tie_word_embeddings:
+    self._add_head(rngs)
+
+  def _add_head(self, rngs: nnx.Rngs) -> None:
+    """The output layer, unless it is the token embedding."""
+    text = self.config.text_config
+    if not self.config.tie_word_embeddings:
       self.lm_head = nnx.Linear(
         text.hidden_size,
         text.vocab_size,
         use_bias=False,
-        dtype=dtype,
+        dtype=self.config.dtype,
         rngs=rngs,
       )
+
+  @property
+  def tower(self) -> nnx.Module:
+    """The vision tower with its merger."""
+    return self.visual
 
   @property
   def decoder(self) -> llama.LlamaModel:
@@ -131,7 +141,7 @@ class Qwen2VL(nnx.Module):
 
   def image_features(self, batch: Batch) -> jax.Array:
     """Returns the image tokens ``[B, N / merge^2, D]`` of every row."""
-    return self.visual(
+    return self.tower(
       batch['pixel_values'].astype(self.config.dtype),
       batch['patch_images'],
       batch['patch_positions'],
@@ -142,7 +152,7 @@ class Qwen2VL(nnx.Module):
   def logits(self, hidden: jax.Array) -> jax.Array:
     """Maps hidden states ``[..., D]`` to logits ``[..., V]``."""
     if self.config.tie_word_embeddings:
-      return self.model.embed_tokens.attend(hidden)
+      return self.decoder.embed_tokens.attend(hidden)
     return self.lm_head(hidden)
 
 

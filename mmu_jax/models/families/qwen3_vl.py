@@ -5,18 +5,17 @@ import dataclasses
 from typing import Any
 
 from flax import nnx
-import jax
 from jax.sharding import PartitionSpec as P
 
-from mmu_jax.models import layers as layers_lib
 from mmu_jax.models import llama
 from mmu_jax.models.families import qwen2_vl
+from mmu_jax.models.families.qwen2_vl import Qwen2VL
+from mmu_jax.models.families.qwen2_vl import Qwen2VLConfig
 from mmu_jax.models.family import check_field
 from mmu_jax.models.qwen3_vit import Qwen3VLVision
 from mmu_jax.models.qwen3_vit import Qwen3VLVisionConfig
 from mmu_jax.settings import sizes
 from mmu_jax.settings.rules import below
-from mmu_jax.typing import Batch
 
 # component -> regex over leaf names
 COMPONENTS = {
@@ -49,34 +48,18 @@ QWEN3_8B = llama.LlamaConfig(
 
 
 @dataclasses.dataclass(frozen=True)
-class Qwen3VLConfig:
-  """Sizes of a Qwen3-VL, and how it is computed.
-
-  Attributes:
-    vision_config: the tower.
-    text_config: the decoder.
-    tie_word_embeddings: whether the token embedding is the output layer too,
-      as in the 2B and the 4B model.
-    dtype: dtype of the computation; parameters are float32 by default.
-    attention: implementation, ``'xla'`` or ``'cudnn'``.
-    remat: a key of ``layers.REMAT``.
-  """
+class Qwen3VLConfig(Qwen2VLConfig):
+  """Sizes of a Qwen3-VL, and how it is computed; see ``Qwen2VLConfig``."""
 
   vision_config: Qwen3VLVisionConfig = Qwen3VLVisionConfig()
   text_config: llama.LlamaConfig = QWEN3_8B
-  tie_word_embeddings: bool = False
-  dtype: str = 'float32'
-  attention: str = 'xla'
-  remat: str = 'none'
-
-  def __post_init__(self):
-    """Raises ValueError where a choice is unknown or sizes differ."""
-    layers_lib.check_computation(self.attention, self.remat)
-    qwen2_vl.check_merger(self)
 
 
-class Qwen3VL(nnx.Module):
+class Qwen3VL(Qwen2VL):
   """The whole model; its parts are named as in the checkpoints on the hub.
+
+  Its image features are ``[1 + K, B, N / merge^2, D]``: image tokens, and
+  states that are added to them after the first K layers of the decoder.
 
   References:
     Bai et al., Qwen3-VL Technical Report, 2025
@@ -84,41 +67,22 @@ class Qwen3VL(nnx.Module):
   """
 
   def __init__(self, config: Qwen3VLConfig, rngs: nnx.Rngs):
-    text, dtype = config.text_config, config.dtype
     self.config = config
     self.model = nnx.Dict(
-      visual=Qwen3VLVision(config.vision_config, dtype, rngs),
-      language_model=llama.LlamaModel(text, dtype, rngs),
+      visual=Qwen3VLVision(config.vision_config, config.dtype, rngs),
+      language_model=llama.LlamaModel(config.text_config, config.dtype, rngs),
     )
-    if not config.tie_word_embeddings:
-      self.lm_head = nnx.Linear(
-        text.hidden_size,
-        text.vocab_size,
-        use_bias=False,
-        dtype=dtype,
-        rngs=rngs,
-      )
+    self._add_head(rngs)
+
+  @property
+  def tower(self) -> nnx.Module:
+    """The vision tower with its mergers."""
+    return self.model.visual
 
   @property
   def decoder(self) -> llama.LlamaModel:
     """The layers between embeddings and logits."""
     return self.model.language_model
-
-  def image_features(self, batch: Batch) -> jax.Array:
-    """Returns the image tokens ``[1 + K, B, N / merge^2, D]`` of every row."""
-    return self.model.visual(
-      batch['pixel_values'].astype(self.config.dtype),
-      batch['patch_images'],
-      batch['patch_positions'],
-      attention=self.config.attention,
-      remat=self.config.remat,
-    )
-
-  def logits(self, hidden: jax.Array) -> jax.Array:
-    """Maps hidden states ``[..., D]`` to logits ``[..., V]``."""
-    if self.config.tie_word_embeddings:
-      return self.decoder.embed_tokens.attend(hidden)
-    return self.lm_head(hidden)
 
 
 # Values of transformers for fields that config.json leaves out.
