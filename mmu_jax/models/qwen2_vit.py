@@ -66,29 +66,23 @@ class Qwen2VLVisionConfig:
     return self.in_channels * self.temporal_patch_size * self.patch_size**2
 
 
-@dataclasses.dataclass(frozen=True)
-class Qwen25VLVisionConfig:
-  """Sizes of Qwen2.5-VL's tower, with the names of ``config.json``.
+class LaterVisionConfig:
+  """Names and rules that the towers since Qwen2.5-VL share.
 
-  The defaults are Qwen2.5-VL 7B; ``hidden_size`` is the width of the tower, and
-  ``out_hidden_size`` is the width of the decoder.
+  ``hidden_size`` is the width of the tower, and ``out_hidden_size`` the width
+  of the decoder.
   """
 
-  depth: int = 32
-  hidden_size: int = 1280
-  out_hidden_size: int = 3584
-  intermediate_size: int = 3420
-  hidden_act: str = 'silu'
-  num_heads: int = 16
-  in_channels: int = 3
-  patch_size: int = 14
-  spatial_merge_size: int = 2
-  temporal_patch_size: int = 2
-  window_size: int = 112  # height and width of a window, pixels
-  # Blocks that see whole images; the others see windows.
-  fullatt_block_indexes: tuple[int, ...] = (7, 15, 23, 31)
+  hidden_size: int
+  out_hidden_size: int
+  intermediate_size: int
+  hidden_act: str
+  num_heads: int
+  in_channels: int
+  patch_size: int
+  temporal_patch_size: int
 
-  def __post_init__(self):
+  def _check(self) -> None:
     """Raises ValueError where a choice is unknown or a size odd."""
     layers_lib.check_choice(
       'hidden_act', self.hidden_act, layers_lib.ACTIVATIONS
@@ -98,11 +92,6 @@ class Qwen25VLVisionConfig:
         'hidden_size of the tower is a multiple of 4 num_heads, so that a head '
         f'holds pairs for row and column; got {self.hidden_size} and '
         f'{self.num_heads}.'
-      )
-    if not self.window:
-      raise UserError(
-        'window_size holds a square of merged patches, so it is at least '
-        f'{self.patch_size * self.spatial_merge_size}; got {self.window_size}.'
       )
 
   @property
@@ -124,6 +113,37 @@ class Qwen25VLVisionConfig:
   def patch_dim(self) -> int:
     """Numbers in a flattened patch: channels, frames, rows, columns."""
     return self.in_channels * self.temporal_patch_size * self.patch_size**2
+
+
+@dataclasses.dataclass(frozen=True)
+class Qwen25VLVisionConfig(LaterVisionConfig):
+  """Sizes of Qwen2.5-VL's tower, with the names of ``config.json``.
+
+  The defaults are Qwen2.5-VL 7B.
+  """
+
+  depth: int = 32
+  hidden_size: int = 1280
+  out_hidden_size: int = 3584
+  intermediate_size: int = 3420
+  hidden_act: str = 'silu'
+  num_heads: int = 16
+  in_channels: int = 3
+  patch_size: int = 14
+  spatial_merge_size: int = 2
+  temporal_patch_size: int = 2
+  window_size: int = 112  # height and width of a window, pixels
+  # Blocks that see whole images; the others see windows.
+  fullatt_block_indexes: tuple[int, ...] = (7, 15, 23, 31)
+
+  def __post_init__(self):
+    """Raises ValueError where a choice is unknown or a size odd."""
+    self._check()
+    if not self.window:
+      raise UserError(
+        'window_size holds a square of merged patches, so it is at least '
+        f'{self.patch_size * self.spatial_merge_size}; got {self.window_size}.'
+      )
 
   @property
   def window(self) -> int:

@@ -16,10 +16,10 @@ from mmu_jax.models import qwen2_vit
 
 
 @dataclasses.dataclass(frozen=True)
-class Qwen3VLVisionConfig:
+class Qwen3VLVisionConfig(qwen2_vit.LaterVisionConfig):
   """Sizes of the vision tower, with the names of ``config.json``.
 
-  The defaults are Qwen3-VL 8B; ``out_hidden_size`` is the width of the decoder.
+  The defaults are Qwen3-VL 8B.
   """
 
   depth: int = 27
@@ -37,15 +37,7 @@ class Qwen3VLVisionConfig:
 
   def __post_init__(self):
     """Raises ValueError where a choice is unknown or sizes do not fit."""
-    layers_lib.check_choice(
-      'hidden_act', self.hidden_act, layers_lib.ACTIVATIONS
-    )
-    if self.hidden_size % (4 * self.num_heads):
-      raise UserError(
-        'hidden_size of the tower is a multiple of 4 num_heads, so that a head '
-        f'holds pairs for row and column; got {self.hidden_size} and '
-        f'{self.num_heads}.'
-      )
+    self._check()
     if self.side**2 != self.num_position_embeddings:
       raise UserError(
         'num_position_embeddings is the square of a whole number, got '
@@ -62,26 +54,6 @@ class Qwen3VLVisionConfig:
   def side(self) -> int:
     """Height and width of the table of positions."""
     return int(self.num_position_embeddings**0.5 + 0.5)
-
-  @property
-  def width(self) -> int:
-    """Width of the tower."""
-    return self.hidden_size
-
-  @property
-  def out_width(self) -> int:
-    """Width after the mergers."""
-    return self.out_hidden_size
-
-  @property
-  def inner(self) -> int:
-    """Width inside the MLPs."""
-    return self.intermediate_size
-
-  @property
-  def patch_dim(self) -> int:
-    """Numbers in a flattened patch: channels, frames, rows, columns."""
-    return self.in_channels * self.temporal_patch_size * self.patch_size**2
 
 
 class Qwen3VLMlp(nnx.Module):
