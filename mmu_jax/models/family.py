@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from mmu_jax.errors import UserError
+from mmu_jax.models.attention_masks import attention_mask
 from mmu_jax.models.clip_vit import ClipVisionConfig
-from mmu_jax.models.llama import attention_mask
 from mmu_jax.models.llama import LlamaConfig
 from mmu_jax.settings.rules import Table
 from mmu_jax.sharding import Rules

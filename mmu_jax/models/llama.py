@@ -20,6 +20,7 @@ import numpy as np
 from mmu_jax import sharding
 from mmu_jax.errors import UserError
 from mmu_jax.models import layers as layers_lib
+from mmu_jax.models import rotary as rotary_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,70 +137,6 @@ def write_tokens(
   return sharding.constrain(made, CACHE_RULES)
 
 
-def rotary(
-  positions: jax.Array,
-  head_dim: int,
-  theta: float,
-  mrope_section: Sequence[int] = (),
-  *,
-  interleaved: bool = False,
-  factor: float = 1.0,
-) -> tuple[jax.Array, jax.Array]:
-  """Returns the cosines and sines of rotary embedding.
-
-  Args:
-    positions: int; ``[B, L]``, or ``[B, L, 3]`` with ``mrope_section``.
-    head_dim: width of an attention head, even.
-    theta: base of the wavelengths.
-    mrope_section: numbers of the ``head_dim / 2`` frequencies that follow
-      time, row and column; not read for positions ``[B, L]``, which stand for
-      three equal ones.
-    interleaved: whether frequencies follow time, row and column in turn while
-      their sections last, and time from there on; else section by section.
-    factor: divisor of the frequencies.
-
-  Returns:
-    Two float32 arrays ``[B, L, 1, head_dim]``.
-
-  References:
-    Su et al., RoFormer, 2021 (https://arxiv.org/abs/2104.09864);
-    Wang et al., Qwen2-VL, 2024 (https://arxiv.org/abs/2409.12191).
-  """
-  frequencies = layers_lib.rotary_frequencies(head_dim, theta)
-  frequencies = frequencies / np.float32(factor)
-  if positions.ndim == 3:
-    axes = mrope_axes(mrope_section, interleaved)
-    positions = positions[..., axes]  # [B, L, head_dim / 2]
-  else:
-    positions = positions[..., None]
-  angles = positions.astype(jnp.float32) * frequencies
-  angles = jnp.concatenate([angles, angles], axis=-1)[..., None, :]
-  return jnp.cos(angles), jnp.sin(angles)
-
-
-def mrope_axes(section: Sequence[int], interleaved: bool) -> np.ndarray:
-  """Returns the axis that each frequency follows: 0 time, 1 row, 2 column.
-
-  Example:
-    >>> mrope_axes((2, 1, 1), False).tolist()
-    [0, 0, 1, 2]
-    >>> mrope_axes((2, 1, 1), True).tolist()
-    [0, 1, 2, 0]
-  """
-  if not interleaved:
-    return np.repeat(np.arange(len(section)), section)
-  place = np.arange(sum(section))
-  axis = place % 3
-  return np.where(place < 3 * np.asarray(section)[axis], axis, 0)
-
-
-def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-  """Rotates ``[B, L, H, head_dim]`` by its positions, in float32."""
-  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  turned = jnp.concatenate([-second, first], axis=-1)
-  return (x * cos + turned * sin).astype(x.dtype)
-
-
 class LlamaAttention(nnx.Module):
   """Causal self-attention whose heads may share keys and values."""
 
@@ -225,7 +162,8 @@ class LlamaAttention(nnx.Module):
     q, k = self.q_proj(x).reshape(heads), self.k_proj(x).reshape(heads)
     if self.qk_norm:
       q, k = self.q_norm(q), self.k_norm(k)
-    q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+    q = rotary_lib.rotate(q, cos, sin)
+    k = rotary_lib.rotate(k, cos, sin)
     v = self.v_proj(x).reshape(heads)
     if cache is not None:
       cache = write_tokens(cache, k, v, *place)
@@ -352,7 +290,7 @@ class LlamaModel(nnx.Module):
         f'the decoder has {config.num_hidden_layers} layers, so a layer is 0 '
         f'to {config.num_hidden_layers}; got {num_layers}.'
       )
-    turn = functools.partial(rotary, positions, config.head_dim)
+    turn = functools.partial(rotary_lib.rotary, positions, config.head_dim)
     cos, sin = turn(
       config.rope_theta,
       config.mrope_section,
@@ -425,79 +363,3 @@ def _norm(config: LlamaConfig, dtype, rngs: nnx.Rngs, width: int = 0):
   if config.norm_offset:
     return OffsetNorm(width, epsilon, config.norm_offset, dtype)
   return nnx.RMSNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
-
-
-def within(queries: jax.Array, keys: jax.Array, window: int) -> jax.Array:
-  """Which keys are less than a window behind a query, or before it.
-
-  Positions tell, and not places in a row: in a packed row the branches of a
-  document lie one after the other.
-
-  Args:
-    queries: positions ``[B, L]``.
-    keys: positions ``[B, S]``.
-    window: number of tokens, the query included.
-
-  Returns:
-    ``[B, L, S]`` bool.
-  """
-  return queries[:, :, None] - keys[:, None, :] < window
-
-
-def within_visible(visible: jax.Array, window: int) -> jax.Array:
-  """Which slots of a cache are among the last that are visible.
-
-  Args:
-    visible: slots ``[B, S]`` bool that a new token sees, its own the last.
-    window: number of tokens, the new one included.
-
-  Returns:
-    ``[B, S]`` bool.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> within_visible(jnp.array([[True, True, False, True]]), 2).tolist()
-    [[False, True, True, True]]
-  """
-  from_end = jnp.cumsum(visible[:, ::-1].astype(jnp.int32), axis=1)[:, ::-1]
-  return from_end <= window
-
-
-def attention_mask(
-  documents: jax.Array, branches: jax.Array, images: jax.Array | None = None
-) -> jax.Array:
-  """Which token sees which: earlier ones of its document and its branch.
-
-  Padding sees all real tokens before it and nobody sees padding, as in right-
-  padded batches of transformers. Its outputs matter to no result except the
-  published KL, which counts them.
-
-  Args:
-    documents: ``[B, L]`` int, 0 for padding.
-    branches: ``[B, L]`` int, 0 for what all branches of a document share.
-    images: ``[B, L]`` int, the number of the image whose token stands here,
-      below 0 for text, where the tokens of an image see each other both ways;
-      None where they see backwards, as text does.
-
-  Returns:
-    ``[B, L, L]`` bool.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> one = jnp.ones((1, 4), int)
-    >>> attention_mask(one, jnp.array([[0, 1, 2, 2]]))[0].astype(int)
-    Array([[1, 0, 0, 0],
-           [1, 1, 0, 0],
-           [1, 0, 1, 0],
-           [1, 0, 1, 1]], dtype=int32)
-  """
-  query, key = documents[:, :, None], documents[:, None, :]
-  same_document = ((query == key) | (query == 0)) & (key > 0)
-  query, key = branches[:, :, None], branches[:, None, :]
-  same_branch = (query == key) | (key == 0)
-  length = documents.shape[1]
-  causal = jnp.tril(jnp.ones((length, length), bool))
-  if images is not None:
-    query, key = images[:, :, None], images[:, None, :]
-    causal |= (query == key) & (key >= 0)
-  return same_document & same_branch & causal

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from mmu_jax import sharding
 from mmu_jax.errors import UserError
+from mmu_jax.models import attention_masks
 from mmu_jax.models import layers
 from mmu_jax.models import llama
 from mmu_jax.models.families import gemma3
@@ -120,7 +121,7 @@ def build(config: Any) -> Model:
     masks = {'mask': family.attention_mask(config, batch)}
     if window:
       at = batch['positions']
-      masks['near'] = llama.within(at, at, window)
+      masks['near'] = attention_masks.within(at, at, window)
     return {
       k: jnp.pad(m, ((0, 0), (0, 0), (0, padded))) for k, m in masks.items()
     }
@@ -179,7 +180,9 @@ def build(config: Any) -> Model:
   def extend(params, tokens, positions, visible, slot, cache):
     module = merge(params)
     x = module.decoder.embed(tokens[:, None])
-    near = llama.within_visible(visible, window)[:, None] if window else None
+    near = None
+    if window:
+      near = attention_masks.within_visible(visible, window)[:, None]
     hidden, cache = module.decoder(
       x, positions[:, None], visible[:, None], cache, slot, near=near, **ways
     )

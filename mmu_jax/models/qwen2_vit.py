@@ -12,7 +12,7 @@ import numpy as np
 
 from mmu_jax.errors import UserError
 from mmu_jax.models import layers as layers_lib
-from mmu_jax.models import llama
+from mmu_jax.models import rotary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ class VisionAttention(nnx.Module):
   def __call__(self, x, cos, sin, mask, implementation):
     shape = (*x.shape[:2], 3, self.num_heads, -1)
     q, k, v = jnp.moveaxis(self.qkv(x).reshape(shape), 2, 0)  # [B, N, H, D/H]
-    q, k = llama.rotate(q, cos, sin), llama.rotate(k, cos, sin)
+    q, k = rotary.rotate(q, cos, sin), rotary.rotate(k, cos, sin)
     out = jax.nn.dot_product_attention(
       q, k, v, mask=mask, implementation=implementation
     )

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mmu_jax.models import layers
-from mmu_jax.models import llama
 from mmu_jax.models import qwen2_vit
+from mmu_jax.models import rotary as rotary_lib
 
 
 @pytest.mark.parametrize('remat', layers.REMAT)
@@ -53,8 +53,10 @@ def test_compiled_rotary_is_exact_far_out(name, width, theta):
   """Frequencies that XLA made were a last bit off: up to 1.8e-3 here."""
   at = lambda *shape: jnp.full(shape, FAR)
   rotary = {
-    'llama': lambda: llama.rotary(at(1, 1), width, theta),
-    'qwen2_vl': lambda: llama.rotary(at(1, 1, 3), width, theta, (16, 24, 24)),
+    'llama': lambda: rotary_lib.rotary(at(1, 1), width, theta),
+    'qwen2_vl': lambda: rotary_lib.rotary(
+      at(1, 1, 3), width, theta, (16, 24, 24)
+    ),
     'vision': lambda: qwen2_vit.rotary_2d(at(1, 1, 2), 2 * width),
   }[name]
   want = _far_cosines(width, theta)

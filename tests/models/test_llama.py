@@ -1,4 +1,4 @@
-"""The decoder: rotary positions, and which token sees which."""
+"""The decoder: its sizes, norms, windows and cache."""
 
 from flax import nnx
 import jax
@@ -7,53 +7,10 @@ import numpy as np
 import pytest
 
 from mmu_jax import sharding
+from mmu_jax.models import attention_masks
 from mmu_jax.models import llama
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
-
-
-def test_rotary_is_a_complex_rotation_in_float64():
-  rng = np.random.default_rng(14)
-  positions = np.concatenate([np.arange(40), rng.integers(40, 4096, 24)])
-  positions = positions.reshape(2, 32)
-  x = rng.normal(size=(2, 32, 3, 16)).astype(np.float32)
-  cos, sin = llama.rotary(jnp.asarray(positions), 16, 10000.0)
-  got = llama.rotate(jnp.asarray(x), cos, sin)
-  frequencies = 10000.0 ** (-np.arange(8) / 8)  # [head_dim / 2]
-  angles = positions[..., None, None] * frequencies  # [B, L, 1, head_dim / 2]
-  turned = (x[..., :8] + 1j * x[..., 8:]) * np.exp(1j * angles)
-  want = np.concatenate([turned.real, turned.imag], axis=-1)
-  # An angle in float32 is off by 2^-23 of itself.
-  allowed = 2.0**-22 * (1 + positions[..., None, None]) * np.abs(x).max()
-  assert np.all(np.abs(got - want) <= 2 * allowed)
-
-
-def test_scores_depend_on_distance_alone():
-  rng = np.random.default_rng(15)
-  q, k = jnp.asarray(rng.normal(size=(2, 1, 1, 1, 16)), jnp.float32)
-
-  def score(i, j):
-    turn = lambda x, p: llama.rotate(
-      x, *llama.rotary(jnp.array([[p]]), 16, 10000.0)
-    )
-    return float(jnp.vdot(turn(q, i), turn(k, j)))
-
-  assert score(9, 2) == pytest.approx(score(19, 12), abs=1e-5)
-  assert abs(score(9, 2) - score(9, 3)) > 1e-2
-
-
-def test_tokens_see_their_document_their_branch_and_what_branches_share():
-  documents = jnp.array([[1, 1, 1, 2, 2, 0]])
-  branches = jnp.array([[0, 1, 2, 0, 0, 0]])
-  seen = llama.attention_mask(documents, branches)[0].astype(int)
-  assert seen.tolist() == [
-    [1, 0, 0, 0, 0, 0],
-    [1, 1, 0, 0, 0, 0],
-    [1, 0, 1, 0, 0, 0],
-    [0, 0, 0, 1, 0, 0],
-    [0, 0, 0, 1, 1, 0],
-    [1, 0, 0, 1, 1, 0],  # padding: seen by nobody, sees what branches share
-  ]
 
 
 def test_heads_must_divide_the_width():
@@ -70,28 +27,6 @@ def test_a_width_of_heads_is_a_size_of_its_own():
   assert llama.LlamaConfig() == llama.LlamaConfig(head_dim=128)
   with pytest.raises(ValueError, match='pairs to rotate; got 3'):
     llama.LlamaConfig(head_dim=3)
-
-
-def test_a_factor_stretches_positions():
-  positions = jnp.arange(50)[None]
-  slow = llama.rotary(8 * positions, 16, 1e6, factor=8)
-  for got, want in zip(slow, llama.rotary(positions, 16, 1e6)):
-    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
-
-
-def test_interleaved_sections_take_turns_and_the_rest_is_time():
-  axes = llama.mrope_axes((24, 20, 20), True)
-  assert np.bincount(axes).tolist() == [24, 20, 20]
-  assert axes[:7].tolist() == [0, 1, 2, 0, 1, 2, 0]
-  assert np.flatnonzero(axes == 0).tolist() == [
-    *range(0, 60, 3),
-    *range(60, 64),
-  ]
-  positions = jnp.array([[[100, 10, 1]]])
-  cos, _ = llama.rotary(positions, 16, 1e4, (4, 2, 2), interleaved=True)
-  at = np.array([100, 10, 1, 100, 10, 1, 100, 100])
-  want = np.cos(at * 10000.0 ** (-np.arange(8) / 8))
-  np.testing.assert_allclose(cos[0, 0, 0, :8], want, rtol=0, atol=1e-5)
 
 
 def test_an_offset_norm_adds_to_its_weight():
@@ -128,8 +63,8 @@ def _run(model, tokens):
   positions = jnp.arange(tokens.shape[1])[None]
   ones = jnp.ones(tokens.shape, int)
   mask, near = (
-    llama.attention_mask(ones, 0 * ones),
-    llama.within(*2 * [positions], 3),
+    attention_masks.attention_mask(ones, 0 * ones),
+    attention_masks.within(*2 * [positions], 3),
   )
   return model(model.embed(tokens), positions, mask, near=near)[0][0]
 
@@ -148,7 +83,7 @@ def test_a_layer_sees_its_window_and_every_third_sees_all(layers, reach):
 @nnx.jit
 def _step(model, token, i, cache):
   visible = jnp.arange(9)[None] <= i
-  near = llama.within_visible(visible, 3)[:, None]
+  near = attention_masks.within_visible(visible, 3)[:, None]
   at = jnp.full((1, 1), i)
   x = model.embed(token[None, None])
   return model(x, at, visible[:, None], cache, i, near=near)
@@ -181,14 +116,6 @@ def test_windows_of_a_cache_are_those_of_positions():
   for i, token in enumerate(tokens[0]):
     one, cache = _step(model, token, i, cache)
     np.testing.assert_allclose(one[0, 0], whole[i], rtol=0, atol=1e-5)
-
-
-def test_the_tokens_of_an_image_see_each_other():
-  documents, images = jnp.ones((1, 6), int), jnp.array([[-1, 0, 0, -1, 1, 1]])
-  seen = llama.attention_mask(documents, 0 * documents, images)[0]
-  both_ways = np.tril(np.ones((6, 6), bool))
-  both_ways[1, 2] = both_ways[4, 5] = True
-  np.testing.assert_array_equal(seen, both_ways)
 
 
 def test_embeddings_are_scaled_in_the_dtype_of_the_computation():

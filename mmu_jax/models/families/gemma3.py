@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from mmu_jax import sharding
 from mmu_jax.errors import UserError
+from mmu_jax.models import attention_masks
 from mmu_jax.models import layers as layers_lib
 from mmu_jax.models import llama
 from mmu_jax.models.clip_vit import ClipVisionModel
@@ -251,7 +252,9 @@ def _attention_mask(config: Gemma3Config, batch: Batch) -> jax.Array:
   """Tokens see backwards, and the tokens of an image see each other."""
   slots = batch['image_slots']
   images = jnp.where(slots < 0, -1, slots // config.mm_tokens_per_image)
-  return llama.attention_mask(batch['documents'], batch['branches'], images)
+  return attention_masks.attention_mask(
+    batch['documents'], batch['branches'], images
+  )
 
 
 def _copies(config: Gemma3Config) -> dict[str, str]:
