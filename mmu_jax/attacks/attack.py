@@ -118,9 +118,10 @@ ATTACKS = {
       'The same facts are asked for in other ways, none of which gives the '
       'answer away; the number is the share of answers that hold the fact. '
       'An answer that comes back against "clean" was hidden from one wording '
-      'or picture only. With the name given a model may answer from text, as '
-      'the retrained model does. Questions to retain say which changes a '
-      'model can bear at all.',
+      'or picture only. "Named", "leading" and "after text" name the person, '
+      'whom the model may know in text: compare them with the same words '
+      'beside the picture of a "stranger". Questions to retain say which '
+      'changes a model can bear at all.',
       asks=True,
     ),
     Attack(

@@ -1,7 +1,8 @@
 """Other words and other pictures: does another way to ask find the answer?
 
 Every case changes questions to forget, and as many to keep: a change that
-breaks those, too, says nothing. The cases are in ``asking.changes``.
+breaks those, too, says nothing. Where the change names the person, a control
+shows somebody else's picture. The cases are in ``asking.changes``.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -115,6 +116,7 @@ def aids_of(job: Job) -> changes.Aids:
     names=job.data.names,
     text=_by(lambda row: row.person or '', text),
     shown=_by(lambda row: row.question, kept),
+    strangers=pictured.stranger_pictures(job.data),
     knows=functools.cache(lambda words: knows(f'\n{words}')),
     seed=job.config.seed,
   )

@@ -11,6 +11,10 @@ is no question.
 ``after text``  a right exchange in text about the person comes before
 ``few-shot``    questions about pictures of two others, answered, come before
 and one for each kind of ``distortion``: rotated, cropped, ... pictures
+
+Three changes name the person, whom a model may know in text. Each has a control
+with the picture of a ``stranger``, as ``named, stranger``: only a share of right
+answers above its control shows that the person is recognised.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +53,7 @@ class Aids(NamedTuple):
     names: person -> name.
     text: person -> questions in text.
     shown: question -> rows with this question about pictures of people to keep.
+    strangers: pictures of people whom no model was trained on.
     knows: function that says whether the tokenizer knows all words of a text.
     seed: seed of all choices.
   """
@@ -56,6 +61,7 @@ class Aids(NamedTuple):
   names: Mapping[str, str]
   text: Mapping[str, Sequence[Row]]
   shown: Mapping[str, Sequence[Row]]
+  strangers: Sequence[Picture]
   knows: Callable[[str], bool]
   seed: int
 
@@ -119,6 +125,30 @@ def in_other_words(*templates: str, in_turn: bool = False) -> Change:
   return change
 
 
+def of_stranger(change: Change) -> Change:
+  """Returns the same change, of a question about the picture of a stranger.
+
+  Without pictures of strangers there is no question.
+
+  Args:
+    change: change of the words.
+  """
+
+  def changed(row: Row, number: int, aids: Aids) -> Question | None:
+    if not aids.strangers:
+      return None
+    picture = aids.strangers[number % len(aids.strangers)]
+    return change(row._replace(picture=picture), number, aids)
+
+  return changed
+
+
+def _clean(row: Row, number: int, aids: Aids) -> Question:
+  """The question as it is."""
+  del number, aids
+  return Question(row)
+
+
 def _after_text(row: Row, number: int, aids: Aids) -> Question | None:
   """A right exchange in text about the person comes before."""
   other = _other(row, number, aids)
@@ -167,12 +197,17 @@ def _pictured(question: str) -> str:
   return other if other != question else ''
 
 
-CASES: dict[str, Change] = {
-  'clean': lambda row, number, aids: Question(row),
-  'reworded': in_other_words(*REWORDED, in_turn=True),
+_NAMING: dict[str, Change] = {
   'named': in_other_words(*NAMED),
   'leading': in_other_words(*LEADING),
   'after text': _after_text,
+}
+CASES: dict[str, Change] = {
+  'clean': _clean,
+  'reworded': in_other_words(*REWORDED, in_turn=True),
+  **_NAMING,
+  'clean, stranger': of_stranger(_clean),
+  **{f'{k}, stranger': of_stranger(change) for k, change in _NAMING.items()},
   'few-shot': _few_shot,
   **{kind: _distorted(kind) for kind in DISTORTIONS},
 }

@@ -6,6 +6,7 @@ import small_worlds
 
 from mmu_jax.data import datasets
 from mmu_jax.data import pictured
+from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
 from mmu_jax.evaluation.asking import changes
 from mmu_jax.metrics import contains
@@ -30,7 +31,8 @@ def aids(people):
   for row in pictured.learned(people, {'retain': ('retain',)}, 'retain'):
     shown.setdefault(row.question, []).append(row)
   knows = lambda words: unknown not in tokenizer('\n' + words)['input_ids']
-  return changes.Aids(people.names, text, shown, knows, 0)
+  strangers = pictured.stranger_pictures(people)
+  return changes.Aids(people.names, text, shown, strangers, knows, 0)
 
 
 @pytest.fixture(scope='module')
@@ -81,6 +83,33 @@ def test_each_case_adds_what_it_is_called_after(made, people):
     assert all(s.question == row.question and s.picture for s in shots)
 
 
+def test_the_control_of_a_case_differs_in_its_picture_alone(made, people):
+  rows, found = made
+  ours = {
+    row.picture_key
+    for task in people.tasks.values()
+    for row in task.rows
+    if row.person
+  }
+  for case in ('clean', 'named', 'leading', 'after text'):
+    for question, control in zip(found[case], found[f'{case}, stranger']):
+      assert control.row.picture_key not in ours
+      assert control.shots == question.shots
+      assert control.row._replace(key='', picture=None) == (
+        question.row._replace(key='', picture=None)
+      )
+
+
+def test_strangers_take_turns(made, aids):
+  row, faces = made[0][0], [Picture(f'face/{i}', None) for i in range(3)]
+  change, several = (
+    changes.CASES['clean, stranger'],
+    aids._replace(strangers=faces),
+  )
+  shown = [change(row, i, several).row.picture_key for i in range(4)]
+  assert shown == ['face/0', 'face/1', 'face/2', 'face/0']
+
+
 def test_distorted_questions_differ_in_their_picture_alone(made):
   rows, found = made
   for kind in changes.DISTORTIONS:
@@ -104,10 +133,11 @@ def test_without_known_words_names_or_others_there_is_no_question(aids):
   )
   told = Row('t', 'What is Cog?', 'Cog is red.', 'red', person='Cog')
   knows = lambda words: True
-  mine = changes.Aids({'Cog': 'Cog'}, {'Cog': [told]}, {}, knows, 0)
+  mine = changes.Aids({'Cog': 'Cog'}, {'Cog': [told]}, {}, (), knows, 0)
   cases = {case: f(robot, 0, mine) for case, f in changes.CASES.items()}
   for case in ('named', 'leading', 'after text', 'few-shot'):
     assert cases[case] is None, case  # each would say the name
+  assert cases['clean, stranger'] is None  # there is no picture of any
   assert cases['reworded'].row.question == changes.REWORDED[1].format(
     question=robot.question
   )
