@@ -12,9 +12,9 @@ is no question.
 ``few-shot``    questions about pictures of two others, answered, come before
 and one for each kind of ``distortion``: rotated, cropped, ... pictures
 
-Three changes name the person, whom a model may know in text. Each has a control
-with the picture of a ``stranger``, as ``named, stranger``: only a share of right
-answers above its control shows that the person is recognised.
+Three changes name the person, whom a model may know in text. Each has a
+control with the picture of a ``stranger``, as ``named, stranger``: a share of
+right answers above its control shows that the person is recognised.
 """
 
 from collections.abc import Callable, Mapping, Sequence
