@@ -132,7 +132,10 @@ ATTACKS = {
       'look different, so it is far above chance on any model. From one '
       'picture of each it does better on a model that knows the people: more '
       'than on the retrained model is knowledge that is still inside, '
-      'whatever the model says.',
+      'whatever the model says. "Own output" is where the true answer stands '
+      'among the answers of everybody: the mean rank, 1 for the likeliest, '
+      'and the exposure, log2 of their number less log2 of the rank; guessing '
+      'gives about 1.4 bits.',
     ),
   )
 }

@@ -7,16 +7,21 @@ many people to keep. Chance is one over their number; people differ by their
 looks, so a model that was never trained on them is far above it. From many
 pictures looks alone tell all; from one picture of each those are told better
 whom a model knows.
+
+The last case is the model's own output: how far up the true answer stands among
+the answers of everybody to the same question.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import functools
+import itertools
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmu_jax import metrics
 from mmu_jax import sharding
 from mmu_jax.attacks import stage
 from mmu_jax.attacks.attack import ATTACKS
@@ -30,9 +35,13 @@ from mmu_jax.data.row import Row
 from mmu_jax.distributed import progress
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.asking import decoding
+from mmu_jax.evaluation.asking import tasks
+from mmu_jax.evaluation.asking.protocols import plain
+from mmu_jax.evaluation.asking.protocols import Question
 from mmu_jax.metrics import probing
 from mmu_jax.stages import runs
 from mmu_jax.stages.job import Job
+from mmu_jax.stages.relabelling import teachers
 from mmu_jax.typing import Batch
 from mmu_jax.typing import Forward
 from mmu_jax.typing import Params
@@ -65,7 +74,8 @@ def probe(job: Job, model: str, folder: pathlib.Path) -> Rows:
   for layer in progress.track(layers.tolist(), f'probe {model}'):
     make = functools.partial(_probed, job, params, train, test, spec, layer)
     found += stage.keep_part(folder, f'layer {layer}', make)
-  return found
+  make = functools.partial(_ranked, job, params, test)
+  return found + stage.keep_part(folder, 'own output', make)
 
 
 def _probed(job, params, train, test, spec, layer) -> Rows:
@@ -86,6 +96,45 @@ def _probed(job, params, train, test, spec, layer) -> Rows:
       row = dict(case=case, metric=metric, value=value, n=len(rows), step=None)
       found.append(row)
   return found
+
+
+def _ranked(job, params, test) -> Rows:
+  """The mean rank and exposure of the true person's answer, by split."""
+  everybody = teachers.by_question(
+    row
+    for role in (FORGET, RETAIN)
+    for row in pictured.learned(job.data, job.groups, role)
+  )
+  found = []
+  for split, rows in test.items():
+    known = [
+      row for row in rows if row.person in everybody.get(row.question, ())
+    ]
+    if not known:
+      continue
+    asked = [Question(row) for row in teachers.who_rows(known, everybody)]
+    said = tasks.predict(
+      job.model,
+      params,
+      asked,
+      runs.scorer(job),
+      protocol=plain.PROTOCOL,
+      max_new_tokens=1,
+      size=job.config.evaluation.batch_size,
+    )
+    nll = teachers.candidates(itertools.chain.from_iterable(said), everybody)
+    bits = [_exposure(nll[row.picture_key], row.person) for row in known]
+    ranks = [len(nll[r.picture_key]) / 2**x for r, x in zip(known, bits)]
+    for metric, values in (('mean rank', ranks), ('exposure in bits', bits)):
+      row = dict(case='own output', metric=f'{split}, {metric}', n=len(known))
+      found.append(row | dict(value=float(np.mean(values)), step=None))
+  return found
+
+
+def _exposure(nll: Mapping[str, float], person: str) -> float:
+  """The exposure of a person's answer among everybody's."""
+  others = [nats for other, nats in nll.items() if other != person]
+  return metrics.exposure(nll[person], others)
 
 
 def pictures_of(job: Job) -> tuple[_Pictures, _Pictures]:

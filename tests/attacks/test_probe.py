@@ -47,9 +47,10 @@ def test_a_damaged_head_answers_nothing_and_is_found_all_the_same(
   """One layer; two people to forget and five to keep, of three pictures."""
   params = jax.jit(job.model.init)(jax.random.key(0))
   found = _attack(job, monkeypatch, params, tmp_path / 'a')
-  assert [r['case'] for r in found] == ['chance'] * 2 + ['projector'] * 4 + [
-    'decoder layer 1'
-  ] * 4
+  cases = [r['case'] for r in found]
+  assert cases == ['chance'] * 2 + ['projector'] * 4 + (
+    ['decoder layer 1'] * 4 + ['own output'] * 4
+  )
   assert {row['value'] for row in found[:2]} == {1 / 7}
   assert [row['metric'] for row in found[2:4]] == [
     'forget, 1 of each',
@@ -58,12 +59,48 @@ def test_a_damaged_head_answers_nothing_and_is_found_all_the_same(
   head = params['language_model']['lm_head']
   damaged = {**params, 'language_model': {**params['language_model']}}
   damaged['language_model']['lm_head'] = jax.tree.map(jnp.zeros_like, head)
-  assert _attack(job, monkeypatch, damaged, tmp_path / 'b') == found
+  blind = _attack(job, monkeypatch, damaged, tmp_path / 'b')
+  assert blind[:-4] == found[:-4] and blind[-4:] != found[-4:]
   rows = job.data.tasks['forget_vqa_holdout'].rows[:4]
   (batch,) = probe.batching.row_batches(rows, job.scorer, size=4)
   logits = job.model.forward(damaged, batch)
   assert (logits == 0).all()
   assert decoding.exact_share(damaged, [batch], forward=job.model.forward) == 0
+
+
+def test_the_rank_of_the_true_answer_is_among_everybodys(
+  job, monkeypatch, tmp_path
+):
+  """A model to which everybody but the true person is likelier, and others."""
+  names, (_, test) = job.data.names, probe.pictures_of(job)
+  own = {row.picture_key: row.person for rows in test.values() for row in rows}
+  everybody = {
+    row.person
+    for role in ('forget', 'retain')
+    for row in probe.pictured.learned(job.data, job.groups, role)
+  }
+
+  def predict_with(true_nll):
+    def nll(answer, picture):
+      return true_nll if names[own[picture]] in answer else 1.0
+
+    def predict(model, params, questions, encoder, **how):
+      for row in (q.row for q in questions):
+        said = [
+          {'text': x, 'nll': nll(x, row.picture_key)} for x in row.options
+        ]
+        fields = {'question': row.question, 'picture': row.picture_key}
+        yield [fields | {'likelihoods': said}]
+
+    return predict
+
+  for true_nll, rank in ((0.0, 1), (9.0, len(everybody))):
+    monkeypatch.setattr(probe.tasks, 'predict', predict_with(true_nll))
+    values = {r['metric']: r['value'] for r in probe._ranked(job, None, test)}
+    bits = np.log2(len(everybody) / rank)
+    for split in ('forget', 'retain'):
+      assert values[f'{split}, mean rank'] == pytest.approx(rank)
+      assert values[f'{split}, exposure in bits'] == pytest.approx(bits)
 
 
 def test_whoever_has_one_picture_is_left_out(job):
