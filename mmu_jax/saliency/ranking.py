@@ -2,9 +2,10 @@
 
 A mask of a given density needs the score that so many reach. Sorting a few
 billion float32, split over devices and processes, would gather them; counting
-how many reach each of some bounds does not. The bits of a float32, read as an
-integer, are ordered as the numbers are, so rounds of counting, of a few bits
-each, find the exact value.
+them does not. The bits of a float32, read as an integer, are ordered as the
+numbers are, so the exact value is found in two rounds: how often each value of
+the upper 16 bits occurs, then of the lower 16 among the numbers that share the
+upper ones.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,27 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmu_jax import masks
 from mmu_jax import sharding
 from mmu_jax.errors import UserError
-
-# Bits of the number that a round finds. A round reads every number once, and
-# counts 2^bits - 1 times: few rounds where reading is slow, else few counts.
-FROM_DISK, FROM_MEMORY = 8, 2
 
 # () -> (numbers, which of them count; None for all), array after array
 Read = Callable[[], Iterable[tuple[jax.Array, jax.Array | None]]]
 
 
-def kth_largest(read: Read, k: int, bits: int = FROM_DISK) -> float:
+def kth_largest(read: Read, k: int) -> float:
   """Returns the k-th largest of the numbers that count, exactly.
 
   Args:
     read: ``read()``, which yields the arrays, of any shape and place, float32
-      and not NaN; called 32 / bits times, so that they may come from a disk,
-      one at a time.
+      and not NaN; called twice, so that they may come from a disk, one at a
+      time.
     k: rank >= 1; equal numbers are counted each.
-    bits: number of bits found in a round: 1, 2, 4, 8 or 16.
 
   Returns:
     The number: at least k are not below it, and fewer than k are above.
@@ -47,32 +42,41 @@ def kth_largest(read: Read, k: int, bits: int = FROM_DISK) -> float:
     ...             k=2)
     1.0
   """
-  # `found` has the bits known so far, and `done` lower ones are still open.
-  # Each round tries every value of the next few bits, and keeps the highest
-  # that k numbers still reach.
-  found, done = 0, 32
-  while done:
-    done -= bits
-    bounds = (found + (np.arange(1, 2**bits) << done)).astype(np.uint32)
-    reached = np.zeros(len(bounds), np.int64)
+  found, wanted = 0, k
+  for shift in (16, 0):
+    counts = np.zeros(2**16, np.int64)
     for x, where in read():
-      reached += masks.to_int(_count_reached(x, where, bounds))
-    found += int(np.sum(reached >= k)) << done
-  if not found:  # no number has this key
-    raise UserError(f'there are fewer than {k} numbers to rank.')
+      made = jax.device_get(_histogram(x, where, found, shift))
+      counts += made.reshape(-1, 2**16).sum(axis=0, dtype=np.int64)
+    reached = np.cumsum(counts[::-1])[::-1]  # by the numbers of each value
+    if reached[0] < wanted:
+      raise UserError(f'there are fewer than {k} numbers to rank.')
+    last = int(np.sum(reached >= wanted)) - 1
+    wanted -= int(reached[last] - counts[last])  # the others are above
+    found = found << 16 | last
   return _from_key(found)
 
 
 @jax.jit
-def _count_reached(
-  x: jax.Array, where: jax.Array | None, bounds: jax.Array
+def _histogram(
+  x: jax.Array, where: jax.Array | None, found: int, shift: int
 ) -> jax.Array:
-  """How many numbers reach each of some bounds, as ``masks.count`` has it."""
-  key = _key(x)
-  counts = lambda bound: masks.count(
-    key >= bound if where is None else (key >= bound) & where
-  )
-  return sharding.replicate(jax.lax.map(counts, bounds))
+  """How often each value of 16 bits occurs behind the bits found so far.
+
+  A count is 32 bits, so a stack of layers has a row for each.
+  """
+
+  def count(x: jax.Array, where: jax.Array | None) -> jax.Array:
+    key = _key(x) >> shift
+    counts = key >> 16 == found
+    counts = counts if where is None else counts & where
+    digit = (key & 0xFFFF).astype(jnp.int32)
+    zeros = jnp.zeros(2**16, jnp.uint32)
+    return zeros.at[digit].add(counts.astype(jnp.uint32))
+
+  if x.ndim < 3:
+    return sharding.replicate(count(x, where))
+  return sharding.replicate(jax.lax.map(lambda each: count(*each), (x, where)))
 
 
 def reaches(x: jax.Array, bound: jax.Array | float) -> jax.Array:

@@ -57,11 +57,7 @@ def saliency(
     Huang et al., Unified Gradient-Based Machine Unlearning with Remain
     Geometry Enhancement, 2024 (https://arxiv.org/abs/2409.19732).
   """
-  largest = functools.reduce(
-    lambda a, b: jax.tree.map(jnp.maximum, a, b),
-    _preserve_sets(forget, preserve),
-  )
-  return jax.tree.map(lambda f, p: (f + eps) / (p + eps), forget, largest)
+  return _ratio(forget, _preserve_sets(forget, preserve), eps)
 
 
 def dead(
@@ -89,11 +85,7 @@ def dead(
     >>> dead({'w': jnp.array([0., 0.])}, {'w': jnp.array([0., 1.])})
     {'w': Array([ True, False], dtype=bool)}
   """
-  return jax.tree.map(
-    lambda *leaves: functools.reduce(jnp.maximum, leaves) < eps,
-    forget,
-    *_preserve_sets(forget, preserve),
-  )
+  return _below([forget, *_preserve_sets(forget, preserve)], eps)
 
 
 def component_means(
@@ -264,6 +256,25 @@ def check_protects(
         f'got {names}; known: {", ".join(known)}. A component without one '
         'would change freely.'
       )
+
+
+@jax.jit
+def _ratio(forget: Params, sets: Sequence[Params], eps: float) -> Params:
+  """The ratio of every leaf, in one program."""
+  return jax.tree.map(
+    lambda f, p: (f + eps) / (p + eps), forget, _largest(sets)
+  )
+
+
+@jax.jit
+def _below(trees: Sequence[Params], eps: float) -> Mask:
+  """Where the largest is below eps, in one program."""
+  return jax.tree.map(lambda x: x < eps, _largest(trees))
+
+
+def _largest(trees: Sequence[Params]) -> Params:
+  """The largest of some trees, entry by entry."""
+  return functools.reduce(lambda a, b: jax.tree.map(jnp.maximum, a, b), trees)
 
 
 @jax.jit

@@ -66,31 +66,39 @@ def mask_from_importances(
   References:
     Huo et al., MMUnlearner, 2025 (https://arxiv.org/abs/2502.11051).
   """
-  score = lambda leaves, then: ratio.score_leaves(
-    read, leaves, then, protects=protects, components=components, means=means
-  )
-  if density is None:
-    return score(
-      like,
-      lambda scores, ties: (
-        _reaches(scores, None if ties_are_salient else ties, threshold),
-        ties,
-      ),
-    )
   shapes = tree_lib.flatten(like)
+  score = lambda name, then: ratio.score_leaves(
+    read,
+    {name: shapes[name]},
+    then,
+    protects=protects,
+    components=components,
+    means=means,
+  )
   alive = lambda scores, ties: (
     scores if ties_are_salient else jnp.where(ties, 0, scores)
   )
-  made = top_mask(
-    lambda name: score({name: shapes[name]}, alive)[name],
-    like,
-    dict.fromkeys(components, density),
-    components,
-  )
-  ties = score(like, lambda _, ties: ties)
-  if not ties_are_salient:  # where there are fewer others than asked for
-    made = jax.tree.map(lambda m, t: m & ~t, made, ties)
-  return made, ties
+  if density is None:
+    lowest = dict.fromkeys(components, threshold)
+  else:
+    shares = dict.fromkeys(components, density)
+    read_alive = lambda name: score(name, alive)[name]
+    lowest = _lowest(read_alive, like, shares, components)
+
+  def mark(name: str, _: Any) -> tuple[jax.Array, jax.Array]:
+    bound = lowest[tree_lib.component_of(name, components)]
+    # Frozen even where a density asks for more than there are others.
+    mask, ties = score(
+      name,
+      lambda scores, ties: (
+        _reaches(scores, None if ties_are_salient else ties, bound),
+        ties,
+      ),
+    )
+    return mask[name], ties[name]
+
+  made = tree_lib.map_with_name(mark, like)
+  return jax.tree.transpose(jax.tree.structure(like), None, made)
 
 
 def mask_from_saliency(
@@ -147,9 +155,8 @@ def mask_from_saliency(
     frozen |= {name: True for name in frozen if not scope(name)}
   if density is not None:
     threshold = _quantile(tree_lib.flatten(scores), frozen, density)
-  return tree_lib.map_with_name(
-    lambda name, x: _reaches(x, frozen[name], threshold), scores
-  )
+  made = _reaches_all(tree_lib.flatten(scores), frozen, threshold)
+  return tree_lib.map_with_name(lambda name, _: made[name], scores)
 
 
 def top_share(
@@ -171,7 +178,7 @@ def top_share(
     {'w': Array([False,  True,  True], dtype=bool)}
   """
   read = tree_lib.flatten(scores).__getitem__
-  return top_mask(read, scores, shares, components, ranking.FROM_MEMORY)
+  return top_mask(read, scores, shares, components)
 
 
 def top_mask(
@@ -179,41 +186,47 @@ def top_mask(
   like: Params,
   shares: Mapping[str, float],
   components: Mapping[str, str],
-  bits: int = ranking.FROM_DISK,
 ) -> Mask:
   """Marks the highest scores of each component, read leaf by leaf.
 
   Args:
-    read: ``read(leaf name) -> scores``, float32; called five times for each
-      leaf by default, so that they may come from a disk, one at a time.
+    read: ``read(leaf name) -> scores``, float32; called three times for each
+      leaf, so that they may come from a disk, one at a time.
     like: the parameters, or their shapes.
     shares: component -> share in [0, 1] of its entries to mark. Equal scores
       at the border are all marked.
     components: component -> regex over leaf names.
-    bits: found in a round of ``ranking.kth_largest``.
 
   Returns:
     A bool tree.
   """
-  sizes = {
-    name: math.prod(x.shape) for name, x in tree_lib.flatten(like).items()
-  }
-  component = lambda name: tree_lib.component_of(name, components)
-  lowest: dict[str, float] = {}
-  for wanted in {component(name): None for name in sizes}:
-    inside = [name for name in sizes if component(name) == wanted]
-    size = sum(sizes[name] for name in inside)
-    if not shares[wanted] * size:
-      lowest[wanted] = math.inf
-      continue
-    lowest[wanted] = ranking.kth_largest(
-      lambda: ((read(name), None) for name in inside),
-      max(round(shares[wanted] * size), 1),
-      bits,
-    )
+  lowest = _lowest(read, like, shares, components)
+  bound = lambda name: lowest[tree_lib.component_of(name, components)]
   return tree_lib.map_with_name(
-    lambda name, _: _reaches(read(name), None, lowest[component(name)]), like
+    lambda name, _: _reaches(read(name), None, bound(name)), like
   )
+
+
+def _lowest(
+  read: Callable[[str], jax.Array],
+  like: Params,
+  shares: Mapping[str, float],
+  components: Mapping[str, str],
+) -> dict[str, float]:
+  """The score of each component that the wanted share of it reaches."""
+  groups: dict[str, dict[str, int]] = {}
+  for name, leaf in tree_lib.flatten(like).items():
+    component = tree_lib.component_of(name, components)
+    groups.setdefault(component, {})[name] = math.prod(leaf.shape)
+
+  def kth(sizes: Mapping[str, int], share: float) -> float:
+    wanted = share * sum(sizes.values())
+    if not wanted:
+      return math.inf
+    leaves = lambda: ((read(name), None) for name in sizes)
+    return ranking.kth_largest(leaves, max(round(wanted), 1))
+
+  return {name: kth(sizes, shares[name]) for name, sizes in groups.items()}
 
 
 @jax.jit
@@ -226,6 +239,14 @@ def _reaches(
   """
   salient = ranking.reaches(scores, threshold)
   return salient if frozen is None else salient & ~frozen
+
+
+@jax.jit
+def _reaches_all(
+  scores: Mapping[str, jax.Array], frozen: Mapping[str, Any], threshold: float
+) -> dict[str, jax.Array]:
+  """``_reaches`` of every leaf, in one program."""
+  return {k: _reaches(x, frozen[k], threshold) for k, x in scores.items()}
 
 
 def _quantile(
@@ -245,4 +266,4 @@ def _quantile(
     raise UserError('no entry is in scope, so none can be salient.')
   read = lambda: ((scores[name], where) for name, where in inside.items())
   k = max(round(density * size), 1)
-  return ranking.kth_largest(read, k, ranking.FROM_MEMORY)
+  return ranking.kth_largest(read, k)

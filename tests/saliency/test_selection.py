@@ -1,5 +1,7 @@
 """Masks from scores and from importances, and the top-k control."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,6 +122,26 @@ def test_a_density_marks_the_highest_ratios_of_each_component(
     lowest = np.sort(alive)[::-1][max(round(density * alive.size), 1) - 1]
     np.testing.assert_array_equal(join(mask), alive >= lowest)
     assert ties_are_salient or abs(join(mask).mean() - density) < 0.02
+
+
+@pytest.mark.parametrize('choice, reads', [({}, 1), (dict(density=0.3), 3)])
+def test_importances_are_read_so_often(choice, reads):
+  """They come from a disk: each reading of a 7B model is 28 GB."""
+  read = collections.Counter()
+  found = {FORGET: jnp.arange(8.0), VQA: jnp.ones(8)}
+
+  def read_leaf(importance, name):
+    read[importance, name] += 1
+    return found[importance]
+
+  saliency_lib.mask_from_importances(
+    read_leaf,
+    {'a': jnp.zeros(8), 'b': jnp.zeros(8)},
+    protects={'all': [VQA]},
+    components={'all': ''},
+    **choice,
+  )
+  assert len(read) == 4 and set(read.values()) == {reads}
 
 
 def test_ties_stay_frozen_where_a_density_asks_for_more_than_there_is():
