@@ -25,19 +25,20 @@ def within_visible(visible: jax.Array, window: int) -> jax.Array:
   """Which slots of a cache are among the last that are visible.
 
   Args:
-    visible: slots ``[B, S]`` bool that a new token sees, its own the last.
+    visible: slots ``[..., S]`` bool that a new token sees, in the order of
+      their positions, its own the last.
     window: number of tokens, the new one included.
 
   Returns:
-    ``[B, S]`` bool.
+    ``[..., S]`` bool.
 
   Example:
     >>> import jax.numpy as jnp
     >>> within_visible(jnp.array([[True, True, False, True]]), 2).tolist()
     [[False, True, True, True]]
   """
-  from_end = jnp.cumsum(visible[:, ::-1].astype(jnp.int32), axis=1)[:, ::-1]
-  return from_end <= window
+  from_end = jnp.cumsum(visible[..., ::-1].astype(jnp.int32), axis=-1)
+  return from_end[..., ::-1] <= window
 
 
 def attention_mask(

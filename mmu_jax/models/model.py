@@ -51,12 +51,12 @@ class Model:
       places.
     image_features: ``image_features(params, batch) -> [B, tokens, D]``, the
       image tokens that ``image_slots`` count.
-    prefill: ``prefill(params, batch, last, cache_size) -> (logits [B, V],
-      cache)``: the logits after token ``last [B]`` of every prompt.
+    prefill: ``prefill(params, batch, at, cache_size) -> (logits [B, Q, V],
+      cache)``: the logits after the tokens at ``at [B, Q]`` of every row.
     extend: ``extend(params, tokens, positions, visible, slot, cache) ->
-      (logits [B, V], cache)``: one more token ``[B]`` a row, that stands at
-      ``positions [B]`` and goes to ``slot`` of the cache; ``visible [B, S]``
-      are the slots it sees.
+      (logits [B, Q, V], cache)``: Q more tokens ``[B, Q]`` a row, one for each
+      of its prompts, that stand at ``positions [B, Q]`` and go to ``slot`` and
+      the next of the cache; ``visible [B, Q, S]`` are the slots they see.
     components: component -> regex over leaf names.
     partition_rules: (regex over leaf names, PartitionSpec) for ``sharding``.
     abstract_params: shapes and dtypes of the parameters, nothing allocated.
@@ -138,6 +138,10 @@ def build(config: Any) -> Model:
       x = layers.fill_slots(x, features, slots)
     return sharding.split_rows(x), deep
 
+  def pick(hidden, at):  # [B, K, D]
+    picked = jnp.take_along_axis(hidden, at[..., None], axis=1)
+    return sharding.split_rows(picked)
+
   @jax.jit
   def init(key):
     module = family.module(config, nnx.Rngs(params=key))
@@ -156,15 +160,14 @@ def build(config: Any) -> Model:
     if layer is not None:
       return sharding.split_rows(hidden)
     if at is not None:
-      picked = jnp.take_along_axis(hidden, at[..., None], axis=1)  # [B, K, D]
-      hidden = sharding.split_rows(picked)
+      hidden = pick(hidden, at)
     return sharding.split_rows(module.logits(hidden), last='tensor')
 
   def image_features(params, batch):
     features = merge(params).image_features(batch)
     return features[0] if features.ndim > 3 else features
 
-  def prefill(params, batch, last, cache_size):
+  def prefill(params, batch, at, cache_size):
     module = merge(params)
     rows, length = batch['tokens'].shape
     masks = sees(batch, cache_size - length)
@@ -173,21 +176,18 @@ def build(config: Any) -> Model:
     hidden, cache = module.decoder(
       x, batch['positions'], cache=cache, deep=deep, **masks, **ways
     )
-    hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-    logits = sharding.split_rows(module.logits(hidden), last='tensor')
-    return logits, cache
+    hidden = pick(hidden, at)
+    return sharding.split_rows(module.logits(hidden), last='tensor'), cache
 
   def extend(params, tokens, positions, visible, slot, cache):
     module = merge(params)
-    x = module.decoder.embed(tokens[:, None])
-    near = None
+    x, near = module.decoder.embed(tokens), None
     if window:
-      near = attention_masks.within_visible(visible, window)[:, None]
+      near = attention_masks.within_visible(visible, window)
     hidden, cache = module.decoder(
-      x, positions[:, None], visible[:, None], cache, slot, near=near, **ways
+      x, positions, visible, cache, slot, near=near, **ways
     )
-    logits = sharding.split_rows(module.logits(hidden[:, 0]), last='tensor')
-    return logits, cache
+    return sharding.split_rows(module.logits(hidden), last='tensor'), cache
 
   return Model(
     family=name,

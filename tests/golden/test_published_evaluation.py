@@ -124,10 +124,13 @@ def _scripted(monkeypatch, questions, calls, protocol, encoder):
     waiting.append(question.row.key)
     return protocol.ask(question, encoder)
 
-  def texts(model, params, batch, processor, *, max_new_tokens):
+  def texts(model, params, batch, processor, *, max_new_tokens, prompts=1):
     assert max_new_tokens == 50
-    asked = waiting[-int((batch['documents'][:, 0] > 0).sum()) :]
-    return [says[key] for key in asked]
+    # A row has a prompt, or one in each of its branches.
+    counts = [max(row.max(), 1) for row in batch['branches']]
+    counts = [n for n, real in zip(counts, batch['documents'][:, 0]) if real]
+    asked = iter(waiting[-sum(counts) :])
+    return [[says[next(asked)] for _ in range(n)] for n in counts]
 
   monkeypatch.setattr(decoding, 'answer_texts', texts)
   found = tasks_lib.predict(

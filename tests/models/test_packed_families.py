@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from mmu_jax import models
+from mmu_jax.data.batches import packing
+from mmu_jax.evaluation.asking import decoding
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 VOCAB, LENGTH, BEFORE, BETWEEN = 48, 30, 3, 2
 QUESTIONS = (6, 9)  # tokens of each
+NEW = 8  # tokens of an answer
 
 
 def _row(model, rng, parts):
@@ -49,14 +52,20 @@ def _parts(model, rng):
     yield zeros(size) + branch, text(size), none, n + np.arange(size)
 
 
-@pytest.mark.parametrize('family', families.CASES)
-def test_a_packed_question_is_the_same_question_alone(family):
+def _model(family, rng):
+  """A model with random weights."""
   model = models.from_options(family, VOCAB, **families.CASES[family].options)
-  rng = np.random.default_rng(1)
   params = jax.tree.map(
     lambda x: x + 0.1 * rng.normal(size=x.shape).astype(x.dtype),
     model.init(jax.random.key(0)),
   )
+  return model, params
+
+
+@pytest.mark.parametrize('family', families.CASES)
+def test_a_packed_question_is_the_same_question_alone(family):
+  rng = np.random.default_rng(1)
+  model, params = _model(family, rng)
   forward = jax.jit(model.forward)
   shared, *questions = _parts(model, rng)
   packed = forward(params, _row(model, rng, [shared, *questions]))[0]
@@ -69,3 +78,55 @@ def test_a_packed_question_is_the_same_question_alone(family):
     other = questions[0] if question is questions[1] else questions[1]
     changed = forward(params, _row(model, rng, [other, question]))[0]
     assert np.abs(changed[-len(want) :] - want).max() > 1e-3
+
+
+def _joined(rows, side, length):
+  """One batch of rows, padded to a length, and one row of padding."""
+  found = {}
+  for name in rows[0]:
+    parts = [row[name] for row in rows]
+    if name in packing.FIELDS:
+      fill = packing.PAD.get(name, 0)
+      around = lambda n: (0, n) if side == 'right' else (n, 0)
+      parts = [
+        np.pad(
+          x,
+          [(0, 0), around(length - x.shape[1]), *[(0, 0)] * (x.ndim - 2)],
+          constant_values=fill,
+        )
+        for x in parts
+      ]
+    nothing = packing.PAD.get(name, 0) * np.ones_like(parts[0])
+    found[name] = np.concatenate([*parts, nothing])
+  return found
+
+
+@pytest.mark.parametrize('side', ['right', 'left'])
+@pytest.mark.parametrize('family', families.CASES)
+def test_packed_prompts_are_continued_as_each_of_them_alone(family, side):
+  """With a picture and without one, beside a row of one prompt."""
+  rng = np.random.default_rng(2)
+  model, params = _model(family, rng)
+  how = dict(model=model, max_new_tokens=NEW, stop_ids=(VOCAB,))
+
+  def one(parts):
+    branches = [(0 * part[0], *part[1:]) for part in parts]
+    return _row(model, rng, branches)
+
+  rows, want = [], []
+  for has_picture in (True, False):
+    shared, *questions = _parts(model, rng)
+    if not has_picture:
+      shared = (*shared[:2], 0 * shared[2] - 1, shared[3])
+    rows.append(_row(model, rng, [shared, *questions]))
+    want.append(
+      [decoding.greedy(params, one([shared, q]), **how)[0] for q in questions]
+    )
+  rows.append(one([shared, questions[1]]))
+  want.append([want[1][1], np.full(NEW, VOCAB)])
+  want.append([np.full(NEW, VOCAB)] * 2)  # padding
+  length = max(row['tokens'].shape[1] for row in rows) + 3
+  batch = _joined(rows, side, length)
+  got = decoding.greedy(params, batch, prompts=2, **how)
+  np.testing.assert_array_equal(got, want)
+  assert len({tuple(x) for row in got[:2].tolist() for x in row}) > 2

@@ -104,11 +104,12 @@ def model(monkeypatch):
     real = batch['documents'] > 0
     return (batch['tokens'] * real).sum(axis=1)
 
-  def texts(model, params, batch, processor, *, max_new_tokens):
+  def texts(model, params, batch, processor, *, max_new_tokens, prompts=1):
     state['batches'] += 1
     if state['batches'] == state['fails']:
       raise KeyboardInterrupt
-    return [f'{params} says {x}' for x in sums(batch)]
+    say = lambda x, i: f'{params} says {x}' + f', {i}' * (prompts > 1)
+    return [[say(x, i) for i in range(prompts)] for x in sums(batch)]
 
   def answer_nll(model, params, batch):
     found = []

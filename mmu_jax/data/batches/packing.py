@@ -46,7 +46,8 @@ def document(
     pieces = [_piece(examples[0], 0, None, 0, weight)]
   else:
     shared = shared_prefix(examples)
-    _check_shared(examples, shared, image_token)
+    if fault := _fault(examples, shared, image_token):
+      raise UserError(fault)
     pieces = [_piece(examples[0], 0, shared, 0, weight)]
     for branch, example in enumerate(examples, start=1):
       pieces.append(_piece(example, shared, None, branch, weight))
@@ -147,23 +148,35 @@ def _piece(example, start, stop, branch, weight) -> Document:
   }
 
 
-def _check_shared(examples, shared, image_token):
-  """Raises ValueError unless examples can share their first tokens."""
+def can_share(examples: Sequence[Example], image_token: int) -> bool:
+  """Whether ``document`` packs these examples.
+
+  Args:
+    examples: examples, two or more.
+    image_token: id of the image placeholder.
+  """
+  return not _fault(examples, shared_prefix(examples), image_token)
+
+
+def _fault(examples, shared, image_token) -> str:
+  """Why examples cannot share their first tokens; '' if they can."""
+  first, second = (e.row.key for e in examples[:2])
   if any(e.labelled[: shared + 1].any() for e in examples):
-    raise UserError(
+    return (
       'questions can share their first tokens only if these carry no '
-      f'label; packing {examples[0].row.key!r} would train on them once '
+      f'label; packing {first!r} would train on them once '
       "instead of once a question. Use labels='answer', or questions=1."
     )
   pictures = {tuple(p.key for p in e.pictures) for e in examples}
   if len(pictures) > 1 or any(
     (e.tokens[shared:] == image_token).any() for e in examples
   ):
-    raise UserError(
+    return (
       'questions packed together must begin with the same image; '
-      f'{examples[0].row.key!r} and {examples[1].row.key!r} do not. Pack '
+      f'{first!r} and {second!r} do not. Pack '
       'rows of one picture, or use questions=1.'
     )
+  return ''
 
 
 def num_counted(doc: Document) -> int:

@@ -26,13 +26,14 @@ class NotFinite(FloatingPointError):
   """Raised for logits that are NaN or infinite: no answer follows from them.
 
   Attributes:
-    rows: numbers of the rows of the batch.
+    places: rows of the batch; and numbers in them, of prompts or answers.
   """
 
   def __init__(self, bad: np.ndarray):
-    """Takes a bool for each row of the batch."""
-    self.rows = np.flatnonzero(bad).tolist()
-    super().__init__(f'the logits of the rows {self.rows} are not finite')
+    """Takes a bool for each row, ``[B]``, or for each of its parts."""
+    self.places = np.argwhere(bad).tolist()
+    rows = sorted({row for row, *_ in self.places})
+    super().__init__(f'the logits of the rows {rows} are not finite')
 
 
 def greedy(
@@ -43,11 +44,14 @@ def greedy(
   max_new_tokens: int,
   stop_ids: Sequence[int],
   repetition_penalty: float = 1.0,
+  prompts: int | None = None,
 ) -> jax.Array:
   """Continues prompts with the likeliest token, again and again.
 
-  The prompts are read once and their keys and values kept; then all rows go
-  on together, and the loop ends when each has produced a stop token.
+  The prompts are read once and their keys and values kept; then all go on
+  together, and the loop ends when each has produced a stop token. A row may
+  hold several prompts, packed as branches of one document: the tokens that they
+  share, a picture most of all, are read once and kept once.
 
   Args:
     params: parameters of the model.
@@ -59,10 +63,12 @@ def greedy(
     repetition_penalty: number > 0 that makes tokens less likely which stand in
       the prompt, image placeholders too, or in the answer so far: a positive
       logit is divided by it, a negative one multiplied. 1 for none.
+    prompts: Q, the most prompts of a row; None for rows of one.
 
   Returns:
-    ``[B, T]`` int32 new tokens; from the stop token on, ``stop_ids[0]``. Where
-    logits are not finite no token is the likeliest: there stands -1.
+    ``[B, Q, T]`` int32 new tokens, or ``[B, T]`` for rows of one; from the stop
+    token on, ``stop_ids[0]``. Where logits are not finite no token is the
+    likeliest: there stands -1.
 
   Raises:
     ValueError: if there is no stop token, or none may be generated.
@@ -73,7 +79,7 @@ def greedy(
       f'{stop_ids}, max_new_tokens={max_new_tokens}.'
     )
   # The functions are static and not the model, whose parameters would stay.
-  return _greedy(
+  out = _greedy(
     params,
     batch,
     prefill=model.prefill,
@@ -81,7 +87,9 @@ def greedy(
     max_new_tokens=max_new_tokens,
     stop_ids=tuple(stop_ids),
     repetition_penalty=repetition_penalty,
+    prompts=prompts or 1,
   )
+  return out[:, 0] if prompts is None else out
 
 
 _NONE = -1  # the token that logits give which are not finite
@@ -95,6 +103,7 @@ _NONE = -1  # the token that logits give which are not finite
     'max_new_tokens',
     'stop_ids',
     'repetition_penalty',
+    'prompts',
   ),
 )
 def _greedy(
@@ -106,24 +115,27 @@ def _greedy(
   max_new_tokens,
   stop_ids,
   repetition_penalty,
+  prompts,
 ):
   """The jitted part of ``greedy``."""
-  # 1. Read the prompts [B, L] once; the cache has room for T more tokens.
-  # 2. Slots of the cache: the prompt in 0..L-1, new token t in L + t. Positions
-  #    go on behind the last one of each row's prompt, wherever padding stands.
-  # 3. Feed each new token back until every row has stopped; a row that has
-  #    stopped, or is padding, repeats the stop token.
-  real = batch['documents'] > 0  # [B, L]
-  rows, length = real.shape
-  last = jnp.max(jnp.where(real, jnp.arange(length), 0), axis=1)
-  used = jnp.where(real, _latest(batch['positions']), -1)
-  first_new = jnp.max(used, axis=1) + 1  # [B] position of the first new token
-  logits, cache = prefill(params, batch, last, length + max_new_tokens)
-  slots = jnp.arange(length + max_new_tokens)
-  prompt = jnp.pad(real, ((0, 0), (0, max_new_tokens)))
+  # 1. Read the rows [B, L] once; the cache has room for T more tokens of each
+  #    of Q prompts.
+  # 2. Slots of the cache: the row in 0..L-1, new token t of prompt q in
+  #    L + t Q + q. Positions go on behind the last one that a prompt sees.
+  # 3. Feed the Q new tokens of a row back until every prompt has stopped; one
+  #    that has stopped, or is padding, repeats the stop token.
+  rows, length = batch['documents'].shape
+  seen_by, at = _prompts(batch, prompts)  # [B, Q, L], [B, Q]
+  used = jnp.where(seen_by, _latest(batch['positions'])[:, None], -1)
+  first_new = jnp.max(used, axis=-1) + 1  # [B, Q] position of first new tokens
+  size = length + max_new_tokens * prompts
+  logits, cache = prefill(params, batch, jnp.maximum(at, 0), size)
+  prompt = jnp.pad(seen_by, ((0, 0), (0, 0), (0, size - length)))
+  new = jnp.arange(size) - length  # number of each slot behind the row
+  own = new % prompts == jnp.arange(prompts)[:, None]  # [Q, S]
   stops = jnp.asarray(stop_ids, jnp.int32)
 
-  penalize, seen = _repetition(repetition_penalty, batch, logits)
+  penalize, seen = _repetition(repetition_penalty, batch, seen_by, logits)
 
   def write(t, out, logits, done, seen):
     finite = jnp.all(jnp.isfinite(logits), axis=-1)
@@ -131,8 +143,8 @@ def _greedy(
     token = jnp.where(finite, token, _NONE)
     token = jnp.where(done, stops[0], token)
     ended = jnp.isin(token, stops) | (token == _NONE)
-    seen = _add(seen, token[:, None])
-    return token, out.at[:, t].set(token), done | ended, seen
+    seen = _add(seen, token[..., None])
+    return token, out.at[..., t].set(token), done | ended, seen
 
   def unfinished(carry):
     t, _, _, done, _, _ = carry
@@ -140,19 +152,37 @@ def _greedy(
 
   def step(carry):
     t, token, out, done, seen, cache = carry
-    visible = prompt | ((slots >= length) & (slots < length + t))[None]
-    logits, cache = extend(
-      params, token, first_new + t - 1, visible, length + t - 1, cache
-    )
+    visible = prompt | (own & (new >= 0) & (new < t * prompts))
+    slot = length + (t - 1) * prompts
+    # A stop token may be none of the model's, whose embedding is NaN: the row's
+    # other prompts do not see it, but 0 x NaN would reach them.
+    fed = jnp.where(done, 0, token)
+    logits, cache = extend(params, fed, first_new + t - 1, visible, slot, cache)
     token, out, done, seen = write(t, out, logits, done, seen)
     return t + 1, token, out, done, seen, cache
 
-  out = jnp.full((rows, max_new_tokens), stops[0], jnp.int32)
-  done = ~jnp.any(real, axis=1)  # padding rows
+  out = jnp.full((rows, prompts, max_new_tokens), stops[0], jnp.int32)
+  done = at < 0  # padding
   token, out, done, seen = write(0, out, logits, done, seen)
   carry = (jnp.int32(1), token, out, done, seen, cache)
   out = jax.lax.while_loop(unfinished, step, carry)[2]
   return sharding.replicate(out)  # every process reads all answers
+
+
+def _prompts(batch: Batch, number: int) -> tuple[jax.Array, jax.Array]:
+  """Which tokens ``[B, Q, L]`` each prompt of a row sees, and where it ends.
+
+  A document without branches is one prompt; of one with branches each is one,
+  behind the tokens that they share. The place ``[B, Q]`` of the last token is
+  -1 where a row has fewer prompts.
+  """
+  real, branches = batch['documents'] > 0, batch['branches']
+  single = ~jnp.any(branches > 0, axis=1, keepdims=True)
+  of = jnp.where(real, branches + single, -1)[:, None]  # [B, 1, L]
+  mine = of == jnp.arange(1, number + 1)[:, None]  # [B, Q, L]
+  place = jnp.arange(real.shape[1])
+  at = jnp.max(jnp.where(mine, place, -1), axis=-1)
+  return (mine | (of == 0)) & (at >= 0)[..., None], at
 
 
 @functools.partial(jax.jit, static_argnames=('prefill', 'repetition_penalty'))
@@ -160,36 +190,37 @@ def first_logits(
   params: Params, batch: Batch, *, prefill: Any, repetition_penalty: float
 ) -> jax.Array:
   """Returns the logits ``[B, V]`` of which ``greedy`` takes its first token."""
-  real = batch['documents'] > 0
-  last = jnp.max(jnp.where(real, jnp.arange(real.shape[1]), 0), axis=1)
-  logits, _ = prefill(params, batch, last, real.shape[1])
-  penalize, seen = _repetition(repetition_penalty, batch, logits)
-  return sharding.replicate(penalize(logits, seen))
+  seen_by, at = _prompts(batch, 1)
+  logits, _ = prefill(params, batch, jnp.maximum(at, 0), seen_by.shape[-1])
+  penalize, seen = _repetition(repetition_penalty, batch, seen_by, logits)
+  return sharding.replicate(penalize(logits, seen)[:, 0])
 
 
-def _repetition(penalty, batch, logits):
+def _repetition(penalty, batch, seen_by, logits):
   """A function that lowers the logits of seen tokens, and the prompts' tokens.
 
-  Tokens are marked in ``[B, V]`` bool; in ``[B, 0]`` where nothing is lowered.
+  Tokens are marked in ``[B, Q, V]`` bool; in ``[B, Q, 0]`` where nothing is
+  lowered.
   """
-  rows, size = logits.shape
+  size = logits.shape[-1]
   if penalty == 1:
-    return lambda logits, seen: logits, jnp.zeros((rows, 0), bool)
-  tokens = jnp.where(batch['documents'] > 0, batch['tokens'], size)
+    return lambda logits, seen: logits, jnp.zeros((*logits.shape[:-1], 0), bool)
+  tokens = jnp.where(seen_by, batch['tokens'][:, None], size)
 
   def penalize(logits, seen):
     logits = logits.astype(jnp.float32)
     lower = jnp.where(logits < 0, logits * penalty, logits / penalty)
     return jnp.where(seen, lower, logits)
 
-  return penalize, _add(jnp.zeros((rows, size), bool), tokens)
+  return penalize, _add(jnp.zeros(logits.shape, bool), tokens)
 
 
 def _add(seen, tokens):
-  """Marks tokens ``[B, n]``; those beyond the width are none."""
-  rows = jnp.arange(len(seen))[:, None]
-  tokens = jnp.where(tokens < 0, seen.shape[1], tokens)
-  return seen.at[rows, tokens].set(True, mode='drop')
+  """Marks tokens ``[B, Q, n]``; those beyond the width are none."""
+  rows, prompts, width = seen.shape
+  at = jnp.arange(rows)[:, None, None], jnp.arange(prompts)[:, None]
+  tokens = jnp.where(tokens < 0, width, tokens)
+  return seen.at[(*at, tokens)].set(True, mode='drop')
 
 
 def _latest(positions: jax.Array) -> jax.Array:
@@ -224,7 +255,7 @@ def generate(
     answers += answer_texts(
       model, params, batch, encoder.processor, max_new_tokens=max_new_tokens
     )
-  return answers[: len(rows)]
+  return [answer for (answer,) in answers[: len(rows)]]
 
 
 def answer_texts(
@@ -234,18 +265,20 @@ def answer_texts(
   processor: Processor,
   *,
   max_new_tokens: int,
-) -> list[str]:
+  prompts: int = 1,
+) -> list[list[str]]:
   """Returns the model's answer to every prompt of a batch.
 
   Args:
     model: model from ``models.build``.
     params: parameters of the model.
-    batch: B prompts, one a row.
+    batch: rows ``[B, L]``, a prompt each, or several as branches.
     processor: tokenizer and images of the model.
     max_new_tokens: longest answer.
+    prompts: Q, the most prompts of a row.
 
   Returns:
-    B answers without special tokens or space around them.
+    Q answers for each of B rows, without special tokens or space around them.
 
   Raises:
     NotFinite: if logits are not finite.
@@ -257,12 +290,15 @@ def answer_texts(
     max_new_tokens=max_new_tokens,
     stop_ids=processor.stop_ids,
     repetition_penalty=processor.repetition_penalty,
+    prompts=prompts,
   )
   tokens = np.asarray(out)
   if (tokens == _NONE).any():
-    raise NotFinite((tokens == _NONE).any(axis=1))
-  decoded = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-  return [answer.strip() for answer in decoded]
+    raise NotFinite((tokens == _NONE).any(axis=-1))
+  decode = functools.partial(
+    processor.tokenizer.batch_decode, skip_special_tokens=True
+  )
+  return [[text.strip() for text in decode(row)] for row in tokens]
 
 
 def prompt_batches(
@@ -344,7 +380,7 @@ def answer_nll(model: Model, params: Params, batch: Batch) -> list[np.ndarray]:
 def _check_finite(nll, is_answer) -> tuple[np.ndarray, np.ndarray]:
   """Both arrays on the host; raises if the nll of an answer is not finite."""
   nll, is_answer = np.asarray(nll), np.asarray(is_answer)
-  bad = (~np.isfinite(nll) & is_answer).any(axis=1)
+  bad = ~np.isfinite(nll) & is_answer
   if bad.any():
     raise NotFinite(bad)
   return nll, is_answer

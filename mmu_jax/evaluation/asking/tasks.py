@@ -14,6 +14,7 @@ from mmu_jax.data.encoding.processing import Example
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.asking import answers
 from mmu_jax.evaluation.asking import decoding
+from mmu_jax.evaluation.asking import together
 from mmu_jax.evaluation.asking.answers import Answer
 from mmu_jax.evaluation.asking.protocols import Protocol
 from mmu_jax.evaluation.asking.protocols import Question
@@ -35,7 +36,8 @@ def predict(
 ) -> Iterator[list[Answer]]:
   """Asks every question, batch by batch.
 
-  Questions with options come after the others. All batches have one shape,
+  Questions with options come after the others. Those about one picture share a
+  row of a batch, where the picture is read once. All batches have one shape,
   large enough for every question, so answers do not depend on the questions
   that are already done.
 
@@ -59,28 +61,46 @@ def predict(
   """
   has_options = lambda q: q.row.task == row_lib.CLASSIFICATION
   for chosen in (False, True):
-    group = [q for q in questions if has_options(q) == chosen]
-    chunks = [group[i : i + size] for i in range(0, len(group), size)]
-    left = [c for c in chunks if any(q.row.key not in done for q in c)]
+    alike = [q for q in questions if has_options(q) == chosen]
+    rows = together.rows_of(
+      alike, protocol, encoder, most=size, new_tokens=max_new_tokens
+    )
+    most = max(map(len, rows), default=1)
+    height = -(-size // most)
+    chunks = [rows[i : i + height] for i in range(0, len(rows), height)]
+    left = [
+      chunk
+      for chunk in chunks
+      if any(q.row.key not in done for row in chunk for q in row)
+    ]
     if not left:
       continue
-    ask = _Stack(encoder, size, (_prompts(q, protocol, encoder) for q in group))
-    given = _Stack(encoder, size, (protocol.answers(q, encoder) for q in group))
-    check_length(model, max(ask.end + max_new_tokens, given.end))
+    prompts = lambda row: _all(_prompt, row, protocol, encoder)
+    given = lambda row: _all(_given, row, protocol, encoder)
+    ask = _Stack(encoder, height, map(prompts, rows))
+    score = _Stack(encoder, height, map(given, rows))
+    check_length(model, max(ask.end + max_new_tokens, score.end))
     for chunk in left:
       said = _said(
         model,
         params,
-        _present(protocol.ask, chunk, encoder),
+        [_present(protocol.ask, row, encoder) for row in chunk],
         ask,
         max_new_tokens=max_new_tokens,
+        prompts=most,
       )
       found = _likelihoods(
-        model, params, _present(protocol.answers, chunk, encoder), given
+        model,
+        params,
+        [_present(protocol.answers, row, encoder) for row in chunk],
+        score,
       )
       yield [
-        answers.record(question, protocol, said.get(i), found.get(i, ()))
-        for i, question in enumerate(chunk)
+        answers.record(
+          question, protocol, said.get((b, i)), found.get((b, i), ())
+        )
+        for b, row in enumerate(chunk)
+        for i, question in enumerate(row)
       ]
 
 
@@ -144,52 +164,78 @@ class _Stack:
     return tokens, pictures
 
 
-def _prompts(question, protocol, encoder) -> list[Example]:
+def _prompt(question, protocol, encoder) -> list[Example]:
   """The prompt of a question, if its answer is generated."""
   asked = protocol.ask(question, encoder)
   return [asked.example] if asked else []
 
 
-def _present(of, chunk, encoder):
-  """Place in the chunk -> prompt or given answers, of questions with some."""
-  return {i: x for i, q in enumerate(chunk) if (x := of(q, encoder))}
+def _given(question, protocol, encoder) -> list[Example]:
+  """The given answers of a question."""
+  return protocol.answers(question, encoder)
 
 
-def _said(model, params, asked, stack, *, max_new_tokens):
+def _all(of, row, protocol, encoder) -> list[Example]:
+  """Prompts or given answers of all the questions of a row."""
+  return [example for q in row for example in of(q, protocol, encoder)]
+
+
+def _present(of, row, encoder):
+  """Place in the row -> prompt or given answers, of questions with some."""
+  return {i: x for i, q in enumerate(row) if (x := of(q, encoder))}
+
+
+def _said(model, params, asked, stack, *, max_new_tokens, prompts):
   """Place in the chunk -> prompt and generated answer."""
-  if not asked:
+  rows = {b: row for b, row in enumerate(asked) if row}
+  if not rows:
     return {}
-  with _naming([x.example.row.key for x in asked.values()]):
+  examples = [[x.example for x in row.values()] for row in rows.values()]
+  # Rows of one prompt are asked as always.
+  several = {'prompts': prompts} if prompts > 1 else {}
+  with _naming([[x.row.key for x in row] for row in examples]):
     texts = decoding.answer_texts(
       model,
       params,
-      stack.batch([[x.example] for x in asked.values()]),
+      stack.batch(examples),
       stack.encoder.processor,
       max_new_tokens=max_new_tokens,
+      **several,
     )
-  return {i: (x.text, text) for (i, x), text in zip(asked.items(), texts)}
+  return {
+    (b, i): (x.text, text)
+    for (b, row), of_row in zip(rows.items(), texts)
+    for (i, x), text in zip(row.items(), of_row)
+  }
 
 
 def _likelihoods(model, params, given, stack):
   """Place in the chunk -> given answers, each with its nll."""
-  if not given:
+  rows = {b: row for b, row in enumerate(given) if row}
+  if not rows:
     return {}
-  batch = stack.batch([*given.values()])
-  with _naming([examples[0].row.key for examples in given.values()]):
-    found = decoding.answer_nll(model, params, batch)
-  return {
-    i: [(x, float(value)) for x, value in zip(examples, nll, strict=True)]
-    for (i, examples), nll in zip(given.items(), found)
-  }
+  examples = [[x for of in row.values() for x in of] for row in rows.values()]
+  keys = [
+    [of[0].row.key for of in row.values() for _ in of] for row in rows.values()
+  ]
+  with _naming(keys):
+    nll = decoding.answer_nll(model, params, stack.batch(examples))
+  found = {}
+  for (b, row), values in zip(rows.items(), nll):
+    rest = iter(values)
+    for i, of in row.items():
+      found[b, i] = [(x, float(next(rest))) for x in of]
+    assert next(rest, None) is None, 'an answer has no question'
+  return found
 
 
 @contextlib.contextmanager
-def _naming(keys: Sequence[str]) -> Iterator[None]:
+def _naming(keys: Sequence[Sequence[str]]) -> Iterator[None]:
   """Says which questions of a batch have logits that are not finite."""
   try:
     yield
   except decoding.NotFinite as error:
-    bad = [keys[row] for row in error.rows]
+    bad = list(dict.fromkeys(keys[row][i] for row, i in error.places))
     raise FloatingPointError(
       'every logit must be finite, for a NaN has no likeliest token; the '
       f'logits of the questions {", ".join(bad[:8])} ({len(bad)} in all) are '

@@ -74,7 +74,7 @@ def test_the_cache_is_split_by_rows_and_heads(mesh, split, model, encoder):
   }
   with jax.set_mesh(mesh):
     batch = sharding.place(batch, mesh, 8)
-    last = np.full(8, 15, np.int32)
+    last = np.full((8, 1), 15, np.int32)
     prefill = jax.jit(model.prefill, static_argnums=3)
     logits, cache = prefill(split, batch, last, 24)
   rows, heads = 8 // sharding.row_parts(mesh), 2 // mesh.shape['tensor']
@@ -83,7 +83,7 @@ def test_the_cache_is_split_by_rows_and_heads(mesh, split, model, encoder):
   vocabulary = len(encoder.processor.tokenizer)
   parts = mesh.shape['tensor'] if not vocabulary % mesh.shape['tensor'] else 1
   shard = logits.addressable_shards[0].data.shape
-  assert shard == (rows, vocabulary // parts)
+  assert shard == (rows, 1, vocabulary // parts)
   with jax.set_mesh(mesh):
     answers = decoding.greedy(
       split, batch, model=model, max_new_tokens=3, stop_ids=(0,)

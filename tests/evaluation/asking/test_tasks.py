@@ -77,7 +77,7 @@ def predict(monkeypatch):
     def say(model, params, batch, processor, *, max_new_tokens):
       assert max_new_tokens == 9
       asked['texts'].append([entry[0].row.key for entry in batch])
-      return [texts[entry[0].row.key] for entry in batch]
+      return [[texts[entry[0].row.key]] for entry in batch]
 
     def answer_nll(model, params, batch):
       asked['nll'].append([entry[0].row.key for entry in batch])

@@ -156,7 +156,7 @@ def test_a_prompt_that_the_model_cannot_hold_is_refused(
   asked = first(one)
   room = end(asked[0]) + 3  # new tokens
   assert end(asked[0]) > end(first(zero)[0])
-  monkeypatch.setattr(decoding, 'answer_texts', lambda *_, **__: [''])
+  monkeypatch.setattr(decoding, 'answer_texts', lambda *_, **__: [['']])
   nll = [1.0] * len(asked[0].row.options)
   monkeypatch.setattr(decoding, 'answer_nll', lambda *_: [nll])
 
