@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from mmu_jax.errors import UserError
 from mmu_jax.models import layers as layers_lib
+from mmu_jax.models.attention import attend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ class ClipAttention(nnx.Module):
     q, k, v = (
       f(x).reshape(heads) for f in (self.q_proj, self.k_proj, self.v_proj)
     )  # [B, N + 1, H, D / H]
-    out = jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+    out = attend(q, k, v, implementation=implementation)
     return self.out_proj(out.reshape(x.shape))
 
 
@@ -163,7 +164,7 @@ class ClipVisionModel(nnx.Module):
     pixel_values: jax.Array,
     *,
     num_layers: int,
-    attention: str = 'xla',
+    attention: str = 'auto',
     remat: str = 'none',
   ) -> jax.Array:
     """Returns hidden states after some layers.
@@ -171,7 +172,7 @@ class ClipVisionModel(nnx.Module):
     Args:
       pixel_values: ``[B, 3, height, width]``.
       num_layers: number of layers to run, from the first.
-      attention: implementation of ``jax.nn.dot_product_attention``.
+      attention: implementation, see ``attention.attend``.
       remat: a key of ``layers.REMAT``.
 
     Returns:

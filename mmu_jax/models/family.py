@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from mmu_jax.errors import UserError
-from mmu_jax.models.attention_masks import attention_mask
+from mmu_jax.models.attention import attention_mask
 from mmu_jax.models.clip_vit import ClipVisionConfig
 from mmu_jax.models.llama import LlamaConfig
 from mmu_jax.settings.rules import Table
@@ -31,8 +31,8 @@ def _no_copies(config: Any) -> dict[str, str]:
   return {}
 
 
-def _causal(config: Any, batch: Batch) -> jax.Array:
-  """Tokens see backwards."""
+def causal_mask(config: Any, batch: Batch) -> jax.Array:
+  """Returns the mask of tokens that see backwards alone, the default."""
   del config
   return attention_mask(batch['documents'], batch['branches'])
 
@@ -95,7 +95,7 @@ class Family:
   abstract_batch: Callable[[Any, int, int, int], Batch]
   widths: Callable[[Any], Mapping[str, Any]]
   copies: Callable[[Any], dict[str, str]] = _no_copies
-  attention_mask: Callable[[Any, Batch], jax.Array] = _causal
+  attention_mask: Callable[[Any, Batch], jax.Array] = causal_mask
   hub_type: str = ''
   published: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

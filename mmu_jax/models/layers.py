@@ -10,6 +10,7 @@ import numpy as np
 
 from mmu_jax import sharding
 from mmu_jax.errors import UserError
+from mmu_jax.models import attention as attention_lib
 
 REMAT = {
   'none': None,  # keep every activation
@@ -141,12 +142,9 @@ def fill_slots(
   return jnp.where(slots >= 0, picked.astype(x.dtype), x)
 
 
-ATTENTION = ('xla', 'cudnn')  # of jax.nn.dot_product_attention
-
-
 def check_computation(attention: str, remat: str) -> None:
   """Raises ValueError unless these are known ways to compute."""
-  check_choice('attention', attention, ATTENTION)
+  check_choice('attention', attention, attention_lib.ATTENTION)
   check_choice('remat', remat, REMAT)
 
 

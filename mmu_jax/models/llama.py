@@ -21,6 +21,7 @@ from mmu_jax import sharding
 from mmu_jax.errors import UserError
 from mmu_jax.models import layers as layers_lib
 from mmu_jax.models import rotary as rotary_lib
+from mmu_jax.models.attention import attend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +158,7 @@ class LlamaAttention(nnx.Module):
       self.q_norm = _norm(config, dtype, rngs, size)
       self.k_norm = _norm(config, dtype, rngs, size)
 
-  def __call__(self, x, cos, sin, mask, cache, place, implementation):
+  def __call__(self, x, cos, sin, mask, cache, place, causal, implementation):
     heads = (*x.shape[:2], -1, self.head_dim)
     q, k = self.q_proj(x).reshape(heads), self.k_proj(x).reshape(heads)
     if self.qk_norm:
@@ -168,14 +169,8 @@ class LlamaAttention(nnx.Module):
     if cache is not None:
       cache = write_tokens(cache, k, v, *place)
       k, v = jax.tree.map(lambda x: x[place[0]], cache)
-    out = jax.nn.dot_product_attention(
-      q,
-      k,
-      v,
-      mask=mask[:, None],
-      scale=self.scale,
-      implementation=implementation,
-    )
+    how = dict(causal=causal, implementation=implementation)
+    out = attend(q, k, v, mask[:, None], scale=self.scale, **how)
     return self.o_proj(out.reshape(*x.shape[:2], -1)), cache
 
 
@@ -258,7 +253,8 @@ class LlamaModel(nnx.Module):
     near: jax.Array | None = None,
     deep: Sequence[jax.Array] | None = None,
     num_layers: int | None = None,
-    attention: str = 'xla',
+    causal: bool = False,
+    attention: str = 'auto',
     remat: str = 'none',
   ) -> tuple[jax.Array, Cache | None]:
     """Runs the decoder over embeddings.
@@ -275,7 +271,8 @@ class LlamaModel(nnx.Module):
       deep: arrays ``[B, L, D]`` that are added after each of the first layers.
       num_layers: number of first layers to run, without the norm behind the
         last one; None for all of them and the norm.
-      attention: implementation of ``jax.nn.dot_product_attention``.
+      causal: whether no token sees a key of a later place.
+      attention: implementation, see ``attention.attend``.
       remat: a key of ``layers.REMAT``.
 
     Returns:
@@ -310,7 +307,7 @@ class LlamaModel(nnx.Module):
       (x, cache), (number, full) = state, extra
       pick = lambda a, b: jnp.where(full, a, b)
       here = seen if full is None else jax.tree.map(pick, seen, window)
-      how = dict(place=(number, slot), implementation=attention)
+      how = dict(place=(number, slot), causal=causal, implementation=attention)
       x, cache = layer(x, cache, **how, **here)
       for k, added in enumerate(deep or ()):
         x += jnp.where(number == k, added, 0)

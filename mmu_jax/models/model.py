@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from mmu_jax import sharding
 from mmu_jax.errors import UserError
-from mmu_jax.models import attention_masks
+from mmu_jax.models import attention
 from mmu_jax.models import layers
 from mmu_jax.models import llama
 from mmu_jax.models.families import gemma3
@@ -21,6 +21,7 @@ from mmu_jax.models.families import llava_next
 from mmu_jax.models.families import qwen2_5_vl
 from mmu_jax.models.families import qwen2_vl
 from mmu_jax.models.families import qwen3_vl
+from mmu_jax.models.family import causal_mask
 from mmu_jax.sharding import Rules
 from mmu_jax.typing import Forward
 from mmu_jax.typing import Params
@@ -114,6 +115,7 @@ def build(config: Any) -> Model:
     return nnx.merge(definition, nnx.State(params))
 
   ways = dict(attention=config.attention, remat=config.remat)
+  backwards = family.attention_mask is causal_mask
   window = config.text_config.sliding_window
 
   def sees(batch, padded=0):
@@ -121,7 +123,7 @@ def build(config: Any) -> Model:
     masks = {'mask': family.attention_mask(config, batch)}
     if window:
       at = batch['positions']
-      masks['near'] = attention_masks.within(at, at, window)
+      masks['near'] = attention.within(at, at, window)
     return {
       k: jnp.pad(m, ((0, 0), (0, 0), (0, padded))) for k, m in masks.items()
     }
@@ -155,7 +157,13 @@ def build(config: Any) -> Model:
     real = batch['documents'][..., None] > 0  # [B, L, 1]
     x = jnp.where(real, x, jax.lax.stop_gradient(x))
     hidden, _ = module.decoder(
-      x, batch['positions'], **sees(batch), deep=deep, num_layers=layer, **ways
+      x,
+      batch['positions'],
+      **sees(batch),
+      deep=deep,
+      num_layers=layer,
+      causal=backwards,
+      **ways,
     )
     if layer is not None:
       return sharding.split_rows(hidden)
@@ -174,7 +182,13 @@ def build(config: Any) -> Model:
     cache = llama.make_cache(config.text_config, rows, cache_size, config.dtype)
     x, deep = embed(module, batch)
     hidden, cache = module.decoder(
-      x, batch['positions'], cache=cache, deep=deep, **masks, **ways
+      x,
+      batch['positions'],
+      cache=cache,
+      deep=deep,
+      causal=backwards,
+      **masks,
+      **ways,
     )
     hidden = pick(hidden, at)
     return sharding.split_rows(module.logits(hidden), last='tensor'), cache
@@ -183,7 +197,7 @@ def build(config: Any) -> Model:
     module = merge(params)
     x, near = module.decoder.embed(tokens), None
     if window:
-      near = attention_masks.within_visible(visible, window)
+      near = attention.within_visible(visible, window)
     hidden, cache = module.decoder(
       x, positions, visible, cache, slot, near=near, **ways
     )

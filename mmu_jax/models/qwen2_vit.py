@@ -13,6 +13,7 @@ import numpy as np
 from mmu_jax.errors import UserError
 from mmu_jax.models import layers as layers_lib
 from mmu_jax.models import rotary
+from mmu_jax.models.attention import attend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,9 +169,7 @@ class VisionAttention(nnx.Module):
     shape = (*x.shape[:2], 3, self.num_heads, -1)
     q, k, v = jnp.moveaxis(self.qkv(x).reshape(shape), 2, 0)  # [B, N, H, D/H]
     q, k = rotary.rotate(q, cos, sin), rotary.rotate(k, cos, sin)
-    out = jax.nn.dot_product_attention(
-      q, k, v, mask=mask, implementation=implementation
-    )
+    out = attend(q, k, v, mask, implementation=implementation)
     return self.proj(out.reshape(x.shape))
 
 
@@ -246,7 +245,7 @@ class Qwen2VLVision(nnx.Module):
     images: jax.Array,
     positions: jax.Array,
     *,
-    attention: str = 'xla',
+    attention: str = 'auto',
     remat: str = 'none',
   ) -> jax.Array:
     """Encodes the images of each row.
@@ -256,7 +255,7 @@ class Qwen2VLVision(nnx.Module):
         neighbours.
       images: ``[B, N]`` int, which image a patch belongs to, 0 for padding.
       positions: ``[B, N, 2]`` int, its row and column in the image.
-      attention: implementation of ``jax.nn.dot_product_attention``.
+      attention: implementation, see ``attention.attend``.
       remat: a key of ``layers.REMAT``.
 
     Returns:

@@ -133,7 +133,7 @@ class Qwen3VLVision(nnx.Module):
     images: jax.Array,
     positions: jax.Array,
     *,
-    attention: str = 'xla',
+    attention: str = 'auto',
     remat: str = 'none',
   ) -> jax.Array:
     """Encodes the images of each row.
@@ -143,7 +143,7 @@ class Qwen3VLVision(nnx.Module):
         neighbours.
       images: ``[B, N]`` int, which image a patch belongs to, 0 for padding.
       positions: ``[B, N, 2]`` int, its row and column in the image.
-      attention: implementation of ``jax.nn.dot_product_attention``.
+      attention: implementation, see ``attention.attend``.
       remat: a key of ``layers.REMAT``.
 
     Returns:

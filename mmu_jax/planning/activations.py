@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from mmu_jax import models
 from mmu_jax import tree as tree_lib
+from mmu_jax.models import attention
 from mmu_jax.models import MODELS
 from mmu_jax.typing import LossFn
 
@@ -82,8 +83,7 @@ def kept(
   Returns:
     The values; parameters themselves are not among them.
   """
-  # cuDNN is traced on its own devices alone; it keeps no scores.
-  fused = config.attention != 'xla'
+  way = config.attention
   config = dataclasses.replace(config, attention='xla', remat=remat)
   model = models.build(config)
   params = tree_lib.flatten(model.abstract_params)
@@ -93,7 +93,8 @@ def kept(
     _value(x, (length, counted), depths, by_shape)
     for x in _residuals(config, loss, room, bool(counted))
   )
-  return tuple(v for v in found if v and not (fused and _is_score(v)))
+  kept = (_less_scores(v, way) if v and _is_score(v) else v for v in found)
+  return tuple(v for v in kept if v)
 
 
 def abstract_batch(
@@ -163,3 +164,17 @@ def _is_score(value: Value) -> bool:
   """Whether a value has an entry for each pair of tokens, in every head."""
   sizes = value.shape[value.layers > 1 :]
   return value.by_row and len(sizes) > 2 and sizes[-2] == sizes[-1] > 1
+
+
+def _less_scores(scores: Value, way: str) -> Value | None:
+  """What another way to compute attention keeps of the scores of xla."""
+  # cuDNN is traced on its own devices alone; it keeps none. Of blocks the
+  # scores of one, of one layer, exist at a time.
+  *heads, queries, keys = scores.shape[scores.layers > 1 :]
+  way = attention.resolved(way, queries)
+  if way == 'cudnn':
+    return None
+  if way == 'xla':
+    return scores
+  size = min(attention.block_size(queries), queries)
+  return scores._replace(shape=(*heads, size, keys), layers=1)

@@ -177,7 +177,7 @@ def small_model() -> dict[str, Any]:
     processor=dict(max_pixels=0, min_pixels=0, own_tokenizer=False),
     name='llava',
     dtype='float32',
-    attention='xla',
+    attention='auto',
     remat='none',
     vision_config=dict(
       hidden_size=96,

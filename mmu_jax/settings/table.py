@@ -237,7 +237,10 @@ TABLE: Table = {
     one_of('float32', 'bfloat16', 'float16'),
     'dtype of the computation',
   ),
-  'model.attention': (one_of('xla', 'cudnn'), 'implementation of attention'),
+  'model.attention': (
+    one_of('auto', 'xla', 'blocks', 'cudnn'),
+    'implementation; auto: blocks for long rows, else xla',
+  ),
   'model.remat': (one_of('none', 'dots', 'full'), 'what is computed twice'),
   'model.tie_word_embeddings': (FLAG, 'one matrix of tokens'),
   'model.processor.own_tokenizer': (FLAG, 'tokenizer class of transformers'),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmu_jax import sharding
-from mmu_jax.models import attention_masks
+from mmu_jax.models import attention
 from mmu_jax.models import llama
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
@@ -63,8 +63,8 @@ def _run(model, tokens):
   positions = jnp.arange(tokens.shape[1])[None]
   ones = jnp.ones(tokens.shape, int)
   mask, near = (
-    attention_masks.attention_mask(ones, 0 * ones),
-    attention_masks.within(*2 * [positions], 3),
+    attention.attention_mask(ones, 0 * ones),
+    attention.within(*2 * [positions], 3),
   )
   return model(model.embed(tokens), positions, mask, near=near)[0][0]
 
@@ -83,7 +83,7 @@ def test_a_layer_sees_its_window_and_every_third_sees_all(layers, reach):
 @nnx.jit
 def _step(model, token, i, cache):
   visible = jnp.arange(9)[None] <= i
-  near = attention_masks.within_visible(visible, 3)[:, None]
+  near = attention.within_visible(visible, 3)[:, None]
   at = jnp.full((1, 1), i)
   x = model.embed(token[None, None])
   return model(x, at, visible[:, None], cache, i, near=near)

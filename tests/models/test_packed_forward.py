@@ -15,7 +15,7 @@ import toy
 from mmu_jax import losses
 from mmu_jax import models
 from mmu_jax import tree as tree_lib
-from mmu_jax.models import attention_masks
+from mmu_jax.models import attention
 from mmu_jax.models.clip_vit import ClipVisionConfig
 from mmu_jax.models.llama import LlamaConfig
 
@@ -185,8 +185,6 @@ def test_the_attention_mask_is_that_of_a_plain_loop():
         # Padding (0) sees every document: right-padded models do the same.
         same = d != 0 and documents[b, i] in (d, 0)
         want[b, i, j] = same and (k == 0 or k == branches[b, i])
-  got = attention_masks.attention_mask(
-    jnp.asarray(documents), jnp.asarray(branches)
-  )
+  got = attention.attention_mask(jnp.asarray(documents), jnp.asarray(branches))
   np.testing.assert_array_equal(got, want)
   assert 0.05 < want.mean() < 0.5

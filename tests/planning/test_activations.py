@@ -4,6 +4,7 @@ import functools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import plans
 import pytest
@@ -94,3 +95,43 @@ def test_the_terms_of_a_loss_of_two_batches_depend_on_their_own_alone(method):
       lambda p: turn.loss(toy.forward, p, ref, {**own, 'beside': other})[beside]
     )(params)
     assert toy.relative_error(slope, want) < 1e-5 and len(terms) == 2
+
+
+def test_blocks_keep_the_scores_of_one_block_of_one_layer():
+  """Of 1,200 tokens 256 at a time; the tower's 17 patches are no long row."""
+  xla, blocks = (
+    activations.kept(
+      plans.model(attention=attention).config,
+      objectives.descend,
+      *(1200, 1, 0, 'none'),
+    )
+    for attention in ('xla', 'auto')
+  )
+  shapes = lambda values: {v.shape[v.layers > 1 :][-2:] for v in values}
+  assert {(1200, 1200), (17, 17)} <= shapes(xla)
+  assert {(256, 1200), (17, 17)} <= shapes(blocks)
+  assert (1200, 1200) not in shapes(blocks)
+  assert {v.layers for v in blocks if v.shape[-2:] == (256, 1200)} == {1}
+
+
+@pytest.mark.parametrize('remat', ['none', 'dots', 'full'])
+def test_jax_keeps_no_scores_of_blocks_and_nothing_in_their_place(remat):
+  """Rows of 600 tokens; the tower has 17 patches, and makes all its scores."""
+
+  def kept(attention):
+    model = plans.model(attention=attention, remat=remat)
+    loss = functools.partial(objectives.descend, model.forward)
+    batch = activations.abstract_batch(model.config, 2, 600, 0, 0)
+
+    def residuals(params, batch):
+      return jax.vjp(lambda p: loss(p, None, batch), params)[1]
+
+    found = jax.eval_shape(residuals, model.abstract_params, batch)
+    return [x for x in jax.tree.leaves(found) if x.dtype == jnp.float32]
+
+  xla, blocks = kept('xla'), kept('blocks')
+  is_score = lambda x: x.shape[-2:] == (600, 600)
+  size = lambda values: sum(math.prod(x.shape) for x in values)
+  scores = [x for x in xla if is_score(x)]
+  assert bool(scores) == (remat == 'none') and not any(map(is_score, blocks))
+  assert size(blocks) <= size(xla) - size(scores)

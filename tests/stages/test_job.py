@@ -37,7 +37,11 @@ def test_a_model_of_another_image_size_is_refused(config, tmp_path):
   'field, value, message',
   [
     ('remat', 'some', "model.remat is one of 'none', 'dots', 'full'"),
-    ('attention', 'flash', "model.attention is one of 'xla', 'cudnn'"),
+    (
+      'attention',
+      'flash',
+      "model.attention is one of 'auto', 'xla', 'blocks', 'cudnn'",
+    ),
   ],
 )
 def test_an_unknown_choice_of_the_model_is_refused(

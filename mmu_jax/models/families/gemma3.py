@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from mmu_jax import sharding
 from mmu_jax.errors import UserError
-from mmu_jax.models import attention_masks
+from mmu_jax.models import attention
 from mmu_jax.models import layers as layers_lib
 from mmu_jax.models import llama
 from mmu_jax.models.clip_vit import ClipVisionModel
@@ -68,7 +68,7 @@ class Gemma3Config:
     mm_tokens_per_image: tokens of an image, the square of a whole number.
     dtype: dtype of the computation; parameters are float32 by default.
       Activations are too large for float16.
-    attention: implementation, ``'xla'`` or ``'cudnn'``.
+    attention: implementation, see ``attention.attend``.
     remat: a key of ``layers.REMAT``.
   """
 
@@ -76,7 +76,7 @@ class Gemma3Config:
   text_config: llama.LlamaConfig = GEMMA_4B
   mm_tokens_per_image: int = 256
   dtype: str = 'float32'
-  attention: str = 'xla'
+  attention: str = 'auto'
   remat: str = 'none'
 
   def __post_init__(self):
@@ -252,9 +252,7 @@ def _attention_mask(config: Gemma3Config, batch: Batch) -> jax.Array:
   """Tokens see backwards, and the tokens of an image see each other."""
   slots = batch['image_slots']
   images = jnp.where(slots < 0, -1, slots // config.mm_tokens_per_image)
-  return attention_masks.attention_mask(
-    batch['documents'], batch['branches'], images
-  )
+  return attention.attention_mask(batch['documents'], batch['branches'], images)
 
 
 def _copies(config: Gemma3Config) -> dict[str, str]:

@@ -56,7 +56,7 @@ class LlavaConfig:
       ``'full'`` keeps it.
     projector_hidden_act: activation, a key of ``layers.ACTIVATIONS``.
     dtype: dtype of the computation; parameters are float32 by default.
-    attention: implementation, ``'xla'`` or ``'cudnn'``.
+    attention: implementation, see ``attention.attend``.
     remat: kept activations, a key of ``layers.REMAT``.
   """
 
@@ -66,7 +66,7 @@ class LlavaConfig:
   vision_feature_select_strategy: str = 'default'
   projector_hidden_act: str = 'gelu'
   dtype: str = 'float32'
-  attention: str = 'xla'
+  attention: str = 'auto'
   remat: str = 'none'
 
   def __post_init__(self):

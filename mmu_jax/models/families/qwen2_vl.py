@@ -73,7 +73,7 @@ class Qwen2VLConfig:
     tie_word_embeddings: whether the token embedding is the output layer too,
       as in the 2B model.
     dtype: dtype of the computation; parameters are float32 by default.
-    attention: implementation, ``'xla'`` or ``'cudnn'``.
+    attention: implementation, see ``attention.attend``.
     remat: a key of ``layers.REMAT``.
   """
 
@@ -81,7 +81,7 @@ class Qwen2VLConfig:
   text_config: llama.LlamaConfig = QWEN2_7B
   tie_word_embeddings: bool = False
   dtype: str = 'float32'
-  attention: str = 'xla'
+  attention: str = 'auto'
   remat: str = 'none'
 
   def __post_init__(self):

@@ -39,7 +39,7 @@ def load(
   mesh: jax.sharding.Mesh | None = None,
   rules: sharding_lib.Rules | None = None,
   compute_dtype: str | None = None,
-  attention: str = 'xla',
+  attention: str = 'auto',
   remat: str = 'none',
   adapter: Folder | None = None,
 ) -> Model:
@@ -58,7 +58,7 @@ def load(
     rules: partition rules; None for the model's.
     compute_dtype: dtype of the computation; None for the parameters' dtype, or
       float32 where these keep the dtype of the files.
-    attention: implementation, ``'xla'`` or ``'cudnn'``.
+    attention: implementation, see ``attention.attend``.
     remat: activations that the backward pass keeps: 'none' (all), 'dots' or
       'full' (layer inputs alone).
     adapter: folder of a LoRA adapter of PEFT, which is merged into it.
