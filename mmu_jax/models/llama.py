@@ -326,17 +326,27 @@ class LlamaModel(nnx.Module):
 
 
 class Llama(nnx.Module):
-  """The decoder with its output layer."""
+  """The decoder with its output layer, or none if that is the embedding."""
 
-  def __init__(self, config: LlamaConfig, dtype, rngs: nnx.Rngs):
+  def __init__(
+    self, config: LlamaConfig, dtype, rngs: nnx.Rngs, *, tied: bool = False
+  ):
     self.model = LlamaModel(config, dtype, rngs)
-    self.lm_head = nnx.Linear(
-      config.hidden_size,
-      config.vocab_size,
-      use_bias=False,
-      dtype=dtype,
-      rngs=rngs,
-    )
+    self.tied = tied
+    if not tied:
+      self.lm_head = nnx.Linear(
+        config.hidden_size,
+        config.vocab_size,
+        use_bias=False,
+        dtype=dtype,
+        rngs=rngs,
+      )
+
+  def logits(self, hidden: jax.Array) -> jax.Array:
+    """Maps hidden states ``[..., D]`` to logits ``[..., V]``."""
+    if self.tied:
+      return self.model.embed_tokens.attend(hidden)
+    return self.lm_head(hidden)
 
 
 class OffsetNorm(nnx.Module):

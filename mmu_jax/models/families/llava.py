@@ -55,6 +55,8 @@ class LlavaConfig:
     vision_feature_select_strategy: ``'default'`` leaves the class token out,
       ``'full'`` keeps it.
     projector_hidden_act: activation, a key of ``layers.ACTIVATIONS``.
+    tie_word_embeddings: whether the token embedding is the output layer too,
+      as in small language models.
     dtype: dtype of the computation; parameters are float32 by default.
     attention: implementation, see ``attention.attend``.
     remat: kept activations, a key of ``layers.REMAT``.
@@ -65,6 +67,7 @@ class LlavaConfig:
   vision_feature_layer: int = -2
   vision_feature_select_strategy: str = 'default'
   projector_hidden_act: str = 'gelu'
+  tie_word_embeddings: bool = False
   dtype: str = 'float32'
   attention: str = 'auto'
   remat: str = 'none'
@@ -136,7 +139,9 @@ class Llava(nnx.Module):
     tower = ClipVisionModel(config.vision_config, config.dtype, rngs)
     self.vision_tower = nnx.Dict(vision_model=tower)
     self.multi_modal_projector = Projector(config, rngs)
-    self.language_model = Llama(config.text_config, config.dtype, rngs)
+    self.language_model = Llama(
+      config.text_config, config.dtype, rngs, tied=config.tie_word_embeddings
+    )
 
   @property
   def decoder(self) -> LlamaModel:
@@ -160,7 +165,7 @@ class Llava(nnx.Module):
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """Maps hidden states ``[..., D]`` to logits ``[..., V]``."""
-    return self.language_model.lm_head(hidden)
+    return self.language_model.logits(hidden)
 
 
 # Values of transformers for fields that config.json leaves out.
@@ -185,9 +190,7 @@ def read_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
     ValueError: if a field asks for a computation that is not supported.
   """
   check_field(raw, 'multimodal_projector_bias', True, default=True)
-  check_field(raw, 'tie_word_embeddings', False, default=False)
   text = sizes_of(raw, 'text_config')
-  check_field(text, 'tie_word_embeddings', False, default=False)
   return dict(
     vision_config=clip(sizes_of(raw, 'vision_config')),
     vision_feature_layer=raw.get('vision_feature_layer', -2),
@@ -195,6 +198,10 @@ def read_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
       'vision_feature_select_strategy', 'default'
     ),
     projector_hidden_act=raw.get('projector_hidden_act', 'gelu'),
+    # Some writers say it in text_config alone.
+    tie_word_embeddings=bool(
+      raw.get('tie_word_embeddings') or text.get('tie_word_embeddings')
+    ),
   )
 
 
@@ -211,6 +218,13 @@ def _convolutions(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
   """Trailing shapes of the kernels that are convolutions in the files."""
   p = config.vision_config.patch_size
   return {'patch_embedding/kernel': (3, p, p)}
+
+
+def _copies(config: LlavaConfig) -> dict[str, str]:
+  """The output layer, which some writers save although it is tied."""
+  names = 'language_model.{}.weight'.format
+  twins = {names('lm_head'): names('model.embed_tokens')}
+  return twins if config.tie_word_embeddings else {}
 
 
 def _image_cut(config: LlavaConfig) -> dict[str, int]:
@@ -269,6 +283,7 @@ FAMILY = Family(
   image_tokens=_image_tokens,
   abstract_batch=_abstract_batch,
   widths=_widths,
+  copies=_copies,
   published={
     'llava-1.5-7b': LlavaConfig(),
     'llava-1.5-13b': LlavaConfig(

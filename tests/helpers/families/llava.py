@@ -19,9 +19,9 @@ _WIDTH = dict(
 
 def shapes(tied: bool = False) -> tensors.Shapes:
   """Five positions: a class token and four patches."""
-  del tied
+  head = {'language_model.lm_head.weight': (tensors.VOCAB, tensors.WIDTH)}
   return {
-    'language_model.lm_head.weight': (tensors.VOCAB, tensors.WIDTH),
+    **({} if tied else head),
     **tensors.decoder('language_model.model'),
     **tower_shapes(),
   }
@@ -63,13 +63,13 @@ def renamed(name: str, writer: str) -> str:
 
 
 def torch_config(seed: int, **changes: Any) -> transformers.LlavaConfig:
-  """Draws the sizes of a LLaVA."""
+  """Draws the sizes of a LLaVA; every second one has tied embeddings."""
   rng = np.random.default_rng(seed)
   draw = lambda low, high: int(rng.integers(low, high + 1))
   kv_heads, vision_heads, patch = draw(1, 2), draw(1, 3), draw(3, 6)
   heads = kv_heads * (1 + seed % 3)
   vocab = draw(90, 130)
-  side = draw(2, 3)
+  side, tied = draw(2, 3), seed % 2 == 0
   options = dict(
     vision_config=transformers.CLIPVisionConfig(
       hidden_size=vision_heads * draw(5, 9),
@@ -93,9 +93,11 @@ def torch_config(seed: int, **changes: Any) -> transformers.LlavaConfig:
         'rope_theta': float(rng.choice([1e3, 1e4])),
       },
       pad_token_id=0,
+      tie_word_embeddings=tied,
     ),
     image_token_index=vocab - 1,
     image_seq_length=side**2,
+    tie_word_embeddings=tied,
   )
   return transformers.LlavaConfig(**{**options, **changes})
 
@@ -130,7 +132,7 @@ CASE = Case(
   patches='vision_tower.vision_model.embeddings.patch_embedding.weight',
   torch_class='LlavaForConditionalGeneration',
   torch_config=torch_config,
-  torch_seeds={'llava': 1},
+  torch_seeds={'llava': 1, 'tied llava': 2},
   torch_names={
     'model.language_model.': 'language_model.model.',
     'lm_head.': 'language_model.lm_head.',
@@ -140,6 +142,7 @@ CASE = Case(
   varies=(
     lambda c: c.vision_config.image_size,
     lambda c: c.vision_config.num_patches,
+    lambda c: c.tie_word_embeddings,
   ),
   pictures=pictures.SAME_SIZE,
 )

@@ -35,6 +35,7 @@ def torch_config(seed: int, **changes: Any) -> transformers.LlavaNextConfig:
     text_config=text,
     image_token_index=drawn.image_token_index,
     image_grid_pinpoints=pinpoints(drawn.vision_config.image_size),
+    tie_word_embeddings=drawn.tie_word_embeddings,
   )
   return transformers.LlavaNextConfig(**{**options, **changes})
 

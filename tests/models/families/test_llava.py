@@ -113,6 +113,30 @@ def test_logits_where_asked_for_are_those_of_every_position():
   assert error < 1e-5
 
 
+def test_a_tied_model_is_one_whose_output_layer_is_the_embedding():
+  model, tied = toy.llava(), _variant(tie_word_embeddings=True)
+  params, batch = _params(tied, 51), toy.batch(52)
+  decoder = params['language_model']
+  assert list(decoder) == ['model']
+  table = decoder['model']['embed_tokens']['embedding']
+  head = {'lm_head': {'kernel': table.T}}
+  twin = params | {'language_model': decoder | head}
+  got = jax.jit(tied.forward)(params, batch)
+  want = jax.jit(model.forward)(twin, batch)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+  # Its gradient is of both uses.
+  loss = lambda m: jax.grad(
+    lambda p: losses.nll(
+      m.forward(p, batch), batch['targets'], batch['weights']
+    )
+  )
+  grads = tree_lib.flatten(jax.jit(loss(tied))(params))
+  apart = tree_lib.flatten(jax.jit(loss(model))(twin))
+  name = 'language_model/model/embed_tokens/embedding'
+  want = apart[name] + apart['language_model/lm_head/kernel'].T
+  np.testing.assert_allclose(grads[name], want, rtol=1e-4, atol=1e-6)
+
+
 def test_hidden_states_are_those_of_a_model_with_fewer_layers():
   model = toy.llava()
   params, batch = _params(model, 31), toy.batch(32)

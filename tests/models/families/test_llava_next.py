@@ -193,7 +193,6 @@ def test_absent_fields_have_the_defaults_of_transformers(tmp_path):
     ({'image_grid_pinpoints': [24, 48]}, 'is a list of .height, width., pixel'),
     ({'image_grid_pinpoints': 'anyres'}, "pixels .*; got 'anyres'"),
     ({'multimodal_projector_bias': False}, 'must be True, got False'),
-    ({'tie_word_embeddings': True}, 'must be False, got True'),
   ],
 )
 def test_a_config_that_we_have_not_is_refused(changes, words, tmp_path):
