@@ -7,9 +7,11 @@ mask of the whole weights acts on, and a *free* one.
 .. math:: W_{eff} = W + M \odot (s A_m B_m) + s A_f B_f
 
 The adapters are a tree like the parameters with the targets alone:
-``masked/<leaf>/A``. A run trains it as it would train parameters; the base is
-another argument of the step. A turn trains one kind, so a method whose turns
-are all masked, or all free, has one change, and a method with both has two.
+``masked/<leaf>/A``. A leaf that is trained whole, such as a new projector
+beside a frozen decoder, has all of its change instead: ``free/<leaf>/D``. A run
+trains this tree as it would train parameters; the base is another argument of
+the step. A turn trains one kind, so a method whose turns are all masked, or all
+free, has one change, and a method with both has two.
 
 ``merge`` makes whole leaves of the model, all layers of a stack at once: a turn
 holds the base, a copy of the target leaves in the dtype of the base, and their
@@ -50,6 +52,7 @@ class Lora(NamedTuple):
     rslora: whether s = alpha / sqrt(r) instead.
     dtype: dtype of the frozen base, 'float32' or 'bfloat16'.
     seed: seed of the random A.
+    whole: names of leaves that change freely, without factors.
   """
 
   targets: tuple[str, ...]
@@ -58,6 +61,7 @@ class Lora(NamedTuple):
   rslora: bool = False
   dtype: str = 'float32'
   seed: int = 0
+  whole: tuple[str, ...] = ()
 
   @property
   def scale(self) -> float:
@@ -143,6 +147,40 @@ def choose_targets(
   return tuple(name for name in linear if name in found)
 
 
+def choose_whole(
+  wanted: Sequence[str], params: Params, components: Mapping[str, str]
+) -> tuple[str, ...]:
+  """Returns the leaves that are trained whole, biases and norms among them.
+
+  Args:
+    wanted: words: the name of a component, or a regex over whole leaf names.
+    params: tree of parameters, or of their shapes.
+    components: component -> regex over leaf names.
+
+  Raises:
+    ValueError: if a word names no leaf.
+
+  Example:
+    >>> shape = jax.ShapeDtypeStruct((3, 4), jnp.float32)
+    >>> params = {'tower': {'bias': shape}, 'head': {'kernel': shape}}
+    >>> choose_whole(['vision'], params, {'vision': 'tower/'})
+    ('tower/bias',)
+  """
+  names = list(tree_lib.flatten(params))
+  found: set[str] = set()
+  for word in wanted:
+    regex = f'{components[word]}.*' if word in components else word
+    some = {name for name in names if re.fullmatch(regex, name)}
+    if not some:
+      raise UserError(
+        f'leaves that are trained whole are components '
+        f'({", ".join(components)}) or regexes over the names of leaves, such '
+        f'as {names[0]!r}; {word!r} names none.'
+      )
+    found |= some
+  return tuple(name for name in names if name in found)
+
+
 def kinds_of(masked: Iterable[bool]) -> tuple[str, ...]:
   """Returns the kinds of change that the turns of a method make.
 
@@ -162,7 +200,7 @@ def new_adapters(
 ) -> Params:
   """Returns fresh adapters, whose change is 0.
 
-  A is uniform within 1 / sqrt(in), as PEFT begins; B is 0.
+  A is uniform within 1 / sqrt(in), as PEFT begins; B and D are 0.
 
   Args:
     key: a ``jax.random`` key.
@@ -178,11 +216,11 @@ def new_adapters(
       bound = rows**-0.5
       own = jax.random.fold_in(jax.random.fold_in(key, i), j)
       shape = (*layers, rows, lora.rank)
-      node = made.setdefault(kind, {})
-      for word in name.split('/'):
-        node = node.setdefault(word, {})
+      node = _node(made, f'{kind}/{name}')
       node['A'] = jax.random.uniform(own, shape, minval=-bound, maxval=bound)
       node['B'] = jnp.zeros((*layers, lora.rank, columns))
+    for name in lora.whole:
+      _node(made, f'{kind}/{name}')['D'] = jnp.zeros(leaves[name].shape)
   return made
 
 
@@ -238,9 +276,9 @@ def merge(
 
   def merged(name, w):
     found = {
-      kind: scale * jnp.matmul(*factors, precision=jax.lax.Precision.HIGHEST)
+      kind: change
       for kind in adapters
-      if (factors := _factors(parts, kind, name))
+      if (change := _change(parts, kind, name, scale)) is not None
     }
     if not found:
       return w
@@ -272,12 +310,12 @@ def trained(adapters: Params, masked: bool) -> Mask:
 def adapter_rules(rules: Rules) -> tuple[tuple[str, PartitionSpec], ...]:
   """Returns partition rules of adapters, from the rules of the base.
 
-  A is split as the rows of its kernel, B as the columns; the axis of the rank
-  is whole.
+  A is split as the rows of its kernel, B as the columns, D as both; the axis of
+  the rank is whole.
 
   Example:
     >>> rules = [('.*kernel', PartitionSpec('fsdp', 'tensor'))]
-    >>> [(name, *spec) for name, spec in adapter_rules(rules)]
+    >>> [(name, *spec) for name, spec in adapter_rules(rules)][:2]
     [('(?:.*kernel)/A', 'fsdp', None), ('(?:.*kernel)/B', None, 'tensor')]
   """
   made = []
@@ -285,13 +323,31 @@ def adapter_rules(rules: Rules) -> tuple[tuple[str, PartitionSpec], ...]:
     rows, columns = (None, None, *spec)[-2:]
     made.append((f'(?:{regex})/A', PartitionSpec(rows, None)))
     made.append((f'(?:{regex})/B', PartitionSpec(None, columns)))
+    made.append((f'(?:{regex})/D', spec))
   return tuple(made)
 
 
-def _factors(parts: Mapping[str, Any], kind: str, name: str) -> Any:
-  """A and B of a leaf, None if it has none of this kind."""
-  a = parts.get(f'{kind}/{name}/A')
-  return None if a is None else (a, parts[f'{kind}/{name}/B'])
+def _node(tree: dict[str, Any], name: str) -> dict[str, Any]:
+  """The dict at a name, made if it is not there."""
+  for word in name.split('/'):
+    tree = tree.setdefault(word, {})
+  return tree
+
+
+def _change(
+  parts: Mapping[str, Any], kind: str, name: str, scale: jax.Array | float
+) -> jax.Array | None:
+  """The change of a kind of a leaf, None if it has none."""
+  a, b, whole = (parts.get(f'{kind}/{name}/{x}') for x in 'ABD')
+  if a is None:
+    return whole
+  return scale * jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _axes(x: Any, which: str) -> tuple[int, ...]:
+  """The axes that a leaf and its A, B or D have in common."""
+  shape = x.shape
+  return {'A': shape[:-1], 'B': (*shape[:-2], *shape[-1:])}.get(which, shape)
 
 
 def _check_adapters(base: Params, adapters: Params) -> None:
@@ -300,12 +356,10 @@ def _check_adapters(base: Params, adapters: Params) -> None:
   for name, factor in tree_lib.flatten(adapters).items():
     kind, _, rest = name.partition('/')
     leaf, _, which = rest.rpartition('/')
-    at = -2 if which == 'A' else -1
     if (
       kind not in (MASKED, FREE)
       or leaf not in leaves
-      or leaves[leaf].shape[at] != factor.shape[at]
-      or leaves[leaf].shape[:-2] != factor.shape[:-2]
+      or _axes(leaves[leaf], which) != _axes(factor, which)
     ):
       shape = leaves[leaf].shape if leaf in leaves else 'no such leaf'
       raise UserError(

@@ -68,6 +68,59 @@ def test_merged_leaves_and_gradients_are_the_dense_formulas(kinds):
     assert bound > 1e-7
 
 
+WHOLE = ('language_model/embed_tokens', 'vision_tower/bias')
+
+
+@pytest.mark.parametrize('kinds', [KINDS, KINDS[:1], KINDS[1:]])
+def test_a_leaf_without_factors_changes_by_all_of_its_change(kinds):
+  """W + M * D_m + D_f; dD = (M * G) or G, whatever the scale."""
+  params, mask = toy.params(1), toy.random_mask(toy.params(1), 2)
+  lora = _lora(params, whole=WHOLE)
+  fresh = lora_lib.new_adapters(jax.random.key(3), params, lora, kinds)
+  changes = {k: x for k, x in _f64(fresh).items() if k.endswith('/D')}
+  assert len(changes) == 2 * len(kinds)
+  assert not any(x.any() for x in changes.values())
+  adapters = _adapters(params, lora, 4, kinds)
+  direction = toy.tree_like(params, 5)
+
+  def loss(adapters):
+    whole = lora_lib.merge(params, adapters, mask, scale=lora.scale)
+    products = jax.tree.map(lambda w, g: jnp.sum(w * g), whole, direction)
+    return jax.tree.reduce(jnp.add, products), whole
+
+  grads, whole = jax.grad(loss, has_aux=True)(adapters)
+  base, parts, m, g = map(_f64, (params, adapters, mask, direction))
+  got, slopes = _f64(whole), _f64(grads)
+  for name in WHOLE:
+    want = base[name]
+    for kind in kinds:
+      on = m[name] if kind == 'masked' else 1.0
+      want = want + on * parts[f'{kind}/{name}/D']
+      slope = slopes[f'{kind}/{name}/D']
+      np.testing.assert_allclose(slope, on * g[name], rtol=1e-6)
+    np.testing.assert_allclose(got[name], want, rtol=0, atol=1e-6)
+    assert np.abs(want - base[name]).max() > 0.1
+  frozen = got.keys() - {*WHOLE, *lora.targets}
+  assert frozen and all((got[k] == base[k]).all() for k in frozen)
+
+
+def test_leaves_that_are_trained_whole_are_components_or_regexes():
+  model = models.build(models.LlavaConfig())
+  choose = lambda *words: lora_lib.choose_whole(
+    words, model.abstract_params, model.components
+  )
+  leaves = list(tree_lib.flatten(model.abstract_params))
+  found = choose('projector', r'vision_tower/.*/bias')
+  assert [n for n in leaves if n in found] == list(found)  # their order
+  projector = [n for n in found if n.startswith('multi_modal_projector/')]
+  assert len(projector) == 4
+  assert all(n.endswith('bias') for n in {*found} - {*projector})
+  assert choose() == ()
+  assert {*choose('vision')} == {n for n in leaves if n.startswith('vision_')}
+  with pytest.raises(UserError, match="whole are components.*'tower' names no"):
+    choose('tower')
+
+
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 def test_weights_outside_of_the_mask_keep_their_bits(dtype):
   """-0.0 and subnormal numbers too; inside nearly all of them move."""
@@ -132,6 +185,9 @@ def test_adapters_of_another_model_are_an_error():
   base = dict(params, vision_tower={'kernel': jnp.ones((3, 5))})
   with pytest.raises(UserError, match="'free/vision_tower/kernel/A'.*12, 3.*3"):
     lora_lib.merge(base, adapters, scale=1.0)
+  adapters = {'free': {'vision_tower': {'kernel': {'D': jnp.ones((12, 4))}}}}
+  with pytest.raises(UserError, match='12, 4.*which has .12, 5'):
+    lora_lib.merge(params, adapters, scale=1.0)
 
 
 def test_a_turn_trains_the_kind_of_its_mask():
@@ -185,3 +241,5 @@ def test_adapters_are_split_as_their_kernels():
   assert spec('layers/q_proj/kernel/B', (2, 4, 16)) == (None, None, 'tensor')
   assert spec('layers/o_proj/kernel/A', (2, 16, 4)) == (None, 'tensor', None)
   assert spec('layers/o_proj/kernel/B', (2, 4, 16)) == (None, None, 'fsdp')
+  whole = spec('layers/o_proj/kernel/D', (2, 16, 16))
+  assert whole == (None, 'tensor', 'fsdp')

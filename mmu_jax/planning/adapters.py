@@ -43,5 +43,6 @@ def trees(
   )
   leaves = tree_lib.flatten(base)
   make = lambda key: lora_lib.new_adapters(key, params, lora, kinds)
+  changed = (*lora.targets, *lora.whole)
   trained = jax.eval_shape(make, jax.random.key(0))
-  return Trees(base, {name: leaves[name] for name in lora.targets}, trained)
+  return Trees(base, {name: leaves[name] for name in changed}, trained)

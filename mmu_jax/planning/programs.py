@@ -92,7 +92,8 @@ def _programs(config, model, shape, asked) -> list[Program]:
   trained = {k: v for k, v in trained.items() if v[0].rounds}
   for name, (spec, without) in trained.items():
     rows = shape(spec.stream, without)
-    plan = plans.training_plan(spec, forward=forward, stream=rows)
+    own = plans.adapters_of(spec, spec, model)
+    plan = plans.training_plan(spec, forward=forward, stream=rows, lora=own)
     found += _turns(name, plan)
   sets = {FORGET: config.saliency.forget, **config.saliency.preserve}
   found += [Program('importance', k, shape(parts)) for k, parts in sets.items()]

@@ -27,6 +27,18 @@ PART: Table = {
   'questions': (ONE, 'questions about one picture that share a row'),
   'weight': (FACTOR, 'factor of the loss of these rows'),
 }
+# Adapters in the place of the whole weights; see `mmu_jax.lora`.
+LORA: Table = {
+  'rank': (whole(0, 2**13), 'columns of a factor; 0: whole weights, no LoRA'),
+  'alpha': (FACTOR, 'factor alpha / rank of the product of both factors'),
+  'targets': (NAMES, 'all-linear, components, or regexes of leaf names'),
+  'whole': (
+    several(TEXT, 0),
+    'components or regexes of leaves without factors',
+  ),
+  'rslora': (FLAG, 'alpha / the root of the rank, instead'),
+  'dtype': (one_of('float32', 'bfloat16'), 'dtype of the frozen weights'),
+}
 OPTIMIZER: Table = {
   'name': (TEXT, 'key of optimizer.OPTIMIZERS, as hf_adamw or adamw'),
   'b1': (SHARE, 'decay of the mean of gradients'),
@@ -50,14 +62,7 @@ TRAINING: Table = {
   'save_every': (ONE, 'rounds between checkpoints'),
   **below('optimizer', OPTIMIZER),
   **below('stream.#', PART),
-}
-# Adapters in the place of the whole weights; see `mmu_jax.lora`.
-LORA: Table = {
-  'rank': (whole(0, 2**13), 'columns of a factor; 0: whole weights, no LoRA'),
-  'alpha': (FACTOR, 'factor alpha / rank of the product of both factors'),
-  'targets': (NAMES, 'all-linear, components, or regexes of leaf names'),
-  'rslora': (FLAG, 'alpha / the root of the rank, instead'),
-  'dtype': (one_of('float32', 'bfloat16'), 'dtype of the frozen weights'),
+  **below('lora', LORA),
 }
 TEACHER = one_of('', 'others', 'base', 'refusal', 'random')
 RUN: Table = {

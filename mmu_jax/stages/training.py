@@ -336,6 +336,7 @@ def _train_model(job: Job, name: str) -> None:
     spec,
     forward=job.model.forward,
     stream=make_stream(job, draw_from(job, spec.stream, without), 'train'),
+    lora=plans.adapters_of(spec, spec, job.model, config.seed),
   )
   fit_model(job, name, plan, start, spec.save_every, sources)
 

@@ -113,4 +113,5 @@ _merged_in_place = jax.jit(
 
 def note_of(lora: Lora) -> dict[str, Any]:
   """Returns the settings of adapters as JSON, for their note."""
-  return {'lora': lora._asdict() | {'targets': list(lora.targets)}}
+  names = {k: list(getattr(lora, k)) for k in ('targets', 'whole')}
+  return {'lora': lora._asdict() | names}

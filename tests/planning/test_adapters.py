@@ -7,6 +7,7 @@ import pytest
 from mmu_jax import lora as lora_lib
 from mmu_jax import methods
 from mmu_jax import models
+from mmu_jax import tree as tree_lib
 from mmu_jax.planning import adapters
 from mmu_jax.planning import compiled
 from mmu_jax.planning import memory
@@ -71,6 +72,22 @@ def test_a_job_plans_its_runs_with_their_adapters():
   assert program.lora.rank == 4 and program.kinds == ('free',)
   assert not program.reference and not program.reads_reference
   assert found['mmunlearner', 'forget'].lora is None
+
+
+def test_a_stage_plans_its_adapters_and_the_leaves_beside_them():
+  config = plans.config(mesh='data=1')
+  with config.unlocked():
+    config.vanilla.lora = dict(rank=4, targets=('language',), whole=('vision',))
+  setting, jobs, _ = programs.read_job(config)
+  found = {p.stage: p for p in jobs}
+  assert found['kl_min'].lora is None
+  program = found['vanilla']
+  merged = setting.trees(program).merged
+  components = setting.model.components
+  part = lambda name: tree_lib.component_of(name, components)
+  assert {part(name) for name in merged} == {'vision', 'language'}
+  assert {*merged} == {*program.lora.targets, *program.lora.whole}
+  assert memory.need(program, setting).held['moments'] > 0
 
 
 def test_the_trees_of_whole_weights_are_the_parameters():

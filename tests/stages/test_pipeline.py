@@ -427,6 +427,27 @@ def test_a_pipeline_attacks_the_models_of_its_config_that_it_made(
   assert 'has counterfactual, no model of this job' in capsys.readouterr().out
 
 
+def test_vanilla_may_train_adapters_and_a_whole_projector(copied):
+  """The rest is base's, bit for bit."""
+  config = _config()
+  shutil.rmtree(copied / 'vanilla')
+  lora = dict(rank=2, targets=('language',), whole=('projector',))
+  with config.unlocked():
+    config.vanilla.lora = lora
+  params = tree_lib.flatten(stages.train(config, copied, 'vanilla'))
+  claim = json.loads((copied / 'vanilla' / 'config.json').read_text())
+  assert claim['stage']['lora']['whole'] == ['projector']
+  note = checkpoint.read_note(copied / 'vanilla' / loop.ADAPTERS)['lora']
+  job = job_lib.open_job(config, copied)
+  base = tree_lib.flatten(runs_lib.final_params(job, 'base'))
+  changed = {*note['targets'], *note['whole']}
+  part = lambda name: tree_lib.component_of(name, job.model.components)
+  assert {part(name) for name in note['whole']} == {'projector'}
+  for name, x in params.items():
+    same = np.array_equal(x, base[name])
+    assert same == (name not in changed), name
+
+
 def test_a_run_of_adapters_is_a_model_like_any_other(copied, capsys):
   """Its weights without adapters are vanilla's, and it is found again."""
   config = _config()

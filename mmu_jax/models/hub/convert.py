@@ -106,7 +106,8 @@ def _export(source: pathlib.Path, target: pathlib.Path, like) -> str:
     )
   model, tensors = checkpoints.read_headers(like)
   settings = checkpoint.read_note(source)['lora']
-  lora = lora_lib.Lora(**settings | {'targets': tuple(settings['targets'])})
+  names = {k: tuple(settings.get(k, ())) for k in ('targets', 'whole')}
+  lora = lora_lib.Lora(**settings | names)
   shapes = checkpoint.describe(source)
   place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   shapes = jax.tree.map(lambda x: x.update(sharding=place), shapes)

@@ -167,13 +167,19 @@ def save_adapter(
     base: Hugging Face folder of the model that they change.
 
   Raises:
-    ValueError: if they have a masked change.
+    ValueError: if they have a masked change, or leaves that are trained whole.
   """
   if lora_lib.MASKED in adapters:
     raise UserError(
       'a masked change is M * (s A B), which is not of low rank: no PEFT '
       'adapter can hold it. Convert the merged parameters of the run instead: '
       'mmu convert --from=RUN/params.'
+    )
+  if lora.whole:
+    raise UserError(
+      f'{len(lora.whole)} leaves were trained whole, such as '
+      f'{lora.whole[0]!r}, and an adapter holds factors alone. Convert the '
+      'merged parameters instead: mmu convert --from=RUN/params.'
     )
   parts, tensors = tree_lib.flatten(adapters), {}
   places = weights.table(model).places

@@ -20,7 +20,7 @@ from mmu_jax.typing import Params
 
 Config = ml_collections.ConfigDict
 _LORA = dict(rank=16, alpha=32.0, targets=(lora_lib.ALL_LINEAR,))
-_LORA |= dict(rslora=False, dtype='float32')
+_LORA |= dict(rslora=False, dtype='float32')  # and whole, where it is given
 
 
 def lora_settings(config: Config, run: Config) -> dict[str, Any] | None:
@@ -33,7 +33,7 @@ def lora_settings(config: Config, run: Config) -> dict[str, Any] | None:
   found = [spec.get('lora', {}) for spec in (config, run)]
   given = {k: v for part in found for k, v in part.items() if v is not None}
   made = _LORA | given
-  made['targets'] = list(made['targets'])
+  made |= {k: list(made[k]) for k in ('targets', 'whole') if k in made}
   return made if given and made['rank'] else None
 
 
@@ -43,8 +43,8 @@ def adapters_of(
   """Returns the adapters of a run on a model; None for whole weights.
 
   Args:
-    config: ``config.unlearn``.
-    run: an entry of ``config.runs``.
+    config: ``config.unlearn``; or ``config.base`` or ``config.vanilla``.
+    run: an entry of ``config.runs``; or the same again.
     model: model that gets them.
     seed: seed of the random factor.
 
@@ -60,7 +60,11 @@ def adapters_of(
     model.components,
     MODELS[model.family].convolutions(model.config),
   )
-  return lora_lib.Lora(**settings | {'targets': targets, 'seed': seed})
+  whole = lora_lib.choose_whole(
+    settings.get('whole', ()), model.abstract_params, model.components
+  )
+  own = dict(targets=targets, whole=whole, seed=seed)
+  return lora_lib.Lora(**settings | own)
 
 
 def unlearning_plan(
@@ -112,7 +116,11 @@ def unlearning_plan(
 
 
 def training_plan(
-  spec: Config, *, forward: Forward, stream: Callable[[int], Batch]
+  spec: Config,
+  *,
+  forward: Forward,
+  stream: Callable[[int], Batch],
+  lora: lora_lib.Lora | None = None,
 ) -> loop.Plan:
   """Returns how ``config.base`` or ``config.vanilla`` trains on a stream."""
   return loop.Plan(
@@ -127,4 +135,5 @@ def training_plan(
     forward=forward,
     tx=optimizer.build(**spec.optimizer.to_dict()),
     clip_norms={'train': spec.clip_norm},
+    lora=lora,
   )

@@ -173,6 +173,19 @@ def test_a_masked_change_is_no_peft_adapter(tmp_path):
     convert.convert(tmp_path / 'run/adapters', tmp_path / 'x', like=base)
 
 
+def test_leaves_that_are_trained_whole_are_no_peft_adapter(tmp_path):
+  base = hub_folder.write(
+    tmp_path / 'base', 'llava', hub_folder.tensors('llava', 1)
+  )
+  start = loading.load(base)
+  whole = ('multi_modal_projector/linear_1/bias',)
+  _run(tmp_path / 'run', start, start=start.params, whole=whole)
+  with pytest.raises(
+    errors.UserError, match='1 leaves were trained whole.*RUN'
+  ):
+    convert.convert(tmp_path / 'run/adapters', tmp_path / 'x', like=base)
+
+
 @pytest.mark.parametrize(
   'settings, reason',
   [
