@@ -98,7 +98,7 @@ def plan(
   return MemoryPlan(
     on,
     size,
-    [named, *notes],
+    [named, *notes, *filter(None, [padding_note(jobs, on)])],
     stages,
     smallest_mesh(jobs, on, size) if size else '',
     levers(jobs, on) if size and fit_of(peak, size) != 'yes' else {},
@@ -153,6 +153,30 @@ def smallest_mesh(jobs: Sequence[Program], on: Setting, hbm: int) -> str:
     if all(fit_of(need(p, there).peak, hbm) == 'yes' for p in jobs):
       return mesh_line(mesh)
   return ''
+
+
+def padding_note(jobs: Sequence[Program], on: Setting) -> str:
+  """Returns a sentence on batches with fewer rows than devices to split them.
+
+  Args:
+    jobs: programs of a job.
+    on: setting with the mesh.
+
+  Returns:
+    '' unless a quarter of a training step or more is padding.
+  """
+  filled = lambda p: p.rows.count / on.total_rows(p)
+  emptiest = min((p for p in jobs if p.turn), key=filled, default=None)
+  if emptiest is None or filled(emptiest) > 0.75:
+    return ''
+  count, parts = emptiest.rows.count, sharding.row_parts(on.mesh)
+  devices = on.mesh.size
+  fewer = max(n for n in range(1, count + 1) if not devices % n)
+  return (
+    f'{emptiest.stage}, {emptiest.step}: {count} rows on {parts} parts, so '
+    f'{1 - filled(emptiest):.0%} of a step is padding; take --config.mesh='
+    f'fsdp={fewer},tensor={devices // fewer}, or {on.total_rows(emptiest)} rows'
+  )
 
 
 def levers(jobs: Sequence[Program], on: Setting) -> dict[str, int]:

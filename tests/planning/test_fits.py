@@ -34,6 +34,16 @@ def test_levers_lower_the_peak_of_a_job_that_does_not_fit(plan):
   assert not large.levers and large.smallest == 'fsdp=4'
 
 
+def test_a_batch_that_leaves_devices_idle_is_named_with_a_mesh_that_does_not():
+  jobs = [plans.turn('finetune', 0, 4), plans.turn('finetune', 0, 7)]
+  note = fits.padding_note(jobs, plans.setting('fsdp=8'))
+  assert '4 rows on 8 parts, so 50% of a step is padding' in note
+  assert 'fsdp=4,tensor=2, or 8 rows' in note
+  for mesh in ('fsdp=4', 'fsdp=4,tensor=2', 'data=1'):
+    assert fits.padding_note(jobs, plans.setting(mesh)) == ''
+  assert fits.padding_note(jobs[1:], plans.setting('fsdp=8')) == ''
+
+
 def test_memory_is_read_with_its_unit():
   assert fits.parse_size('0.5GiB') == fits.parse_size('0.5gib') == 2**29
   for text in ('16', '16 parsecs', '0GiB'):
