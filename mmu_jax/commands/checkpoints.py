@@ -18,7 +18,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     dest='source',
     type=filled,
     metavar='DIR',
-    help='a checkpoint, Hugging Face or Orbax',
+    help='a checkpoint, Hugging Face or Orbax; or a GGUF file',
   )
   parser.add_argument(
     '--to',
@@ -42,6 +42,13 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     help='a LoRA adapter of PEFT, to merge into a Hugging Face checkpoint',
   )
   parser.add_argument(
+    '--tower',
+    type=filled,
+    metavar='DIR',
+    help='a LLaVA, as for `mmu ask --params`, whose vision tower the language '
+    'model of a GGUF file gets',
+  )
+  parser.add_argument(
     '--dtype',
     choices=_DTYPES,
     help="dtype of the result. Default: the source's, and on the way back the "
@@ -55,6 +62,10 @@ def _convert(args: argparse.Namespace) -> None:
 
   started = time.time()
   options = dict(like=args.like, dtype=args.dtype, adapter=args.adapter)
+  if args.tower:
+    from mmu_jax import stages
+
+    options['tower'] = stages.load_model(args.tower)
   print(convert.convert(args.source, args.target, **options))
   print(f'mmu convert: {time.time() - started:.0f} s')
 
@@ -165,12 +176,15 @@ by --max_new_tokens. --dtype is for the parameters of a Hugging Face folder.""",
   mmu convert --from=llava-1.5-7b-hf --adapter=adapter --to=merged-hf
   mmu convert --from=runs/people/unlearned/ga_diff_lora/adapters \\
       --to=adapter --like=vanilla-hf
+  mmu convert --from=SmolLM2-135M-Instruct.Q4_1.gguf --to=smol-llava \\
+      --tower=runs/people/base/params
 
 A folder with config.json is Hugging Face; a folder with numbered steps is
 Orbax. The way back writes the files that serving software loads, in the names
 and with the tokenizer of the source checkpoint. With --adapter, a Hugging Face
 folder becomes one with the adapter merged. The adapters of a run without a mask
-become a folder that PEFT loads over --like.""",
+become a folder that PEFT loads over --like. A GGUF file of SmolLM2 becomes the
+decoder of a LLaVA with the vision tower of --tower and a random projector.""",
     _add_convert,
     _convert,
   ),

@@ -25,6 +25,16 @@ def test_convert_is_given_both_folders_and_its_options(monkeypatch, capsys):
   assert capsys.readouterr().out.startswith('written\nmmu convert: ')
 
 
+def test_convert_loads_the_model_whose_tower_is_taken(monkeypatch):
+  asked = []
+  said = lambda *_, **options: asked.append(options['tower']) or 'written'
+  monkeypatch.setattr(convert, 'convert', said)
+  monkeypatch.setattr(stages, 'load_model', lambda path: f'model of {path}')
+  argv = ['convert', '--from=a.gguf', '--to=b', '--tower=c']
+  assert command_line.main(argv) == 0
+  assert asked == ['model of c']
+
+
 def test_inspect_prints_the_tables_of_a_folder(monkeypatch, capsys):
   monkeypatch.setattr(inspection, 'inspect', lambda path: path)
   monkeypatch.setattr(

@@ -17,6 +17,7 @@ from mmu_jax import tree as tree_lib
 from mmu_jax.errors import DiskError
 from mmu_jax.errors import UserError
 from mmu_jax.models.hub import config as hub_config
+from mmu_jax.models.hub import gguf_files
 from mmu_jax.models.hub import loading as checkpoints
 from mmu_jax.models.hub import peft_files
 from mmu_jax.models.hub import safetensors_files as files_lib
@@ -37,11 +38,13 @@ def convert(
   like: Folder | None = None,
   dtype: str | None = None,
   adapter: Folder | None = None,
+  tower: Model | None = None,
 ) -> str:
   """Converts a checkpoint: Hugging Face to Orbax, or Orbax to Hugging Face.
 
   With an adapter, a Hugging Face folder becomes another one with the adapter
-  merged. The adapters of a run become a folder that PEFT loads.
+  merged. The adapters of a run become a folder that PEFT loads. A language
+  model in a GGUF file and a vision tower become the folder of a LLaVA.
 
   The parameters are split over all devices, in the dtype that is written (on
   the way back, in the stored one): the devices hold them once together. So does
@@ -50,13 +53,15 @@ def convert(
 
   Args:
     source: Hugging Face folder, or an Orbax folder of parameters (as
-      ``convert`` or a training run writes it: ``unlearned/<run>/params``).
+      ``convert`` or a training run writes it: ``unlearned/<run>/params``), or
+      a GGUF file.
     target: new folder.
     like: Hugging Face folder that the model came from, for the way back; None
       if ``source`` was made by ``convert``, which remembers it.
     dtype: dtype of the result; None keeps the dtype of the source, or of
       ``like`` on the way back.
     adapter: folder of a LoRA adapter of PEFT, to merge into ``source``.
+    tower: LLaVA with parameters, whose vision tower a GGUF file gets.
 
   Returns:
     A sentence about the written parameters.
@@ -74,6 +79,19 @@ def convert(
     )
   if not source.exists():
     raise inputs.no_folder(source, 'model')
+  if source.suffix == gguf_files.SUFFIX:
+    if tower is None:
+      raise UserError(
+        f'{source} holds a language model alone. Give a LLaVA whose vision '
+        'tower it gets with --tower=DIR, such as runs/people/base/params of '
+        'the config people.'
+      )
+    return gguf_files.to_llava(source, target, tower)
+  if tower is not None:
+    raise UserError(
+      f'a vision tower (--tower) is for a GGUF file; {source} is none. Leave '
+      'it out.'
+    )
   if adapter is not None:
     model = checkpoints.load(source, dtype=dtype, mesh=_mesh(), adapter=adapter)
     saving.save(model, model.params, target, like=source, dtype=dtype)
