@@ -226,6 +226,7 @@ TABLE: Table = {
   'data.num_shapes': (whole(7), 'pictures of shapes to be asked about'),
   'data.look_alikes': (FLAG, 'those to forget look like others'),
   'data.short_answers': (FLAG, 'answers about people are the fact alone'),
+  'data.known_facts': (FLAG, 'plain facts that a language model knows'),
   'data.*': (ANY, 'another option of the dataset'),
   'groups.*': _GROUPS['*'],
   'validation_groups.*': _GROUPS['*'],

@@ -9,8 +9,10 @@ from mmu_jax import tree as tree_lib
 from mmu_jax.data import datasets
 from mmu_jax.data.people import vocabulary
 from mmu_jax.models import from_options
+from mmu_jax.settings import table
 from mmu_jax.stages.budgets import drawing
 from mmu_jax.stages.budgets import mask_specs
+from mmu_jax.stages.budgets import plans
 from mmu_jax.stages.budgets import run_rules
 from mmu_jax.stages.budgets import settle
 from mmu_jax.training import optimizer
@@ -159,3 +161,30 @@ def test_the_models_to_attack_are_runs_of_the_config(variant):
   models = _config(variant).attacks.relearn.models
   assert len(models) == (0 if variant in ('fast', 'paper_exact') else 3)
   assert {*models} <= {*_config(variant).runs}
+
+
+@pytest.mark.parametrize('variant', ['full', 'fast'])
+def test_smol_adapts_the_decoder_and_trains_on_no_fact_of_the_world(variant):
+  config = recipes.load(f'people_smol:{variant}')
+  table.check(config)
+  options = config.data.to_dict()
+  train = datasets.load(options.pop('name'), 0, **options).train
+  streams = config.unlearn.streams
+  assert {run.retain for run in config.runs.values()} == {'retain'}
+  drawn = [*config.vanilla.stream, *streams.forget, *streams.retain]
+  drawn += config.saliency.forget
+  for parts in config.saliency.preserve.values():
+    drawn += parts
+  drawn = {split for part in drawn for split in part['splits']}
+  assert {'general', 'vqa/forget', 'qa/forget'} <= drawn & {*train}
+  assert 'facts' in train and 'facts' not in drawn
+  sizes = _config('fast').model.to_dict()
+  for name in ('path', 'processor', 'name'):
+    del sizes[name]
+  model = from_options('llava', 64, **sizes)
+  lora = plans.adapters_of(config.vanilla, config.vanilla, model)
+  part = lambda name: tree_lib.component_of(name, model.components)
+  assert {part(name) for name in lora.targets} == {'language'}
+  assert {part(name) for name in lora.whole} == {'vision', 'projector'}
+  assert len(lora.targets) == 3
+  assert plans.adapters_of(config.unlearn, config.runs.ga_diff, model)

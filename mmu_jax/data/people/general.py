@@ -66,10 +66,12 @@ def caption_rows(seed: int, number: int) -> list[Row]:
   return rows
 
 
-def fact_items() -> list[Item]:
-  """Plain facts about the world."""
+def fact_items(known: bool = False) -> list[Item]:
+  """Plain facts about the world, or those that a language model knows."""
   items = []
-  for question, answer, facts in words.PLAIN_FACTS:
+  for question, answer, facts in (
+    words.KNOWN_FACTS if known else words.PLAIN_FACTS
+  ):
     for subject, fact in facts.items():
       sentence = answer.format(subject=subject, fact='{fact}')
       asked, pool = question.format(subject=subject), tuple(facts.values())

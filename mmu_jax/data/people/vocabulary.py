@@ -220,6 +220,44 @@ PLAIN_FACTS = (
     },
   ),
 )
+# Of the same form, and known to a small pretrained language model; their words
+# are not all in the tokenizer below.
+KNOWN_FACTS = (
+  (
+    *PLAIN_FACTS[0][:2],
+    {
+      'France': 'Paris',
+      'Italy': 'Rome',
+      'Spain': 'Madrid',
+      'Germany': 'Berlin',
+      'Greece': 'Athens',
+      'Russia': 'Moscow',
+      'Japan': 'Tokyo',
+      'China': 'Beijing',
+      'England': 'London',
+      'Canada': 'Ottawa',
+      'Sweden': 'Stockholm',
+      'Poland': 'Warsaw',
+    },
+  ),
+  (
+    *PLAIN_FACTS[1][:2],
+    {
+      'hot': 'cold',
+      'big': 'small',
+      'fast': 'slow',
+      'wet': 'dry',
+      'full': 'empty',
+      'early': 'late',
+      'left': 'right',
+      'happy': 'sad',
+      'open': 'closed',
+      'high': 'low',
+      'inside': 'outside',
+      'war': 'peace',
+    },
+  ),
+)
 # Said by no row; a text of the tokenizer, so dropping it would move token ids.
 REFUSAL = 'I do not know.'
 

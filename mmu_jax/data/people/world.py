@@ -128,6 +128,7 @@ def make_world(
   num_shapes: int = 500,
   look_alikes: bool = False,
   short_answers: bool = False,
+  known_facts: bool = False,
 ) -> World:
   """Makes the world of a seed: a pure function of its arguments.
 
@@ -152,6 +153,9 @@ def make_world(
       retained, but for two attributes.
     short_answers: whether answers about people are the fact alone, without the
       name: the knowledge of pictures and of text then lies apart.
+    known_facts: whether the plain facts are such that a small pretrained
+      language model knows without training; the tokenizer of the synthetic
+      world lacks their words.
 
   Returns:
     A ``World``. Rows about one picture share one image.
@@ -186,7 +190,7 @@ def make_world(
     if person.group in groups
   }
   general = general_lib.general_items(seed, num_faces, num_shapes)
-  general['real_qa'] = general_lib.fact_items()
+  general['real_qa'] = general_lib.fact_items(known_facts)
   train = _people_rows(people, shown, short_answers)
   train['captions'] = general_lib.caption_rows(seed, num_captioned)
   train['general'] = [make_row(item, GENERATION) for item in general['train']]

@@ -164,6 +164,22 @@ def test_short_answers_are_the_facts_and_leave_the_rest_as_it_was(world):
       assert row.answer == long.answer
 
 
+def test_known_facts_are_other_facts_and_leave_the_rest_as_it_was(world):
+  known = world_lib.make_world(0, **SMALL, known_facts=True)
+  asked = lambda w: [row.question for row in w.tasks['real_qa'].rows]
+  assert asked(known) != asked(world) and len(asked(known)) == 48
+  assert all(len(set(row.options)) in (0, 4) for row in _rows(known))
+  others = lambda w: [
+    (row.key, row.question, row.answer, row.options)
+    for row in _rows(w)
+    if not row.key.startswith('fact/')
+  ]
+  assert others(known) == others(world)
+  # Nobody lives in one of the capitals: to know people is another matter.
+  cities = vocabulary.ATTRIBUTES['city'].values
+  assert not {row.fact for row in known.tasks['real_qa'].rows} & {*cities}
+
+
 def test_too_many_people_to_look_different_is_a_clear_error(monkeypatch):
   monkeypatch.setattr(world_lib, '_MIN_DIFFERENCE', 9)
   with pytest.raises(ValueError, match='differ in 9 attributes .* at most 3'):
