@@ -9,8 +9,6 @@ import pathlib
 import statistics
 from typing import Any, NamedTuple
 
-from scipy import stats
-
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.attacks import showing
 from mmu_jax.attacks.attack import ATTACKS
@@ -194,6 +192,8 @@ def _rank_correlation(
   x, y = ([of[run] for run in common] for of in (a, b))
   if len(common) < _LEAST or len({*x}) < 2 or len({*y}) < 2:
     return None
+  from scipy import stats  # half a second, which few commands need
+
   return float(stats.spearmanr(x, y).statistic)
 
 

@@ -1,4 +1,4 @@
-"""Which questions share a row of a batch, where their common start is read once.
+"""Which questions share a row of a batch, so that their start is read once.
 
 With 576 tokens a picture and thirty a question, the picture is nearly all of a
 prompt; examples that every question stands behind are, too.

@@ -5,7 +5,6 @@ from typing import Any
 import zlib
 
 import numpy as np
-from scipy import stats
 
 from mmu_jax import metrics
 from mmu_jax.data.dataset import FORGET
@@ -62,6 +61,8 @@ def model_utility(
       highs.append(high)
   if not values:
     return []
+  from scipy import stats  # half a second, which a plan need not wait for
+
   value = metrics.harmonic_mean(values)
   low, _ = bootstrap.quantiles(stats.hmean(lows, axis=0))  # all in one call
   _, high = bootstrap.quantiles(stats.hmean(highs, axis=0))
