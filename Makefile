@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/installed
 TORCH_INSTALLED := $(VENV)/torch_installed
 WORKDIR ?= runs/people
 
-.PHONY: help install demo test check scale ci coverage parity clean
+.PHONY: help install demo test check scale ci coverage parity bench clean
 
 help:
 	@echo "make demo      make people, train, unlearn, report (WORKDIR=$(WORKDIR))"
@@ -19,6 +19,7 @@ help:
 	@echo "make ci        test and scale in one go, as CI does"
 	@echo "make coverage  run the tests and show what they cover"
 	@echo "make parity    compare with transformers in torch (installs torch)"
+	@echo "make bench     measure speed and memory; beside torch if installed"
 	@echo "make clean     delete the virtual environment (runs/ stays)"
 
 $(INSTALLED): requirements.txt requirements-dev.txt pyproject.toml setup.py
@@ -71,6 +72,11 @@ $(TORCH_INSTALLED): requirements-parity.txt $(INSTALLED)
 
 parity: $(TORCH_INSTALLED)
 	$(PYTEST) tests/parity
+
+# A table, and runs/bench.json; BENCH=--full for larger models. On a GPU it
+# measures 7B models.
+bench: $(INSTALLED)
+	$(BIN)/python tests/benchmarks/bench.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) *.egg-info

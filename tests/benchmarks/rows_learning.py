@@ -1,0 +1,187 @@
+"""Lines about importances, masks and rounds of unlearning."""
+
+from collections.abc import Iterator
+import functools
+
+import jax
+import jax.numpy as jnp
+from measuring import compare
+from measuring import Line
+import numpy as np
+import subjects
+from subjects import Subject
+
+from mmu_jax import masks
+from mmu_jax import methods
+from mmu_jax import saliency
+from mmu_jax.objectives import descend
+from mmu_jax.training import optimizer
+from mmu_jax.training import step as step_lib
+
+METHODS = ('ga_diff', 'kl_min', 'npo', 'mmunlearner')
+RATE = 1e-5
+PICTURES = {'demo': 6}  # of a batch, with four questions each; 1 for the others
+SETS = 'forget', 'retain'
+_PROTECTS = dict.fromkeys(('vision', 'projector', 'language'), ('retain',))
+
+
+def importance(subject: Subject, repeats: int) -> Iterator[Line]:
+  """Importance of two batches, beside their backward passes; then a mask."""
+  params, model = subject.params, subject.model
+  loss = lambda p, batch: descend(model.forward, p, None, batch)
+  how = dict(forward=model.forward, loss=descend)
+  backward = lambda p, batch: _gradient(p, None, batch, **how)
+  batches = {split: _batches(subject, split) for split in SETS}
+  measure = lambda split: saliency.importance(loss, params, batches[split])
+  every = lambda: [backward(params, batch) for batch in batches['forget']]
+  found = {split: measure(split) for split in SETS}
+  squares = jax.tree.map(
+    lambda *grads: jnp.mean(jnp.stack([g**2 for g in grads]), 0), *every()
+  )
+  _same_trees(found['forget'], squares)
+
+  ways = {'importance': lambda: measure('forget'), 'backward': every}
+  theirs = None
+  if subject.torch is not None:
+    import in_torch
+
+    theirs = {
+      s: in_torch.importance(subject.torch, b) for s, b in batches.items()
+    }
+    ways['torch'] = theirs['forget']
+    total = lambda tree: sum(float(x.sum()) for x in jax.tree.leaves(tree))
+    np.testing.assert_allclose(
+      total(theirs['forget']()), total(found['forget']), rtol=1e-3
+    )
+  over = {'importance': 'backward', 'backward': ''}
+  yield from compare(
+    'importance',
+    subject.name,
+    ways,
+    repeats,
+    over,
+    dict.fromkeys(over, 'torch'),
+  )
+  yield from _mask(subject, found, theirs, lambda: every()[0], repeats)
+
+
+def _mask(subject, found, theirs, backward, repeats) -> Iterator[Line]:
+  """Ratio, ties, threshold and bits of a mask, beside one backward pass."""
+
+  def make():
+    scores, ties = saliency.component_saliency(
+      found['forget'],
+      {'retain': found['retain']},
+      protects=_PROTECTS,
+      components=subject.model.components,
+    )
+    mask = saliency.mask_from_saliency(scores, threshold=1.0, ties=ties)
+    return masks.pack(mask)
+
+  ratio = jax.tree.map(lambda f, r: (f + 1e-15) / (r + 1e-15), *found.values())
+  used = jax.tree.map(
+    lambda *x: np.maximum(*x) >= saliency.EPS, *found.values()
+  )
+  want = jax.tree.map(lambda x, real: (x >= 1) & real, ratio, used)
+  got = masks.unpack(make(), subject.params)
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+  ways = {'mask': make, 'one backward': backward}
+  if theirs:
+    import in_torch
+
+    both = [theirs[split]() for split in SETS]
+    ways['torch'] = lambda: in_torch.mask(*both)
+  over = {'mask': 'one backward'}
+  yield from compare(
+    'mask', subject.name, ways, repeats, over, {'mask': 'torch'}
+  )
+
+
+def rounds(subject: Subject, repeats: int) -> Iterator[Line]:
+  """A round of each method: plain and packed rows, beside backward passes."""
+  pictures = PICTURES.get(subject.name, 1)
+  made = {
+    way: {
+      s: subjects.batch_of(subject, s, pictures, way == 'packed') for s in SETS
+    }
+    for way in ('plain', 'packed')
+  }
+  mask = jax.jit(lambda p: masks.pack(jax.tree.map(lambda x: x > 0, p)))(
+    subject.params
+  )
+  for method in METHODS:
+    ways = {way: _round(subject, method, b, mask) for way, b in made.items()}
+    if subject.torch is not None:
+      import in_torch
+
+      bits = [p > 0 for p in subject.torch.parameters()]
+      ways['torch'] = in_torch.rounds(
+        subject.torch, method, made['plain'], bits
+      )
+    # Two rounds: the second tells whether the first changed the same.
+    for _ in range(2):
+      losses = [float(take()) for take in ways.values()]
+      np.testing.assert_allclose(losses, losses[0], rtol=2e-3, err_msg=method)
+    ways['its backward passes'] = _backward(subject, method, made['plain'])
+    over = {'plain': 'its backward passes', 'packed': 'plain'}
+    torch = dict.fromkeys(over, 'torch')
+    yield from (
+      line._replace(way=f'{method} {line.way}')
+      for line in compare('round', subject.name, ways, repeats, over, torch)
+    )
+
+
+def _batches(subject, split):
+  """Two batches of plain rows: the questions about some pictures."""
+  pictures = PICTURES.get(subject.name, 1)
+  whole = subjects.batch_of(subject, split, 2 * pictures, packed=False)
+  rows = pictures * subjects.QUESTIONS
+  cut = lambda i: {name: x[i : i + rows] for name, x in whole.items()}
+  return [cut(0), cut(rows)]
+
+
+def _round(subject, method, batches, mask):
+  """A function that takes one round and returns its last loss."""
+  tx = optimizer.build('adamw', weight_decay=0.0)
+  own = jax.tree.map(jnp.copy, subject.params)
+  state = [step_lib.init(own, tx)]  # donated by each turn
+
+  def take():
+    for turn in methods.make(method):
+      state[0], measured = step_lib.take_turn(
+        state[0],
+        batches[turn.split],
+        RATE,
+        mask if turn.masked else None,
+        subject.params if turn.needs_reference else None,
+        forward=subject.model.forward,
+        turn=turn,
+        tx=tx,
+      )
+    return measured['loss']
+
+  return take
+
+
+def _backward(subject, method, batches):
+  """A function that takes the gradients of a round, and changes nothing."""
+  params, forward = subject.params, subject.model.forward
+  turns = methods.make(method)
+  return lambda: [
+    _gradient(params, params, batches[t.split], forward=forward, loss=t.loss)
+    for t in turns
+  ]
+
+
+@functools.partial(jax.jit, static_argnames=('forward', 'loss'))
+def _gradient(params, reference, batch, *, forward, loss):
+  """The gradient of one turn's loss."""
+  return jax.grad(lambda p: loss(forward, p, reference, batch))(params)
+
+
+def _same_trees(a, b):
+  """Raises unless two trees agree to 1e-3 of each leaf's largest entry."""
+  close = lambda x, y: np.testing.assert_allclose(
+    x, y, rtol=1e-3, atol=1e-3 * float(jnp.max(y)) + 1e-30
+  )
+  jax.tree.map(close, a, b)
