@@ -42,7 +42,7 @@ def evaluation(subject: Subject, repeats: int) -> Iterator[Line]:
       'torch one at a time': lambda: in_torch.answers(*given, 1),
     }
   first, *others = [call() for call in ways.values()]
-  assert len(set(first)) > len(rows) / 4  # not one answer to all
+  assert len({*first}) > 1  # not one answer to all
   for other in others:
     same = np.mean([a == b for a, b in zip(first, other)])
     assert same > 0.95, f'{same:.0%} of the answers are equal'  # ties
