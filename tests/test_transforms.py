@@ -126,6 +126,25 @@ def _share_moved(before, after, mask):
   return np.concatenate([x.ravel() for x in chosen]).mean()
 
 
+@pytest.mark.parametrize('norm', [0.5, 1.0, 3.0, np.nan, np.inf])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('limit', [1.0, 0.3, np.inf])
+def test_the_clip_has_the_bits_of_the_one_in_optax(limit, dtype, norm):
+  rng = np.random.default_rng(8)
+  draw = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)
+  grads = {'a': draw(3, 5), 'b': draw(7), 'c': jnp.zeros([], dtype)}
+  size = norm / optax.tree.norm(grads)
+  grads = jax.tree.map(lambda g: g * size.astype(dtype), grads)
+  limit = jnp.asarray(limit, dtype)
+  want, got = (
+    jax.jit(lambda g, tx=tx: tx.update(g, tx.init(g))[0])(grads)
+    for tx in (optax.clip_by_global_norm(limit), transforms.clip_updates(limit))
+  )
+  for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got)):
+    np.testing.assert_array_equal(*(np.float32(x) for x in (a, b)))
+    assert a.dtype == b.dtype
+
+
 @pytest.mark.parametrize('name, wrapper', CASES)
 def test_frozen_weights_keep_their_bits_and_salient_ones_move(name, wrapper):
   params, mask = _fragile_case(1)

@@ -9,7 +9,7 @@ the largest phase:
   layers     activations kept for backward, all gradients, and one layer at
              work: its gathered weights, values computed again, gradients in
              flight
-  optimizer  gradients, and the updates made of them
+  optimizer  gradients, and the updates made of them (not of Adam's)
 
 A run of adapters holds its base in their dtype. Until the optimizer's turn it
 has a merged copy of their leaves too, and gradients of these leaves alone.
@@ -312,7 +312,8 @@ def need(program: Program, on: Setting) -> Need:
     held['adapters'] = trained
     for items in phases.values():
       items['merged weights'] = merged
-  trees = 2 + bool(turn.project)
+  # Adam's updates are written over its gradients, made of the moments alone.
+  trees = 2 - (held['moments'] >= 2 * trained) + bool(turn.project)
   phases['optimizer'] = {'gradients': trees * trained}
   return Need(held, phases)
 

@@ -5,6 +5,7 @@ import functools
 import optax
 
 from mmu_jax.errors import UserError
+from mmu_jax.transforms import clip_updates
 from mmu_jax.transforms import hf_adamw
 from mmu_jax.transforms import mask_updates
 from mmu_jax.transforms import project_updates
@@ -75,7 +76,7 @@ def build(
     links = {
       'mask': mask_updates(),
       'project': project_updates('conflict'),
-      'clip': optax.clip_by_global_norm(clip_norm),
+      'clip': clip_updates(clip_norm),
       'optimizer': OPTIMIZERS[name](learning_rate, **options),
     }
     return optax.chain(*(links[word] for word in chain))

@@ -225,6 +225,12 @@ def take_turn(
   hyperparams = state.opt_state.hyperparams | {
     k: jnp.asarray(v, jnp.float32) for k, v in step.items() if v is not None
   }
+  # The clip reads the norm of the whole gradient, if only to be NaN where that
+  # is: otherwise XLA may measure it last, and keep two gradients until then.
+  grad_norm = optax.tree.norm(grads)
+  hyperparams['clip_norm'] = jnp.where(
+    jnp.isnan(grad_norm), jnp.nan, hyperparams['clip_norm']
+  )
   updates, opt_state = tx.update(
     grads,
     state.opt_state._replace(hyperparams=hyperparams),
@@ -236,7 +242,7 @@ def take_turn(
   params = transforms.apply_updates(state.params, updates)
   measured = {
     'loss': jax.tree.reduce(jnp.add, value),
-    'grad_norm': optax.tree.norm(grads),
+    'grad_norm': grad_norm,
     'update_norm': optax.tree.norm(updates),
   }
   if turn.beside and isinstance(value, tuple):

@@ -53,11 +53,11 @@ def test_no_column_and_no_number_is_lost(plan, width):
 def test_the_verdict_is_the_first_line(plan):
   first, second = _written(plan, 80).splitlines()[:2]
   assert first == {
-    'fsdp=8': 'Fits on fsdp=8; fsdp=4 is enough.',
+    'fsdp=8': 'Fits on fsdp=8; fsdp=2 is enough.',
     'data=2,fsdp=2,tensor=2': (
-      'Fits on data=2,fsdp=2,tensor=2; fsdp=4 is enough.'
+      'Fits on data=2,fsdp=2,tensor=2; fsdp=2 is enough.'
     ),
-    'data=1': 'Does not fit on data=1; fsdp=4 does.',
+    'data=1': 'Does not fit on data=1; fsdp=2 does.',
   }.get(memory.mesh_line(plan.setting.mesh))
   program, need = plan.worst
   size = f'{gib(need.peak)} of 80.00 GiB per device'
