@@ -150,13 +150,16 @@ def zero_sums(params: Params, rules: Rules) -> Sums:
     params: tree of arrays.
     rules: partition rules, for the mesh that is set.
   """
-  shapes = jax.eval_shape(lambda p: p, params)
-  places = None
-  if not rules or jax.sharding.get_abstract_mesh().empty:
-    places = jax.tree.map(lambda p: getattr(p, 'sharding', None), params)
-    places = Sums(places, None)
-  make = lambda: _placed(*_zeros(shapes), rules)
-  return jax.jit(make, out_shardings=places)()
+  if rules and not jax.sharding.get_abstract_mesh().empty:
+    return _placed_zeros(params, rules=rules)
+  total = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), params)
+  return Sums(total, jnp.zeros([], jnp.float32))
+
+
+@functools.partial(jax.jit, static_argnames='rules')
+def _placed_zeros(params: Params, *, rules: Rules) -> Sums:
+  """Sums of nothing by the rules: compiled once for a model, not a call."""
+  return _placed(*_zeros(params), rules)
 
 
 @functools.partial(
