@@ -52,7 +52,8 @@ class Lora(NamedTuple):
     rslora: whether s = alpha / sqrt(r) instead.
     dtype: dtype of the frozen base, 'float32' or 'bfloat16'.
     seed: seed of the random A.
-    whole: names of leaves that change freely, without factors.
+    whole: names of leaves that are trained whole, without factors; none of
+      them is a target.
   """
 
   targets: tuple[str, ...]

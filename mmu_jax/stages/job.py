@@ -160,6 +160,8 @@ def open_job(
   for name, run in config.runs.items():
     check_depth(name, run, model)
     plans.adapters_of(config.unlearn, run, model)  # or a target is unknown
+  for spec in (config[stage] for stage in ('base', 'vanilla')):
+    plans.adapters_of(spec, spec, model)
   world = {k: plain[k] for k in _WORLD}
   world['content'] = distributed.first(_content, _world_of(config))
   # A job that ran out of memory may go on with other ways to compute the same.

@@ -49,7 +49,8 @@ def adapters_of(
     seed: seed of the random factor.
 
   Raises:
-    ValueError: if a target names no linear layer of the model.
+    ValueError: if a target names no linear layer of the model, or a word of
+      ``whole`` no leaf.
   """
   settings = lora_settings(config, run)
   if settings is None:
@@ -63,7 +64,8 @@ def adapters_of(
   whole = lora_lib.choose_whole(
     settings.get('whole', ()), model.abstract_params, model.components
   )
-  own = dict(targets=targets, whole=whole, seed=seed)
+  factored = tuple(name for name in targets if name not in whole)
+  own = dict(targets=factored, whole=whole, seed=seed)
   return lora_lib.Lora(**settings | own)
 
 

@@ -76,3 +76,12 @@ def test_adapters_are_of_the_leaves_that_the_config_names():
   config.runs.ga_diff.lora.targets = ('embedding',)
   with pytest.raises(errors.UserError, match="'embedding' names none"):
     plans.adapters_of(config.unlearn, config.runs.ga_diff, toy.llava())
+
+
+def test_a_leaf_that_is_trained_whole_has_no_factors():
+  words = ["runs.ga_diff.lora.whole=('projector',)"]
+  config = fields.read('people:fast', [f'--config.{w}' for w in words])
+  lora = plans.adapters_of(config.unlearn, config.runs.ga_diff, toy.llava())
+  kernels = [name for name in lora.whole if name.endswith('kernel')]
+  assert len(kernels) == 2 and len(lora.targets) > 2
+  assert not {*lora.whole} & {*lora.targets}
