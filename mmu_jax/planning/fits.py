@@ -170,12 +170,15 @@ def padding_note(jobs: Sequence[Program], on: Setting) -> str:
   if emptiest is None or filled(emptiest) > 0.75:
     return ''
   count, parts = emptiest.rows.count, sharding.row_parts(on.mesh)
-  devices = on.mesh.size
-  fewer = max(n for n in range(1, count + 1) if not devices % n)
+  devices, total = on.mesh.size, on.total_rows(emptiest)
+  padded = lambda n: -(-count // n) * n
+  divisors = (n for n in range(2, devices + 1) if not devices % n)
+  best = min(divisors, key=lambda n: (padded(n), -n))
+  mesh = f'--config.mesh=fsdp={best},tensor={devices // best}, or '
   return (
     f'{emptiest.stage}, {emptiest.step}: {count} rows on {parts} parts, so '
-    f'{1 - filled(emptiest):.0%} of a step is padding; take --config.mesh='
-    f'fsdp={fewer},tensor={devices // fewer}, or {on.total_rows(emptiest)} rows'
+    f'{1 - filled(emptiest):.0%} of a step is padding; take '
+    f'{mesh if best < parts else ""}{total} rows'
   )
 
 

@@ -39,6 +39,12 @@ def test_a_batch_that_leaves_devices_idle_is_named_with_a_mesh_that_does_not():
   note = fits.padding_note(jobs, plans.setting('fsdp=8'))
   assert '4 rows on 8 parts, so 50% of a step is padding' in note
   assert 'fsdp=4,tensor=2, or 8 rows' in note
+  for count, rows in ((5, 8), (6, 8), (9, 16)):  # 3 parts of 8 are no mesh
+    few = plans.turn('finetune', 0, count)
+    note = fits.padding_note([few], plans.setting('fsdp=8'))
+    assert f'take --config.mesh=fsdp=2,tensor=4, or {rows} rows' in note
+  few = plans.turn('finetune', 0, 1)
+  assert 'take 2 rows' in fits.padding_note([few], plans.setting('fsdp=2'))
   for mesh in ('fsdp=4', 'fsdp=4,tensor=2', 'data=1'):
     assert fits.padding_note(jobs, plans.setting(mesh)) == ''
   assert fits.padding_note(jobs[1:], plans.setting('fsdp=8')) == ''
