@@ -86,6 +86,13 @@ def convert(
         'tower it gets with --tower=DIR, such as runs/people/base/params of '
         'the config people.'
       )
+    given = {'--like': like, '--dtype': dtype, '--adapter': adapter}
+    for option, value in given.items():
+      if value is not None:
+        raise UserError(
+          f'{option} says nothing about a GGUF file, whose LLaVA is written in '
+          f'float32; got {value}. Leave it out, and convert the folder again.'
+        )
     return gguf_files.to_llava(source, target, tower)
   if tower is not None:
     raise UserError(

@@ -186,9 +186,9 @@ def read_gguf(file: str | pathlib.Path) -> Gguf:
   heads['attn_k'] = fields.get('llama.attention.head_count_kv', heads['attn_q'])
   tensors = {}
   for name, x in stored.items():
-    kind = name.split('.')[-2]
-    x = in_halves(x, heads[kind]) if kind in heads else x
-    tensors[_hub_name(name)] = x
+    kind = name.removesuffix('.weight').rpartition('.')[-1]
+    halved = kind in heads and name.endswith('.weight')
+    tensors[_hub_name(name)] = in_halves(x, heads[kind]) if halved else x
   return Gguf(file, fields, tensors)
 
 
@@ -287,9 +287,9 @@ def _check_kind(file: pathlib.Path, fields: Mapping[str, Any]) -> None:
     got = fields.get(name, 'none')
     if got != value:
       raise UserError(
-        f'of GGUF files, those of SmolLM2 are read: {name} is {value!r}; in '
-        f'{file} it is {str(got)[:60]!r}. For another model, take the folder '
-        'of a vision-language model that was trained with it.'
+        f'only GGUF files of SmolLM2 can be read, whose {name} is {value!r}; '
+        f'in {file} it is {str(got)[:60]!r}. For another model, take the '
+        'folder of a vision-language model that was trained with it.'
       )
   absent = [name for name in _NEEDED if name not in fields]
   if absent:

@@ -180,6 +180,15 @@ def test_the_decoder_computes_what_the_file_says(
   assert np.abs(_logits(wrong, ids, heads, keys) - want).max() > 0.01 * scale
 
 
+@pytest.mark.parametrize('option', ['like', 'dtype', 'adapter'])
+def test_options_of_other_sources_are_refused(option, tower, tmp_path):
+  file = tmp_path / 'model.gguf'
+  file.write_bytes(b'GGUF')
+  with pytest.raises(UserError, match=f'--{option} says nothing about a GGUF'):
+    convert.convert(file, tmp_path / 'out', tower=tower, **{option: 'bfloat16'})
+  assert not (tmp_path / 'out').exists()
+
+
 def test_the_tower_comes_along_and_the_projector_is_new(tower, tmp_path):
   file = _write(tmp_path / 'a.gguf', _tensors(3, 2, 1, True))
   convert.convert(file, tmp_path / 'llava', tower=tower)
