@@ -13,7 +13,7 @@ def resolved(implementation: str, length: int) -> str:
   """Returns the implementation that ``'auto'`` stands for.
 
   Args:
-    implementation: one of ``ATTENTION``.
+    implementation: word of ``ATTENTION``.
     length: L, queries of a row.
 
   Example:
@@ -45,8 +45,8 @@ def attend(
   ``'blocks'`` goes through the queries in at most eight blocks, whose scores
   the backward pass computes again: the scores ``[B, H, L, S]`` of all of them
   never exist together, and where tokens see backwards alone each block reads no
-  keys behind it, half of all products. It is exact, to rounding. ``'xla'`` and
-  ``'cudnn'`` are those of ``jax.nn.dot_product_attention``.
+  keys behind it, which saves up to 7 of 16 products. It is exact, to rounding.
+  ``'xla'`` and ``'cudnn'`` are the ways of ``jax.nn.dot_product_attention``.
 
   Args:
     query: ``[B, L, H, D]``.
@@ -55,7 +55,7 @@ def attend(
     mask: ``[B, 1, L, S]`` bool, the keys that a query sees; None for all.
     causal: whether the mask lets no query see a key of a later place.
     scale: factor of the scores; None for the root of 1 / D.
-    implementation: one of ``ATTENTION``; ``'auto'`` is ``'blocks'`` from 513
+    implementation: word of ``ATTENTION``; ``'auto'`` is ``'blocks'`` from 513
       queries on, else ``'xla'``.
 
   Returns:

@@ -167,7 +167,7 @@ def _is_score(value: Value) -> bool:
 
 
 def _less_scores(scores: Value, way: str) -> Value | None:
-  """What another way to compute attention keeps of the scores of xla."""
+  """The part of the scores of xla that another way of attention keeps."""
   # cuDNN is traced on its own devices alone; it keeps none. Of blocks the
   # scores of one, of one layer, exist at a time.
   *heads, queries, keys = scores.shape[scores.layers > 1 :]

@@ -19,7 +19,7 @@ from mmu_jax.evaluation.asking import decoding
 from mmu_jax.typing import Batch
 
 RATE, CLIP = 1e-5, 1.0
-UNLABELLED = -100  # what transformers leaves out of the loss
+UNLABELLED = -100  # transformers leaves it out of the loss
 
 
 def given(batch: Batch) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def shown(line: Line) -> str:
 
 
 def write(path: pathlib.Path, lines: Sequence[Line], **told: Any) -> None:
-  """Writes lines as JSON, with the machine and what else is told."""
+  """Writes lines as JSON, with the machine and other fields."""
   about = {
     'device': jax.devices()[0].device_kind,
     'devices': jax.device_count(),

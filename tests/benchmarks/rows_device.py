@@ -75,9 +75,7 @@ def build(name: str, layers: int = 0, remat: str = 'full') -> models.Model:
         config.vision_config, **{vision: layers + 1}
       ),
     )
-  return models.build(
-    dataclasses.replace(config, dtype=_dtype(), attention='xla', remat=remat)
-  )
+  return models.build(dataclasses.replace(config, dtype=_dtype(), remat=remat))
 
 
 def _dtype() -> str:

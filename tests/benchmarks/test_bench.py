@@ -1,4 +1,4 @@
-"""The benchmark's lines: figures of small models, and what they mean."""
+"""The benchmark's lines: figures of small models, and their meaning."""
 
 import itertools
 import json

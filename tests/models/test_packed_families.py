@@ -1,13 +1,17 @@
 """Questions about one picture, packed, are the same questions one by one."""
 
+import dataclasses
+
 import families
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mmu_jax import models
 from mmu_jax.data.batches import packing
 from mmu_jax.evaluation.asking import decoding
+from mmu_jax.models import attention
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 VOCAB, LENGTH, BEFORE, BETWEEN = 48, 30, 3, 2
@@ -78,6 +82,32 @@ def test_a_packed_question_is_the_same_question_alone(family):
     other = questions[0] if question is questions[1] else questions[1]
     changed = forward(params, _row(model, rng, [other, question]))[0]
     assert np.abs(changed[-len(want) :] - want).max() > 1e-3
+
+
+@pytest.mark.parametrize('family', families.CASES)
+def test_attention_in_blocks_is_the_same_in_every_family(family, monkeypatch):
+  """Blocks of four queries, within images too: windows, two-way masks, towers."""
+  monkeypatch.setattr(attention, '_BLOCK', 4)
+  rng = np.random.default_rng(3)
+  model, params = _model(family, rng)
+  shared, *questions = _parts(model, rng)
+  row = _row(model, rng, [shared, *questions])
+  weights = rng.normal(size=VOCAB)
+
+  def measured(way):
+    config = dataclasses.replace(model.config, attention=way)
+    made = models.build(config)
+    loss = lambda p: jnp.sum(jnp.sin(made.forward(p, row)) @ weights)
+    said = decoding.greedy(
+      params, row, model=made, max_new_tokens=NEW, stop_ids=(VOCAB,), prompts=2
+    )
+    return said, jax.jit(jax.grad(loss))(params)
+
+  (said, got), (want_said, want) = measured('blocks'), measured('xla')
+  np.testing.assert_array_equal(said, want_said)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+    scale = max(1.0, float(jnp.abs(b).max()))
+    np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * scale)
 
 
 def _joined(rows, side, length):

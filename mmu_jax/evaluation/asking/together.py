@@ -103,4 +103,6 @@ def _cost(groups, lengths, number: int, new_tokens: int) -> int:
     start + min(number, len(group)) * own
     for group, (start, own) in zip(groups, of)
   )
-  return rows * (sum(map(length, zip(*lengths))) + number * new_tokens)
+  asked = any(prompts.own for prompts, _ in lengths)
+  new = number * new_tokens if asked else 0
+  return rows * (sum(map(length, zip(*lengths))) + new)
