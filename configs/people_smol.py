@@ -3,7 +3,7 @@
   mmu train --config=people --workdir=runs/people --run=base  # vision tower
   mmu convert --from=SmolLM2-135M-Instruct.Q4_1.gguf --to=smol-llava \
       --tower=runs/people/base/params      # docs/models.md says where it is
-  mmu pipeline --config=people_smol --workdir=runs/smol       # an hour
+  mmu pipeline --config=people_smol --workdir=runs/smol  # half an hour or more
 
 Eight people, two to be forgotten. Adapters of SmolLM2 are trained, and whole
 the tower and the new projector. The real-world questions in text, capitals and
