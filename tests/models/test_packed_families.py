@@ -86,7 +86,7 @@ def test_a_packed_question_is_the_same_question_alone(family):
 
 @pytest.mark.parametrize('family', families.CASES)
 def test_attention_in_blocks_is_the_same_in_every_family(family, monkeypatch):
-  """Blocks of four queries, within images too: windows, two-way masks, towers."""
+  """Blocks of four queries cut images, windows and two-way masks, too."""
   monkeypatch.setattr(attention, '_BLOCK', 4)
   rng = np.random.default_rng(3)
   model, params = _model(family, rng)
