@@ -175,21 +175,20 @@ SHAPES_QUESTIONS = {
     portraits.COUNTS,
   ),
 }
+_CAPITALS = {
+  'France': 'Paris',
+  'Italy': 'Rome',
+  'Spain': 'Madrid',
+  'Germany': 'Berlin',
+  'Greece': 'Athens',
+  'Russia': 'Moscow',
+}
 # Facts about the world: (question, answer, {subject: fact}).
 PLAIN_FACTS = (
   (
     'What is the capital of {subject}?',
     'The capital of {subject} is {fact}.',
-    {
-      'France': 'Paris',
-      'Italy': 'Rome',
-      'Spain': 'Madrid',
-      'Germany': 'Berlin',
-      'Greece': 'Athens',
-      'Russia': 'Moscow',
-      'Austria': 'Vienna',
-      'Cuba': 'Havana',
-    },
+    {**_CAPITALS, 'Austria': 'Vienna', 'Cuba': 'Havana'},
   ),
   (
     'What is the opposite of {subject}?',
@@ -226,12 +225,7 @@ KNOWN_FACTS = (
   (
     *PLAIN_FACTS[0][:2],
     {
-      'France': 'Paris',
-      'Italy': 'Rome',
-      'Spain': 'Madrid',
-      'Germany': 'Berlin',
-      'Greece': 'Athens',
-      'Russia': 'Moscow',
+      **_CAPITALS,
       'Japan': 'Tokyo',
       'China': 'Beijing',
       'England': 'London',

@@ -178,8 +178,8 @@ def read_gguf(file: str | pathlib.Path) -> Gguf:
     }
   except (ValueError, IndexError, KeyError, NotImplementedError) as error:
     raise UserError(
-      f'{file} is not a whole GGUF file; the library says: {error}. Fetch it '
-      'again.'
+      f'{file} is not a whole GGUF file, or its weights are in a form that is '
+      f'not read; the library says: {error}. Fetch it again, or another form.'
     ) from error
   _check_kind(file, fields)
   heads = {'attn_q': fields['llama.attention.head_count']}
