@@ -72,7 +72,7 @@ class ClipAttention(nnx.Module):
   def __init__(self, config: ClipVisionConfig, dtype, rngs: nnx.Rngs):
     d = config.hidden_size
     self.num_heads = config.num_attention_heads
-    linear = lambda: nnx.Linear(d, d, dtype=dtype, rngs=rngs)
+    linear = lambda: layers_lib.Linear(d, d, dtype=dtype, rngs=rngs)
     self.q_proj, self.k_proj = linear(), linear()
     self.v_proj, self.out_proj = linear(), linear()
 
@@ -114,7 +114,7 @@ class ClipEmbeddings(nnx.Module):
     self.with_class = not isinstance(config, SiglipVisionConfig)
     # The convolution of the checkpoint has a stride of its own size, so it is
     # a matrix over flattened (channel, row, column) patches.
-    self.patch_embedding = nnx.Linear(
+    self.patch_embedding = layers_lib.Linear(
       3 * patch * patch, d, use_bias=not self.with_class, dtype=dtype, rngs=rngs
     )
     normal = nnx.initializers.normal(config.embedding_std)
@@ -165,7 +165,7 @@ class ClipVisionModel(nnx.Module):
     *,
     num_layers: int,
     attention: str = 'auto',
-    remat: str = 'none',
+    remat: str = 'products',
   ) -> jax.Array:
     """Returns hidden states after some layers.
 

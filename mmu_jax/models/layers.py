@@ -1,10 +1,12 @@
 """Parts of towers and decoders: scanned layers, activations, choices."""
 
 from collections.abc import Callable, Iterable
+import functools
 from typing import Any
 
 from flax import nnx
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,11 +14,43 @@ from mmu_jax import sharding
 from mmu_jax.errors import UserError
 from mmu_jax.models import attention as attention_lib
 
+_PRODUCT = 'product'
 REMAT = {
   'none': None,  # keep every activation
-  'dots': jax.checkpoint_policies.checkpoint_dots,  # keep the matmuls
+  # Keep what linear layers give; norms, activations and attention are cheap.
+  'products': jax.checkpoint_policies.save_only_these_names(_PRODUCT),
   'full': jax.checkpoint_policies.nothing_saveable,  # keep layer inputs only
 }
+
+
+@jax.custom_vjp
+def _product(x: jax.Array, weight: jax.Array) -> jax.Array:
+  """``x [..., D]`` times ``weight [D, F]``.
+
+  JAX itself makes the transpose of the weight's gradient and turns it round,
+  and XLA then copies what it is made of, transposed, on CPUs.
+  """
+  return jnp.dot(x, weight)
+
+
+def _backward(kept, grad):
+  """The gradients of both, each in its own order of axes."""
+  x, weight = kept
+  leading = tuple(range(x.ndim - 1))
+  of_x = jax.lax.dot_general(grad, weight, (((grad.ndim - 1,), (1,)), ((), ())))
+  return of_x, jax.lax.dot_general(x, grad, ((leading, leading), ((), ())))
+
+
+_product.defvjp(lambda x, weight: (_product(x, weight), (x, weight)), _backward)
+
+
+def _named_product(x, weight, dimensions, **ways):
+  """What ``nnx.Linear`` calls in the place of ``dot_general``."""
+  del dimensions, ways  # the last axis with the first, at the usual precision
+  return checkpoint_name(_product(x, weight), _PRODUCT)
+
+
+Linear = functools.partial(nnx.Linear, dot_general=_named_product)
 
 
 def stack_layers(
@@ -49,7 +83,7 @@ def scan_layers(
   *,
   place: Callable[[Any], Any] = _split_rows,
   num_layers: int | None = None,
-  remat: str = 'none',
+  remat: str = 'products',
 ) -> tuple[Any, Any]:
   """Runs stacked layers one after the other, compiled once for any depth.
 
@@ -93,8 +127,8 @@ class Mlp(nnx.Module):
   """Two linear layers with an activation between, as in both vision towers."""
 
   def __init__(self, width: int, hidden: int, act: str, dtype, rngs: nnx.Rngs):
-    self.fc1 = nnx.Linear(width, hidden, dtype=dtype, rngs=rngs)
-    self.fc2 = nnx.Linear(hidden, width, dtype=dtype, rngs=rngs)
+    self.fc1 = Linear(width, hidden, dtype=dtype, rngs=rngs)
+    self.fc2 = Linear(hidden, width, dtype=dtype, rngs=rngs)
     self.act = ACTIVATIONS[act]
 
   def __call__(self, x: jax.Array) -> jax.Array:

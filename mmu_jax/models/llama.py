@@ -146,7 +146,7 @@ class LlamaAttention(nnx.Module):
     self.head_dim = size
     scalar = config.query_pre_attn_scalar
     self.scale = scalar**-0.5 if scalar else None
-    linear = lambda i, o, bias=config.qkv_bias: nnx.Linear(
+    linear = lambda i, o, bias=config.qkv_bias: layers_lib.Linear(
       i, o, use_bias=bias, dtype=dtype, rngs=rngs
     )
     self.q_proj = linear(d, config.num_attention_heads * size)
@@ -179,7 +179,7 @@ class LlamaMlp(nnx.Module):
 
   def __init__(self, config: LlamaConfig, dtype, rngs: nnx.Rngs):
     d, hidden = config.hidden_size, config.intermediate_size
-    linear = lambda i, o: nnx.Linear(
+    linear = lambda i, o: layers_lib.Linear(
       i, o, use_bias=False, dtype=dtype, rngs=rngs
     )
     self.gate_proj, self.up_proj = linear(d, hidden), linear(d, hidden)
@@ -255,7 +255,7 @@ class LlamaModel(nnx.Module):
     num_layers: int | None = None,
     causal: bool = False,
     attention: str = 'auto',
-    remat: str = 'none',
+    remat: str = 'products',
   ) -> tuple[jax.Array, Cache | None]:
     """Runs the decoder over embeddings.
 
@@ -334,7 +334,7 @@ class Llama(nnx.Module):
     self.model = LlamaModel(config, dtype, rngs)
     self.tied = tied
     if not tied:
-      self.lm_head = nnx.Linear(
+      self.lm_head = layers_lib.Linear(
         config.hidden_size,
         config.vocab_size,
         use_bias=False,

@@ -162,8 +162,8 @@ class VisionAttention(nnx.Module):
   def __init__(self, config: Sizes, dtype, rngs: nnx.Rngs):
     d = config.width
     self.num_heads = config.num_heads
-    self.qkv = nnx.Linear(d, 3 * d, dtype=dtype, rngs=rngs)
-    self.proj = nnx.Linear(d, d, dtype=dtype, rngs=rngs)
+    self.qkv = layers_lib.Linear(d, 3 * d, dtype=dtype, rngs=rngs)
+    self.proj = layers_lib.Linear(d, d, dtype=dtype, rngs=rngs)
 
   def __call__(self, x, cos, sin, mask, implementation):
     shape = (*x.shape[:2], 3, self.num_heads, -1)
@@ -177,7 +177,7 @@ class GatedMlp(nnx.Module):
   """SwiGLU with biases."""
 
   def __init__(self, config: Sizes, dtype, rngs: nnx.Rngs):
-    linear = lambda i, o: nnx.Linear(i, o, dtype=dtype, rngs=rngs)
+    linear = lambda i, o: layers_lib.Linear(i, o, dtype=dtype, rngs=rngs)
     self.gate_proj = linear(config.width, config.inner)
     self.up_proj = linear(config.width, config.inner)
     self.down_proj = linear(config.inner, config.width)
@@ -213,7 +213,7 @@ class PatchMerger(nnx.Module):
     hidden = config.width * config.spatial_merge_size**2
     self.hidden = hidden
     self.ln_q = _norm(config, dtype, rngs)
-    linear = lambda o: nnx.Linear(hidden, o, dtype=dtype, rngs=rngs)
+    linear = lambda o: layers_lib.Linear(hidden, o, dtype=dtype, rngs=rngs)
     # Named as in the checkpoint, where the activation is number 1.
     self.mlp = nnx.Dict({'0': linear(hidden), '2': linear(config.out_width)})
 
@@ -230,7 +230,7 @@ class Qwen2VLVision(nnx.Module):
     self.config = config
     # The checkpoint's convolution has a stride of its own size: a matrix over
     # patches, flattened by the image processor as channel, frame, row, column.
-    proj = nnx.Linear(
+    proj = layers_lib.Linear(
       config.patch_dim, config.width, use_bias=False, dtype=dtype, rngs=rngs
     )
     self.patch_embed = nnx.Dict(proj=proj)
@@ -246,7 +246,7 @@ class Qwen2VLVision(nnx.Module):
     positions: jax.Array,
     *,
     attention: str = 'auto',
-    remat: str = 'none',
+    remat: str = 'products',
   ) -> jax.Array:
     """Encodes the images of each row.
 

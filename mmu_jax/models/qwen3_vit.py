@@ -60,7 +60,7 @@ class Qwen3VLMlp(nnx.Module):
   """Two linear layers with the names of this tower."""
 
   def __init__(self, config: Qwen3VLVisionConfig, dtype, rngs: nnx.Rngs):
-    linear = lambda i, o: nnx.Linear(i, o, dtype=dtype, rngs=rngs)
+    linear = lambda i, o: layers_lib.Linear(i, o, dtype=dtype, rngs=rngs)
     self.linear_fc1 = linear(config.width, config.inner)
     self.linear_fc2 = linear(config.inner, config.width)
     self.act = layers_lib.ACTIVATIONS[config.hidden_act]
@@ -91,7 +91,7 @@ class Merger(nnx.Module):
   ):
     self.behind = behind
     self.hidden = config.width * config.spatial_merge_size**2
-    linear = lambda o: nnx.Linear(self.hidden, o, dtype=dtype, rngs=rngs)
+    linear = lambda o: layers_lib.Linear(self.hidden, o, dtype=dtype, rngs=rngs)
     self.norm = _norm(self.hidden if behind else config.width, dtype, rngs)
     self.linear_fc1 = linear(self.hidden)
     self.linear_fc2 = linear(config.out_width)
@@ -111,7 +111,9 @@ class Qwen3VLVision(nnx.Module):
   def __init__(self, config: Qwen3VLVisionConfig, dtype, rngs: nnx.Rngs):
     self.config, self.dtype = config, dtype
     self.patch_embed = nnx.Dict(
-      proj=nnx.Linear(config.patch_dim, config.width, dtype=dtype, rngs=rngs)
+      proj=layers_lib.Linear(
+        config.patch_dim, config.width, dtype=dtype, rngs=rngs
+      )
     )
     self.pos_embed = nnx.Embed(
       config.num_position_embeddings, config.width, dtype=dtype, rngs=rngs
@@ -134,7 +136,7 @@ class Qwen3VLVision(nnx.Module):
     positions: jax.Array,
     *,
     attention: str = 'auto',
-    remat: str = 'none',
+    remat: str = 'products',
   ) -> jax.Array:
     """Encodes the images of each row.
 

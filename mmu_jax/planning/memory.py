@@ -373,10 +373,10 @@ def _gradient(loss, program, on) -> dict[str, dict[str, int]]:
   if not program.lora:
     grads -= 0 if rows.room else on.unread
   sums = on.tree_bytes(trees.trained) if on.micro_batches > 1 else 0
-  # Values of a layer that are computed again, and gradients in flight of the
-  # two largest that stay; gradients of values computed again replace them.
+  # Values of a layer that are computed again, or gradients in flight of the two
+  # largest that stay; gradients of values computed again replace them.
   flying = [
-    max(sum(again) - sum(stay), 0) + 2 * max(stay, default=0)
+    max(sum(again) - sum(stay), 2 * max(stay, default=0))
     for again, stay in zip(
       _by_layer(every, count, on), _by_layer(kept, count, on)
     )

@@ -178,7 +178,7 @@ def small_model() -> dict[str, Any]:
     name='llava',
     dtype='float32',
     attention='auto',
-    remat='none',
+    remat='products',
     vision_config=dict(
       hidden_size=96,
       intermediate_size=384,

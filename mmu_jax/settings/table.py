@@ -242,7 +242,7 @@ TABLE: Table = {
     one_of('auto', 'xla', 'blocks', 'cudnn'),
     'implementation; auto: blocks for long rows, else xla',
   ),
-  'model.remat': (one_of('none', 'dots', 'full'), 'what is computed twice'),
+  'model.remat': (one_of('none', 'products', 'full'), 'what is computed twice'),
   'model.tie_word_embeddings': (FLAG, 'one matrix of tokens'),
   'model.processor.own_tokenizer': (FLAG, 'tokenizer class of transformers'),
   'model.processor.max_pixels': (COUNT, 'largest picture; 0: as the files'),

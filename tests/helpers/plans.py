@@ -17,6 +17,7 @@ PEOPLE = llava.LlavaConfig(
   clip_vit.ClipVisionConfig(96, 384, 3, 2, 48, 12),
   llama.LlamaConfig(370, 128, 344, 4, 2, 2),
   vision_feature_layer=-1,
+  remat='none',
 )
 LLAVA_7B = llava.LlavaConfig(dtype='bfloat16', remat='full')
 HF_ADAMW = dict(name='hf_adamw')

@@ -29,6 +29,52 @@ def test_scanned_layers_are_a_loop_over_them(num_layers, remat):
   assert found.tolist() == (extras + 1).tolist()
 
 
+@pytest.mark.parametrize('shape', [(6, 3), (2, 5, 3), (2, 4, 5, 3)])
+def test_a_linear_layer_has_the_gradients_of_jax(shape):
+  rng = np.random.default_rng()
+  with jax.enable_x64(True):
+    layer = layers.Linear(3, 7, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    x = rng.normal(size=shape)
+    weight, bias = rng.normal(size=(3, 7)), rng.normal(size=7)
+    layer.kernel[...], layer.bias[...] = weight, bias
+    out = rng.normal(size=(*shape[:-1], 7))
+    made = nnx.split(layer)
+
+    def ours(params, x):
+      return jnp.sum(out * jnp.sin(nnx.merge(made[0], params)(x)))
+
+    def plain(weight, bias, x):
+      return jnp.sum(out * jnp.sin(x @ weight + bias))
+
+    of_layer, of_x = jax.grad(ours, argnums=(0, 1))(made[1], x)
+    want = jax.grad(plain, argnums=(0, 1, 2))(weight, bias, x)
+    got = of_layer['kernel'][...], of_layer['bias'][...], of_x
+    for a, b in zip(got, want, strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_products_are_kept_and_nothing_else_between_linear_layers():
+  """Two of width 50 and 7 in each of 4 layers; what lies between is made."""
+
+  def make(rngs):
+    linear = lambda i, o: layers.Linear(i, o, rngs=rngs)
+    return nnx.List([linear(7, 50), linear(50, 7)])
+
+  stacked = layers.stack_layers(make, 4, nnx.Rngs(0))
+  definition, params = nnx.split(stacked)
+
+  def run(params, remat):
+    up_down = lambda pair, x, _: (x + pair[1](jnp.tanh(pair[0](x))), None)
+    x = jnp.ones((3, 7))
+    whole = nnx.merge(definition, params)
+    return layers.scan_layers(whole, up_down, x, remat=remat)[0].sum()
+
+  for remat, wide in {'none': 2, 'products': 1, 'full': 0}.items():
+    f = lambda p, remat=remat: jax.vjp(lambda p: run(p, remat), p)[1]
+    found = jax.tree.leaves(jax.eval_shape(f, params))
+    assert sum(x.shape == (4, 3, 50) for x in found) == wide, remat
+
+
 FAR = 32768  # the last position of Qwen2-VL
 
 
@@ -73,5 +119,5 @@ def test_features_replace_the_tokens_of_their_slots():
 
 
 def test_an_unknown_choice_lists_the_known_ones():
-  with pytest.raises(ValueError, match="one of none, dots, full, got 'some'"):
+  with pytest.raises(ValueError, match="one of none, products, full, got 'some'"):
     layers.check_computation('xla', 'some')

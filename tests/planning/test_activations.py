@@ -43,14 +43,15 @@ def test_kept_values_are_the_residuals_of_jax_at_any_rows_and_length(
     for x in jax.tree.leaves(found)
     if x.shape not in own
   )
-  kept = activations.kept(model.config, objectives.descend, *sizes, 'none')
+  way = model.config.remat
+  kept = activations.kept(model.config, objectives.descend, *sizes, way)
   assert _bytes(kept, count) == pytest.approx(want, rel=0.01)
 
 
 def test_stronger_policies_keep_less():
   sizes = [
     _bytes(activations.kept(plans.PEOPLE, objectives.descend, 104, 1, 0, remat))
-    for remat in ('none', 'dots', 'full')
+    for remat in ('none', 'products', 'full')
   ]
   assert sizes[0] > 2 * sizes[1] > 4 * sizes[2]
 
@@ -114,7 +115,7 @@ def test_blocks_keep_the_scores_of_one_block_of_one_layer():
   assert {v.layers for v in blocks if v.shape[-2:] == (256, 1200)} == {1}
 
 
-@pytest.mark.parametrize('remat', ['none', 'dots', 'full'])
+@pytest.mark.parametrize('remat', ['none', 'products', 'full'])
 def test_jax_keeps_no_scores_of_blocks_and_nothing_in_their_place(remat):
   """Rows of 600 tokens; the tower has 17 patches, and makes all its scores."""
 

@@ -22,7 +22,7 @@ def test_equal_steps_are_compiled_once(monkeypatch):
 def test_xla_confirms_the_steps_of_a_small_config(monkeypatch):
   monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # the same peaks
   config = recipes.load('people:fast')
-  config.mesh = 'fsdp=2'
+  config.mesh, config.model.remat = 'fsdp=2', 'none'
   with config.unlocked():
     config.runs = {'mmunlearner': config.runs['mmunlearner']}
   found = compiled.compile_job(config, devices=2)

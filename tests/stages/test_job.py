@@ -36,7 +36,7 @@ def test_a_model_of_another_image_size_is_refused(config, tmp_path):
 @pytest.mark.parametrize(
   'field, value, message',
   [
-    ('remat', 'some', "model.remat is one of 'none', 'dots', 'full'"),
+    ('remat', 'some', "model.remat is one of 'none', 'products', 'full'"),
     (
       'attention',
       'flash',

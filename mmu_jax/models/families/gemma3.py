@@ -77,7 +77,7 @@ class Gemma3Config:
   mm_tokens_per_image: int = 256
   dtype: str = 'float32'
   attention: str = 'auto'
-  remat: str = 'none'
+  remat: str = 'products'
 
   def __post_init__(self):
     """Raises ValueError where a choice is unknown or sizes do not fit."""

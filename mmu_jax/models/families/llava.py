@@ -70,7 +70,7 @@ class LlavaConfig:
   tie_word_embeddings: bool = False
   dtype: str = 'float32'
   attention: str = 'auto'
-  remat: str = 'none'
+  remat: str = 'products'
 
   def __post_init__(self):
     """Raises ValueError where a choice is unknown."""
@@ -114,10 +114,10 @@ class Projector(nnx.Module):
 
   def __init__(self, config: LlavaConfig, rngs: nnx.Rngs):
     vision, text = config.vision_config, config.text_config
-    self.linear_1 = nnx.Linear(
+    self.linear_1 = layers_lib.Linear(
       vision.hidden_size, text.hidden_size, dtype=config.dtype, rngs=rngs
     )
-    self.linear_2 = nnx.Linear(
+    self.linear_2 = layers_lib.Linear(
       text.hidden_size, text.hidden_size, dtype=config.dtype, rngs=rngs
     )
     self.act = layers_lib.ACTIVATIONS[config.projector_hidden_act]

@@ -82,7 +82,7 @@ class Qwen2VLConfig:
   tie_word_embeddings: bool = False
   dtype: str = 'float32'
   attention: str = 'auto'
-  remat: str = 'none'
+  remat: str = 'products'
 
   def __post_init__(self):
     """Raises ValueError where a choice is unknown or sizes differ."""
@@ -121,7 +121,7 @@ class Qwen2VL(nnx.Module):
     """The output layer, unless it is the token embedding."""
     text = self.config.text_config
     if not self.config.tie_word_embeddings:
-      self.lm_head = nnx.Linear(
+      self.lm_head = layers_lib.Linear(
         text.hidden_size,
         text.vocab_size,
         use_bias=False,

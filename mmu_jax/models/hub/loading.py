@@ -40,7 +40,7 @@ def load(
   rules: sharding_lib.Rules | None = None,
   compute_dtype: str | None = None,
   attention: str = 'auto',
-  remat: str = 'none',
+  remat: str = 'products',
   adapter: Folder | None = None,
 ) -> Model:
   """Loads a checkpoint of any family in the Hugging Face format.
@@ -59,8 +59,8 @@ def load(
     compute_dtype: dtype of the computation; None for the parameters' dtype, or
       float32 where these keep the dtype of the files.
     attention: implementation, see ``attention.attend``.
-    remat: activations that the backward pass keeps: 'none' (all), 'dots' or
-      'full' (layer inputs alone).
+    remat: activations that the backward pass keeps: 'none' (all),
+      'products' (what linear layers give) or 'full' (layer inputs alone).
     adapter: folder of a LoRA adapter of PEFT, which is merged into it.
 
   Returns:

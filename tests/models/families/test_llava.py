@@ -223,7 +223,7 @@ def test_remat_gives_the_same_gradients():
   with jax.enable_x64(True):
     params = jax.tree.map(np.float64, _params(toy.llava(), 10))
     batch, grads = toy.batch(11), {}
-    for remat in ('none', 'dots', 'full'):
+    for remat in ('none', 'products', 'full'):
       model = _variant(dtype='float64', remat=remat)
       gradient = _gradient(model)
       program = gradient.trace(params, batch)
@@ -232,7 +232,7 @@ def test_remat_gives_the_same_gradients():
       assert (recomputed >= 2) == (remat != 'none')
       grads[remat] = tree_lib.flatten(gradient(params, batch))
     whole = np.linalg.norm(toy.vector(grads['none']))
-    for remat in ('dots', 'full'):
+    for remat in ('products', 'full'):
       for name, want in grads['none'].items():
         norm = np.linalg.norm(want)
         # Nothing depends on what is added to all keys: rounding alone.
