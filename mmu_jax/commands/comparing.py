@@ -1,6 +1,7 @@
 """The command that puts workdirs beside each other."""
 
 import argparse
+import sys
 
 from mmu_jax.commands.command import Command
 from mmu_jax.commands.command import filled
@@ -13,7 +14,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     nargs='+',
     type=filled,
     metavar='DIR',
-    help='workdirs of jobs with different seeds, each with its scores',
+    help='workdirs of jobs with different seeds, or files of --to',
+  )
+  parser.add_argument(
+    '--to',
+    type=filled,
+    metavar='DIR',
+    help='keep what was read: a small file for each workdir, as seed0.json',
   )
 
 
@@ -21,7 +28,10 @@ def _compare(args: argparse.Namespace) -> None:
   """Prints the tables."""
   from mmu_jax.stages import across
 
-  made = across.seed_tables([across.read_seed(path) for path in args.workdirs])
+  seeds = [across.read_seed(path) for path in args.workdirs]
+  made = across.seed_tables(seeds)
+  for seed in seeds if args.to else ():
+    print(f'kept {across.keep_seed(seed, args.to)}', file=sys.stderr)
   for title, lines in made.items():
     print(f'## {title}\n\n{lines}\n')
 
@@ -32,6 +42,7 @@ COMMANDS = (
     'tables over several seeds: scores, costs, attacks, in Markdown',
     """
   mmu compare runs/seed0 runs/seed1 runs/seed2 > results.md
+  mmu compare runs/seed0 --to=kept    # and later: mmu compare kept/*.json
 
 Means over the workdirs, with the lowest and the highest value in brackets, of
 all scores, rounds, seconds and attacks; and which scores put the models in the

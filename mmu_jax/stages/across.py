@@ -21,6 +21,7 @@ from mmu_jax.workdir import seals
 
 _NO_SCORE = (showing.AREA, ', low', ', high')  # ends of areas and intervals
 _LEAST = 4  # models that an order needs
+_KEPT = '.json'
 
 
 class Seed(NamedTuple):
@@ -42,14 +43,19 @@ class Seed(NamedTuple):
   settings: dict[str, Any]
 
 
-def read_seed(folder: str | pathlib.Path) -> Seed:
+def read_seed(place: str | pathlib.Path) -> Seed:
   """Reads the scores, attacks and costs of a workdir.
+
+  Args:
+    place: workdir, or a file of ``keep_seed``.
 
   Raises:
     FileNotFoundError: if nothing has been evaluated in it.
     ValueError: if a file is not as it was written.
   """
-  folder = pathlib.Path(folder)
+  folder = pathlib.Path(place)
+  if folder.suffix == _KEPT and not folder.is_dir():
+    return _read_kept(folder)
   scores, note = results_lib.read(folder)
   world = workdir_lib.read_object(folder / workdir_lib.WORLD)
   rounds = {row['run']: row['step'] for row in scores}
@@ -57,6 +63,38 @@ def read_seed(folder: str | pathlib.Path) -> Seed:
   alike = {k: v for k, v in world.items() if k not in ('seed', 'content')}
   settings = {'the world': alike} | _settings(folder, rounds, note['models'])
   return Seed(world['seed'], scores, _attacks(folder), costs, settings)
+
+
+def keep_seed(seed: Seed, folder: str | pathlib.Path) -> pathlib.Path:
+  """Writes all that tables need into one small file, and its seal.
+
+  A workdir can then be deleted, and its numbers compared with later ones.
+
+  Args:
+    seed: contents of a workdir.
+    folder: folder to write to, as ``seed0.json``; made if it is missing.
+
+  Returns:
+    The file.
+  """
+  path = pathlib.Path(folder) / f'seed{seed.seed}{_KEPT}'
+  workdir_lib.make_folder(path.parent)
+  workdir_lib.write_json(path, seed._asdict())
+  seals.seal(path, path.name)
+  return path
+
+
+def _read_kept(path: pathlib.Path) -> Seed:
+  """Reads a file of ``keep_seed``."""
+  wrong = seals.fault(path, path.name)
+  if wrong:
+    raise UserError(
+      f'{wrong}. Take a file that `mmu compare --to` wrote, with its seal '
+      'beside it, or a workdir.'
+    )
+  found = workdir_lib.read_object(path)
+  costs = {run: tuple(cost) for run, cost in found['costs'].items()}
+  return Seed(**{**found, 'costs': costs})
 
 
 def seed_tables(seeds: Sequence[Seed]) -> dict[str, str]:

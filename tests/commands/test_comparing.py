@@ -20,6 +20,18 @@ def test_a_folder_without_scores_is_a_clear_error(tmp_path, capsys):
   assert 'mmu evaluate' in capsys.readouterr().err
 
 
+def test_the_seeds_are_kept_and_the_tables_stay_as_they_are(
+  monkeypatch, capsys
+):
+  monkeypatch.setattr(across, 'read_seed', lambda path: path)
+  monkeypatch.setattr(across, 'seed_tables', lambda seeds: {'A': 'b'})
+  monkeypatch.setattr(across, 'keep_seed', lambda seed, to: f'{to}/{seed}.json')
+  assert cli.main(['compare', 'x', 'y', '--to=kept']) == 0
+  out, err = capsys.readouterr()
+  assert out == '## A\n\nb\n\n'
+  assert err == 'kept kept/x.json\nkept kept/y.json\n'
+
+
 def test_it_needs_a_workdir():
   with pytest.raises(SystemExit):
     cli.main(['compare'])
