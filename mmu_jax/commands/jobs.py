@@ -1,6 +1,9 @@
 """The commands of a job: they take a config, and a workdir for its results."""
 
 import argparse
+import os
+import pathlib
+import platform
 import time
 from typing import Any
 
@@ -29,6 +32,7 @@ def run(command: Command, args: argparse.Namespace) -> int:
 
   started = time.time()
   distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+  _keep_programs()
   try:
     with preemption.watch():
       if args.resume == 'never':
@@ -48,10 +52,26 @@ def stored(args: argparse.Namespace) -> Any:
   return job.stored_config(args.workdir)
 
 
+def _keep_programs() -> None:
+  """Keeps compiled programs in the user's cache folder, for later calls.
+
+  A folder that JAX has been told stays, and JAX_ENABLE_COMPILATION_CACHE=false
+  turns it off. Each machine has a folder of its own: programs for one CPU can
+  crash on another. On several CPU devices nothing is kept; there a program from
+  a cache has waited for ever.
+  """
+  import jax
+
+  simulated = jax.default_backend() == 'cpu' and jax.device_count() > 1
+  if simulated or jax.config.jax_compilation_cache_dir:
+    return
+  home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  folder = pathlib.Path(home) / 'mmu_jax' / 'programs' / platform.node()
+  jax.config.update('jax_compilation_cache_dir', str(folder))
+
+
 def _check_begun(command: Command, args: argparse.Namespace) -> None:
   """Raises ValueError if an earlier call of the command has left something."""
-  import pathlib
-
   from mmu_jax import distributed
 
   assert command.begun is not None

@@ -2,7 +2,10 @@
 
 import argparse
 import os
+import platform
 import signal
+import subprocess
+import sys
 
 from commanding import CONFIG
 from commanding import JOBS
@@ -266,3 +269,41 @@ def test_the_help_says_which_config_is_taken(name, capsys):
     command_line.main([name, '--help'])
   said = ' '.join(capsys.readouterr().out.split())
   assert 'Without --config it takes the config of the last command' in said
+
+
+_COMPILES = """
+import argparse
+from mmu_jax.commands import jobs
+from mmu_jax.commands.command import Command
+def compiles(args):
+  import jax
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  jax.jit(lambda x: x @ x + 1)(jax.numpy.ones((64, 64)))
+nothing = dict.fromkeys(('coordinator', 'num_processes', 'process_id'))
+args = argparse.Namespace(resume='auto', **nothing)
+jobs.run(Command('x', 'x', '', None, compiles), args)
+"""
+
+
+@pytest.mark.parametrize(
+  'kept, environ',
+  [
+    ('mmu_jax/programs', {}),
+    ('given', {'JAX_COMPILATION_CACHE_DIR': '{folder}/given'}),
+    ('', {'JAX_ENABLE_COMPILATION_CACHE': 'false'}),
+    ('', {'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}),
+  ],
+)
+def test_compiled_programs_are_kept_for_later_calls(tmp_path, kept, environ):
+  """In a folder for this machine, and not where they might hang."""
+  environ = {k: v.format(folder=tmp_path) for k, v in environ.items()}
+  left = {k: v for k, v in os.environ.items() if not k.startswith(('JAX', 'X'))}
+  environ |= {'XDG_CACHE_HOME': str(tmp_path), 'JAX_PLATFORMS': 'cpu'}
+  subprocess.run(
+    [sys.executable, '-c', _COMPILES], env=left | environ, check=True
+  )
+  found = [path for path in tmp_path.rglob('*') if path.is_file()]
+  assert bool(found) == bool(kept)
+  for path in found:
+    assert path.is_relative_to(tmp_path / kept)
+    assert kept == 'given' or platform.node() in path.parts

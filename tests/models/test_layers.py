@@ -119,5 +119,7 @@ def test_features_replace_the_tokens_of_their_slots():
 
 
 def test_an_unknown_choice_lists_the_known_ones():
-  with pytest.raises(ValueError, match="one of none, products, full, got 'some'"):
+  with pytest.raises(
+    ValueError, match="one of none, products, full, got 'some'"
+  ):
     layers.check_computation('xla', 'some')
