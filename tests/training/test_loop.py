@@ -95,6 +95,30 @@ def test_rates_are_known_before_the_first_step(tmp_path):
   assert asked == [(i, 0) for i in range(4)]
 
 
+def test_a_round_is_looked_at_while_the_next_one_runs(tmp_path, monkeypatch):
+  """The host waits for a round just begun where the log is due alone."""
+  made, events = [], []
+  take, get = step_lib.take_turn, jax.device_get
+
+  def taken(*args, **kwargs):
+    state, values = take(*args, **kwargs)
+    events.append(('take', len(made)))
+    made.append(values)
+    return state, values
+
+  def got(tree):
+    events.extend(('read', i) for i, x in enumerate(made) if x is tree)
+    return get(tree)
+
+  monkeypatch.setattr(step_lib, 'take_turn', taken)
+  monkeypatch.setattr(jax, 'device_get', got)
+  plan = _plan(methods.ga())
+  _fit(plan, toy.params(3), tmp_path, log_every=3)
+  first = {i: events.index(('read', i)) for i in range(plan.rounds)}
+  waits = [i for i in first if ('take', i + 1) not in events[: first[i]]]
+  assert waits == [2, 5]
+
+
 @pytest.mark.parametrize(
   'plan, message',
   [
