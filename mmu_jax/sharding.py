@@ -257,6 +257,12 @@ def row_parts(mesh: Mesh | AbstractMesh) -> int:
   return mesh.shape['data'] * mesh.shape['fsdp']
 
 
+def parts_here() -> int:
+  """Into how many parts the mesh that is set splits rows; 1 without a mesh."""
+  mesh = jax.sharding.get_mesh()
+  return 1 if mesh.empty else row_parts(mesh)
+
+
 def row_count(num_rows: int, mesh: Mesh, micro_batches: int = 1) -> int:
   """The number of rows of a batch that is padded for its devices.
 

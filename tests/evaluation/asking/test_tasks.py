@@ -1,11 +1,13 @@
 """Every row is asked in its own way, and only rows that are not done."""
 
+from contextlib import nullcontext
 import types
 
 import jax
 import numpy as np
 import pytest
 
+from mmu_jax import sharding
 from mmu_jax.data.row import Row
 from mmu_jax.evaluation.asking import decoding
 from mmu_jax.evaluation.asking import protocols
@@ -226,3 +228,24 @@ def test_batches_that_are_done_are_left_out(predict):
   left, asked = predict(rows, done={'0', '1', '2', 'a'}, **ask)
   assert asked == {'texts': [['2', '3'], ['4']], 'nll': []}
   assert left == every[2:5]
+
+
+@pytest.mark.parametrize(
+  'mesh, size, most',
+  [('', 64, 64), ('fsdp=8', 64, 8), ('data=2,fsdp=2,tensor=2', 64, 16)]
+  + [('fsdp=8', 4, 1), ('data=2,fsdp=4', 20, 2)],
+)
+def test_no_device_is_without_a_row_because_others_hold_many_questions(
+  monkeypatch, mesh, size, most
+):
+  found = []
+
+  def rows_of(questions, *_, most, new_tokens):
+    found.append(most)
+    return []
+
+  monkeypatch.setattr(tasks_lib.together, 'rows_of', rows_of)
+  how = dict(protocol=PLAIN, max_new_tokens=3, size=size)
+  with jax.set_mesh(sharding.make_mesh(mesh)) if mesh else nullcontext():
+    assert not list(tasks_lib.predict(MODEL, {}, [], None, **how))
+  assert found == [most, most]
