@@ -19,7 +19,7 @@ from mmu_jax.training import optimizer
 from mmu_jax.training import step as step_lib
 
 METHODS = ('ga_diff', 'kl_min', 'npo', 'mmunlearner')
-RATE = 1e-5
+RATE = 1e-4
 PICTURES = {'demo': 6}  # of a batch, with four questions each; 1 for the others
 SETS = 'forget', 'retain'
 _PROTECTS = dict.fromkeys(('vision', 'projector', 'language'), ('retain',))
@@ -118,10 +118,15 @@ def rounds(subject: Subject, repeats: int) -> Iterator[Line]:
       ways['torch'] = in_torch.rounds(
         subject.torch, method, made['plain'], bits
       )
-    # Two rounds: the second tells whether the first changed the same.
-    for _ in range(2):
-      losses = [float(take()) for take in ways.values()]
-      np.testing.assert_allclose(losses, losses[0], rtol=2e-3, err_msg=method)
+    # The third round tells whether the first two changed the same.
+    told = [[float(take()) for take in ways.values()] for _ in range(3)]
+    for i, losses in enumerate(told):
+      # Published masks act before Adam alone, whose momentum then moves what
+      # is frozen: from the second round on torch has other weights.
+      alike = losses[: 2 if i and method == 'mmunlearner' else None]
+      np.testing.assert_allclose(alike, losses[0], rtol=2e-3, err_msg=method)
+    moved = abs(told[2][0] / told[0][0] - 1)
+    assert moved > 0.02, f'{method}: two rounds change the loss by {moved:.2%}'
     ways['its backward passes'] = _backward(subject, method, made['plain'])
     over = {'plain': 'its backward passes', 'packed': 'plain'}
     torch = dict.fromkeys(over, 'torch')
