@@ -20,7 +20,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     '--to',
     type=filled,
     metavar='DIR',
-    help='keep what was read: a small file for each workdir, as seed0.json',
+    help='keep what was read: a small file for each workdir, as seed0.json.gz',
   )
 
 
@@ -42,7 +42,7 @@ COMMANDS = (
     'tables over several seeds: scores, costs, attacks, in Markdown',
     """
   mmu compare runs/seed0 runs/seed1 runs/seed2 > results.md
-  mmu compare runs/seed0 --to=kept    # and later: mmu compare kept/*.json
+  mmu compare runs/seed0 --to=kept    # and later: mmu compare kept/*.json.gz
 
 Means over the workdirs, with the lowest and the highest value in brackets, of
 all scores, rounds, seconds and attacks; and which scores put the models in the

@@ -5,6 +5,8 @@ with the lowest and the highest value in brackets.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+import gzip
+import json
 import pathlib
 import statistics
 from typing import Any, NamedTuple
@@ -21,7 +23,7 @@ from mmu_jax.workdir import seals
 
 _NO_SCORE = (showing.AREA, ', low', ', high')  # ends of areas and intervals
 _LEAST = 4  # models that an order needs
-_KEPT = '.json'
+_KEPT = '.json.gz'
 
 
 class Seed(NamedTuple):
@@ -54,7 +56,7 @@ def read_seed(place: str | pathlib.Path) -> Seed:
     ValueError: if a file is not as it was written.
   """
   folder = pathlib.Path(place)
-  if folder.suffix == _KEPT and not folder.is_dir():
+  if folder.name.endswith(_KEPT) and not folder.is_dir():
     return _read_kept(folder)
   scores, note = results_lib.read(folder)
   world = workdir_lib.read_object(folder / workdir_lib.WORLD)
@@ -72,14 +74,15 @@ def keep_seed(seed: Seed, folder: str | pathlib.Path) -> pathlib.Path:
 
   Args:
     seed: contents of a workdir.
-    folder: folder to write to, as ``seed0.json``; made if it is missing.
+    folder: folder to write to, as ``seed0.json.gz``; made if it is missing.
 
   Returns:
     The file.
   """
   path = pathlib.Path(folder) / f'seed{seed.seed}{_KEPT}'
   workdir_lib.make_folder(path.parent)
-  workdir_lib.write_json(path, seed._asdict())
+  text = workdir_lib.to_json(seed._asdict()).encode()
+  workdir_lib.write_bytes(path, gzip.compress(text, mtime=0))
   seals.seal(path, path.name)
   return path
 
@@ -92,7 +95,7 @@ def _read_kept(path: pathlib.Path) -> Seed:
       f'{wrong}. Take a file that `mmu compare --to` wrote, with its seal '
       'beside it, or a workdir.'
     )
-  found = workdir_lib.read_object(path)
+  found = json.loads(gzip.decompress(path.read_bytes()))
   costs = {run: tuple(cost) for run, cost in found['costs'].items()}
   return Seed(**{**found, 'costs': costs})
 
