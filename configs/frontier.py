@@ -6,14 +6,17 @@
   mmu pipeline --config=frontier:masks --workdir=runs/people      # 20 minutes
   mmu pipeline --config=frontier:ablations --workdir=runs/people  # 12 minutes
   mmu pipeline --config=frontier:lora --workdir=runs/people       # 5 minutes
+  mmu pipeline --config=frontier:reported --workdir=runs/seed0    # 30 minutes
 
 `methods`: the methods of other papers; their rates are not tuned. `budget`: the
 methods of `people` on as many rows, rounds and the schedule of
 `counterfactual`. `masks`: densities of its mask, each with its controls.
 `ablations`: `counterfactual` without one of its parts. `lora`: adapters in the
-place of whole weights, see docs/lora.md. The models that all of them start from
-are found, and the table shows every finished model. `:fast` is all of them on a
-model that is too small to learn anything.
+place of whole weights, see docs/lora.md. `reported`: all of docs/results.md in
+one go, the runs of `people` and of `budget`, and relearning. The models that
+all of them start from are found, and the table shows every finished model.
+`:all` is all but `reported`, and `:fast` these on a model that is too small to
+learn anything.
 """
 
 from mmu_jax import recipes
@@ -25,11 +28,13 @@ def get_config(variant=''):
   names = (*frontier.VARIANTS, 'all', 'fast')
   variant = recipes.variant(variant, names)
   config = recipes.load('people:fast' if variant == 'fast' else 'people')
-  chosen = frontier.VARIANTS.values()
+  chosen = {k: v for k, v in frontier.VARIANTS.items() if k != 'reported'}
   if variant in frontier.VARIANTS:
-    chosen = [frontier.VARIANTS[variant]]
+    chosen = {variant: frontier.VARIANTS[variant]}
   with config.unlocked():
-    config.runs = {k: run for make in chosen for k, run in make(config).items()}
+    config.runs = {
+      k: run for make in chosen.values() for k, run in make(config).items()
+    }
     for run in config.runs.values() if variant == 'fast' else ():
       run.update(rounds=4, warmup=min(run.get('warmup', 0), 2))
   return config

@@ -56,6 +56,22 @@ def equal_budget(config: ml_collections.ConfigDict) -> Runs:
   )
 
 
+def reported(config: ml_collections.ConfigDict) -> Runs:
+  """Returns the runs of the tables in docs/results.md: all at both budgets.
+
+  Args:
+    config: config of the people; says which models are attacked.
+  """
+  budget = equal_budget(config)
+  config.attacks.relearn.models = (
+    'retrained',
+    *('counterfactual', 'mmunlearner_counterfactual', 'mmunlearner'),
+    *('kl_min_120', 'mmunlearner_120', 'mmunlearner_random_120'),
+  )
+  short = dict(npo_retain=run('npo_retain', 1.25e-5))
+  return config.runs.to_dict() | short | budget
+
+
 def turn_masks(config: ml_collections.ConfigDict) -> Runs:
   """Returns ``mmunlearner_counterfactual`` at several densities of its mask.
 
@@ -115,4 +131,5 @@ VARIANTS: dict[str, Callable[[ml_collections.ConfigDict], Runs]] = dict(
   masks=turn_masks,
   ablations=ablations,
   lora=adapters,
+  reported=reported,
 )

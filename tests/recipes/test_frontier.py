@@ -56,3 +56,15 @@ def test_adapters_are_of_three_methods_and_change_no_other_run():
   assert all(run['lora']['rank'] == 16 for run in runs.values())
   every = recipes.load('frontier:all').runs
   assert sum('lora' in run for run in every.values()) == 3
+
+
+def test_the_reported_runs_are_at_both_budgets_and_some_are_attacked():
+  config = recipes.load('frontier:reported')
+  short = recipes.load('people').runs
+  for name in ('ga_diff', 'kl_min', 'npo_retain', 'mmunlearner'):
+    one, other = config.runs[name], config.runs[f'{name}_120']
+    assert one.method == other.method and other.rounds == 120
+  assert {*short} < {*config.runs}
+  assert all(config.runs[name] == run for name, run in short.items())
+  attacked = config.attacks.relearn.models
+  assert {*attacked} - {*config.runs} == {'retrained'} and len(attacked) == 7
