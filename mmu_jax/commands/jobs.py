@@ -14,6 +14,8 @@ from mmu_jax.commands.command import add_workdir
 from mmu_jax.commands.command import Command
 from mmu_jax.errors import UserError
 
+_PROGRAMS = 'jax_compilation_cache_dir'  # JAX's name of the folder
+
 
 def run(command: Command, args: argparse.Namespace) -> int:
   """Runs a command of a job in all of its processes; says how long it took.
@@ -63,11 +65,11 @@ def _keep_programs() -> None:
   import jax
 
   simulated = jax.default_backend() == 'cpu' and jax.device_count() > 1
-  if simulated or jax.config.jax_compilation_cache_dir:
+  if simulated or getattr(jax.config, _PROGRAMS):
     return
   home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   folder = pathlib.Path(home) / 'mmu_jax' / 'programs' / platform.node()
-  jax.config.update('jax_compilation_cache_dir', str(folder))
+  jax.config.update(_PROGRAMS, str(folder))
 
 
 def _check_begun(command: Command, args: argparse.Namespace) -> None:

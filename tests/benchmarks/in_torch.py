@@ -18,7 +18,7 @@ from mmu_jax.data.row import Row
 from mmu_jax.evaluation.asking import decoding
 from mmu_jax.typing import Batch
 
-RATE, CLIP = 1e-4, 1.0
+RATE, CLIP = 3e-4, 1.0
 UNLABELLED = -100  # transformers leaves it out of the loss
 
 

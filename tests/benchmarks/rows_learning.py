@@ -19,7 +19,7 @@ from mmu_jax.training import optimizer
 from mmu_jax.training import step as step_lib
 
 METHODS = ('ga_diff', 'kl_min', 'npo', 'mmunlearner')
-RATE = 1e-4
+RATE = 3e-4
 PICTURES = {'demo': 6}  # of a batch, with four questions each; 1 for the others
 SETS = 'forget', 'retain'
 _PROTECTS = dict.fromkeys(('vision', 'projector', 'language'), ('retain',))
