@@ -65,9 +65,10 @@ def _keep_programs() -> None:
   import jax
 
   simulated = jax.default_backend() == 'cpu' and jax.device_count() > 1
-  if simulated or getattr(jax.config, _PROGRAMS):
+  home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+  # A user without a home has a ~ that stays.
+  if simulated or getattr(jax.config, _PROGRAMS) or home.startswith('~'):
     return
-  home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   folder = pathlib.Path(home) / 'mmu_jax' / 'programs' / platform.node()
   jax.config.update(_PROGRAMS, str(folder))
 
