@@ -12,11 +12,11 @@
 methods of `people` on as many rows, rounds and the schedule of
 `counterfactual`. `masks`: densities of its mask, each with its controls.
 `ablations`: `counterfactual` without one of its parts. `lora`: adapters in the
-place of whole weights, see docs/lora.md. `reported`: all of docs/results.md in
-one go, the runs of `people` and of `budget`, and relearning. The models that
-all of them start from are found, and the table shows every finished model.
-`:all` is all but `reported`, and `:fast` these on a model that is too small to
-learn anything.
+place of whole weights, see docs/lora.md. `reported`: the runs of `people` and
+of `budget`, and relearning, as in docs/results.md. The models that all of them
+start from are found, and the table shows every finished model. `:all` is all
+but `reported`, and `:fast` these on a model that is too small to learn
+anything.
 """
 
 from mmu_jax import recipes

@@ -20,7 +20,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     '--to',
     type=filled,
     metavar='DIR',
-    help='keep what was read: a small file for each workdir, as seed0.json.gz',
+    help='folder that gets a small file of each workdir, as seed0.json.gz',
   )
 
 

@@ -34,11 +34,11 @@ def run(command: Command, args: argparse.Namespace) -> int:
 
   started = time.time()
   distributed.initialize(args.coordinator, args.num_processes, args.process_id)
-  _keep_programs()
   try:
     with preemption.watch():
       if args.resume == 'never':
         _check_begun(command, args)
+      _keep_programs()
       code = command.run(args)
   except preemption.Preempted as error:
     progress.say(f'mmu: {error}')
@@ -57,20 +57,24 @@ def stored(args: argparse.Namespace) -> Any:
 def _keep_programs() -> None:
   """Keeps compiled programs in the user's cache folder, for later calls.
 
-  A folder that JAX has been told stays, and JAX_ENABLE_COMPILATION_CACHE=false
-  turns it off. Each machine has a folder of its own: programs for one CPU can
-  crash on another. On several CPU devices nothing is kept; there a program from
-  a cache has waited for ever.
+  JAX_COMPILATION_CACHE_DIR sets another folder, and
+  JAX_ENABLE_COMPILATION_CACHE=false keeps nothing. Each machine has a folder of
+  its own: programs for one CPU can crash on another. On several CPU devices
+  nothing is kept; there a program from a cache has waited for ever.
   """
   import jax
 
   simulated = jax.default_backend() == 'cpu' and jax.device_count() > 1
-  home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-  # A user without a home has a ~ that stays.
-  if simulated or getattr(jax.config, _PROGRAMS) or home.startswith('~'):
+  if simulated or getattr(jax.config, _PROGRAMS):
     return
+  home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
   folder = pathlib.Path(home) / 'mmu_jax' / 'programs' / platform.node()
-  jax.config.update(_PROGRAMS, str(folder))
+  try:
+    if folder.is_absolute():
+      folder.mkdir(parents=True, exist_ok=True)
+      jax.config.update(_PROGRAMS, str(folder))
+  except OSError:  # no home, or one that cannot be written to
+    return
 
 
 def _check_begun(command: Command, args: argparse.Namespace) -> None:

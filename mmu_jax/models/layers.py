@@ -28,7 +28,8 @@ def _product(x: jax.Array, weight: jax.Array) -> jax.Array:
   """``x [..., D]`` times ``weight [D, F]``.
 
   JAX itself makes the transpose of the weight's gradient and turns it round,
-  and XLA then copies what it is made of, transposed, on CPUs.
+  and XLA then copies what it is made of, transposed, on CPUs. Second
+  derivatives are in reverse mode alone.
   """
   return jnp.dot(x, weight)
 
@@ -46,10 +47,12 @@ _product.defvjp(lambda x, weight: (_product(x, weight), (x, weight)), _backward)
 
 def _named_product(x, weight, dimensions, **ways):
   """What ``nnx.Linear`` calls in the place of ``dot_general``."""
-  del dimensions, ways  # the last axis with the first, at the usual precision
+  del dimensions  # the last axis with the first
+  assert not any(ways.values()), f'no product has these ways: {ways}'
   return checkpoint_name(_product(x, weight), _PRODUCT)
 
 
+# Layers of a scan are of these: REMAT keeps no product of others.
 Linear = functools.partial(nnx.Linear, dot_general=_named_product)
 
 

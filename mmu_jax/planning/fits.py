@@ -19,7 +19,9 @@ from mmu_jax.planning.memory import Program
 from mmu_jax.planning.memory import Setting
 from mmu_jax.planning.programs import read_job
 
-TIGHT = 0.9  # share of the memory to fill: estimates are good to a tenth
+TIGHT = (
+  0.9  # share of the memory to fill: estimates are at most a tenth too low
+)
 MOST = 1024  # devices of the meshes that are tried
 UNITS = {'gib': 2**30, 'gb': 10**9, 'mib': 2**20, 'tib': 2**40}
 

@@ -40,7 +40,7 @@ def equal_budget(config: ml_collections.ConfigDict) -> Runs:
 
   Batches of the retain turn have as many rows as its own. The forget rates are
   by `mmu tune`, of 1.25e-5 to 1e-4, on other people; the rate of the retain
-  turns is that of ``counterfactual``. ``counterfactual_60`` has half of its
+  turns is as in ``counterfactual``. ``counterfactual_60`` has half of its
   rounds.
   """
   del config
@@ -57,10 +57,10 @@ def equal_budget(config: ml_collections.ConfigDict) -> Runs:
 
 
 def reported(config: ml_collections.ConfigDict) -> Runs:
-  """Returns the runs of the tables in docs/results.md: all at both budgets.
+  """Returns the runs of the first tables in docs/results.md, of both budgets.
 
   Args:
-    config: config of the people; says which models are attacked.
+    config: config of the people; gets the models to attack.
   """
   budget = equal_budget(config)
   config.attacks.relearn.models = (

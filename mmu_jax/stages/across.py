@@ -15,6 +15,7 @@ from mmu_jax import workdir as workdir_lib
 from mmu_jax.attacks import showing
 from mmu_jax.attacks.attack import ATTACKS
 from mmu_jax.attacks.attack import Rows
+from mmu_jax.errors import MissingError
 from mmu_jax.errors import UserError
 from mmu_jax.evaluation.report import scored
 from mmu_jax.evaluation.report import table
@@ -70,17 +71,28 @@ def read_seed(place: str | pathlib.Path) -> Seed:
 def keep_seed(seed: Seed, folder: str | pathlib.Path) -> pathlib.Path:
   """Writes all that tables need into one small file, and its seal.
 
-  A workdir can then be deleted, and its numbers compared with later ones.
+  A workdir can then be deleted, and its numbers compared with later ones. A
+  later call for the same seed of the same world writes the file anew.
 
   Args:
     seed: contents of a workdir.
-    folder: folder to write to, as ``seed0.json.gz``; made if it is missing.
+    folder: folder that gets ``seed0.json.gz``; made if it is missing.
 
   Returns:
     The file.
+
+  Raises:
+    ValueError: if the folder has such a file of another world.
   """
   path = pathlib.Path(folder) / f'seed{seed.seed}{_KEPT}'
   workdir_lib.make_folder(path.parent)
+  if path.exists():
+    before = read_seed(path).settings['the world']
+    wrong = workdir_lib.differences(before, seed.settings['the world'])
+    if wrong:
+      raise UserError(
+        f'{path} is of another world: {wrong[0]}. Give another folder.'
+      )
   text = workdir_lib.to_json(seed._asdict()).encode()
   workdir_lib.write_bytes(path, gzip.compress(text, mtime=0))
   seals.seal(path, path.name)
@@ -89,13 +101,18 @@ def keep_seed(seed: Seed, folder: str | pathlib.Path) -> pathlib.Path:
 
 def _read_kept(path: pathlib.Path) -> Seed:
   """Reads a file of ``keep_seed``."""
+  advice = (
+    'Take a file that `mmu compare --to` wrote, with its seal beside it, or a '
+    'workdir.'
+  )
+  if not path.is_file():
+    raise MissingError(f'there is no {path}. {advice}')
   wrong = seals.fault(path, path.name)
   if wrong:
-    raise UserError(
-      f'{wrong}. Take a file that `mmu compare --to` wrote, with its seal '
-      'beside it, or a workdir.'
-    )
+    raise UserError(f'{wrong}. {advice}')
   found = json.loads(gzip.decompress(path.read_bytes()))
+  if set(found) != set(Seed._fields):
+    raise UserError(f'{path} is of another version of mmu_jax. {advice}')
   costs = {run: tuple(cost) for run, cost in found['costs'].items()}
   return Seed(**{**found, 'costs': costs})
 

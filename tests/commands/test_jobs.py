@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import pathlib
 import platform
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from commanding import CONFIG
 from commanding import JOBS
 import pytest
 
+import mmu_jax
 from mmu_jax import __main__ as command_line
 from mmu_jax import workdir as workdir_lib
 from mmu_jax.commands import COMMANDS
@@ -292,16 +294,24 @@ jobs.run(Command('x', 'x', '', None, compiles), args)
     ('given', {'JAX_COMPILATION_CACHE_DIR': '{folder}/given'}),
     ('', {'JAX_ENABLE_COMPILATION_CACHE': 'false'}),
     ('', {'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}),
+    ('', {'XDG_CACHE_HOME': '/proc/none'}),
+    ('', {'XDG_CACHE_HOME': 'relative'}),
   ],
 )
 def test_compiled_programs_are_kept_for_later_calls(tmp_path, kept, environ):
   """In a folder for this machine, and not where they might hang."""
   environ = {k: v.format(folder=tmp_path) for k, v in environ.items()}
   left = {k: v for k, v in os.environ.items() if not k.startswith(('JAX', 'X'))}
-  environ |= {'XDG_CACHE_HOME': str(tmp_path), 'JAX_PLATFORMS': 'cpu'}
-  subprocess.run(
-    [sys.executable, '-c', _COMPILES], env=left | environ, check=True
+  left |= {'XDG_CACHE_HOME': str(tmp_path), 'JAX_PLATFORMS': 'cpu'}
+  left['PYTHONPATH'] = str(pathlib.Path(mmu_jax.__file__).parents[1])
+  ran = subprocess.run(
+    [sys.executable, '-c', _COMPILES],
+    env=left | environ,
+    cwd=tmp_path,
+    check=True,
+    capture_output=True,
   )
+  assert b'Warning' not in ran.stderr
   found = [path for path in tmp_path.rglob('*') if path.is_file()]
   assert bool(found) == bool(kept)
   for path in found:

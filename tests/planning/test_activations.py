@@ -22,11 +22,12 @@ def _bytes(values, count=1):
   )
 
 
+@pytest.mark.parametrize('remat', ['none', 'products', 'full'])
 @pytest.mark.parametrize('room, counted', [(0, 0), (1, 0), (1, 7)])
 def test_kept_values_are_the_residuals_of_jax_at_any_rows_and_length(
-  room, counted
+  room, counted, remat
 ):
-  model = plans.model()
+  model = plans.model(remat=remat)
   rng = np.random.default_rng()
   count, length = int(rng.integers(2, 6)), int(rng.integers(20, 40))
   loss = functools.partial(objectives.descend, model.forward)
@@ -43,8 +44,7 @@ def test_kept_values_are_the_residuals_of_jax_at_any_rows_and_length(
     for x in jax.tree.leaves(found)
     if x.shape not in own
   )
-  way = model.config.remat
-  kept = activations.kept(model.config, objectives.descend, *sizes, way)
+  kept = activations.kept(model.config, objectives.descend, *sizes, remat)
   assert _bytes(kept, count) == pytest.approx(want, rel=0.01)
 
 

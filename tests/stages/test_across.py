@@ -133,8 +133,20 @@ def test_a_kept_seed_that_was_edited_or_has_no_seal_is_refused(tmp_path):
   path.with_name('seed0.json.gz.seal').unlink()
   with pytest.raises(ValueError, match='seal.*--to'):
     across.read_seed(path)
-  with pytest.raises(ValueError, match='there is no .*other.json.gz'):
+  with pytest.raises(FileNotFoundError, match='there is no .*other.json.gz'):
     across.read_seed(tmp_path / 'other.json.gz')
+
+
+def test_a_kept_seed_is_replaced_by_its_own_world_alone(tmp_path):
+  seed = _job(tmp_path / 'a', 0, attacked=())
+  across.keep_seed(seed, tmp_path / 'kept')
+  more = _job(tmp_path / 'b', 0)
+  path = across.keep_seed(more, tmp_path / 'kept')
+  assert across.read_seed(path) == more != seed
+  other = _job(tmp_path / 'c', 0, people=12)
+  with pytest.raises(ValueError, match='of another world: .*num_forget'):
+    across.keep_seed(other, tmp_path / 'kept')
+  assert across.read_seed(path) == more
 
 
 @pytest.mark.parametrize(

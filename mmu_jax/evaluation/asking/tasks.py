@@ -59,13 +59,13 @@ def predict(
       where its config says so; before anything is asked.
     FloatingPointError: if logits are not finite; names the questions.
   """
-  # No more of them in a row than leaves a row for every device.
-  together_here = max(1, size // sharding.parts_here())
+  # No more questions in a row than leaves a row for every device.
+  most_in_row = max(1, size // sharding.parts_here())
   has_options = lambda q: q.row.task == row_lib.CLASSIFICATION
   for chosen in (False, True):
     alike = [q for q in questions if has_options(q) == chosen]
     rows = together.rows_of(
-      alike, protocol, encoder, most=together_here, new_tokens=max_new_tokens
+      alike, protocol, encoder, most=most_in_row, new_tokens=max_new_tokens
     )
     most = max(map(len, rows), default=1)
     height = -(-size // most)
