@@ -32,6 +32,7 @@ from mmu_jax import recipes
 from mmu_jax import workdir
 from mmu_jax.commands import COMMANDS
 from mmu_jax.commands import fields
+from mmu_jax.stages import across
 from mmu_jax.training import optimizer
 
 pytestmark = pytest.mark.usefixtures(
@@ -86,6 +87,58 @@ def test_the_core_modules_show_examples():
     'methods',
   ):
     assert _examples(f'mmu_jax.{name}'), name
+
+
+# Results: the tables of the pages are of the kept seeds.
+
+
+def _kept(folder):
+  """The tables of kept seeds, each as its lines."""
+  places = sorted((ROOT / 'docs' / 'results' / folder).glob('*.json.gz'))
+  made = across.seed_tables([across.read_seed(path) for path in places])
+  of = lambda text: [x for x in text.splitlines() if x.startswith('|')]
+  return {title: of(text) for title, text in made.items()}
+
+
+@pytest.mark.parametrize(
+  'folder, title, mark',
+  [
+    ('people', 'Scores', 'Scores'),
+    ('people', 'Costs', 'Costs'),
+    ('people', 'Attack: relearn', 'Attack: relearn'),
+    ('forget_12', 'Scores', 'forget_12'),
+    ('forget_1', 'Scores', 'forget_1'),
+  ],
+)
+def test_a_table_of_results_is_what_compare_prints(folder, title, mark):
+  page = pages.read('docs/results.md').splitlines()
+  start = page.index(f'<!-- table: {mark} -->') + 1
+  want = _kept(folder)[title]
+  assert len(want) > 3 and page[start : start + len(want) + 1] == [*want, '']
+
+
+def test_the_scores_of_the_readme_are_those_of_the_results():
+  cells = lambda line: [cell.strip() for cell in line.split('|')[1:-1]]
+  head, _, *rows = map(cells, _kept('people')['Scores'])
+  columns = {
+    'forget VQA, new images ↓': 'forget VQA, held-out images ↓',
+    'the fact ↓': 'held-out, the fact ↓',
+    'one of 4 ↓': 'held-out, choice of 4 ↓',
+    'names another ↓': 'held-out, names somebody else ↓',
+    'nats ≈': 'held-out, nats ≈',
+  }
+  place = {title.split(' (')[0]: i for i, title in enumerate(head)}
+  every = {row[0]: row for row in rows}
+  page = pages.read('README.md').splitlines()
+  lines = [
+    x for x in page if x.startswith('| ') and ' .' in x or '| run |' in x
+  ]
+  shown_head, *shown = map(cells, lines)
+  assert len(shown) == 10
+  for run, *values in shown:
+    for title, value in zip(shown_head[1:], values, strict=True):
+      want = every[run][place[columns.get(title, title)]]
+      assert value == want.split(' ')[0], (run, title)
 
 
 # Pages: their form.
