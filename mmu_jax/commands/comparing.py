@@ -42,7 +42,8 @@ COMMANDS = (
     'tables over several seeds: scores, costs, attacks, in Markdown',
     """
   mmu compare runs/seed0 runs/seed1 runs/seed2 > results.md
-  mmu compare runs/seed0 --to=kept    # and later: mmu compare kept/*.json.gz
+  mmu compare runs/seed0 --to=kept
+  mmu compare kept/seed0.json.gz kept/seed1.json.gz
 
 Means over the workdirs, with the lowest and the highest value in brackets, of
 all scores, rounds, seconds and attacks; and which scores put the models in the
