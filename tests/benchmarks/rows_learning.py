@@ -125,7 +125,8 @@ def rounds(subject: Subject, repeats: int) -> Iterator[Line]:
       # is frozen: from the second round on torch has other weights.
       out = 'torch' if i and method == 'mmunlearner' else ''
       alike = [loss for way, loss in losses.items() if way != out]
-      np.testing.assert_allclose(alike, alike[0], rtol=2e-3, err_msg=method)
+      close = dict(rtol=2e-3, atol=1e-6)  # the loss of npo soon is 0
+      np.testing.assert_allclose(alike, alike[0], err_msg=method, **close)
     moved = abs(told[2]['plain'] / told[0]['plain'] - 1)
     assert moved > 0.02, f'{method}: two rounds change the loss by {moved:.2%}'
     ways['its backward passes'] = _backward(subject, method, made['plain'])
