@@ -249,3 +249,33 @@ def test_no_device_is_without_a_row_because_others_hold_many_questions(
   with jax.set_mesh(sharding.make_mesh(mesh)) if mesh else nullcontext():
     assert not list(tasks_lib.predict(MODEL, {}, [], None, **how))
   assert found == [most, most]
+
+
+class _Measured(Exception):
+  """Heights are known: nothing needs to be asked."""
+
+
+@pytest.mark.parametrize(
+  'rows, height', [(1, 1), (4, 4), (5, 8), (32, 32), (33, 64), (100, 64)]
+)
+def test_a_small_task_is_padded_to_less_than_twice_its_rows(
+  monkeypatch, rows, height
+):
+  found = []
+
+  def stop(*_):
+    raise _Measured
+
+  class Stack(_Stack):
+    def __init__(self, encoder, size, entries):
+      found.append(size)
+      super().__init__(encoder, size, ())
+
+  asked = [[Question(_row(f'r{i}'), ())] for i in range(rows)]
+  monkeypatch.setattr(tasks_lib.together, 'rows_of', lambda *_, **__: asked)
+  monkeypatch.setattr(tasks_lib, '_Stack', Stack)
+  monkeypatch.setattr(tasks_lib, 'check_length', stop)
+  how = dict(protocol=PLAIN, max_new_tokens=3, size=64)
+  with pytest.raises(_Measured):
+    list(tasks_lib.predict(MODEL, {}, [], None, **how))
+  assert found == [height, height]
