@@ -28,13 +28,12 @@ def get_config(variant=''):
   names = (*frontier.VARIANTS, 'all', 'fast')
   variant = recipes.variant(variant, names)
   config = recipes.load('people:fast' if variant == 'fast' else 'people')
-  chosen = {k: v for k, v in frontier.VARIANTS.items() if k != 'reported'}
+  chosen = [name for name in frontier.VARIANTS if name != 'reported']
   if variant in frontier.VARIANTS:
-    chosen = {variant: frontier.VARIANTS[variant]}
+    chosen = [variant]
   with config.unlocked():
-    config.runs = {
-      k: run for make in chosen.values() for k, run in make(config).items()
-    }
+    made = [frontier.VARIANTS[name](config) for name in chosen]
+    config.runs = {k: run for runs in made for k, run in runs.items()}
     for run in config.runs.values() if variant == 'fast' else ():
       run.update(rounds=4, warmup=min(run.get('warmup', 0), 2))
   return config

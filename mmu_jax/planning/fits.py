@@ -19,9 +19,8 @@ from mmu_jax.planning.memory import Program
 from mmu_jax.planning.memory import Setting
 from mmu_jax.planning.programs import read_job
 
-TIGHT = (
-  0.9  # share of the memory to fill: estimates are at most a tenth too low
-)
+# Share of the memory to fill: estimates are at most a tenth too low.
+TIGHT = 0.9
 MOST = 1024  # devices of the meshes that are tried
 UNITS = {'gib': 2**30, 'gb': 10**9, 'mib': 2**20, 'tib': 2**40}
 

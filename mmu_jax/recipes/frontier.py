@@ -5,6 +5,7 @@ from typing import Any
 
 import ml_collections
 
+from mmu_jax.recipes.finding import load
 from mmu_jax.recipes.parts import counterfactual_run
 from mmu_jax.recipes.parts import run
 
@@ -68,7 +69,7 @@ def reported(config: ml_collections.ConfigDict) -> Runs:
     *('counterfactual', 'mmunlearner_counterfactual', 'mmunlearner'),
     *('kl_min_120', 'mmunlearner_120', 'mmunlearner_random_120'),
   )
-  short = dict(npo_retain=run('npo_retain', 1.25e-5))
+  short = dict(npo_retain=load('people:all').runs.npo_retain.to_dict())
   return config.runs.to_dict() | short | budget
 
 
