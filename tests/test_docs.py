@@ -32,7 +32,8 @@ from mmu_jax import recipes
 from mmu_jax import workdir
 from mmu_jax.commands import COMMANDS
 from mmu_jax.commands import fields
-from mmu_jax.stages import across
+from mmu_jax.stages.across import seeds as seeds_lib
+from mmu_jax.stages.across import tables
 from mmu_jax.training import optimizer
 
 pytestmark = pytest.mark.usefixtures(
@@ -95,7 +96,7 @@ def test_the_core_modules_show_examples():
 def _kept(folder):
   """The tables of kept seeds, each as its lines."""
   places = sorted((ROOT / 'docs' / 'results' / folder).glob('*.json.gz'))
-  made = across.seed_tables([across.read_seed(path) for path in places])
+  made = tables.seed_tables([seeds_lib.read_seed(path) for path in places])
   of = lambda text: [x for x in text.splitlines() if x.startswith('|')]
   return {title: of(text) for title, text in made.items()}
 

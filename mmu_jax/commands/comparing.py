@@ -26,12 +26,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _compare(args: argparse.Namespace) -> None:
   """Prints the tables."""
-  from mmu_jax.stages import across
+  from mmu_jax.stages.across import seeds as seeds_lib
+  from mmu_jax.stages.across import tables
 
-  seeds = [across.read_seed(path) for path in args.workdirs]
-  made = across.seed_tables(seeds)
+  seeds = [seeds_lib.read_seed(path) for path in args.workdirs]
+  made = tables.seed_tables(seeds)
   for seed in seeds if args.to else ():
-    print(f'kept {across.keep_seed(seed, args.to)}', file=sys.stderr)
+    print(f'kept {seeds_lib.keep_seed(seed, args.to)}', file=sys.stderr)
   for title, lines in made.items():
     print(f'## {title}\n\n{lines}\n')
 

@@ -3,13 +3,14 @@
 import pytest
 
 from mmu_jax import __main__ as cli
-from mmu_jax.stages import across
+from mmu_jax.stages.across import seeds as seeds_lib
+from mmu_jax.stages.across import tables
 
 
 def test_the_tables_are_printed_below_their_titles(monkeypatch, capsys):
-  monkeypatch.setattr(across, 'read_seed', lambda path: path)
+  monkeypatch.setattr(seeds_lib, 'read_seed', lambda path: path)
   monkeypatch.setattr(
-    across, 'seed_tables', lambda seeds: {'Seeds': f'{seeds}'}
+    tables, 'seed_tables', lambda seeds: {'Seeds': f'{seeds}'}
   )
   assert cli.main(['compare', 'a', 'b']) == 0
   assert "## Seeds\n\n['a', 'b']\n" in capsys.readouterr().out
@@ -23,9 +24,11 @@ def test_a_folder_without_scores_is_a_clear_error(tmp_path, capsys):
 def test_the_seeds_are_kept_and_the_tables_stay_as_they_are(
   monkeypatch, capsys
 ):
-  monkeypatch.setattr(across, 'read_seed', lambda path: path)
-  monkeypatch.setattr(across, 'seed_tables', lambda seeds: {'A': 'b'})
-  monkeypatch.setattr(across, 'keep_seed', lambda seed, to: f'{to}/{seed}.json')
+  monkeypatch.setattr(seeds_lib, 'read_seed', lambda path: path)
+  monkeypatch.setattr(tables, 'seed_tables', lambda seeds: {'A': 'b'})
+  monkeypatch.setattr(
+    seeds_lib, 'keep_seed', lambda seed, to: f'{to}/{seed}.json'
+  )
   assert cli.main(['compare', 'x', 'y', '--to=kept']) == 0
   out, err = capsys.readouterr()
   assert out == '## A\n\nb\n\n'

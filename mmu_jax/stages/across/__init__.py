@@ -1,0 +1,1 @@
+"""Workdirs of several seeds beside each other: their numbers and tables."""
