@@ -224,8 +224,8 @@ def markdown_table(
       deviation would promise more than it knows.
 
   Returns:
-    A table in GitHub's Markdown for each block, one row per run, and a line
-    about the brackets.
+    A table in GitHub's Markdown for each block, one row per run, a line about
+    the brackets, and one for each run that does not answer.
 
   Raises:
     ValueError: if there are not as many lists as seeds.
@@ -238,10 +238,12 @@ def markdown_table(
   lists = results if seeds is not None else [results]
   tables = [scored.rows(r) for r in lists]
   everything = [row for r in lists for row in r]
+  broken = [scored.unusable(r) for r in lists]
+  marked = {run for found in broken for run in found}
   lines = []
   for block in scored.with_data(everything, tables):
     lines += [f'**{block.title}**', ''] if block.title else []
-    lines += [*_markdown_block(block, tables, seeds), '']
+    lines += [*_markdown_block(block, tables, seeds, marked), '']
   spread = (
     '[95 % interval]'
     if seeds is None
@@ -250,10 +252,17 @@ def markdown_table(
   layout = scored.shown_layout(everything)
   said = '; '.join(filter(None, (asked_by(everything), layout.note, spread)))
   derived = layout.derived[:1].upper() + layout.derived[1:]
-  return '\n'.join([*lines, f'{said[:1].upper()}{said[1:]}. {derived}.'])
+  where = [''] if seeds is None else [f'seed {n}, ' for n in seeds]
+  notes = [
+    f'\n{scored.MARK} {place}{note}.'
+    for place, found in zip(where, broken)
+    for note in found.values()
+  ]
+  text = f'{said[:1].upper()}{said[1:]}. {derived}.'
+  return '\n'.join([*lines, text, *notes])
 
 
-def _markdown_block(block, tables, seeds) -> list[str]:
+def _markdown_block(block, tables, seeds, marked) -> list[str]:
   """The lines of one block."""
   titles = []
   for column in block.columns:
@@ -269,7 +278,8 @@ def _markdown_block(block, tables, seeds) -> list[str]:
       cells = [
         _markdown_cell(tables[0][name].get(c.key), c) for c in block.columns
       ]
-    lines.append(_line([name, *cells]))
+    title = f'{name} {scored.MARK}' if name in marked else name
+    lines.append(_line([title, *cells]))
   return lines
 
 

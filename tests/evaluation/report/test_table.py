@@ -69,6 +69,19 @@ def test_a_model_that_answers_nothing_is_marked_in_the_terminal():
   assert '† mmunlearner: 90 % of the answers to retain_vqa are empty' in words
 
 
+def test_markdown_marks_a_model_that_answers_nothing_and_says_on_which_seed():
+  gone = benchmark_row('mmunlearner', 'retain_vqa', 'gibberish', 0.9)
+  broken, whole = [*mllmu(), gone], mllmu()
+  said = '† {}mmunlearner: 90 % of the answers to retain_vqa are empty'
+  alone = table.markdown_table(broken)
+  assert '| mmunlearner † |' in alone and '| vanilla |' in alone
+  assert said.format('') in alone
+  several = table.markdown_table([whole, broken], seeds=[3, 7])
+  assert '| mmunlearner † |' in several
+  assert said.format('seed 7, ') in several and 'seed 3, ' not in several
+  assert '†' not in table.markdown_table([whole, whole], seeds=[3, 7])
+
+
 def test_an_undefined_score_is_called_so():
   gone = undefined(people(), 'exact_match')
   line = _row(table.markdown_table(gone), 'mmunlearner')
