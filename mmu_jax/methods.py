@@ -175,7 +175,10 @@ def mmunlearner_projected(
 
 
 def counterfactual(
-  forget_every: int = 1, margin: float = 12.0, weight: float = 0.3
+  forget_every: int = 1,
+  margin: float = 12.0,
+  weight: float = 0.3,
+  spared: float = 1.0,
 ) -> tuple[Turn, ...]:
   """One turn: forget the answers up to a margin, and learn what stays.
 
@@ -186,6 +189,9 @@ def counterfactual(
     forget_every: rounds between turns.
     margin: nll > 0 in nats from which an answer counts as forgotten.
     weight: weight of the ascent beside the cross-entropy, > 0.
+    spared: share, from 0 to 1, by which tokens that the reference would have
+      said are left alone. 0 attacks whole answers: for people whom the
+      reference knows, at the cost of text.
 
   References:
     Relabelling: Eldan and Russinovich, Who's Harry Potter?, 2023
@@ -194,7 +200,7 @@ def counterfactual(
   return (
     Turn(
       'forget',
-      objectives.counterfactual_ascent(margin, weight),
+      objectives.counterfactual_ascent(margin, weight, spared),
       every=forget_every,
       needs_reference=True,
       measure=objectives.answers_and_weight_beside,
@@ -204,7 +210,10 @@ def counterfactual(
 
 
 def mmunlearner_counterfactual(
-  forget_every: int = 1, margin: float = 12.0, weight: float = 0.3
+  forget_every: int = 1,
+  margin: float = 12.0,
+  weight: float = 0.3,
+  spared: float = 1.0,
 ) -> tuple[Turn, ...]:
   """One masked turn: forget up to a margin, and learn what stays.
 
@@ -212,7 +221,7 @@ def mmunlearner_counterfactual(
   bit the vanilla weight at the end, so that the mask certifies what cannot have
   changed.
   """
-  (turn,) = counterfactual(forget_every, margin, weight)
+  (turn,) = counterfactual(forget_every, margin, weight, spared)
   return (turn._replace(masked=True),)
 
 

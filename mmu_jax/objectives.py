@@ -207,15 +207,21 @@ NPO_PER = {
 
 
 @functools.cache
-def counterfactual_ascent(margin: float, weight: float) -> LossFn:
+def counterfactual_ascent(
+  margin: float, weight: float, spared: float = 1.0
+) -> LossFn:
   """Bounded ascent on the batch, and cross-entropy on the batch beside it.
 
   A token counts in the ascent by how much of it the reference could not have
-  said, 1 - p_ref: so the facts are attacked, and not the language.
+  said, 1 - spared * p_ref: so the facts are attacked, and not the language.
 
   Raises:
-    ValueError: if the weight is not positive.
+    ValueError: if the weight is not positive, or spared is not in [0, 1].
   """
+  if not 0 <= spared <= 1:
+    raise UserError(
+      f'spared is a share of a probability, from 0 to 1, got {spared}.'
+    )
   if not weight > 0:
     raise UserError(
       f'the weight of the ascent must be positive, got weight={weight}.'
@@ -226,7 +232,7 @@ def counterfactual_ascent(margin: float, weight: float) -> LossFn:
   ) -> tuple[Scalar, Scalar]:
     log_probs = _log_probs(forward, params, batch)
     said = jax.lax.stop_gradient(_log_probs(forward, ref_params, batch))
-    nll, weights = _by_answer(-log_probs * (1 - jnp.exp(said)), batch)
+    nll, weights = _by_answer(-log_probs * (1 - spared * jnp.exp(said)), batch)
     ascent = losses.bounded_ascent(nll, margin, weights)
     return weight * ascent, descend(forward, params, None, batch['beside'])
 

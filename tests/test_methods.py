@@ -119,6 +119,7 @@ def test_the_losses_of_the_turns_are_these():
     ('mmunlearner', {'alpha': -1}, 'forget set would be learned'),
     ('mmunlearner', {'alpha': float('nan')}, 'must be positive, got alpha=nan'),
     ('counterfactual', {'weight': 0}, 'weight of the ascent.*weight=0'),
+    ('counterfactual', {'spared': 2}, 'spared is a share.*got 2'),
     ('ga_diff_joint', {'alpha': -1}, 'forget set would be learned'),
     ('undial', {'strength': 0}, 'must be positive, got 0'),
     ('rmu', {'steering': 0}, 'are positive; got steering=0'),

@@ -97,16 +97,17 @@ def _nll(params, made):
   return -np.take_along_axis(log_p, targets, -1)[..., 0]
 
 
-@pytest.mark.parametrize('share', [0.3, 0.7])
-def test_counterfactual_is_bounded_ascent_beside_a_cross_entropy(share):
+@pytest.mark.parametrize('share, spared', [(0.3, 1.0), (0.7, 1.0), (0.5, 0.4)])
+def test_counterfactual_is_bounded_ascent_beside_a_cross_entropy(share, spared):
   """Against float64 on fresh inputs; the margin lies among the answers."""
   seed = int(np.random.default_rng().integers(10_000))
   params, ref = toy.params(seed), toy.params(seed + 1)
   forget, mixed = (toy.batch(seed + i, rows=6, weighted=True) for i in (2, 3))
-  weighed = _nll(params, forget) * (1 - np.exp(-_nll(ref, forget)))
+  said = np.exp(-_nll(ref, forget))
+  weighed = _nll(params, forget) * (1 - spared * said)
   nll = _by_answer(weighed, forget)
   margin = float(np.quantile(nll, share))
-  loss = objectives.counterfactual_ascent(margin, 0.3)
+  loss = objectives.counterfactual_ascent(margin, 0.3, spared)
   batch = {**forget, 'beside': mixed}
   ascent, kept = jax.jit(functools.partial(loss, toy.forward))(
     params, ref, batch
@@ -119,7 +120,8 @@ def test_counterfactual_is_bounded_ascent_beside_a_cross_entropy(share):
   through = lambda p, r: loss(toy.forward, p, r, batch)[0]
   _, to_ref = jax.jit(jax.grad(through, (0, 1)))(params, ref)
   assert not np.any(toy.vector(to_ref)), seed
-  loss = objectives.counterfactual_ascent(0.99 * float(nll.min()), 0.3)
+  least = 0.99 * float(nll.min())
+  loss = objectives.counterfactual_ascent(least, 0.3, spared)
   through = lambda p: loss(toy.forward, p, ref, batch)[0]
   assert not np.any(toy.vector(jax.jit(jax.grad(through))(params))), seed
 

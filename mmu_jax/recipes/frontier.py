@@ -93,20 +93,39 @@ def turn_masks(config: ml_collections.ConfigDict) -> Runs:
 
 
 def ablations(config: ml_collections.ConfigDict) -> Runs:
-  """Returns ``counterfactual`` without one of its parts, or with another.
+  """Returns ``counterfactual_60`` without one of its parts, or with another.
 
   Without relabelling nothing measures the margin, and it is 12 nats.
+
+  Args:
+    config: config of the people; gets the streams of two of them.
   """
-  del config
+  streams = config.unlearn.streams
+  relabelled, pictured, text, *general = streams.mixed
+  less = text | dict(size=text['size'] // 2, weight=text['weight'] / 2)
+  streams.mixed_little_text = (relabelled, pictured, less, *general)
+  streams.mixed_people = (relabelled, pictured, text)
+  made = lambda **changes: counterfactual_run(**(dict(rounds=60) | changes))
   own: dict[str, Any] = dict(teacher='', retain='mixed_retain', margin=12.0)
+  none: dict[str, Any] = dict(weight=1e-6)
+  two: dict[str, Any] = dict(forget='relabelled', teacher='others')
+  two |= dict(retain_rate=3e-4, schedule='cosine', warmup=5)
   return dict(
-    cf_random_teacher=counterfactual_run(teacher='random'),
-    cf_refusal=counterfactual_run(teacher='refusal'),
-    cf_base=counterfactual_run(teacher='base'),
-    cf_no_ascent=counterfactual_run(weight=1e-6),  # relabelling alone
-    cf_no_relabelling=counterfactual_run(**own),  # the ascent alone
-    cf_margin_6=counterfactual_run(margin=6.0),
-    cf_margin_18=counterfactual_run(margin=18.0),
+    counterfactual_60=made(),
+    cf_random_teacher=made(teacher='random'),
+    cf_refusal=made(teacher='refusal'),
+    cf_base=made(teacher='base'),
+    cf_no_ascent=made(**none),
+    cf_no_ascent_fast=made(rate=3e-3, **none),
+    cf_no_ascent_two_turns=run('idk', 3e-4, **two),
+    cf_no_relabelling=made(**own),
+    cf_rehearsal=made(**own | none),  # neither of the two
+    cf_whole_answers=made(spared=0.0),
+    cf_little_text=made(retain='mixed_little_text'),
+    cf_people_alone=made(retain='mixed_people'),
+    cf_margin_6=made(margin=6.0),
+    cf_margin_18=made(margin=18.0),
+    cf_30=made(rounds=30),
   )
 
 

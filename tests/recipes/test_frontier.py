@@ -15,7 +15,14 @@ def test_every_run_is_valid_and_starts_from_the_models_of_people(variant):
     run_rules.run_settings(config, name)
   like = recipes.load('people:fast' if variant == 'fast' else 'people')
   for part in ('data', 'model', 'base', 'vanilla', 'unlearn', 'saliency'):
-    assert config[part].to_dict() == like[part].to_dict(), part
+    assert _without_streams(config[part]) == _without_streams(like[part]), part
+  streams = config.unlearn.streams.to_dict()
+  for name, stream in like.unlearn.streams.to_dict().items():
+    assert streams[name] == stream, name
+
+
+def _without_streams(part):
+  return {k: v for k, v in part.to_dict().items() if k != 'streams'}
 
 
 def test_budgets_are_those_of_counterfactual():
@@ -46,6 +53,31 @@ def test_masks_have_controls_of_their_density():
   for name, which in specs.importances(config, made).items():
     assert not which.own and which.folder.startswith(f'{name}-')
   assert {which.folder for which in own.values()} == {*own}
+
+
+def test_ablations_change_one_thing_of_counterfactual_60():
+  config = recipes.load('frontier:ablations')
+  runs = {name: run.to_dict() for name, run in config.runs.items()}
+  want = runs.pop('counterfactual_60')
+  assert (
+    want == recipes.load('frontier:budget').runs.counterfactual_60.to_dict()
+  )
+  changed = {
+    name: {
+      field for field in {*want, *run} if run.get(field) != want.get(field)
+    }
+    for name, run in runs.items()
+  }
+  assert changed['cf_no_ascent'] == changed['cf_whole_answers'] == {'options'}
+  assert changed['cf_random_teacher'] == {'teacher'}
+  assert changed['cf_30'] == {'rounds'}
+  assert changed['cf_little_text'] == changed['cf_people_alone'] == {'retain'}
+  streams = config.unlearn.streams
+  text, less = streams.mixed[2], streams.mixed_little_text[2]
+  assert text['splits'] == less['splits'] == ('qa:everybody',)
+  assert (text['size'], text['weight']) == (8, 1.0)
+  assert (less['size'], less['weight']) == (4, 0.5)
+  assert streams.mixed_people == streams.mixed[:3]
 
 
 def test_adapters_are_of_three_methods_and_change_no_other_run():
