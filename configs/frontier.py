@@ -8,15 +8,14 @@
   mmu pipeline --config=frontier:lora --workdir=runs/people       # 5 minutes
   mmu pipeline --config=frontier:reported --workdir=runs/seed0    # 30 minutes
 
-`methods`: the methods of other papers; their rates are not tuned. `budget`: the
-methods of `people` on as many rows, rounds and the schedule of
-`counterfactual`. `masks`: densities of its mask, each with its controls.
-`ablations`: `counterfactual` without one of its parts. `lora`: adapters in the
-place of whole weights, see docs/lora.md. `reported`: the runs of `people` and
-of `budget`, and relearning, as in docs/results.md. The models that all of them
-start from are found, and the table shows every finished model. `:all` is all
-but `reported`, and `:fast` these on a model that is too small to learn
-anything.
+`methods`: the methods of other papers, at 60 rounds. `budget`: the methods of
+`people` on as many rows, rounds and the schedule of `counterfactual`. `masks`:
+densities of its mask, each with its controls. `ablations`: `counterfactual_60`
+without one of its parts. `lora`: adapters in the place of whole weights, see
+docs/lora.md. `reported`: the runs of `people` and of `budget`, and relearning,
+as in docs/results.md. The models that all of them start from are found, and
+the table shows every finished model. `:all` is all but `reported`, and `:fast`
+these on a model that is too small to learn anything.
 """
 
 from mmu_jax import recipes

@@ -14,9 +14,10 @@ from mmu_jax import sharding
 from mmu_jax.errors import UserError
 from mmu_jax.models import attention as attention_lib
 
-_PRODUCT = 'product'
+_PRODUCT, _WEIGHT = 'product', 'weight'
 REMAT = {
-  'none': None,  # keep every activation
+  # Keep every activation; weights are kept as they are, and not a layer's.
+  'none': jax.checkpoint_policies.save_anything_except_these_names(_WEIGHT),
   # Keep what linear layers give; norms, activations and attention are cheap.
   'products': jax.checkpoint_policies.save_only_these_names(_PRODUCT),
   'full': jax.checkpoint_policies.nothing_saveable,  # keep layer inputs only
@@ -104,18 +105,42 @@ def scan_layers(
   Returns:
     The last x, and the extras of every layer, stacked.
   """
-  definition, params = nnx.split(layers)
-  if num_layers is not None:
-    params = jax.tree.map(lambda p: p[:num_layers], params)
+  if num_layers is None:
+    num_layers = len(jax.tree.leaves(nnx.state(layers))[0])
 
   def body(x, inputs):
-    layer_params, extra = inputs
-    x, extra = apply(nnx.merge(definition, layer_params), place(x), extra)
+    number, extra = inputs
+    x, extra = apply(one_layer(layers, number), place(x), extra)
     return place(x), extra
 
-  if remat != 'none':
-    body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
-  return jax.lax.scan(body, x, (params, per_layer))
+  body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
+  return jax.lax.scan(body, x, (jnp.arange(num_layers), per_layer))
+
+
+def one_layer(layers: nnx.Module, number: jax.Array | int) -> nnx.Module:
+  """Returns one of the layers that ``stack_layers`` made.
+
+  A scan over the first of them would copy their weights. This reads a layer
+  where it is, and the compiler adds its gradient to theirs in place.
+
+  Args:
+    layers: stacked layers.
+    number: place of the layer, from 0.
+  """
+  pick = functools.partial(
+    jax.lax.dynamic_index_in_dim, index=number, keepdims=False
+  )
+  definition, params = nnx.split(layers)
+  named = lambda p: checkpoint_name(pick(p), _WEIGHT)
+  return nnx.merge(definition, jax.tree.map(named, params))
+
+
+def pick_tokens(x: jax.Array, at: jax.Array | None) -> jax.Array:
+  """Returns ``[B, K, ...]`` of ``x [B, L, ...]`` at ``[B, K]``; None for x."""
+  if at is None:
+    return x
+  at = at.reshape(*at.shape, *(1 for _ in x.shape[2:]))
+  return jnp.take_along_axis(x, at, axis=1)
 
 
 ACTIVATIONS = {

@@ -158,20 +158,23 @@ class LlamaAttention(nnx.Module):
       self.q_norm = _norm(config, dtype, rngs, size)
       self.k_norm = _norm(config, dtype, rngs, size)
 
-  def __call__(self, x, cos, sin, mask, cache, place, causal, implementation):
-    heads = (*x.shape[:2], -1, self.head_dim)
-    q, k = self.q_proj(x).reshape(heads), self.k_proj(x).reshape(heads)
+  def __call__(
+    self, x, cos, sin, mask, cache, place, causal, implementation, at
+  ):
+    heads = lambda x: x.reshape(*x.shape[:2], -1, self.head_dim)
+    pick = functools.partial(layers_lib.pick_tokens, at=at)
+    q, k = heads(self.q_proj(pick(x))), heads(self.k_proj(x))
     if self.qk_norm:
       q, k = self.q_norm(q), self.k_norm(k)
-    q = rotary_lib.rotate(q, cos, sin)
+    q = rotary_lib.rotate(q, pick(cos), pick(sin))
     k = rotary_lib.rotate(k, cos, sin)
-    v = self.v_proj(x).reshape(heads)
+    v = heads(self.v_proj(x))
     if cache is not None:
       cache = write_tokens(cache, k, v, *place)
       k, v = jax.tree.map(lambda x: x[place[0]], cache)
-    how = dict(causal=causal, implementation=implementation)
-    out = attend(q, k, v, mask[:, None], scale=self.scale, **how)
-    return self.o_proj(out.reshape(*x.shape[:2], -1)), cache
+    how = dict(causal=causal and at is None, implementation=implementation)
+    out = attend(q, k, v, pick(mask)[:, None], scale=self.scale, **how)
+    return self.o_proj(out.reshape(*out.shape[:2], -1)), cache
 
 
 class LlamaMlp(nnx.Module):
@@ -203,10 +206,11 @@ class LlamaLayer(nnx.Module):
       self.pre_feedforward_layernorm = norm()
       self.post_feedforward_layernorm = norm()
 
-  def __call__(self, x, cache, **attention):
+  def __call__(self, x, cache, at=None, **attention):
     attended, cache = self.self_attn(
-      self.input_layernorm(x), cache=cache, **attention
+      self.input_layernorm(x), cache=cache, at=at, **attention
     )
+    x = layers_lib.pick_tokens(x, at)
     if self.post_norms:
       x = x + self.post_attention_layernorm(attended)
       made = self.mlp(self.pre_feedforward_layernorm(x))
@@ -252,6 +256,7 @@ class LlamaModel(nnx.Module):
     *,
     near: jax.Array | None = None,
     deep: Sequence[jax.Array] | None = None,
+    at: jax.Array | None = None,
     num_layers: int | None = None,
     causal: bool = False,
     attention: str = 'auto',
@@ -269,6 +274,8 @@ class LlamaModel(nnx.Module):
       near: ``[B, L, S]`` bool, which keys are in the window of a token; for
         decoders with a ``sliding_window``.
       deep: arrays ``[B, L, D]`` that are added after each of the first layers.
+      at: places ``[B, K]`` in a row whose hidden states are wanted, so that
+        the last layer computes no others; None for all.
       num_layers: number of first layers to run, without the norm behind the
         last one; None for all of them and the norm.
       causal: whether no token sees a key of a later place.
@@ -276,7 +283,7 @@ class LlamaModel(nnx.Module):
       remat: a key of ``layers.REMAT``.
 
     Returns:
-      Hidden states ``[B, L, D]``, and the new cache.
+      Hidden states ``[B, L, D]``, or ``[B, K, D]``, and the new cache.
 
     Raises:
       ValueError: if there are not so many layers.
@@ -303,25 +310,33 @@ class LlamaModel(nnx.Module):
 
     count = config.num_hidden_layers if num_layers is None else num_layers
 
-    def apply(layer, state, extra):
+    def apply(layer, state, extra, at=None):
       (x, cache), (number, full) = state, extra
-      pick = lambda a, b: jnp.where(full, a, b)
-      here = seen if full is None else jax.tree.map(pick, seen, window)
+      choose = lambda a, b: jnp.where(full, a, b)
+      here = seen if full is None else jax.tree.map(choose, seen, window)
       how = dict(place=(number, slot), causal=causal, implementation=attention)
-      x, cache = layer(x, cache, **how, **here)
+      x, cache = layer(x, cache, at, **how, **here)
       for k, added in enumerate(deep or ()):
-        x += jnp.where(number == k, added, 0)
+        x += jnp.where(number == k, layers_lib.pick_tokens(added, at), 0)
       return (x, cache), None
+
+    last = count - 1 if at is not None else count
+    inner = jax.tree.map(lambda x: x[:last], (jnp.arange(count), kinds))
 
     (x, cache), _ = layers_lib.scan_layers(
       self.layers,
       apply,
       (x, cache),
-      (jnp.arange(count), kinds),
+      inner,
       place=lambda state: (sharding.split_rows(state[0]), state[1]),
-      num_layers=num_layers,
+      num_layers=last,
       remat=remat,
     )
+    if at is not None:
+      layer = layers_lib.one_layer(self.layers, last)
+      extra = (last, None if kinds is None else kinds[last])
+      (x, cache), _ = apply(layer, (x, cache), extra, at)
+      x = sharding.split_rows(x)
     return (self.norm(x) if num_layers is None else x), cache
 
 

@@ -140,10 +140,6 @@ def build(config: Any) -> Model:
       x = layers.fill_slots(x, features, slots)
     return sharding.split_rows(x), deep
 
-  def pick(hidden, at):  # [B, K, D]
-    picked = jnp.take_along_axis(hidden, at[..., None], axis=1)
-    return sharding.split_rows(picked)
-
   @jax.jit
   def init(key):
     module = family.module(config, nnx.Rngs(params=key))
@@ -161,14 +157,13 @@ def build(config: Any) -> Model:
       batch['positions'],
       **sees(batch),
       deep=deep,
+      at=at,
       num_layers=layer,
       causal=backwards,
       **ways,
     )
     if layer is not None:
       return sharding.split_rows(hidden)
-    if at is not None:
-      hidden = pick(hidden, at)
     return sharding.split_rows(module.logits(hidden), last='tensor')
 
   def image_features(params, batch):
@@ -186,11 +181,11 @@ def build(config: Any) -> Model:
       batch['positions'],
       cache=cache,
       deep=deep,
+      at=at,
       causal=backwards,
       **masks,
       **ways,
     )
-    hidden = pick(hidden, at)
     return sharding.split_rows(module.logits(hidden), last='tensor'), cache
 
   def extend(params, tokens, positions, visible, slot, cache):

@@ -73,6 +73,38 @@ def test_products_are_kept_and_nothing_else_between_linear_layers():
     f = lambda p, remat=remat: jax.vjp(lambda p: run(p, remat), p)[1]
     found = jax.tree.leaves(jax.eval_shape(f, params))
     assert sum(x.shape == (4, 3, 50) for x in found) == wide, remat
+    # The weights of the stack, and no copy of a layer's.
+    assert sum(x.shape == (4, 7, 50) for x in found) == 1, remat
+
+
+@pytest.mark.parametrize('count', [1, 3])
+def test_gradients_of_some_layers_are_those_of_a_loop(count):
+  """The first by a scan and the next alone, in float64."""
+  rng = np.random.default_rng()
+  with jax.enable_x64(True):
+    make = lambda rngs: layers.Linear(5, 5, param_dtype=jnp.float64, rngs=rngs)
+    definition, params = nnx.split(layers.stack_layers(make, 4, nnx.Rngs(0)))
+    params = jax.tree.map(lambda p: rng.normal(size=p.shape), params)
+    x = rng.normal(size=(3, 5))
+
+    def ours(params):
+      stacked = nnx.merge(definition, params)
+      apply = lambda layer, x, _: (jnp.tanh(layer(x)), None)
+      out, _ = layers.scan_layers(stacked, apply, x, num_layers=count)
+      return jnp.sum(jnp.tanh(layers.one_layer(stacked, count)(out)) ** 2)
+
+    def loop(params):
+      out = x
+      for i in range(count + 1):
+        out = jnp.tanh(out @ params['kernel'][i] + params['bias'][i])
+      return jnp.sum(out**2)
+
+    plain = {k: params[k][...] for k in ('kernel', 'bias')}
+    want = jax.jit(jax.grad(loop))(plain)
+    got = jax.jit(jax.grad(ours))(params)
+    for name, grad in want.items():
+      np.testing.assert_allclose(got[name][...], grad, rtol=1e-9, atol=1e-12)
+      assert not np.any(grad[count + 1 :]) and np.any(grad[count])
 
 
 FAR = 32768  # the last position of Qwen2-VL

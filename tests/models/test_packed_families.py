@@ -160,3 +160,32 @@ def test_packed_prompts_are_continued_as_each_of_them_alone(family, side):
   got = decoding.greedy(params, batch, prompts=2, **how)
   np.testing.assert_array_equal(got, want)
   assert len({tuple(x) for row in got[:2].tolist() for x in row}) > 2
+
+
+@pytest.mark.parametrize('family', families.CASES)
+def test_states_at_some_places_are_those_of_all(family):
+  """The last layer reads every token, and computes the rest where asked.
+
+  It sees a window or all, rotates by three positions, is given image tokens.
+  """
+  rng = np.random.default_rng()
+  model, params = _model(family, rng)
+  row = _row(model, rng, list(_parts(model, rng)))
+  length = row['tokens'].shape[1]
+  at = rng.choice(length, (1, 6), replace=False)
+  weights = rng.normal(size=VOCAB).astype(np.float32)
+
+  def measured(params, at):
+    some = model.forward(params, row, at=at)
+    return jnp.sum(jnp.sin(some) @ weights), some
+
+  def picked(params, at):
+    some = model.forward(params, row)[:, at[0]]
+    return jnp.sum(jnp.sin(some) @ weights), some
+
+  take = lambda f: jax.jit(jax.grad(f, has_aux=True))(params, at)
+  (got, logits), (want, want_logits) = take(measured), take(picked)
+  np.testing.assert_allclose(logits, want_logits, rtol=0, atol=2e-5)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+    scale = max(1.0, float(jnp.abs(b).max()))
+    np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * scale)
