@@ -14,10 +14,9 @@ from mmu_jax import sharding
 from mmu_jax.errors import UserError
 from mmu_jax.models import attention as attention_lib
 
-_PRODUCT, _WEIGHT = 'product', 'weight'
+_PRODUCT = 'product'
 REMAT = {
-  # Keep every activation; weights are kept as they are, and not a layer's.
-  'none': jax.checkpoint_policies.save_anything_except_these_names(_WEIGHT),
+  'none': None,  # keep every activation
   # Keep what linear layers give; norms, activations and attention are cheap.
   'products': jax.checkpoint_policies.save_only_these_names(_PRODUCT),
   'full': jax.checkpoint_policies.nothing_saveable,  # keep layer inputs only
@@ -105,16 +104,35 @@ def scan_layers(
   Returns:
     The last x, and the extras of every layer, stacked.
   """
-  if num_layers is None:
-    num_layers = len(jax.tree.leaves(nnx.state(layers))[0])
+  definition, params = nnx.split(layers)
 
   def body(x, inputs):
-    number, extra = inputs
-    x, extra = apply(one_layer(layers, number), place(x), extra)
+    chosen, extra = inputs
+    if num_layers is None:
+      layer = nnx.merge(definition, chosen)
+    else:
+      layer = one_layer(layers, chosen)
+    x, extra = apply(layer, place(x), extra)
     return place(x), extra
 
-  body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
-  return jax.lax.scan(body, x, (jnp.arange(num_layers), per_layer))
+  chosen = params if num_layers is None else jnp.arange(num_layers)
+  body = keeping(remat, body, prevent_cse=False)
+  return jax.lax.scan(body, x, (chosen, per_layer))
+
+
+def keeping(
+  remat: str, body: Callable[..., Any], **how: Any
+) -> Callable[..., Any]:
+  """Returns a function of a layer whose backward pass keeps some activations.
+
+  Args:
+    remat: a key of ``REMAT``.
+    body: function whose inputs are kept.
+    **how: other arguments of ``jax.checkpoint``.
+  """
+  if remat == 'none':
+    return body
+  return jax.checkpoint(body, policy=REMAT[remat], **how)
 
 
 def one_layer(layers: nnx.Module, number: jax.Array | int) -> nnx.Module:
@@ -131,8 +149,7 @@ def one_layer(layers: nnx.Module, number: jax.Array | int) -> nnx.Module:
     jax.lax.dynamic_index_in_dim, index=number, keepdims=False
   )
   definition, params = nnx.split(layers)
-  named = lambda p: checkpoint_name(pick(p), _WEIGHT)
-  return nnx.merge(definition, jax.tree.map(named, params))
+  return nnx.merge(definition, jax.tree.map(pick, params))
 
 
 def pick_tokens(x: jax.Array, at: jax.Array | None) -> jax.Array:

@@ -275,7 +275,8 @@ class LlamaModel(nnx.Module):
         decoders with a ``sliding_window``.
       deep: arrays ``[B, L, D]`` that are added after each of the first layers.
       at: places ``[B, K]`` in a row whose hidden states are wanted, so that
-        the last layer computes no others; None for all.
+        the last layer computes no others (but for ``remat='none'``); None for
+        all.
       num_layers: number of first layers to run, without the norm behind the
         last one; None for all of them and the norm.
       causal: whether no token sees a key of a later place.
@@ -320,22 +321,30 @@ class LlamaModel(nnx.Module):
         x += jnp.where(number == k, layers_lib.pick_tokens(added, at), 0)
       return (x, cache), None
 
-    last = count - 1 if at is not None else count
-    inner = jax.tree.map(lambda x: x[:last], (jnp.arange(count), kinds))
-
+    # Without remat it would keep each layer's weights beside all of them.
+    last_alone = at is not None and remat != 'none'
+    first = count - 1 if last_alone else num_layers
+    inner = (jnp.arange(count), kinds)
     (x, cache), _ = layers_lib.scan_layers(
       self.layers,
       apply,
       (x, cache),
-      inner,
+      jax.tree.map(lambda x: x[:first], inner),
       place=lambda state: (sharding.split_rows(state[0]), state[1]),
-      num_layers=last,
+      num_layers=first,
       remat=remat,
     )
+    if last_alone:
+
+      def last(state):
+        layer = layers_lib.one_layer(self.layers, first)
+        extra = (first, None if kinds is None else kinds[first])
+        return apply(layer, state, extra, at)[0]
+
+      x, cache = layers_lib.keeping(remat, last)((x, cache))
+    elif at is not None:
+      x = layers_lib.pick_tokens(x, at)
     if at is not None:
-      layer = layers_lib.one_layer(self.layers, last)
-      extra = (last, None if kinds is None else kinds[last])
-      (x, cache), _ = apply(layer, (x, cache), extra, at)
       x = sharding.split_rows(x)
     return (self.norm(x) if num_layers is None else x), cache
 

@@ -73,8 +73,6 @@ def test_products_are_kept_and_nothing_else_between_linear_layers():
     f = lambda p, remat=remat: jax.vjp(lambda p: run(p, remat), p)[1]
     found = jax.tree.leaves(jax.eval_shape(f, params))
     assert sum(x.shape == (4, 3, 50) for x in found) == wide, remat
-    # The weights of the stack, and no copy of a layer's.
-    assert sum(x.shape == (4, 7, 50) for x in found) == 1, remat
 
 
 @pytest.mark.parametrize('count', [1, 3])
