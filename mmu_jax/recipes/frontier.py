@@ -106,6 +106,7 @@ def ablations(config: ml_collections.ConfigDict) -> Runs:
   less = text | dict(size=text['size'] // 2, weight=text['weight'] / 2)
   streams.mixed_little_text = (relabelled, pictured, less, *general)
   streams.mixed_people = (relabelled, pictured, text)
+  streams.mixed_short = (relabelled, *streams.retain)
   made = lambda **changes: counterfactual_run(**(dict(rounds=60) | changes))
   own: dict[str, Any] = dict(teacher='', retain='mixed_retain', margin=12.0)
   none: dict[str, Any] = dict(weight=1e-6)
@@ -124,6 +125,7 @@ def ablations(config: ml_collections.ConfigDict) -> Runs:
     cf_whole_answers=made(spared=0.0),
     cf_little_text=made(retain='mixed_little_text'),
     cf_people_alone=made(retain='mixed_people'),
+    cf_short_rows=made(retain='mixed_short'),  # those of the other methods
     cf_margin_6=made(margin=6.0),
     cf_margin_18=made(margin=18.0),
     cf_30=made(rounds=30),

@@ -62,7 +62,8 @@ def importance(subject: Subject, repeats: int) -> Iterator[Line]:
     over,
     dict.fromkeys(over, 'torch'),
   )
-  yield from _mask(subject, found, theirs, lambda: every()[0], repeats)
+  one = lambda: backward(params, batches['forget'][0])
+  yield from _mask(subject, found, theirs, one, repeats)
 
 
 def _mask(subject, found, theirs, backward, repeats) -> Iterator[Line]:

@@ -78,6 +78,8 @@ def test_ablations_change_one_thing_of_counterfactual_60():
   assert (text['size'], text['weight']) == (8, 1.0)
   assert (less['size'], less['weight']) == (4, 0.5)
   assert streams.mixed_people == streams.mixed[:3]
+  short = streams.mixed_short
+  assert short == (streams.mixed[0], *streams.retain) and len(short) == 3
 
 
 def test_adapters_are_of_three_methods_and_change_no_other_run():
