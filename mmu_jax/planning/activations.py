@@ -30,7 +30,8 @@ class Value(NamedTuple):
     shape: its sizes, of one row if ``by_row``.
     dtype: its dtype.
     by_row: whether every row of the batch has one.
-    layers: depth of the stack of layers that it holds, else 1.
+    layers: depth of the tower or decoder whose layers it holds, the last one
+      perhaps excepted; else 1.
     leaf: name of the parameter of which it is a copy in another dtype, or ''.
   """
 
@@ -146,8 +147,7 @@ def _value(x, sizes, depths, by_shape) -> Value | None:
     of_length(n // ROWS if i == at else n) for i, n in enumerate(x.shape)
   )
   if at >= 0:
-    stacked = at > 0 and shape[0] > 1 and shape[0] in depths
-    return Value(shape, x.dtype, True, shape[0] if stacked else 1)
+    return Value(shape, x.dtype, True, _depth(x.shape, depths) if at else 1)
   if x.shape in by_shape and x.dtype == jnp.float32:
     return None
   first = lambda whole: (
@@ -158,6 +158,15 @@ def _value(x, sizes, depths, by_shape) -> Value | None:
   wholes = sorted(filter(first, by_shape), key=lambda s: s != x.shape)
   leaf = by_shape[wholes[0]] if wholes else by_shape.get(x.shape, '')
   return Value(shape, x.dtype, False, 1, leaf)
+
+
+def _depth(shape, depths) -> int:
+  """The layers of the part that a stack is of; 1 for no stack."""
+  tower, decoder = depths
+  if any(n and not n % LENGTH for n in shape):
+    # Its last layer may be computed by itself.
+    return decoder if decoder - 1 <= shape[0] <= decoder else 1
+  return tower if shape[0] == tower else 1
 
 
 def _is_score(value: Value) -> bool:

@@ -407,7 +407,11 @@ def _gradient(loss, program, on) -> dict[str, dict[str, int]]:
 def _by_layer(values, count, on) -> list[list[int]]:
   """Bytes of one layer's values, for each depth of a stack."""
   return [
-    [_value_bytes(v, count, on) // n for v in values if v.layers == n > 1]
+    [
+      _value_bytes(v, count, on) // v.shape[0]
+      for v in values
+      if v.layers == n > 1
+    ]
     for n in sorted(set(on.widths['layers']))
   ]
 

@@ -63,6 +63,15 @@ def test_full_remat_keeps_the_inputs_of_layers():
   assert layers[23, 1, 577, 1024] == 2  # the tower, less its last layer
 
 
+@pytest.mark.parametrize('counted, first', [(0, 32), (64, 31)])
+def test_a_stack_of_the_decoder_is_known_without_its_last_layer(counted, first):
+  sizes = (768, 1, counted)
+  kept = activations.kept(plans.LLAVA_7B, objectives.descend, *sizes, 'full')
+  stacks = [v.shape for v in kept if v.layers == 32]
+  assert stacks == [(first, 1, 768, 4096)]
+  assert {v.layers for v in kept} == {1, 23, 32}
+
+
 def test_fused_attention_keeps_no_scores():
   xla, cudnn = (
     {
