@@ -189,9 +189,9 @@ def counterfactual(
     forget_every: rounds between turns.
     margin: nll > 0 in nats from which an answer counts as forgotten.
     weight: weight of the ascent beside the cross-entropy, > 0.
-    spared: share, from 0 to 1, by which tokens that the reference would have
-      said are left alone. 0 attacks whole answers: for people whom the
-      reference knows, at the cost of text.
+    spared: share of the reference's probability that is taken off the weight
+      of a token, 0 to 1. 0 attacks whole answers, also about people whom the
+      reference knows.
 
   References:
     Relabelling: Eldan and Russinovich, Who's Harry Potter?, 2023

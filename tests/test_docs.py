@@ -109,6 +109,8 @@ def _kept(folder):
     ('people', 'Attack: relearn', 'Attack: relearn'),
     ('forget_12', 'Scores', 'forget_12'),
     ('forget_1', 'Scores', 'forget_1'),
+    ('frontier', 'Scores', 'frontier'),
+    ('frontier', 'Attack: relearn', 'relearning with 60 rounds'),
   ],
 )
 def test_a_table_of_results_is_what_compare_prints(folder, title, mark):

@@ -105,29 +105,33 @@ def scan_layers(
     The last x, and the extras of every layer, stacked.
   """
   definition, params = nnx.split(layers)
+  depth = len(jax.tree.leaves(params)[0])
+  # With 'none' backward would keep every layer that is selected.
+  whole = num_layers in (None, depth) or remat == 'none'
 
   def body(x, inputs):
     chosen, extra = inputs
-    if num_layers is None:
+    if whole:
       layer = nnx.merge(definition, chosen)
     else:
-      layer = one_layer(layers, chosen)
+      layer = select_layer(layers, chosen)
     x, extra = apply(layer, place(x), extra)
     return place(x), extra
 
-  chosen = params if num_layers is None else jnp.arange(num_layers)
-  body = keeping(remat, body, prevent_cse=False)
+  first = jax.tree.map(lambda p: p[:num_layers], params)
+  chosen = first if whole else jnp.arange(num_layers)
+  body = rematerialized(remat, body, prevent_cse=False)
   return jax.lax.scan(body, x, (chosen, per_layer))
 
 
-def keeping(
+def rematerialized(
   remat: str, body: Callable[..., Any], **how: Any
 ) -> Callable[..., Any]:
-  """Returns a function of a layer whose backward pass keeps some activations.
+  """Returns a function whose backward pass keeps some activations alone.
 
   Args:
     remat: a key of ``REMAT``.
-    body: function whose inputs are kept.
+    body: function of one layer, ``body(x, ...)``.
     **how: other arguments of ``jax.checkpoint``.
   """
   if remat == 'none':
@@ -135,7 +139,7 @@ def keeping(
   return jax.checkpoint(body, policy=REMAT[remat], **how)
 
 
-def one_layer(layers: nnx.Module, number: jax.Array | int) -> nnx.Module:
+def select_layer(layers: nnx.Module, index: jax.Array | int) -> nnx.Module:
   """Returns one of the layers that ``stack_layers`` made.
 
   A scan over the first of them would copy their weights. This reads a layer
@@ -143,17 +147,25 @@ def one_layer(layers: nnx.Module, number: jax.Array | int) -> nnx.Module:
 
   Args:
     layers: stacked layers.
-    number: place of the layer, from 0.
+    index: index of the layer, from 0.
   """
   pick = functools.partial(
-    jax.lax.dynamic_index_in_dim, index=number, keepdims=False
+    jax.lax.dynamic_index_in_dim, index=index, keepdims=False
   )
   definition, params = nnx.split(layers)
   return nnx.merge(definition, jax.tree.map(pick, params))
 
 
-def pick_tokens(x: jax.Array, at: jax.Array | None) -> jax.Array:
-  """Returns ``[B, K, ...]`` of ``x [B, L, ...]`` at ``[B, K]``; None for x."""
+def gather_tokens(x: jax.Array, at: jax.Array | None) -> jax.Array:
+  """Returns the tokens of every row at some positions.
+
+  Args:
+    x: ``[B, L, ...]``.
+    at: positions ``[B, K]`` int; None for all.
+
+  Returns:
+    ``[B, K, ...]``.
+  """
   if at is None:
     return x
   at = at.reshape(*at.shape, *(1 for _ in x.shape[2:]))

@@ -162,7 +162,7 @@ class LlamaAttention(nnx.Module):
     self, x, cos, sin, mask, cache, place, causal, implementation, at
   ):
     heads = lambda x: x.reshape(*x.shape[:2], -1, self.head_dim)
-    pick = functools.partial(layers_lib.pick_tokens, at=at)
+    pick = functools.partial(layers_lib.gather_tokens, at=at)
     q, k = heads(self.q_proj(pick(x))), heads(self.k_proj(x))
     if self.qk_norm:
       q, k = self.q_norm(q), self.k_norm(k)
@@ -210,7 +210,7 @@ class LlamaLayer(nnx.Module):
     attended, cache = self.self_attn(
       self.input_layernorm(x), cache=cache, at=at, **attention
     )
-    x = layers_lib.pick_tokens(x, at)
+    x = layers_lib.gather_tokens(x, at)
     if self.post_norms:
       x = x + self.post_attention_layernorm(attended)
       made = self.mlp(self.pre_feedforward_layernorm(x))
@@ -274,9 +274,9 @@ class LlamaModel(nnx.Module):
       near: ``[B, L, S]`` bool, which keys are in the window of a token; for
         decoders with a ``sliding_window``.
       deep: arrays ``[B, L, D]`` that are added after each of the first layers.
-      at: places ``[B, K]`` in a row whose hidden states are wanted, so that
-        the last layer computes no others (but for ``remat='none'``); None for
-        all.
+      at: positions ``[B, K]`` int whose hidden states are returned; the last
+        layer has queries and an MLP for these alone (for all with
+        ``remat='none'``). None for all.
       num_layers: number of first layers to run, without the norm behind the
         last one; None for all of them and the norm.
       causal: whether no token sees a key of a later place.
@@ -318,11 +318,11 @@ class LlamaModel(nnx.Module):
       how = dict(place=(number, slot), causal=causal, implementation=attention)
       x, cache = layer(x, cache, at, **how, **here)
       for k, added in enumerate(deep or ()):
-        x += jnp.where(number == k, layers_lib.pick_tokens(added, at), 0)
+        x += jnp.where(number == k, layers_lib.gather_tokens(added, at), 0)
       return (x, cache), None
 
-    # Without remat it would keep each layer's weights beside all of them.
-    last_alone = at is not None and remat != 'none'
+    # With 'none' the scan would keep a copy of every layer's weights.
+    last_alone = at is not None and count > 0 and remat != 'none'
     first = count - 1 if last_alone else num_layers
     inner = (jnp.arange(count), kinds)
     (x, cache), _ = layers_lib.scan_layers(
@@ -337,13 +337,13 @@ class LlamaModel(nnx.Module):
     if last_alone:
 
       def last(state):
-        layer = layers_lib.one_layer(self.layers, first)
+        layer = layers_lib.select_layer(self.layers, first)
         extra = (first, None if kinds is None else kinds[first])
         return apply(layer, state, extra, at)[0]
 
-      x, cache = layers_lib.keeping(remat, last)((x, cache))
+      x, cache = layers_lib.rematerialized(remat, last)((x, cache))
     elif at is not None:
-      x = layers_lib.pick_tokens(x, at)
+      x = layers_lib.gather_tokens(x, at)
     if at is not None:
       x = sharding.split_rows(x)
     return (self.norm(x) if num_layers is None else x), cache

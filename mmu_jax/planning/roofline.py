@@ -90,7 +90,9 @@ def step_time(program: Program, on: Setting, chip: str) -> StepTime:
     flops += row_flops(*shape) * count * mine / whole
     if mine < whole:
       kept = activations.kept(*shape, 'full')
-      entries += count * sum(math.prod(v.shape) for v in kept if v.layers > 1)
+      stacks = [v for v in kept if v.layers > 1]
+      one = lambda v: math.prod(v.shape) // v.shape[0]  # its last may be apart
+      entries += count * sum(v.layers * one(v) for v in stacks)
   again = 5 if config.remat == 'full' else 4
   gathers = on.micro_batches * (3 * len(backward) + turn.needs_reference)
   # Without the axis data, norms are summed, over fsdp.

@@ -99,11 +99,11 @@ def ablations(config: ml_collections.ConfigDict) -> Runs:
   Without relabelling nothing measures the margin, and it is 12 nats.
 
   Args:
-    config: config of the people; gets the streams of two of them.
+    config: config of the people; gets streams with other rows.
   """
   streams = config.unlearn.streams
   relabelled, pictured, text, *general = streams.mixed
-  less = text | dict(size=text['size'] // 2, weight=text['weight'] / 2)
+  less = text | dict(size=max(1, text['size'] // 2), weight=text['weight'] / 2)
   streams.mixed_little_text = (relabelled, pictured, less, *general)
   streams.mixed_people = (relabelled, pictured, text)
   streams.mixed_short = (relabelled, *streams.retain)
@@ -125,7 +125,7 @@ def ablations(config: ml_collections.ConfigDict) -> Runs:
     cf_whole_answers=made(spared=0.0),
     cf_little_text=made(retain='mixed_little_text'),
     cf_people_alone=made(retain='mixed_people'),
-    cf_short_rows=made(retain='mixed_short'),  # those of the other methods
+    cf_short_rows=made(retain='mixed_short'),  # as the other methods have
     cf_margin_6=made(margin=6.0),
     cf_margin_18=made(margin=18.0),
     cf_30=made(rounds=30),

@@ -88,6 +88,7 @@ RUN: Table = {
   ),
   'options.alpha': (FACTOR, 'weight of the ascent'),
   'options.weight': (FACTOR, 'weight of the ascent beside what is learned'),
+  'options.spared': (number(0, 1), 'how far tokens that base says are spared'),
   'options.margin': (
     POSITIVE._replace(null=True),
     'nats that forget an answer; None: as on other pictures',

@@ -75,8 +75,9 @@ def test_products_are_kept_and_nothing_else_between_linear_layers():
     assert sum(x.shape == (4, 3, 50) for x in found) == wide, remat
 
 
-@pytest.mark.parametrize('count', [1, 3])
-def test_gradients_of_some_layers_are_those_of_a_loop(count):
+@pytest.mark.parametrize('remat', layers.REMAT)
+@pytest.mark.parametrize('count', [0, 1, 3])
+def test_some_layers_have_the_gradients_of_a_loop(count, remat):
   """The first by a scan and the next alone, in float64."""
   rng = np.random.default_rng()
   with jax.enable_x64(True):
@@ -88,8 +89,10 @@ def test_gradients_of_some_layers_are_those_of_a_loop(count):
     def ours(params):
       stacked = nnx.merge(definition, params)
       apply = lambda layer, x, _: (jnp.tanh(layer(x)), None)
-      out, _ = layers.scan_layers(stacked, apply, x, num_layers=count)
-      return jnp.sum(jnp.tanh(layers.one_layer(stacked, count)(out)) ** 2)
+      out, _ = layers.scan_layers(
+        stacked, apply, x, num_layers=count, remat=remat
+      )
+      return jnp.sum(jnp.tanh(layers.select_layer(stacked, count)(out)) ** 2)
 
     def loop(params):
       out = x

@@ -80,6 +80,44 @@ def test_a_layer_sees_its_window_and_every_third_sees_all(layers, reach):
   assert moved.tolist() == [i <= reach for i in range(12)]
 
 
+def _states(model, tokens, **how):
+  """Hidden states ``[B, L, D]``, or at some positions."""
+  positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+  ones = jnp.ones(tokens.shape, int)
+  seen = attention.attention_mask(ones, 0 * ones)
+  near = attention.within(*2 * [positions], 3)
+  x = model.embed(tokens)
+  return model(x, positions, seen, near=near, **how)[0]
+
+
+@pytest.mark.parametrize('remat', ['none', 'products', 'full'])
+@pytest.mark.parametrize(
+  'layers, run', [(1, None), (2, None), (3, None), (3, 0), (3, 1), (3, 2)]
+)
+def test_states_at_some_positions_are_the_same(layers, run, remat):
+  """The last layer has a window of three tokens, or sees all, or is none."""
+  rng = np.random.default_rng()
+  model, tokens = _windowed(layers), rng.integers(0, 20, (2, 12))
+  at = np.array([[11, 0, 7, 7], [5, 4, 9, 1]])
+  how = dict(num_layers=run, remat=remat)
+  get = nnx.jit(lambda model, at: _states(model, tokens, at=at, **how))
+  want = nnx.jit(lambda model: _states(model, tokens, **how))(model)
+  want = np.take_along_axis(np.asarray(want), at[..., None], axis=1)
+  np.testing.assert_allclose(get(model, at), want, rtol=1e-5, atol=1e-5)
+
+
+def test_the_last_layer_computes_little_where_few_states_are_read():
+  """One layer: keys and values of 64 tokens, and the rest of a single one."""
+  definition, state = nnx.split(_windowed(1))
+  tokens = np.zeros((1, 64), int)
+
+  def flops(at):
+    run = lambda state: _states(nnx.merge(definition, state), tokens, at=at)
+    return jax.jit(run).lower(state).cost_analysis()['flops']
+
+  assert flops(np.array([[63]])) < 0.4 * flops(None)
+
+
 @nnx.jit
 def _step(model, token, i, cache):
   visible = jnp.arange(9)[None] <= i

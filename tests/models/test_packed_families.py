@@ -163,11 +163,8 @@ def test_packed_prompts_are_continued_as_each_of_them_alone(family, side):
 
 
 @pytest.mark.parametrize('family', families.CASES)
-def test_states_at_some_places_are_those_of_all(family):
-  """The last layer reads every token, and computes the rest where asked.
-
-  It sees a window or all, rotates by three positions, is given image tokens.
-  """
+def test_logits_at_some_places_are_the_same_in_every_family(family):
+  """The last layer reads every token, and computes the rest where asked."""
   rng = np.random.default_rng()
   model, params = _model(family, rng)
   row = _row(model, rng, list(_parts(model, rng)))

@@ -4,6 +4,7 @@ import pytest
 
 from mmu_jax import recipes
 from mmu_jax.recipes import frontier
+from mmu_jax.settings import table
 from mmu_jax.stages.budgets import mask_specs as specs
 from mmu_jax.stages.budgets import run_rules
 
@@ -11,6 +12,7 @@ from mmu_jax.stages.budgets import run_rules
 @pytest.mark.parametrize('variant', [*frontier.VARIANTS, 'all', 'fast'])
 def test_every_run_is_valid_and_starts_from_the_models_of_people(variant):
   config = recipes.load(f'frontier:{variant}')
+  table.check(config)
   for name in config.runs:
     run_rules.run_settings(config, name)
   like = recipes.load('people:fast' if variant == 'fast' else 'people')
@@ -55,7 +57,7 @@ def test_masks_have_controls_of_their_density():
   assert {which.folder for which in own.values()} == {*own}
 
 
-def test_ablations_change_one_thing_of_counterfactual_60():
+def test_ablations_change_parts_of_counterfactual_60():
   config = recipes.load('frontier:ablations')
   runs = {name: run.to_dict() for name, run in config.runs.items()}
   want = runs.pop('counterfactual_60')
@@ -69,6 +71,9 @@ def test_ablations_change_one_thing_of_counterfactual_60():
     for name, run in runs.items()
   }
   assert changed['cf_no_ascent'] == changed['cf_whole_answers'] == {'options'}
+  assert runs['cf_whole_answers']['options']['spared'] == 0
+  for name in ('cf_no_ascent', 'cf_rehearsal'):
+    assert runs[name]['options']['weight'] == 1e-6
   assert changed['cf_random_teacher'] == {'teacher'}
   assert changed['cf_30'] == {'rounds'}
   assert changed['cf_little_text'] == changed['cf_people_alone'] == {'retain'}
