@@ -106,22 +106,20 @@ def scan_layers(
   """
   definition, params = nnx.split(layers)
   depth = len(jax.tree.leaves(params)[0])
-  # With 'none' backward would keep every layer that is selected.
-  whole = num_layers in (None, depth) or remat == 'none'
+  if num_layers in (None, depth) or remat == 'none':
+    each = jax.tree.map(lambda p: p[:num_layers], params)
+    layer_of = functools.partial(nnx.merge, definition)
+  else:  # with 'none' backward would keep every layer that is selected
+    each = jnp.arange(num_layers)
+    layer_of = functools.partial(select_layer, layers)
 
   def body(x, inputs):
     chosen, extra = inputs
-    if whole:
-      layer = nnx.merge(definition, chosen)
-    else:
-      layer = select_layer(layers, chosen)
-    x, extra = apply(layer, place(x), extra)
+    x, extra = apply(layer_of(chosen), place(x), extra)
     return place(x), extra
 
-  first = jax.tree.map(lambda p: p[:num_layers], params)
-  chosen = first if whole else jnp.arange(num_layers)
   body = rematerialized(remat, body, prevent_cse=False)
-  return jax.lax.scan(body, x, (chosen, per_layer))
+  return jax.lax.scan(body, x, (each, per_layer))
 
 
 def rematerialized(

@@ -48,8 +48,8 @@ class Model:
     forward: ``forward(params, batch) -> logits [B, L, V]``; with ``at``, int
       ``[B, K]``, logits ``[B, K, V]`` at these positions of each row alone;
       with ``layer=k`` the hidden states ``[B, L, D]`` after the first k decoder
-      layers instead: 0 gives the embeddings, with the image tokens in their
-      places.
+      layers instead (with both, ``[B, K, D]``): 0 gives the embeddings, with
+      the image tokens in their places.
     image_features: ``image_features(params, batch) -> [B, tokens, D]``, the
       image tokens that ``image_slots`` count.
     prefill: ``prefill(params, batch, at, cache_size) -> (logits [B, Q, V],
