@@ -269,7 +269,7 @@ def simnpo(
 
 
 def idk(forget_every: int = 1) -> tuple[Turn, ...]:
-  """Learns the forget stream, which holds refusals, then the retain set.
+  """Learns the answers of a teacher, refusals by design, then the retain set.
 
   Its run has ``forget='relabelled'`` and ``teacher='refusal'``.
 
