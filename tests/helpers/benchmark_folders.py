@@ -33,10 +33,21 @@ def name(i: int) -> str:
   return f'{FIRST[i % 10]}{middle} {LAST[i // 10 % 8]}'
 
 
-def file(seed: int, kind: str = 'JPEG', size: int = 48, **options) -> bytes:
-  """A drawn portrait as the bytes of an image file."""
+def file(
+  seed: int,
+  kind: str = 'JPEG',
+  size: int = 48,
+  *,
+  person: int | None = None,
+  **options,
+) -> bytes:
+  """A drawn portrait as the bytes of an image file; of a person, or of anybody.
+
+  Pictures of a person differ as two photos do: in pose, light and noise.
+  """
   rng = np.random.default_rng(seed)
-  drawn = portraits.draw_portrait(portraits.random_look(rng), rng)
+  of = rng if person is None else np.random.default_rng((1, person))
+  drawn = portraits.draw_portrait(portraits.random_look(of), rng)
   return encoded(
     PIL.Image.fromarray(drawn).resize((size, size)), kind, **options
   )
@@ -258,7 +269,7 @@ def _real_forget(ratio, ids=None):
 def _profile(i, person, number, seed=0):
   """A row of ``Full_Set``."""
   return {
-    'image': column(file(seed + i), f'{person}.jpg'),
+    'image': column(file(seed + i, person=seed + i), f'{person}.jpg'),
     'ID': person,
     'Directory': f'data/{person}',
     'biography': json.dumps({'Name': name(i), 'Born': CITIES[i % 6]}),
@@ -270,7 +281,7 @@ def _profile(i, person, number, seed=0):
 
 def _holdout(i, row, number):
   """A row of ``Test_Set``."""
-  files = [file(5_000 + 10 * i + k) for k in range(number)]
+  files = [file(5_000 + 10 * i + k, person=i) for k in range(number)]
   return {
     'ID': row['ID'],
     'images': [column(data, f'{k}.jpg') for k, data in enumerate(files)],
@@ -322,7 +333,7 @@ def _choice(i, k, who):
 def _captioned(i, k):
   """A row of CLEAR's base configs."""
   return {
-    'image': column(file(100 * i + k, 'PNG'), f'{i}_{k}.png'),
+    'image': column(file(100 * i + k, 'PNG', person=i), f'{i}_{k}.png'),
     'caption': f'{name(i)} walks through {CITIES[(i + k) % 6]} in scene {k}.',
     'name': name(i),
   }
