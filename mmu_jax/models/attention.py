@@ -1,12 +1,15 @@
 """Attention, and its masks: which token of a row sees which."""
 
 import functools
+from typing import NamedTuple
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 ATTENTION = ('auto', 'xla', 'blocks', 'cudnn')
 _BLOCK, _BLOCKS = 256, 8  # fewest queries of a block, and most blocks
+PRODUCT = 'product'  # name of what layers keep for their backward pass
 
 
 def resolved(implementation: str, length: int) -> str:
@@ -42,11 +45,11 @@ def attend(
 ) -> jax.Array:
   """Softmax attention, whose heads may share keys and values.
 
-  ``'blocks'`` goes through the queries in at most eight blocks, whose scores
-  the backward pass computes again: the scores ``[B, H, L, S]`` of all of them
-  never exist together, and where tokens see backwards alone each block reads no
-  keys behind it, which saves up to 7 of 16 products. It is exact, to rounding.
-  ``'xla'`` and ``'cudnn'`` are the ways of ``jax.nn.dot_product_attention``.
+  ``'xla'`` makes all scores ``[B, H, L, S]`` of a layer at once. ``'blocks'``
+  goes through the queries in at most eight blocks, so that they never exist
+  together, and where tokens see backwards alone each block reads no keys behind
+  it, which saves up to 7 of 16 products. The backward pass of both makes the
+  scores again. ``'cudnn'`` is the kernel of ``jax.nn.dot_product_attention``.
 
   Args:
     query: ``[B, L, H, D]``.
@@ -69,29 +72,103 @@ def attend(
     True
   """
   length = query.shape[1]
-  implementation = resolved(implementation, length)
-  whole = functools.partial(
-    jax.nn.dot_product_attention,
-    scale=scale,
-    implementation='xla' if implementation == 'blocks' else implementation,
-  )
-  if implementation != 'blocks':
-    return whole(query, key, value, mask=mask)
+  way = resolved(implementation, length)
+  scale = query.shape[-1] ** -0.5 if scale is None else scale
+  if way == 'cudnn':
+    return jax.nn.dot_product_attention(
+      query, key, value, mask=mask, scale=scale, implementation=way
+    )
+  size = block_size(length) if way == 'blocks' else length
+  # Heads by the keys that they share: [B, L, H_kv, H / H_kv, D].
+  grouped = query.reshape(*query.shape[:2], key.shape[2], -1, query.shape[-1])
+  how = _How(scale, size, causal and size < length)
+  return _attend(how, grouped, key, value, mask).reshape(query.shape)
 
-  @functools.partial(jax.checkpoint, static_argnums=0)
-  def block(start, query, key, value, mask):
-    # It cuts what it needs itself, so that backward keeps no pieces.
-    queries, keys = slice(start, start + size), slice(None)
-    if causal:
-      keys = slice(start + size)
+
+class _How(NamedTuple):
+  """Factor of the scores, queries of a block, whether keys behind are cut."""
+
+  scale: float
+  size: int
+  causal: bool
+
+  def blocks(self, length: int) -> list[tuple[slice, slice]]:
+    """Queries and keys of each block."""
+    starts = range(0, length, self.size)
+    keys = lambda start: slice(start + self.size if self.causal else None)
+    return [(slice(i, i + self.size), keys(i)) for i in starts]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(how, query, key, value, mask):
+  """Attention of queries ``[B, L, H_kv, G, D]``, with softmax in float32.
+
+  Backward makes the weights of a block again, of two numbers of each query. By
+  itself JAX would keep them, or in a layer that is computed again also look for
+  the largest scores and make the output a second time.
+  """
+  return _forward(how, query, key, value, mask)[0]
+
+
+def _scores(how, query, key, mask):
+  """Scaled scores ``[B, H_kv, G, L, S]``, lowest where a key is not seen."""
+  exact = jnp.promote_types(query.dtype, jnp.float32)
+  product = functools.partial(jnp.einsum, preferred_element_type=exact)
+  scores = product('blhgd,bshd->bhgls', query, key) * how.scale
+  if mask is None:
+    return scores
+  return jnp.where(mask[:, :, None], scores, jnp.finfo(exact).min / 2)
+
+
+def _forward(how, query, key, value, mask):
+  """The output, and what backward keeps."""
+  outs, numbers = [], []
+  for queries, keys in how.blocks(query.shape[1]):
     seen = None if mask is None else mask[:, :, queries, keys]
-    return whole(query[:, queries], key[:, keys], value[:, keys], mask=seen)
+    scores = _scores(how, query[:, queries], key[:, keys], seen)
+    highest = scores.max(-1, keepdims=True)
+    weights = jnp.exp(scores - highest)
+    total = weights.sum(-1, keepdims=True)
+    weights = (weights / total).astype(value.dtype)
+    outs.append(jnp.einsum('bhgls,bshd->blhgd', weights, value[:, keys]))
+    numbers.append(jnp.concatenate([highest, total], -1))
+  out = checkpoint_name(jnp.concatenate(outs, 1), PRODUCT)
+  numbers = checkpoint_name(jnp.concatenate(numbers, -2), PRODUCT)
+  return out, (query, key, value, mask, out, numbers)
 
-  size = block_size(length)
-  found = [
-    block(start, query, key, value, mask) for start in range(0, length, size)
-  ]
-  return jnp.concatenate(found, axis=1)
+
+def _backward(how, kept, grad):
+  """Gradients of queries, keys and values (Dao et al., arXiv 2205.14135)."""
+  query, key, value, mask, out, numbers = kept
+  product = functools.partial(jnp.einsum, preferred_element_type=numbers.dtype)
+  behind = lambda x: jnp.pad(  # no gradient of keys that a block does not read
+    x, ((0, 0), (0, key.shape[1] - x.shape[1]), (0, 0), (0, 0))
+  )
+  of_query, of_key, of_value = [], [], []
+  for queries, keys in how.blocks(query.shape[1]):
+    q, g, o = (x[:, queries] for x in (query, grad, out))
+    k, v = key[:, keys], value[:, keys]
+    seen = None if mask is None else mask[:, :, queries, keys]
+    highest, total = jnp.split(numbers[..., queries, :], 2, -1)
+    weights = jnp.exp(_scores(how, q, k, seen) - highest) / total
+    # The weighted mean of their gradients, by the output that they made.
+    mean = product('blhgd,blhgd->bhgl', g, o)[..., None]
+    of_weights = product('blhgd,bshd->bhgls', g, v)
+    of_scores = weights * (of_weights - mean) * how.scale
+    if seen is not None:  # of a query that sees no key, too
+      of_scores = jnp.where(seen[:, :, None], of_scores, 0)
+    of_scores = of_scores.astype(q.dtype)
+    of_query.append(product('bhgls,bshd->blhgd', of_scores, k))
+    # In this order no product has to turn the weights round.
+    of_key.append(behind(product('blhgd,bhgls->bshd', q, of_scores)))
+    weights = weights.astype(g.dtype)
+    of_value.append(behind(product('blhgd,bhgls->bshd', g, weights)))
+  of_query = jnp.concatenate(of_query, 1).astype(query.dtype)
+  of_key, of_value = sum(of_key), sum(of_value)
+  return of_query, of_key.astype(key.dtype), of_value.astype(value.dtype), None
+
+
+_attend.defvjp(_forward, _backward)
 
 
 def within(queries: jax.Array, keys: jax.Array, window: int) -> jax.Array:

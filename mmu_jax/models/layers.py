@@ -13,12 +13,12 @@ import numpy as np
 from mmu_jax import sharding
 from mmu_jax.errors import UserError
 from mmu_jax.models import attention as attention_lib
+from mmu_jax.models.attention import PRODUCT
 
-_PRODUCT = 'product'
 REMAT = {
   'none': None,  # keep every activation
-  # Keep what linear layers give; norms, activations and attention are cheap.
-  'products': jax.checkpoint_policies.save_only_these_names(_PRODUCT),
+  # Keep what linear layers and attention give; norms, activations are cheap.
+  'products': jax.checkpoint_policies.save_only_these_names(PRODUCT),
   'full': jax.checkpoint_policies.nothing_saveable,  # keep layer inputs only
 }
 
@@ -49,7 +49,7 @@ def _named_product(x, weight, dimensions, **ways):
   """What ``nnx.Linear`` calls in the place of ``dot_general``."""
   del dimensions  # the last axis with the first
   assert not any(ways.values()), f'no product has these ways: {ways}'
-  return checkpoint_name(_product(x, weight), _PRODUCT)
+  return checkpoint_name(_product(x, weight), PRODUCT)
 
 
 # Layers of a scan are of these: REMAT keeps no product of others.

@@ -84,8 +84,9 @@ def kept(
   Returns:
     The values; parameters themselves are not among them.
   """
-  way = config.attention
-  config = dataclasses.replace(config, attention='xla', remat=remat)
+  # cuDNN is traced on its own devices alone.
+  way = 'xla' if config.attention == 'cudnn' else config.attention
+  config = dataclasses.replace(config, attention=way, remat=remat)
   model = models.build(config)
   params = tree_lib.flatten(model.abstract_params)
   by_shape = {x.shape: name for name, x in params.items()}
@@ -94,8 +95,30 @@ def kept(
     _value(x, (length, counted), depths, by_shape)
     for x in _residuals(config, loss, room, bool(counted))
   )
-  kept = (_less_scores(v, way) if v and _is_score(v) else v for v in found)
-  return tuple(v for v in kept if v)
+  return tuple(v for v in found if v)
+
+
+def score_values(
+  config: Any, loss: LossFn, length: int, room: int, counted: int
+) -> tuple[Value, ...]:
+  """Returns the scores of attention, two for each layer while it is computed.
+
+  The arguments are as for ``kept``. Those of all layers never exist together,
+  and cuDNN has none.
+  """
+  if config.attention == 'cudnn':
+    return ()
+  every = kept(config, loss, length, room, counted, 'none')
+  made = []
+  for v in every:
+    if v.layers > 1 and v.dtype == jnp.float32 and v.shape[-1] == 2:
+      # The two numbers that backward keeps of each query.
+      *heads, queries, _ = v.shape
+      way = attention.resolved(config.attention, queries)
+      size = attention.block_size(queries) if way == 'blocks' else queries
+      shape = (*heads, min(size, queries), queries)
+      made += [v._replace(shape=shape)] * 2
+  return tuple(made)
 
 
 def abstract_batch(
@@ -167,23 +190,3 @@ def _depth(shape, depths) -> int:
     # Its last layer may be computed by itself.
     return decoder if decoder - 1 <= shape[0] <= decoder else 1
   return tower if shape[0] == tower else 1
-
-
-def _is_score(value: Value) -> bool:
-  """Whether a value has an entry for each pair of tokens, in every head."""
-  sizes = value.shape[value.layers > 1 :]
-  return value.by_row and len(sizes) > 2 and sizes[-2] == sizes[-1] > 1
-
-
-def _less_scores(scores: Value, way: str) -> Value | None:
-  """The part of the scores of xla that another way of attention keeps."""
-  # cuDNN is traced on its own devices alone; it keeps none. Of blocks the
-  # scores of one, of one layer, exist at a time.
-  *heads, queries, keys = scores.shape[scores.layers > 1 :]
-  way = attention.resolved(way, queries)
-  if way == 'cudnn':
-    return None
-  if way == 'xla':
-    return scores
-  size = min(attention.block_size(queries), queries)
-  return scores._replace(shape=(*heads, size, keys), layers=1)

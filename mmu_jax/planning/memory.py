@@ -329,7 +329,8 @@ def _answers(program, on) -> dict[str, dict[str, int]]:
   """Phases of decoding prompts with a cache, or of scoring given answers."""
   rows, text, count = program.rows, on.model.config.text_config, program.count
   local = on.local_rows(program)
-  every = activations.kept(on.model.config, descend, *rows[1:], 'none')
+  shape = (on.model.config, descend, *rows[1:])
+  every = activations.kept(*shape, 'none') + activations.score_values(*shape)
   largest = max(sum(_by_layer(every, local, on), []), default=0)
   # Two values of a layer without a gradient, its input and its output.
   hidden = local * rows.length * text.hidden_size * on.itemsize
@@ -375,10 +376,11 @@ def _gradient(loss, program, on) -> dict[str, dict[str, int]]:
   sums = on.tree_bytes(trees.trained) if on.micro_batches > 1 else 0
   # Values of a layer that are computed again, or gradients in flight of the two
   # largest that stay; gradients of values computed again replace them.
+  values = every, kept, activations.score_values(config, loss, *rows[1:])
   flying = [
-    max(sum(again) - sum(stay), 2 * max(stay, default=0))
-    for again, stay in zip(
-      _by_layer(every, count, on), _by_layer(kept, count, on)
+    max(sum(again) - sum(stay), 2 * max(stay, default=0)) + sum(scores)
+    for again, stay, scores in zip(
+      *(_by_layer(each, count, on) for each in values)
     )
   ]
   head = max(on.word_tables)

@@ -22,14 +22,14 @@ def test_seven_billion_parameters_on_eight_devices_of_16_gib_do_not_fit(plan):
   program, need = plan.worst
   assert (program.stage, program.step) == ('kl_min', 'retain')
   assert need.peak == max(n.peak for _, n in plan.stages)
-  assert need.peak / plans.GIB == pytest.approx(18.01, abs=0.01)
+  assert need.peak / plans.GIB == pytest.approx(18.13, abs=0.01)
   assert plan.smallest == 'fsdp=16'
 
 
 def test_levers_lower_the_peak_of_a_job_that_does_not_fit(plan):
   assert set(plan.levers) == {"offload=('reference',)", 'all of them'}
   saved = plan.worst[1].peak - plan.levers["offload=('reference',)"]
-  assert saved / plans.GIB == pytest.approx(3.14, abs=0.01)
+  assert saved / plans.GIB == pytest.approx(3.19, abs=0.01)
   large = planning.plan(plans.config(), hbm='80GiB')
   assert not large.levers and large.smallest == 'fsdp=2'
 

@@ -60,7 +60,8 @@ def load(
       float32 where these keep the dtype of the files.
     attention: implementation, see ``attention.attend``.
     remat: activations that the backward pass keeps: 'none' (all),
-      'products' (what linear layers give) or 'full' (layer inputs alone).
+      'products' (what linear layers and attention give) or 'full' (layer
+      inputs alone).
     adapter: folder of a LoRA adapter of PEFT, which is merged into it.
 
   Returns:
