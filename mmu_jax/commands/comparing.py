@@ -22,6 +22,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='DIR',
     help='folder that gets a small file of each workdir, as seed0.json.gz',
   )
+  parser.add_argument(
+    '--run',
+    action='append',
+    type=filled,
+    metavar='NAME',
+    help='model to show beside vanilla and retrained; may be given again. '
+    'Default: all',
+  )
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -30,6 +38,8 @@ def _compare(args: argparse.Namespace) -> None:
   from mmu_jax.stages.across import tables
 
   seeds = [seeds_lib.read_seed(path) for path in args.workdirs]
+  if args.run:
+    seeds = [seeds_lib.select_runs(seed, args.run) for seed in seeds]
   made = tables.seed_tables(seeds)
   for seed in seeds if args.to else ():
     print(f'kept {seeds_lib.keep_seed(seed, args.to)}', file=sys.stderr)
@@ -44,7 +54,7 @@ COMMANDS = (
     """
   mmu compare runs/seed0 runs/seed1 runs/seed2 > results.md
   mmu compare runs/seed0 --to=kept
-  mmu compare kept/seed0.json.gz kept/seed1.json.gz
+  mmu compare kept/seed0.json.gz kept/seed1.json.gz --run=mmunlearner
 
 Means over the workdirs, with the lowest and the highest value in brackets, of
 all scores, rounds, seconds and attacks; and which scores put the models in the

@@ -58,6 +58,40 @@ def read_seed(place: str | pathlib.Path) -> Seed:
   return Seed(world['seed'], scores, _attacks(folder), costs, settings)
 
 
+def select_runs(seed: Seed, names: Iterable[str]) -> Seed:
+  """Returns the same contents without other models, the references excepted.
+
+  Args:
+    seed: contents of a workdir.
+    names: names of models to keep beside vanilla and retrained.
+
+  Raises:
+    ValueError: if no scores are of one of them.
+  """
+  have = {row['run'] for row in seed.scores}
+  names = set(names)
+  if names - have:
+    raise UserError(
+      f'seed {seed.seed} has no scores of {", ".join(sorted(names - have))}, '
+      f'but of {", ".join(sorted(have))}.'
+    )
+  others = have - names - {'vanilla', 'retrained'}
+  return seed._replace(
+    scores=[row for row in seed.scores if row['run'] not in others],
+    attacks={
+      attack: {k: rows for k, rows in found.items() if k not in others}
+      for attack, found in seed.attacks.items()
+      if names & set(found)
+    },
+    costs={k: cost for k, cost in seed.costs.items() if k not in others},
+    settings={
+      k: made
+      for k, made in seed.settings.items()
+      if k.split(' ')[-1] not in others
+    },
+  )
+
+
 def keep_seed(seed: Seed, folder: str | pathlib.Path) -> pathlib.Path:
   """Writes all that tables need into one small file, and its seal.
 

@@ -56,3 +56,24 @@ def test_an_attack_on_other_parameters_is_refused(tmp_path):
   workdir_lib.write_json(path, claim | {'content': 'y'})
   with pytest.raises(ValueError, match="other parameters than .* 'mine'"):
     seeds_lib.read_seed(tmp_path)
+
+
+def test_chosen_runs_are_kept_beside_the_references(tmp_path):
+  whole = seed_jobs.job(tmp_path, 0)
+  have = {row['run'] for row in whole.scores}
+  chosen = min(have - {'vanilla', 'retrained'})
+  found = seeds_lib.select_runs(whole, [chosen])
+  kept = {chosen, 'vanilla', 'retrained'} & have
+  assert kept < have
+  assert {row['run'] for row in found.scores} == set(found.costs) == kept
+  assert [r for r in whole.scores if r['run'] in kept] == found.scores
+  for attack, models in whole.attacks.items():
+    assert set(found.attacks[attack]) == set(models) & kept
+  models = {k.split(' ')[-1] for k in found.settings} - {'world'}
+  assert models <= kept
+  none = seed_jobs.job(tmp_path / 'other', 0, attacked=('retrained',))
+  assert none.attacks and not seeds_lib.select_runs(none, [chosen]).attacks
+  with pytest.raises(
+    ValueError, match=f'no scores of nobody, but of .*{chosen}'
+  ):
+    seeds_lib.select_runs(whole, [chosen, 'nobody'])
