@@ -13,8 +13,8 @@ as the published scripts do it: the last column has its seconds over ours.
 On a GPU or TPU the default is another list: LLaVA-1.5 7B and Qwen2-VL 7B with
 random weights, in under ten minutes.
 
-Rows: importance (and the mask made of it), round, evaluation, decode, start,
-costs, device.
+Rows: importance (and the mask made of it), round, evaluation, decode, memory,
+start, costs, device.
 """
 
 import argparse
@@ -31,6 +31,7 @@ import rows_asking
 import rows_costs
 import rows_device
 import rows_learning
+import rows_memory
 import subjects
 
 # Rows of one model: (subject, repeats) -> lines.
@@ -39,6 +40,7 @@ ON_MODELS = {
   'round': rows_learning.rounds,
   'evaluation': rows_asking.evaluation,
   'decode': rows_asking.decoding,
+  'memory': rows_memory.memory,
 }
 ROWS = (*ON_MODELS, 'start', 'costs')
 

@@ -17,6 +17,7 @@ from mmu_jax import saliency
 from mmu_jax.objectives import descend
 from mmu_jax.training import optimizer
 from mmu_jax.training import step as step_lib
+from mmu_jax.typing import Batch
 
 METHODS = ('ga_diff', 'kl_min', 'npo', 'mmunlearner')
 RATE = 3e-4
@@ -31,9 +32,9 @@ def importance(subject: Subject, repeats: int) -> Iterator[Line]:
   loss = lambda p, batch: descend(model.forward, p, None, batch)
   how = dict(forward=model.forward, loss=descend)
   backward = lambda p, batch: _gradient(p, None, batch, **how)
-  batches = {split: _batches(subject, split) for split in SETS}
-  measure = lambda split: saliency.importance(loss, params, batches[split])
-  every = lambda: [backward(params, batch) for batch in batches['forget']]
+  made = {split: batches(subject, split) for split in SETS}
+  measure = lambda split: saliency.importance(loss, params, made[split])
+  every = lambda: [backward(params, batch) for batch in made['forget']]
   found = {split: measure(split) for split in SETS}
   squares = jax.tree.map(
     lambda *grads: jnp.mean(jnp.stack([g**2 for g in grads]), 0), *every()
@@ -45,9 +46,7 @@ def importance(subject: Subject, repeats: int) -> Iterator[Line]:
   if subject.torch is not None:
     import in_torch
 
-    theirs = {
-      s: in_torch.importance(subject.torch, b) for s, b in batches.items()
-    }
+    theirs = {s: in_torch.importance(subject.torch, b) for s, b in made.items()}
     ways['torch'] = theirs['forget']
     total = lambda tree: sum(float(x.sum()) for x in jax.tree.leaves(tree))
     np.testing.assert_allclose(
@@ -62,7 +61,7 @@ def importance(subject: Subject, repeats: int) -> Iterator[Line]:
     over,
     dict.fromkeys(over, 'torch'),
   )
-  one = lambda: backward(params, batches['forget'][0])
+  one = lambda: backward(params, made['forget'][0])
   yield from _mask(subject, found, theirs, one, repeats)
 
 
@@ -107,11 +106,9 @@ def rounds(subject: Subject, repeats: int) -> Iterator[Line]:
     }
     for way in ('plain', 'packed')
   }
-  mask = jax.jit(lambda p: masks.pack(jax.tree.map(lambda x: x > 0, p)))(
-    subject.params
-  )
+  mask = some_mask(subject)
   for method in METHODS:
-    ways = {way: _round(subject, method, b, mask) for way, b in made.items()}
+    ways = {way: round_of(subject, method, b, mask) for way, b in made.items()}
     if subject.torch is not None:
       import in_torch
 
@@ -139,7 +136,13 @@ def rounds(subject: Subject, repeats: int) -> Iterator[Line]:
     )
 
 
-def _batches(subject, split):
+def some_mask(subject: Subject):
+  """Half of the weights, packed."""
+  above = lambda p: masks.pack(jax.tree.map(lambda x: x > 0, p))
+  return jax.jit(above)(subject.params)
+
+
+def batches(subject: Subject, split: str) -> list[Batch]:
   """Two batches of plain rows: the questions about some pictures."""
   pictures = PICTURES.get(subject.name, 1)
   whole = subjects.batch_of(subject, split, 2 * pictures, packed=False)
@@ -148,7 +151,7 @@ def _batches(subject, split):
   return [cut(0), cut(rows)]
 
 
-def _round(subject, method, batches, mask):
+def round_of(subject: Subject, method: str, batches, mask):
   """A function that takes one round and returns its last loss."""
   tx = optimizer.build('adamw', weight_decay=0.0)
   own = jax.tree.map(jnp.copy, subject.params)

@@ -6,11 +6,13 @@ import json
 import bench
 import families
 import measuring
+import numpy as np
 import pytest
 import rows_asking
 import rows_costs
 import rows_device
 import rows_learning
+import rows_memory
 import subjects
 
 from mmu_jax import models
@@ -74,6 +76,24 @@ def test_answers_are_timed_and_a_token_needs_less_than_the_cache(
   assert [line.way for line in found] == ['batched', 'one at a time']
   found = list(rows_asking.decoding(subject, 1))
   assert all(0 < line.ratio[0] < 1.2 for line in found)
+
+
+def test_the_peak_of_a_call_is_found_though_it_is_given_back():
+  call = lambda: np.ones(2**24).sum()  # 128 MiB
+  for _ in range(2):
+    assert rows_memory.raised(call) == pytest.approx(2**27, rel=0.1)
+
+
+def test_a_step_needs_more_than_it_holds(subject):
+  """Parameters, and of a round two moments and the reference, in float32."""
+  assert rows_memory.measure('tiny', 'importance', 'ours') > 4
+  found = []
+  process = lambda *words: found.append(words) or 20.0
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(rows_memory, '_process', process)
+    lines = list(rows_memory.memory(subject, 2))
+  assert [line.way for line in lines] == list(rows_memory.STEPS)
+  assert len(found) == 6 and lines[0].values == [20.0, 20.0]
 
 
 def test_a_cost_is_a_share_of_the_ceiling(monkeypatch):
