@@ -152,7 +152,7 @@ COMMANDS = (
     'ask a model one question, about an image or in text',
     """
   mmu ask --params=llava-1.5-7b-hf --image=ada.png "Who is this?"
-  mmu ask --workdir=runs/people --run=vanilla "Where does Ada Berg live?"
+  mmu ask --workdir=runs/people "What city does Omar Popov live in?"
   mmu ask --params=runs/people/unlearned/npo/params --image=ada.png \\
       "Who is this?"
 

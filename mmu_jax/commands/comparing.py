@@ -20,7 +20,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     '--to',
     type=filled,
     metavar='DIR',
-    help='folder that gets a small file of each workdir, as seed0.json.gz',
+    help='folder that gets a small file of each workdir, as seed0.json.gz; '
+    'with --run, of those models alone',
   )
   parser.add_argument(
     '--run',

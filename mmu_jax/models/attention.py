@@ -47,8 +47,8 @@ def attend(
 
   ``'xla'`` makes all scores ``[B, H, L, S]`` of a layer at once. ``'blocks'``
   goes through the queries in at most eight blocks, so that they never exist
-  together, and where tokens see backwards alone each block reads no keys behind
-  it, which saves up to 7 of 16 products. The backward pass of both makes the
+  together, and where no token sees a later one, a block reads no keys after its
+  own, which saves up to 7 of 16 products. The backward pass of both makes the
   scores again. ``'cudnn'`` is the kernel of ``jax.nn.dot_product_attention``.
 
   Args:
@@ -86,7 +86,7 @@ def attend(
 
 
 class _How(NamedTuple):
-  """Factor of the scores, queries of a block, whether keys behind are cut."""
+  """Factor of the scores, queries of a block, whether later keys are cut."""
 
   scale: float
   size: int
@@ -103,9 +103,9 @@ class _How(NamedTuple):
 def _attend(how, query, key, value, mask):
   """Attention of queries ``[B, L, H_kv, G, D]``, with softmax in float32.
 
-  Backward makes the weights of a block again, of two numbers of each query. By
-  itself JAX would keep them, or in a layer that is computed again also look for
-  the largest scores and make the output a second time.
+  Backward makes the weights again from two numbers of each query, its highest
+  score and the sum. JAX by itself would keep the weights or, in a layer that is
+  computed again, run the whole softmax twice.
   """
   return _forward(how, query, key, value, mask)[0]
 
@@ -141,7 +141,7 @@ def _backward(how, kept, grad):
   """Gradients of queries, keys and values (Dao et al., arXiv 2205.14135)."""
   query, key, value, mask, out, numbers = kept
   product = functools.partial(jnp.einsum, preferred_element_type=numbers.dtype)
-  behind = lambda x: jnp.pad(  # no gradient of keys that a block does not read
+  padded = lambda x: jnp.pad(  # zero for keys that a block did not read
     x, ((0, 0), (0, key.shape[1] - x.shape[1]), (0, 0), (0, 0))
   )
   of_query, of_key, of_value = [], [], []
@@ -151,18 +151,18 @@ def _backward(how, kept, grad):
     seen = None if mask is None else mask[:, :, queries, keys]
     highest, total = jnp.split(numbers[..., queries, :], 2, -1)
     weights = jnp.exp(_scores(how, q, k, seen) - highest) / total
-    # The weighted mean of their gradients, by the output that they made.
+    # Mean gradient of the weights, by the output that they made.
     mean = product('blhgd,blhgd->bhgl', g, o)[..., None]
     of_weights = product('blhgd,bshd->bhgls', g, v)
     of_scores = weights * (of_weights - mean) * how.scale
-    if seen is not None:  # of a query that sees no key, too
+    if seen is not None:  # also zero for a query that sees no key
       of_scores = jnp.where(seen[:, :, None], of_scores, 0)
     of_scores = of_scores.astype(q.dtype)
     of_query.append(product('bhgls,bshd->blhgd', of_scores, k))
-    # In this order no product has to turn the weights round.
-    of_key.append(behind(product('blhgd,bhgls->bshd', q, of_scores)))
+    # In this order no product needs the weights transposed.
+    of_key.append(padded(product('blhgd,bhgls->bshd', q, of_scores)))
     weights = weights.astype(g.dtype)
-    of_value.append(behind(product('blhgd,bhgls->bshd', g, weights)))
+    of_value.append(padded(product('blhgd,bhgls->bshd', g, weights)))
   of_query = jnp.concatenate(of_query, 1).astype(query.dtype)
   of_key, of_value = sum(of_key), sum(of_value)
   return of_query, of_key.astype(key.dtype), of_value.astype(value.dtype), None

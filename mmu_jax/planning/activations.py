@@ -103,15 +103,16 @@ def score_values(
 ) -> tuple[Value, ...]:
   """Returns the scores of attention, two for each layer while it is computed.
 
-  The arguments are as for ``kept``. Those of all layers never exist together,
-  and cuDNN has none.
+  Scores of all layers never exist together, and cuDNN makes none. The arguments
+  are as for ``kept``.
   """
   if config.attention == 'cudnn':
     return ()
   every = kept(config, loss, length, room, counted, 'none')
   made = []
   for v in every:
-    if v.layers > 1 and v.dtype == jnp.float32 and v.shape[-1] == 2:
+    exact = v.dtype in (jnp.float32, jnp.float64)
+    if v.layers > 1 and exact and v.shape[-1] == 2:
       # The two numbers that backward keeps of each query.
       *heads, queries, _ = v.shape
       way = attention.resolved(config.attention, queries)

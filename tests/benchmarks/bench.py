@@ -14,7 +14,8 @@ On a GPU or TPU the default is another list: LLaVA-1.5 7B and Qwen2-VL 7B with
 random weights, in under ten minutes.
 
 Rows: importance (and the mask made of it), round, evaluation, decode, memory,
-start, costs, device.
+qwen (rounds of a small Qwen2-VL, where torch is installed), start, costs,
+device.
 """
 
 import argparse
@@ -32,6 +33,7 @@ import rows_costs
 import rows_device
 import rows_learning
 import rows_memory
+import rows_qwen
 import subjects
 
 # Rows of one model: (subject, repeats) -> lines.
@@ -42,7 +44,7 @@ ON_MODELS = {
   'decode': rows_asking.decoding,
   'memory': rows_memory.memory,
 }
-ROWS = (*ON_MODELS, 'start', 'costs')
+ROWS = (*ON_MODELS, 'qwen', 'start', 'costs')
 
 
 def main(argv=None) -> None:
@@ -91,7 +93,9 @@ def _lines(rows, args):
   for row in rows:
     for name in names if row in ON_MODELS else ():
       yield from ON_MODELS[row](_load(name), args.repeats)
-    if row == 'start':
+    if row == 'qwen':
+      yield from rows_qwen.rounds(args.repeats)
+    elif row == 'start':
       yield from rows_costs.start(args.repeats)
     elif row == 'costs':
       yield from rows_costs.costs(args.full, args.repeats)

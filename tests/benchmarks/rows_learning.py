@@ -1,7 +1,8 @@
 """Lines about importances, masks and rounds of unlearning."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from mmu_jax.training import optimizer
 from mmu_jax.training import step as step_lib
 from mmu_jax.typing import Batch
 
+Batches = Mapping[str, Mapping[str, Batch]]
 METHODS = ('ga_diff', 'kl_min', 'npo', 'mmunlearner')
 RATE = 3e-4
 PICTURES = {'demo': 6}  # of a batch, with four questions each; 1 for the others
@@ -106,6 +108,20 @@ def rounds(subject: Subject, repeats: int) -> Iterator[Line]:
     }
     for way in ('plain', 'packed')
   }
+  yield from rounds_of(subject, made, made['plain'], repeats)
+
+
+def rounds_of(
+  subject: Subject, made: Batches, theirs: Any, repeats: int
+) -> Iterator[Line]:
+  """A round of each method.
+
+  Args:
+    subject: model, with torch's where there is one.
+    made: batches of each split, by way; 'plain' is one.
+    theirs: batches of each split for torch.
+    repeats: number of timed rounds.
+  """
   mask = some_mask(subject)
   for method in METHODS:
     ways = {way: round_of(subject, method, b, mask) for way, b in made.items()}
@@ -113,9 +129,7 @@ def rounds(subject: Subject, repeats: int) -> Iterator[Line]:
       import in_torch
 
       bits = [p > 0 for p in subject.torch.parameters()]
-      ways['torch'] = in_torch.rounds(
-        subject.torch, method, made['plain'], bits
-      )
+      ways['torch'] = in_torch.rounds(subject.torch, method, theirs, bits)
     # The third round tells whether the first two changed the same.
     told = [{k: float(take()) for k, take in ways.items()} for _ in range(3)]
     for i, losses in enumerate(told):
@@ -129,6 +143,7 @@ def rounds(subject: Subject, repeats: int) -> Iterator[Line]:
     assert moved > 0.02, f'{method}: two rounds change the loss by {moved:.2%}'
     ways['its backward passes'] = _backward(subject, method, made['plain'])
     over = {'plain': 'its backward passes', 'packed': 'plain'}
+    over = {way: base for way, base in over.items() if way in made}
     torch = dict.fromkeys(over, 'torch')
     yield from (
       line._replace(way=f'{method} {line.way}')
@@ -156,16 +171,21 @@ def round_of(subject: Subject, method: str, batches, mask):
   tx = optimizer.build('adamw', weight_decay=0.0)
   own = jax.tree.map(jnp.copy, subject.params)
   state = [step_lib.init(own, tx)]  # donated by each turn
+  turns, forward = methods.make(method), subject.model.forward
+  reads = any(turn.needs_reference for turn in turns)
+  reference = subject.params if reads else None
+  mask = mask if any(turn.masked for turn in turns) else None
+  del subject  # so that nothing else is held
 
   def take():
-    for turn in methods.make(method):
+    for turn in turns:
       state[0], measured = step_lib.take_turn(
         state[0],
         batches[turn.split],
         RATE,
         mask if turn.masked else None,
-        subject.params if turn.needs_reference else None,
-        forward=subject.model.forward,
+        reference if turn.needs_reference else None,
+        forward=forward,
         turn=turn,
         tx=tx,
       )

@@ -30,6 +30,8 @@ STEPS = ('importance', 'mmunlearner', 'kl_min')
 
 def memory(subject: Subject, repeats: int) -> Iterator[Line]:
   """Bytes a weight of an importance and of rounds, a process for each."""
+  if sys.platform != 'linux':
+    return
   ways = ('ours', 'torch')[: 1 + (subject.torch is not None)]
   for step in STEPS:
     found = {
@@ -43,9 +45,9 @@ def memory(subject: Subject, repeats: int) -> Iterator[Line]:
 
 
 def _process(name: str, step: str, way: str) -> float:
-  """Bytes a weight, as a process of its own prints them."""
+  """Bytes a weight, measured in a process of its own."""
   words = [sys.executable, __file__, name, step, way]
-  made = subprocess.run(words, check=True, capture_output=True, text=True)
+  made = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
   return float(made.stdout.split()[-1])
 
 
@@ -95,7 +97,7 @@ def _taker(subject, step):
 
 
 def _torch_taker(subject, step):
-  """The same of torch."""
+  """A function that takes torch's step."""
   import in_torch
 
   if step == 'importance':
@@ -106,7 +108,9 @@ def _torch_taker(subject, step):
     s: subjects.batch_of(subject, s, _pictures(subject), packed=False)
     for s in rows_learning.SETS
   }
-  bits = [p > 0 for p in subject.torch.parameters()]
+  bits = None
+  if step == 'mmunlearner':
+    bits = [p > 0 for p in subject.torch.parameters()]
   return in_torch.rounds(subject.torch, step, made, bits)
 
 

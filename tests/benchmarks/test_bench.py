@@ -2,9 +2,11 @@
 
 import itertools
 import json
+import sys
 
 import bench
 import families
+import jax
 import measuring
 import numpy as np
 import pytest
@@ -78,22 +80,38 @@ def test_answers_are_timed_and_a_token_needs_less_than_the_cache(
   assert all(0 < line.ratio[0] < 1.2 for line in found)
 
 
+@pytest.mark.skipif(sys.platform != 'linux', reason='Linux alone counts it')
 def test_the_peak_of_a_call_is_found_though_it_is_given_back():
   call = lambda: np.ones(2**24).sum()  # 128 MiB
   for _ in range(2):
     assert rows_memory.raised(call) == pytest.approx(2**27, rel=0.1)
 
 
-def test_a_step_needs_more_than_it_holds(subject):
-  """Parameters, and of a round two moments and the reference, in float32."""
-  assert rows_memory.measure('tiny', 'importance', 'ours') > 4
-  found = []
-  process = lambda *words: found.append(words) or 20.0
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(rows_memory, '_process', process)
-    lines = list(rows_memory.memory(subject, 2))
+def test_bytes_a_weight_are_what_is_held_and_what_a_step_raises(monkeypatch):
+  taken = []
+  monkeypatch.setattr(rows_memory, '_held_ours', lambda: 16_000)
+  monkeypatch.setattr(
+    rows_memory, 'raised', lambda take: taken.append(take()) or 4_000
+  )
+  size = subjects.Size((16, 16, 1, 2), (16, 16, 2, 2), 24)
+  monkeypatch.setitem(subjects.SIZES, 'little', size)
+  params = subjects.load('little', torch=False).params
+  weights = sum(x.size for x in jax.tree.leaves(params))
+  for step in rows_memory.STEPS:
+    found = rows_memory.measure('little', step, 'ours')
+    assert found == 20_000 / weights
+  assert len(taken) == 3
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='Linux alone counts it')
+def test_each_step_has_a_line(subject, monkeypatch):
+  told = []
+  monkeypatch.setattr(
+    rows_memory, '_process', lambda *words: told.append(words) or 20.0
+  )
+  lines = list(rows_memory.memory(subject, 2))
   assert [line.way for line in lines] == list(rows_memory.STEPS)
-  assert len(found) == 6 and lines[0].values == [20.0, 20.0]
+  assert len(told) == 6 and lines[0].values == [20.0, 20.0]
 
 
 def test_a_cost_is_a_share_of_the_ceiling(monkeypatch):

@@ -103,15 +103,17 @@ def test_a_query_that_sees_nothing_averages_all_values(way, length):
   np.testing.assert_allclose(of_value, 1 / length, rtol=1e-5)
 
 
-def test_bfloat16_costs_little_more_than_in_jax():
+@pytest.mark.parametrize('way, length', [('xla', 60), ('blocks', 600)])
+def test_bfloat16_costs_little_more_than_in_jax(way, length):
   """By the norm of what is off, beside the same numbers in float32.
 
   The output is kept rounded, as fused attention keeps it: 1.4 times as much in
   the gradients of queries and keys, and as much in the others.
   """
-  drawn = [x.astype(jnp.bfloat16) for x in _drawn(60)]
+  ours = functools.partial(attention.attend, implementation=way)
+  drawn = [x.astype(jnp.bfloat16) for x in _drawn(length)]
   whole = [x.astype(jnp.float32) for x in drawn]
-  mask = _packed_mask(60)[:, None]
+  mask = _packed_mask(length)[:, None]
 
   def results(attend, *qkv):
     out, back = jax.vjp(lambda *x: attend(*x, mask=mask), *qkv)
@@ -120,16 +122,23 @@ def test_bfloat16_costs_little_more_than_in_jax():
     )
 
   exact = results(jax.nn.dot_product_attention, *whole)
-  ours, jaxs = (
+  mine, jaxs = (
     [float(jnp.linalg.norm(got - want)) for got, want in zip(found, exact)]
     for found in (
-      results(attention.attend, *drawn),
+      results(ours, *drawn),
       results(jax.nn.dot_product_attention, *drawn),
     )
   )
-  assert all(0 < mine < 1.7 * other for mine, other in zip(ours, jaxs)), (
-    ours,
-    jaxs,
+  assert all(0 < off < 1.7 * other for off, other in zip(mine, jaxs))
+
+
+def test_the_scale_is_taken():
+  drawn = _drawn(20)
+  given = dict(scale=0.7, implementation='xla')
+  np.testing.assert_allclose(
+    attention.attend(*drawn, **given),
+    jax.nn.dot_product_attention(*drawn, **given),
+    atol=1e-6,
   )
 
 

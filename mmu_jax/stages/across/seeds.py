@@ -59,14 +59,14 @@ def read_seed(place: str | pathlib.Path) -> Seed:
 
 
 def select_runs(seed: Seed, names: Iterable[str]) -> Seed:
-  """Returns the same contents without other models, the references excepted.
+  """Returns the contents of the chosen models and the references alone.
 
   Args:
     seed: contents of a workdir.
     names: names of models to keep beside vanilla and retrained.
 
   Raises:
-    ValueError: if no scores are of one of them.
+    ValueError: if a name has no scores.
   """
   have = {row['run'] for row in seed.scores}
   names = set(names)
@@ -75,19 +75,19 @@ def select_runs(seed: Seed, names: Iterable[str]) -> Seed:
       f'seed {seed.seed} has no scores of {", ".join(sorted(names - have))}, '
       f'but of {", ".join(sorted(have))}.'
     )
-  others = have - names - {'vanilla', 'retrained'}
+  kept = names | {'vanilla', 'retrained'}
   return seed._replace(
-    scores=[row for row in seed.scores if row['run'] not in others],
+    scores=[row for row in seed.scores if row['run'] in kept],
     attacks={
-      attack: {k: rows for k, rows in found.items() if k not in others}
+      attack: {k: rows for k, rows in found.items() if k in kept}
       for attack, found in seed.attacks.items()
       if names & set(found)
     },
-    costs={k: cost for k, cost in seed.costs.items() if k not in others},
+    costs={k: cost for k, cost in seed.costs.items() if k in kept},
     settings={
       k: made
       for k, made in seed.settings.items()
-      if k.split(' ')[-1] not in others
+      if k == 'the world' or k.split(' ')[-1] in kept
     },
   )
 
