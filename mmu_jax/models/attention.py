@@ -122,7 +122,7 @@ def _scores(how, query, key, mask):
 
 def _forward(how, query, key, value, mask):
   """The output, and what backward keeps."""
-  outs, numbers = [], []
+  outs, stats = [], []
   for queries, keys in how.blocks(query.shape[1]):
     seen = None if mask is None else mask[:, :, queries, keys]
     scores = _scores(how, query[:, queries], key[:, keys], seen)
@@ -131,16 +131,16 @@ def _forward(how, query, key, value, mask):
     total = weights.sum(-1, keepdims=True)
     weights = (weights / total).astype(value.dtype)
     outs.append(jnp.einsum('bhgls,bshd->blhgd', weights, value[:, keys]))
-    numbers.append(jnp.concatenate([highest, total], -1))
+    stats.append(jnp.concatenate([highest, total], -1))
   out = checkpoint_name(jnp.concatenate(outs, 1), PRODUCT)
-  numbers = checkpoint_name(jnp.concatenate(numbers, -2), PRODUCT)
-  return out, (query, key, value, mask, out, numbers)
+  stats = checkpoint_name(jnp.concatenate(stats, -2), PRODUCT)
+  return out, (query, key, value, mask, out, stats)
 
 
 def _backward(how, kept, grad):
   """Gradients of queries, keys and values (Dao et al., arXiv 2205.14135)."""
-  query, key, value, mask, out, numbers = kept
-  product = functools.partial(jnp.einsum, preferred_element_type=numbers.dtype)
+  query, key, value, mask, out, stats = kept
+  product = functools.partial(jnp.einsum, preferred_element_type=stats.dtype)
   padded = lambda x: jnp.pad(  # zero for keys that a block did not read
     x, ((0, 0), (0, key.shape[1] - x.shape[1]), (0, 0), (0, 0))
   )
@@ -149,7 +149,7 @@ def _backward(how, kept, grad):
     q, g, o = (x[:, queries] for x in (query, grad, out))
     k, v = key[:, keys], value[:, keys]
     seen = None if mask is None else mask[:, :, queries, keys]
-    highest, total = jnp.split(numbers[..., queries, :], 2, -1)
+    highest, total = jnp.split(stats[..., queries, :], 2, -1)
     weights = jnp.exp(_scores(how, q, k, seen) - highest) / total
     # Mean gradient of the weights, by the output that they made.
     mean = product('blhgd,blhgd->bhgl', g, o)[..., None]

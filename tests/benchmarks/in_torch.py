@@ -23,9 +23,7 @@ UNLABELLED = -100  # transformers leaves it out of the loss
 
 
 def given(batch: Batch) -> dict[str, Any]:
-  """A batch of plain rows as transformers takes it, or one that is so."""
-  if 'input_ids' in batch:
-    return batch
+  """A batch of plain rows as transformers takes it."""
   targets = np.where(batch['weights'] > 0, batch['targets'], UNLABELLED)
   labels = np.full_like(targets, UNLABELLED)
   labels[:, 1:] = targets[:, :-1]
@@ -89,12 +87,18 @@ METHODS = {
 
 
 def rounds(
-  model: Any, method: str, batches: dict[str, Batch], mask: list[Any] | None
+  model: Any, method: str, made: dict[str, Any], mask: list[Any] | None
 ) -> Callable[[], float]:
-  """Returns a function that takes one round and returns its last loss."""
+  """Returns a function that takes one round and returns its last loss.
+
+  Args:
+    model: model of transformers; is copied.
+    method: key of ``METHODS``.
+    made: batches of each split, see ``given``.
+    mask: weights that a masked turn may change, as bits; None for no mask.
+  """
   reference = copy.deepcopy(model) if method in ('kl_min', 'npo') else None
   model = copy.deepcopy(model).train()
-  made = {split: given(batch) for split, batch in batches.items()}
   adamw = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.0)
 
   def take():

@@ -101,14 +101,11 @@ def _mask(subject, found, theirs, backward, repeats) -> Iterator[Line]:
 
 def rounds(subject: Subject, repeats: int) -> Iterator[Line]:
   """A round of each method: plain and packed rows, beside backward passes."""
-  pictures = PICTURES.get(subject.name, 1)
   made = {
-    way: {
-      s: subjects.batch_of(subject, s, pictures, way == 'packed') for s in SETS
-    }
-    for way in ('plain', 'packed')
+    'plain': splits(subject, packed=False),
+    'packed': splits(subject, packed=True),
   }
-  yield from rounds_of(subject, made, made['plain'], repeats)
+  yield from rounds_of(subject, made, given(subject, made['plain']), repeats)
 
 
 def rounds_of(
@@ -119,7 +116,7 @@ def rounds_of(
   Args:
     subject: model, with torch's where there is one.
     made: batches of each split, by way; 'plain' is one.
-    theirs: batches of each split for torch.
+    theirs: batches of each split as torch takes them, or None.
     repeats: number of timed rounds.
   """
   mask = some_mask(subject)
@@ -149,6 +146,22 @@ def rounds_of(
       line._replace(way=f'{method} {line.way}')
       for line in compare('round', subject.name, ways, repeats, over, torch)
     )
+
+
+def splits(subject: Subject, *, packed: bool) -> dict[str, Batch]:
+  """A batch of each split."""
+  pictures = PICTURES.get(subject.name, 1)
+  of = lambda split: subjects.batch_of(subject, split, pictures, packed)
+  return {split: of(split) for split in SETS}
+
+
+def given(subject: Subject, made: Mapping[str, Batch]) -> Any:
+  """The same batches as torch takes them; None without torch."""
+  if subject.torch is None:
+    return None
+  import in_torch
+
+  return {split: in_torch.given(batch) for split, batch in made.items()}
 
 
 def some_mask(subject: Subject):

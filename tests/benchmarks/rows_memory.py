@@ -86,10 +86,7 @@ def _taker(subject, step):
     batches = rows_learning.batches(subject, 'forget')
     one = lambda: saliency.importance(loss, subject.params, batches)
     return lambda: jax.block_until_ready(one()) and None
-  made = {
-    s: subjects.batch_of(subject, s, _pictures(subject), packed=False)
-    for s in rows_learning.SETS
-  }
+  made = rows_learning.splits(subject, packed=False)
   take = rows_learning.round_of(
     subject, step, made, rows_learning.some_mask(subject)
   )
@@ -104,18 +101,12 @@ def _torch_taker(subject, step):
     batches = rows_learning.batches(subject, 'forget')
     one = in_torch.importance(subject.torch, batches)
     return lambda: one() and None
-  made = {
-    s: subjects.batch_of(subject, s, _pictures(subject), packed=False)
-    for s in rows_learning.SETS
-  }
+  made = rows_learning.splits(subject, packed=False)
   bits = None
   if step == 'mmunlearner':
     bits = [p > 0 for p in subject.torch.parameters()]
-  return in_torch.rounds(subject.torch, step, made, bits)
-
-
-def _pictures(subject) -> int:
-  return rows_learning.PICTURES.get(subject.name, 1)
+  given = rows_learning.given(subject, made)
+  return in_torch.rounds(subject.torch, step, given, bits)
 
 
 def _held_ours() -> int:

@@ -38,15 +38,16 @@ def file(
   kind: str = 'JPEG',
   size: int = 48,
   *,
-  person: int | None = None,
+  look: int | None = None,
   **options,
 ) -> bytes:
-  """A drawn portrait as the bytes of an image file; of a person, or of anybody.
+  """Draws a portrait as the bytes of an image file.
 
-  Pictures of a person differ as two photos do: in pose, light and noise.
+  Pictures with one look differ as two photos of a person do: in pose, light and
+  noise. Without one it is anybody's.
   """
   rng = np.random.default_rng(seed)
-  of = rng if person is None else np.random.default_rng((1, person))
+  of = rng if look is None else np.random.default_rng((1, look))
   drawn = portraits.draw_portrait(portraits.random_look(of), rng)
   return encoded(
     PIL.Image.fromarray(drawn).resize((size, size)), kind, **options
@@ -269,7 +270,7 @@ def _real_forget(ratio, ids=None):
 def _profile(i, person, number, seed=0):
   """A row of ``Full_Set``."""
   return {
-    'image': column(file(seed + i, person=seed + i), f'{person}.jpg'),
+    'image': column(file(seed + i, look=seed + i), f'{person}.jpg'),
     'ID': person,
     'Directory': f'data/{person}',
     'biography': json.dumps({'Name': name(i), 'Born': CITIES[i % 6]}),
@@ -281,7 +282,7 @@ def _profile(i, person, number, seed=0):
 
 def _holdout(i, row, number):
   """A row of ``Test_Set``."""
-  files = [file(5_000 + 10 * i + k, person=i) for k in range(number)]
+  files = [file(5_000 + 10 * i + k, look=i) for k in range(number)]
   return {
     'ID': row['ID'],
     'images': [column(data, f'{k}.jpg') for k, data in enumerate(files)],
@@ -333,7 +334,7 @@ def _choice(i, k, who):
 def _captioned(i, k):
   """A row of CLEAR's base configs."""
   return {
-    'image': column(file(100 * i + k, 'PNG', person=i), f'{i}_{k}.png'),
+    'image': column(file(100 * i + k, 'PNG', look=i), f'{i}_{k}.png'),
     'caption': f'{name(i)} walks through {CITIES[(i + k) % 6]} in scene {k}.',
     'name': name(i),
   }
