@@ -7,6 +7,9 @@
 # launch/gke.sh --dry_run ... prints the manifest and applies nothing; pipe it
 # into `kubectl apply --dry-run=server -f -` to have the cluster check it.
 #
+# With MMU_EXACT=1 a run that goes on is bit for bit the one that was evicted: by
+# deterministic kernels, which may be slower.
+#
 # A JobSet of this name that is done is in the way of a new one:
 #   kubectl delete jobset people
 
@@ -32,6 +35,11 @@ for number in "$nodes" "$gpus"; do
   fi
 done
 
+flags=--xla_gpu_enable_latency_hiding_scheduler=true
+if [[ -n ${MMU_EXACT:-} ]]; then
+  flags+=' --xla_gpu_deterministic_ops=true'
+fi
+
 command=
 for word in "$@"; do
   word=${word//\\/\\\\}
@@ -51,6 +59,7 @@ manifest=$(
     fill COUNT "\"$nodes\"" |
     fill IMAGE "$image" |
     fill GPUS "$gpus" |
+    fill FLAGS "$flags" |
     fill COORDINATOR "$name-workers-0-0.$name:8476" |
     fill COMMAND "[$command]"
 )

@@ -7,8 +7,9 @@
 
 With --devices every process gets so many simulated CPU devices: a rehearsal of
 a cluster job on a laptop. With --gpus every process gets one GPU, 95 % of its
-memory, and kernels that repeat every bit, unless you say so yourself. They
-find each other by MMU_COORDINATOR, MMU_NUM_PROCESSES and MMU_PROCESS_ID.
+memory, and sends while it computes, unless you say so yourself; the variable
+MMU_EXACT=1 asks for kernels that repeat every bit. The processes find each
+other by MMU_COORDINATOR, MMU_NUM_PROCESSES and MMU_PROCESS_ID.
 
 The output of process 0 is shown. When a process fails, the others are ended,
 the last lines of the failed process are shown, and the launcher ends with its
@@ -37,7 +38,8 @@ GRACE = 5  # seconds that the others have to end by themselves
 SAVING = 120  # seconds that they have once one has saved
 PREEMPTED = 75  # of a process that saved and wants to be started again
 COUNT = '--xla_force_host_platform_device_count'
-EXACT = '--xla_gpu_deterministic_ops'  # a run that goes on is the same one
+SENDING = '--xla_gpu_enable_latency_hiding_scheduler=true'
+EXACT = '--xla_gpu_deterministic_ops=true'  # a run that goes on is the same one
 MEMORY = 'XLA_CLIENT_MEM_FRACTION'
 MEMORY_NAMES = (MEMORY, 'XLA_PYTHON_CLIENT_MEM_FRACTION')  # the old one, too
 
@@ -91,9 +93,9 @@ def variables(
     found['CUDA_VISIBLE_DEVICES'] = _gpus(processes)[process_id]
     if not any(os.environ.get(name) for name in MEMORY_NAMES):
       found[MEMORY] = '0.95'  # JAX takes 75 % by default
-    flags = os.environ.get('XLA_FLAGS', '')
-    if EXACT not in flags:
-      found['XLA_FLAGS'] = ' '.join([*flags.split(), f'{EXACT}=true'])
+    flags = [SENDING, EXACT] if os.environ.get('MMU_EXACT') else [SENDING]
+    given = os.environ.get('XLA_FLAGS', '').split()
+    found['XLA_FLAGS'] = ' '.join([*flags, *given])  # the last one counts
   return found
 
 

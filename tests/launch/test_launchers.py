@@ -104,11 +104,14 @@ def test_slurm_puts_a_job_that_saved_back_into_the_queue(
 
 
 GPU = ('XLA_FLAGS', 'XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION')
+SENDING = '--xla_gpu_enable_latency_hiding_scheduler=true'
+EXACT = '--xla_gpu_deterministic_ops'
 SHOWN = f'printenv {" ".join(GPU)}; true'
 
 
 def _without(names):
-  return {k: v for k, v in os.environ.items() if k not in names}
+  left = {k: v for k, v in os.environ.items() if k not in names}
+  return left | {'MMU_EXACT': ''}
 
 
 def _gpu_settings(where, tmp_path, given):
@@ -134,14 +137,16 @@ def _gpu_settings(where, tmp_path, given):
 
 
 @pytest.mark.parametrize('where', ['slurm.sbatch', 'skypilot.yaml', 'local.py'])
-def test_gpus_are_used_whole_and_repeat_every_bit(where, tmp_path):
-  exact = '--xla_gpu_deterministic_ops'
+def test_gpus_are_used_whole_and_repeat_every_bit_where_asked(where, tmp_path):
   flags, memory = _gpu_settings(where, tmp_path, {}).splitlines()
-  assert (flags.split(), memory) == ([f'{exact}=true'], '0.95')
-  given = {'XLA_FLAGS': f'--xla_a=1 {exact}=false', GPU[1]: '0.5'}
-  flags, memory = _gpu_settings(where, tmp_path, given).splitlines()
+  assert (flags.split(), memory) == ([SENDING], '0.95')
+  asked = {'MMU_EXACT': '1'}
+  flags = _gpu_settings(where, tmp_path, asked).splitlines()[0]
+  assert flags.split() == [SENDING, f'{EXACT}=true']
+  given = {'XLA_FLAGS': f'--xla_a=1 {EXACT}=false', GPU[1]: '0.5'}
+  flags, memory = _gpu_settings(where, tmp_path, asked | given).splitlines()
   assert '--xla_a=1' in flags and memory == '0.5'
-  assert flags.split()[-1] == f'{exact}=false'  # the last one counts
+  assert flags.split()[-1] == f'{EXACT}=false'  # the last one counts
   # JAX refuses to start where both names are set.
   assert _gpu_settings(where, tmp_path, {GPU[2]: '0.4'}).splitlines()[1:] == [
     '0.4'
@@ -152,7 +157,7 @@ def test_images_and_pods_have_the_same_settings():
   lines = (LAUNCH / 'Dockerfile').read_text().splitlines()
   manifest = yaml.safe_load((LAUNCH / 'gke_jobset.yaml').read_text())
   variables = _variables(_pod(manifest)[2])
-  for name, value in zip(GPU, ('--xla_gpu_deterministic_ops=true', '0.95')):
+  for name, value in zip(GPU, (SENDING, '0.95')):
     assert f'ENV {name}={value}' in lines
     assert variables[name] == value
 
@@ -292,6 +297,7 @@ def test_gke_fills_in_the_manifest():
     'NODES': '4',
     'GPUS': '1',
     'IMAGE': 'here/mmu:2',
+    'MMU_EXACT': '1',
   }
   done = _run(LAUNCH / 'gke.sh', '--dry_run', *command, env=environ)
   manifest = yaml.safe_load(done.stdout)
@@ -302,6 +308,7 @@ def test_gke_fills_in_the_manifest():
   assert spec['parallelism'] == spec['completions'] == 4
   variables = _variables(container)
   assert variables['MMU_NUM_PROCESSES'] == '4'
+  assert variables['XLA_FLAGS'].split() == [SENDING, f'{EXACT}=true']
   assert variables['MMU_COORDINATOR'] == 'people-workers-0-0.people:8476'
   assert 'gke.sh: ' not in done.stdout.split('apiVersion')[1]
   done = _run(LAUNCH / 'gke.sh', *JOB, env=os.environ | {'NODES': 'two'})
