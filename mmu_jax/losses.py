@@ -87,8 +87,9 @@ def sum_by_answer(
   changed = (jnp.diff(documents, axis=1) != 0) | (
     jnp.diff(branches, axis=1) != 0
   )
-  answer = jnp.pad(jnp.cumsum(changed, axis=1), ((0, 0), (1, 0)))  # [B, L]
   length = values.shape[1]
+  changed = jnp.pad(changed, ((0, 0), (1, 0)))[:, :length]  # L may be 0
+  answer = jnp.cumsum(changed, axis=1)  # [B, L]
   add = jax.vmap(lambda x, i: jax.ops.segment_sum(x, i, num_segments=length))
   total = add(jnp.where(counted, values, 0).astype(jnp.float32), answer)
   return total, add(counted.astype(jnp.int32), answer) > 0

@@ -48,6 +48,8 @@ class Batch(TypedDict):
     counted: ``[B, K]`` int32; the positions with a weight, in order, and -1
       behind them. Losses ask for logits at these places alone; without this
       entry, at every place.
+    prompts: ``[B, Q]`` int32; the positions of the last tokens of prompts to
+      continue, and -1 behind them. Without this entry, a row is one prompt.
     beside: the batch of another split, of any size, for a loss that reads two
       at once (``Turn.beside``).
   """
@@ -63,6 +65,7 @@ class Batch(TypedDict):
   targets: jax.Array
   weights: jax.Array
   counted: NotRequired[jax.Array]
+  prompts: NotRequired[jax.Array]
   beside: NotRequired['Batch']
 
 

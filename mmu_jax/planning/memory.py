@@ -326,7 +326,7 @@ def _batch_bytes(program, on) -> int:
 
 
 def _answers(program, on) -> dict[str, dict[str, int]]:
-  """Phases of decoding prompts with a cache, or of scoring given answers."""
+  """Phases of scoring given answers and, with new tokens, of decoding."""
   rows, text, count = program.rows, on.model.config.text_config, program.count
   local = on.local_rows(program)
   shape = (on.model.config, descend, *rows[1:])
@@ -334,10 +334,12 @@ def _answers(program, on) -> dict[str, dict[str, int]]:
   largest = max(sum(_by_layer(every, local, on), []), default=0)
   # Two values of a layer without a gradient, its input and its output.
   hidden = local * rows.length * text.hidden_size * on.itemsize
-  work = {'activations': 2 * (largest + hidden), 'weights at work': on.layer}
+  work = {
+    'activations': 2 * (largest + hidden),
+    'weights at work': max(on.layer, *on.word_tables),
+    'logits': _logits_bytes(program, on, rows.counted or rows.length),
+  }
   if not count:
-    work['logits'] = _logits_bytes(program, on, rows.counted or rows.length)
-    work['weights at work'] = max(on.layer, *on.word_tables)
     return {'score': work}
   tensor, heads = on.mesh.shape['tensor'], text.num_key_value_heads
   heads //= 1 if heads % tensor else tensor
@@ -350,8 +352,8 @@ def _answers(program, on) -> dict[str, dict[str, int]]:
   )
   # In the loop over new tokens nothing else is large but the tables of words.
   tables = on.layer + sum(on.word_tables)
-  loop = work | {'activations': 0, 'weights at work': tables}
-  return {'prompts': work, 'new tokens': loop}
+  loop = {'weights at work': tables, 'cache': work['cache']}
+  return {'rows': work, 'new tokens': loop}
 
 
 def _gradient(loss, program, on) -> dict[str, dict[str, int]]:

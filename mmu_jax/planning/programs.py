@@ -16,11 +16,11 @@ from mmu_jax import lora
 from mmu_jax import models
 from mmu_jax import sharding
 from mmu_jax.data.batches import batching
-from mmu_jax.data.batches import packing
 from mmu_jax.data.encoding import processors
 from mmu_jax.data.encoding.patches import bucket
 from mmu_jax.data.row import Row
 from mmu_jax.errors import UserError
+from mmu_jax.evaluation.asking import together
 from mmu_jax.models import Model
 from mmu_jax.models import MODELS
 from mmu_jax.models.hub import config as hub_config
@@ -112,9 +112,8 @@ def _programs(config, model, shape, asked) -> list[Program]:
       lora=plans.adapters_of(config.unlearn, run, model),
     )
     found += _turns(name, plan, bool(run.mask), run.reference != 'vanilla')
-  tokens = config.evaluation.max_new_tokens
-  found.append(Program('evaluate', 'decode', asked[0], count=tokens))
-  return [*found, Program('evaluate', 'score', asked[1])]
+  new = {'decode': config.evaluation.max_new_tokens, 'score': 0}
+  return found + [Program('evaluate', k, asked[k], count=new[k]) for k in asked]
 
 
 def _turns(
@@ -197,12 +196,12 @@ def _longest(part: batching.Part, images: processors.Images) -> list[Row]:
   return [row for group in found for row in group]
 
 
-def _measure_asked(job) -> list[Rows]:
-  """Prompts that are decoded, and given answers that are scored."""
+def _measure_asked(job) -> dict[str, Rows]:
+  """Rows that are decoded and scored, and rows that are scored alone."""
   protocol, tasks = scoring.asked(job)
   prompt = lambda q: sum(len(row.question) for row in (q.row, *q.shots))
   given = lambda q: prompt(q) + len(q.row.answer)
-  found = [Rows(job.config.evaluation.batch_size, 0, 0, 0)] * 2
+  found: dict[str, Rows] = {}
   for questions in tasks.values():
     longest = {
       question.row.key: question
@@ -211,15 +210,14 @@ def _measure_asked(job) -> list[Rows]:
     }
     for question in longest.values():
       made = protocol.ask(question, job.scorer)
+      prompts = [made.example] if made else []
       answers = protocol.answers(question, job.scorer)
-      for i, examples in enumerate(([made.example] if made else [], answers)):
-        if examples:
-          document, pictures = job.scorer.document(examples)
-          most = max(found[i].length, bucket(len(document['tokens'])))
-          room = max(found[i].room, job.scorer.room(pictures))
-          counted = max(found[i].counted, bucket(packing.num_counted(document)))
-          sizes = dict(length=most, room=room, counted=counted)
-          found[i] = found[i]._replace(**sizes)
+      row = together.pack_row(prompts, answers, job.scorer)
+      room, counted = job.scorer.room(row.pictures), max(1, row.num_counted)
+      sizes = bucket(row.num_tokens), room, bucket(counted)
+      step = 'decode' if made else 'score'
+      largest = map(max, sizes, found.get(step, (0, 0, 0, 0))[1:])
+      found[step] = Rows(job.config.evaluation.batch_size, *largest)
   return found
 
 
@@ -240,13 +238,12 @@ def _guess(model, length: int, full: bool, parts: Parts, _=()) -> Rows:
   return Rows(count, length, room, 0 if full else min(texts, length))
 
 
-def _guess_asked(model, ask, length: int) -> list[Rows]:
-  """Prompts and scored answers, where no data says it."""
+def _guess_asked(model, ask, length: int) -> dict[str, Rows]:
+  """Prompts with given answers behind them, where no data says it."""
   part = dict(splits=['vqa'], size=ask.batch_size, questions=1)
   one, asked = _guess(model, length, False, [part]), ask.get('shots', 0) + 1
-  prompts = Rows(one.count, one.length * asked, one.room * asked, one.counted)
-  longer = -(-(prompts.length + ask.max_new_tokens) // 8) * 8
-  return [prompts, prompts._replace(length=longer)]
+  longer = -(-(one.length * asked + ask.max_new_tokens) // 8) * 8
+  return {'decode': Rows(one.count, longer, one.room * asked, one.counted)}
 
 
 def _picture(model) -> tuple[int, int]:

@@ -50,7 +50,9 @@ def test_a_look_is_as_one_by_one(job, share):
     params = jax.jit(job.model.init)(jax.random.key(0))
     found = asking.make_look(job, rows, share)(params)
     alone = [
-      decoding.answer_nll(job.model, params, batch)
+      decoding.answer_nll(
+        decoding.answer_scores(params, batch, forward=job.model.forward)
+      )
       for batch in asking.batching.row_batches(rows, job.scorer, size=1)
     ]
   want = np.concatenate([np.concatenate(nll) for nll in alone])

@@ -124,15 +124,16 @@ def _scripted(monkeypatch, questions, calls, protocol, encoder):
     waiting.append(question.row.key)
     return protocol.ask(question, encoder)
 
-  def texts(model, params, batch, processor, *, max_new_tokens, prompts=1):
+  def answers(params, batch, *, max_new_tokens, **_):
     assert max_new_tokens == 50
-    # A row has a prompt, or one in each of its branches.
-    counts = [max(row.max(), 1) for row in batch['branches']]
-    counts = [n for n, real in zip(counts, batch['documents'][:, 0]) if real]
+    counts = (batch['prompts'] >= 0).sum(axis=1)
     asked = iter(waiting[-sum(counts) :])
-    return [[says[next(asked)] for _ in range(n)] for n in counts]
+    said = [[says[next(asked)] for _ in range(n)] for n in counts if n]
+    return said, [()] * len(said)
 
-  monkeypatch.setattr(decoding, 'answer_texts', texts)
+  monkeypatch.setattr(decoding, 'answers', answers)
+  monkeypatch.setattr(decoding, 'answer_texts', lambda said, _: said)
+  monkeypatch.setattr(decoding, 'answer_nll', lambda scores: scores)
   found = tasks_lib.predict(
     types.SimpleNamespace(config=llava.LlavaConfig()),
     None,

@@ -92,14 +92,15 @@ def test_attention_in_blocks_is_the_same_in_every_family(family, monkeypatch):
   model, params = _model(family, rng)
   shared, *questions = _parts(model, rng)
   row = _row(model, rng, [shared, *questions])
+  asked = row | {'prompts': _ends(row)}
   weights = rng.normal(size=VOCAB)
 
   def measured(way):
     config = dataclasses.replace(model.config, attention=way)
     made = models.build(config)
     loss = lambda p: jnp.sum(jnp.sin(made.forward(p, row)) @ weights)
-    said = decoding.greedy(
-      params, row, model=made, max_new_tokens=NEW, stop_ids=(VOCAB,), prompts=2
+    said, _ = decoding.answers(
+      params, asked, model=made, max_new_tokens=NEW, stop_ids=(VOCAB,)
     )
     return said, jax.jit(jax.grad(loss))(params)
 
@@ -108,6 +109,16 @@ def test_attention_in_blocks_is_the_same_in_every_family(family, monkeypatch):
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
     scale = max(1.0, float(jnp.abs(b).max()))
     np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * scale)
+
+
+def _ends(batch):
+  """Places ``[B, 2]`` of the last tokens of two prompts in a row, or of one."""
+  place = np.arange(batch['tokens'].shape[1])
+  real = batch['documents'] > 0
+  single = batch['branches'].max(axis=1, keepdims=True) == 0
+  of = np.where(real, batch['branches'] + single, -1)
+  ends = [np.where(of == n, place, -1).max(axis=1) for n in (1, 2)]
+  return np.stack(ends, axis=1).astype(np.int32)
 
 
 def _joined(rows, side, length):
@@ -157,7 +168,8 @@ def test_packed_prompts_are_continued_as_each_of_them_alone(family, side):
   want.append([np.full(NEW, VOCAB)] * 2)  # padding
   length = max(row['tokens'].shape[1] for row in rows) + 3
   batch = _joined(rows, side, length)
-  got = decoding.greedy(params, batch, prompts=2, **how)
+  batch['prompts'] = _ends(batch)
+  got, _ = decoding.answers(params, batch, **how)
   np.testing.assert_array_equal(got, want)
   assert len({tuple(x) for row in got[:2].tolist() for x in row}) > 2
 

@@ -6,6 +6,7 @@ import pytest
 
 from mmu_jax import recipes
 from mmu_jax.data.batches import batching
+from mmu_jax.data.encoding.patches import bucket
 from mmu_jax.data.people import vocabulary
 from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
@@ -59,6 +60,27 @@ def test_rows_are_those_of_the_streams_of_a_job():
     sizes = stream.num_rows, stream.length, room, stream.most_counted
     want = memory.Rows(*sizes)
     assert jobs[name].rows == want, name
+
+
+def test_prompts_are_read_with_their_given_answers():
+  """Of the people: options are scored alone; texts share all but an end."""
+  config = recipes.load('people:fast')
+  jobs, _ = _read(config)
+  decode, score = (jobs['evaluate', step] for step in ('decode', 'score'))
+  assert decode.count == config.evaluation.max_new_tokens and not score.count
+  data, _, scorer, _ = job_lib.load_world(config)
+  longest = {True: 0, False: 0}
+  for task in data.tasks.values():
+    for row in task.rows:
+      texts = row.options or (row.answer, *row.perturbed)
+      made = [scorer.example(row._replace(answer=text)) for text in texts]
+      start = made[0].prompt_length - 1
+      end = bool(not row.options)  # the prompt, whose last token is its own
+      tokens = start + end + sum(len(x.tokens) - start for x in made)
+      asks = not row.options
+      longest[asks] = max(longest[asks], tokens)
+  assert decode.rows.length == bucket(longest[True])
+  assert score.rows.length == bucket(longest[False])
 
 
 @pytest.mark.parametrize('number', (3, 12, 18, 19))
@@ -118,7 +140,8 @@ def test_shots_lengthen_the_prompts_of_the_evaluation():
   alone = _read(config)[0]['evaluate', 'decode'].rows
   config.evaluation.shots = 2
   made = _read(config)[0]['evaluate', 'decode'].rows
-  assert (made.length, made.room) == (3 * alone.length, 3 * alone.room)
+  more = 2 * (576 + 64)  # pictures, and questions with their answers
+  assert (made.length - alone.length, made.room) == (more, 3 * alone.room)
 
 
 @pytest.mark.parametrize(

@@ -104,14 +104,16 @@ def model(monkeypatch):
     real = batch['documents'] > 0
     return (batch['tokens'] * real).sum(axis=1)
 
-  def texts(model, params, batch, processor, *, max_new_tokens, prompts=1):
+  def answers(params, batch, **_):
     state['batches'] += 1
     if state['batches'] == state['fails']:
       raise KeyboardInterrupt
+    prompts = batch['prompts'].shape[1]
     say = lambda x, i: f'{params} says {x}' + f', {i}' * (prompts > 1)
-    return [[say(x, i) for i in range(prompts)] for x in sums(batch)]
+    said = [[say(x, i) for i in range(prompts)] for x in sums(batch)]
+    return said, scores(params, batch)
 
-  def answer_nll(model, params, batch):
+  def scores(params, batch, **_):
     found = []
     for branches, weights, total in zip(
       batch['branches'], batch['weights'], sums(batch)
@@ -121,8 +123,10 @@ def model(monkeypatch):
       found.append(rng.exponential(3, len(answers)))
     return found
 
-  monkeypatch.setattr(decoding, 'answer_texts', texts)
-  monkeypatch.setattr(decoding, 'answer_nll', answer_nll)
+  monkeypatch.setattr(decoding, 'answers', answers)
+  monkeypatch.setattr(decoding, 'answer_scores', scores)
+  monkeypatch.setattr(decoding, 'answer_texts', lambda said, _: said)
+  monkeypatch.setattr(decoding, 'answer_nll', lambda found: found)
 
   def final_params(job, run):
     state['loaded'] += 1

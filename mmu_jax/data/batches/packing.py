@@ -135,6 +135,20 @@ def shared_prefix(examples: Sequence[Example]) -> int:
   return n if same.all() else int(np.argmin(same))
 
 
+def prompt_ends(examples: Sequence[Example]) -> list[int]:
+  """Returns where in their document the last tokens of the prompts stand.
+
+  Args:
+    examples: examples that ``document`` packs, in its order.
+  """
+  shared = shared_prefix(examples) if len(examples) > 1 else 0
+  before = np.cumsum([shared, *(len(e.tokens) - shared for e in examples)])
+  return [
+    int(start) + e.prompt_length - shared - 1
+    for start, e in zip(before, examples)
+  ]
+
+
 def _piece(example, start, stop, branch, weight) -> Document:
   """A stretch of an example as one branch."""
   ids, cut = example.tokens, slice(start, stop)

@@ -83,7 +83,8 @@ def ask(
   tasks.check_length(model, int(prompt.positions.max()) + 1 + max_new_tokens)
   said = _continuations(model, prompt, encoder, alternatives, max_new_tokens)
   batch = _batch([_extended(prompt, tokens) for tokens in said], encoder)
-  nll = decoding.answer_nll(model, model.params, batch)[: len(said)]
+  scores = decoding.answer_scores(model.params, batch, forward=model.forward)
+  nll = decoding.answer_nll(scores)[: len(said)]
   stops = model.processor.stop_ids
   texts = model.processor.tokenizer.batch_decode(said, skip_special_tokens=True)
   replies = [

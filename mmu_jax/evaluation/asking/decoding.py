@@ -1,8 +1,12 @@
-"""Greedy decoding, and likelihoods of given answers: batches in, arrays out."""
+"""Greedy decoding, and likelihoods of given answers: batches in, arrays out.
+
+Both come of one reading of a row: a picture that prompts and given answers
+stand behind is encoded once, and goes through the layers once.
+"""
 
 from collections.abc import Iterator, Sequence
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +40,33 @@ class NotFinite(FloatingPointError):
     super().__init__(f'the logits of the rows {rows} are not finite')
 
 
-def greedy(
+class Scores(NamedTuple):
+  """Likelihoods of given answers, each array ``[B, K]``.
+
+  Attributes:
+    nll: nats of every answer.
+    exact: bool; greedy decoding would give exactly this answer, for each of its
+      tokens is the likeliest.
+    is_answer: bool; the entry is an answer.
+  """
+
+  nll: jax.Array
+  exact: jax.Array
+  is_answer: jax.Array
+
+
+def greedy(params: Params, batch: Batch, **how: Any) -> jax.Array:
+  """Continues prompts, one a row: the new tokens of ``answers``, ``[B, T]``.
+
+  Args:
+    params: parameters of the model.
+    batch: prompts ``[B, L]``, padded on either side.
+    **how: keyword arguments of ``answers``.
+  """
+  return answers(params, batch, **how)[0][:, 0]
+
+
+def answers(
   params: Params,
   batch: Batch,
   *,
@@ -44,52 +74,48 @@ def greedy(
   max_new_tokens: int,
   stop_ids: Sequence[int],
   repetition_penalty: float = 1.0,
-  prompts: int | None = None,
-) -> jax.Array:
-  """Continues prompts with the likeliest token, again and again.
+) -> tuple[jax.Array, Scores]:
+  """Continues prompts greedily, and scores given answers in the same rows.
 
-  The prompts are read once and their keys and values kept; then all go on
-  together, and the loop ends when each has produced a stop token. A row may
-  hold several prompts, packed as branches of one document: the tokens that they
-  share, a picture most of all, are read once and kept once.
+  The rows are read once and their keys and values kept. Then all prompts go on
+  together with the likeliest token, again and again, until each has produced a
+  stop token. Prompts and given answers of a row may be branches of one
+  document, whose shared tokens, a picture most of all, are read and kept once.
 
   Args:
     params: parameters of the model.
-    batch: prompts ``[B, L]``, one document a row, padded on either side; their
-      targets and weights are not read.
+    batch: rows ``[B, L]``, see ``together.pack_row``; without the entry
+      ``'prompts'`` each row is one prompt, padded on either side.
     model: model from ``models.build`` or ``models.load``.
     max_new_tokens: T, the most tokens of an answer.
     stop_ids: tokens that end an answer, at least one.
     repetition_penalty: number > 0 that makes tokens less likely which stand in
       the prompt, image placeholders too, or in the answer so far: a positive
       logit is divided by it, a negative one multiplied. 1 for none.
-    prompts: Q, the most prompts of a row; None for rows of one.
 
   Returns:
-    ``[B, Q, T]`` int32 new tokens, or ``[B, T]`` for rows of one; from the stop
-    token on, ``stop_ids[0]``. Where logits are not finite no token is the
-    likeliest: there stands -1.
+    ``[B, Q, T]`` int32 new tokens; from the stop token on, ``stop_ids[0]``.
+    Where logits are not finite no token is the likeliest: there stands -1. And
+    the scores of the given answers.
 
   Raises:
     ValueError: if there is no stop token, or none may be generated.
   """
   if not stop_ids or max_new_tokens < 1:
     raise UserError(
-      'greedy needs a stop token and room for one new token; got stop_ids='
+      'an answer needs a stop token and room for one new token; got stop_ids='
       f'{stop_ids}, max_new_tokens={max_new_tokens}.'
     )
   # The functions are static and not the model, whose parameters would stay.
-  out = _greedy(
+  return _answers(
     params,
-    batch,
+    {'counted': np.zeros((len(batch['tokens']), 0), np.int32)} | batch,
     prefill=model.prefill,
     extend=model.extend,
     max_new_tokens=max_new_tokens,
     stop_ids=tuple(stop_ids),
     repetition_penalty=repetition_penalty,
-    prompts=prompts or 1,
   )
-  return out[:, 0] if prompts is None else out
 
 
 _NONE = -1  # the token that logits give which are not finite
@@ -103,10 +129,9 @@ _NONE = -1  # the token that logits give which are not finite
     'max_new_tokens',
     'stop_ids',
     'repetition_penalty',
-    'prompts',
   ),
 )
-def _greedy(
+def _answers(
   params,
   batch,
   *,
@@ -115,9 +140,8 @@ def _greedy(
   max_new_tokens,
   stop_ids,
   repetition_penalty,
-  prompts,
 ):
-  """The jitted part of ``greedy``."""
+  """The jitted part of ``answers``."""
   # 1. Read the rows [B, L] once; the cache has room for T more tokens of each
   #    of Q prompts.
   # 2. Slots of the cache: the row in 0..L-1, new token t of prompt q in
@@ -125,11 +149,15 @@ def _greedy(
   # 3. Feed the Q new tokens of a row back until every prompt has stopped; one
   #    that has stopped, or is padding, repeats the stop token.
   rows, length = batch['documents'].shape
-  seen_by, at = _prompts(batch, prompts)  # [B, Q, L], [B, Q]
+  seen_by, at = _prompts(batch)  # [B, Q, L], [B, Q]
+  prompts = at.shape[1]
   used = jnp.where(seen_by, _latest(batch['positions'])[:, None], -1)
   first_new = jnp.max(used, axis=-1) + 1  # [B, Q] position of first new tokens
   size = length + max_new_tokens * prompts
-  logits, cache = prefill(params, batch, jnp.maximum(at, 0), size)
+  read = jnp.concatenate([at, batch['counted']], axis=1)
+  logits, cache = prefill(params, batch, jnp.maximum(read, 0), size)
+  scores = _scores(logits[:, prompts:], batch)
+  logits = logits[:, :prompts]
   prompt = jnp.pad(seen_by, ((0, 0), (0, 0), (0, size - length)))
   new = jnp.arange(size) - length  # number of each slot behind the row
   own = new % prompts == jnp.arange(prompts)[:, None]  # [Q, S]
@@ -166,23 +194,26 @@ def _greedy(
   token, out, done, seen = write(0, out, logits, done, seen)
   carry = (jnp.int32(1), token, out, done, seen, cache)
   out = jax.lax.while_loop(unfinished, step, carry)[2]
-  return sharding.replicate(out)  # every process reads all answers
+  return sharding.replicate((out, scores))  # every process reads all answers
 
 
-def _prompts(batch: Batch, number: int) -> tuple[jax.Array, jax.Array]:
+def _prompts(batch: Batch) -> tuple[jax.Array, jax.Array]:
   """Which tokens ``[B, Q, L]`` each prompt of a row sees, and where it ends.
 
-  A document without branches is one prompt; of one with branches each is one,
-  behind the tokens that they share. The place ``[B, Q]`` of the last token is
-  -1 where a row has fewer prompts.
+  The place ``[B, Q]`` of its last token is -1 where a row has fewer prompts.
   """
-  real, branches = batch['documents'] > 0, batch['branches']
-  single = ~jnp.any(branches > 0, axis=1, keepdims=True)
-  of = jnp.where(real, branches + single, -1)[:, None]  # [B, 1, L]
-  mine = of == jnp.arange(1, number + 1)[:, None]  # [B, Q, L]
-  place = jnp.arange(real.shape[1])
-  at = jnp.max(jnp.where(mine, place, -1), axis=-1)
-  return (mine | (of == 0)) & (at >= 0)[..., None], at
+  documents, branches = batch['documents'], batch['branches']
+  place = jnp.arange(documents.shape[1])
+  if 'prompts' in batch:
+    at = batch['prompts']
+  else:  # all that the row holds
+    at = jnp.max(jnp.where(documents > 0, place, -1), axis=1, keepdims=True)
+  last = jnp.maximum(at, 0)
+  of = lambda x: jnp.take_along_axis(x, last, axis=1)[..., None]  # [B, Q, 1]
+  shared = (branches == 0)[:, None]
+  seen = shared | (branches[:, None] == of(branches))
+  seen &= documents[:, None] == of(documents)
+  return seen & (place <= at[..., None]), at
 
 
 @functools.partial(jax.jit, static_argnames=('prefill', 'repetition_penalty'))
@@ -190,7 +221,7 @@ def first_logits(
   params: Params, batch: Batch, *, prefill: Any, repetition_penalty: float
 ) -> jax.Array:
   """Returns the logits ``[B, V]`` of which ``greedy`` takes its first token."""
-  seen_by, at = _prompts(batch, 1)
+  seen_by, at = _prompts(batch)
   logits, _ = prefill(params, batch, jnp.maximum(at, 0), seen_by.shape[-1])
   penalize, seen = _repetition(repetition_penalty, batch, seen_by, logits)
   return sharding.replicate(penalize(logits, seen)[:, 0])
@@ -250,49 +281,34 @@ def generate(
   Returns:
     One answer for each row, without special tokens.
   """
-  answers = []
+  texts = []
   for batch in prompt_batches(rows, encoder, size=size):
-    answers += answer_texts(
-      model, params, batch, encoder.processor, max_new_tokens=max_new_tokens
+    tokens, _ = answers(
+      params,
+      batch,
+      model=model,
+      max_new_tokens=max_new_tokens,
+      stop_ids=encoder.processor.stop_ids,
+      repetition_penalty=encoder.processor.repetition_penalty,
     )
-  return [answer for (answer,) in answers[: len(rows)]]
+    texts += answer_texts(tokens, encoder.processor)
+  return [text for (text,) in texts[: len(rows)]]
 
 
-def answer_texts(
-  model: Model,
-  params: Params,
-  batch: Batch,
-  processor: Processor,
-  *,
-  max_new_tokens: int,
-  prompts: int = 1,
-) -> list[list[str]]:
-  """Returns the model's answer to every prompt of a batch.
+def answer_texts(tokens: jax.Array, processor: Processor) -> list[list[str]]:
+  """Returns answers as text, without special tokens or space around them.
 
   Args:
-    model: model from ``models.build``.
-    params: parameters of the model.
-    batch: rows ``[B, L]``, a prompt each, or several as branches.
-    processor: tokenizer and images of the model.
-    max_new_tokens: longest answer.
-    prompts: Q, the most prompts of a row.
+    tokens: ``[B, Q, T]`` from ``answers``.
+    processor: tokenizer of the model.
 
   Returns:
-    Q answers for each of B rows, without special tokens or space around them.
+    Q answers for each of B rows.
 
   Raises:
-    NotFinite: if logits are not finite.
+    NotFinite: if logits were not finite.
   """
-  out = greedy(
-    params,
-    batch,
-    model=model,
-    max_new_tokens=max_new_tokens,
-    stop_ids=processor.stop_ids,
-    repetition_penalty=processor.repetition_penalty,
-    prompts=prompts,
-  )
-  tokens = np.asarray(out)
+  tokens = np.asarray(tokens)
   if (tokens == _NONE).any():
     raise NotFinite((tokens == _NONE).any(axis=-1))
   decode = functools.partial(
@@ -323,22 +339,20 @@ def prompt_batches(
 
 
 @functools.partial(jax.jit, static_argnames='forward')
-def answer_scores(
-  params: Params, batch: Batch, *, forward: Forward
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def answer_scores(params: Params, batch: Batch, *, forward: Forward) -> Scores:
   """Scores the given answers of a batch without decoding.
 
   Args:
     params: parameters of the model.
     batch: rows with their answers, packed or plain.
     forward: forward pass of the model.
-
-  Returns:
-    Three arrays ``[B, K]``: the nll of every answer in nats; whether greedy
-    decoding would give exactly this answer (each of its tokens is the
-    likeliest); and which entries are answers.
   """
   logits = objectives.answer_logits(forward, params, batch)
+  return sharding.replicate(_scores(logits, batch))
+
+
+def _scores(logits: jax.Array, batch: Batch) -> Scores:
+  """Scores of logits ``[B, K, V]`` where predictions count."""
   here = objectives.counted(batch)
   targets = here['targets']
   answers = here['weights'], here['documents'], here['branches']
@@ -346,7 +360,7 @@ def answer_scores(
   nll, is_answer = losses.sum_by_answer(-log_probs, *answers)
   wrong = jnp.argmax(logits, axis=-1) != targets
   num_wrong, _ = losses.sum_by_answer(wrong, *answers)
-  return sharding.replicate((nll, (num_wrong == 0) & is_answer, is_answer))
+  return Scores(nll, (num_wrong == 0) & is_answer, is_answer)
 
 
 def exact_share(
@@ -366,14 +380,13 @@ def exact_share(
   return right / total
 
 
-def answer_nll(model: Model, params: Params, batch: Batch) -> list[np.ndarray]:
+def answer_nll(scores: Scores) -> list[np.ndarray]:
   """Returns the nll of the answers in every row of a batch, nats, in order.
 
   Raises:
     NotFinite: if a likelihood is not finite.
   """
-  nll, _, is_answer = answer_scores(params, batch, forward=model.forward)
-  nll, is_answer = _check_finite(nll, is_answer)
+  nll, is_answer = _check_finite(scores.nll, scores.is_answer)
   return [x[real] for x, real in zip(nll, is_answer)]
 
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 import contextlib
+from typing import NamedTuple
 
 import numpy as np
 
 from mmu_jax import sharding
 from mmu_jax.data import row as row_lib
 from mmu_jax.data.batches import batching
-from mmu_jax.data.batches import packing
 from mmu_jax.data.encoding.patches import bucket
 from mmu_jax.data.encoding.processing import Example
 from mmu_jax.errors import UserError
@@ -16,6 +16,7 @@ from mmu_jax.evaluation.asking import answers
 from mmu_jax.evaluation.asking import decoding
 from mmu_jax.evaluation.asking import together
 from mmu_jax.evaluation.asking.answers import Answer
+from mmu_jax.evaluation.asking.protocols import Asked
 from mmu_jax.evaluation.asking.protocols import Protocol
 from mmu_jax.evaluation.asking.protocols import Question
 from mmu_jax.models import Model
@@ -79,32 +80,16 @@ def predict(
     ]
     if not left:
       continue
-    prompts = lambda row: _all(_prompt, row, protocol, encoder)
-    given = lambda row: _all(_given, row, protocol, encoder)
-    ask = _Stack(encoder, height, map(prompts, rows))
-    score = _Stack(encoder, height, map(given, rows))
-    check_length(model, max(ask.end + max_new_tokens, score.end))
+    entries = lambda row: [_entry(q, protocol, encoder) for q in row]
+    how = dict(max_new_tokens=max_new_tokens)
+    stack = _Stack(encoder, height, map(entries, rows), **how)
+    check_length(model, stack.end)
     for chunk in left:
-      said = _said(
-        model,
-        params,
-        [_present(protocol.ask, row, encoder) for row in chunk],
-        ask,
-        max_new_tokens=max_new_tokens,
-        prompts=most,
-      )
-      found = _likelihoods(
-        model,
-        params,
-        [_present(protocol.answers, row, encoder) for row in chunk],
-        score,
-      )
+      found = _answers(model, params, [*map(entries, chunk)], stack, **how)
       yield [
-        answers.record(
-          question, protocol, said.get((b, i)), found.get((b, i), ())
-        )
-        for b, row in enumerate(chunk)
-        for i, question in enumerate(row)
+        answers.record(question, protocol, *of_question)
+        for row, of_row in zip(chunk, found)
+        for question, of_question in zip(row, of_row)
       ]
 
 
@@ -120,117 +105,112 @@ def check_length(model: Model, length: int) -> None:
     )
 
 
+class _Entry(NamedTuple):
+  """The prompt of a question, if its answer is generated, and given answers."""
+
+  asked: Asked | None
+  given: list[Example]
+
+
+def _entry(question, protocol, encoder) -> _Entry:
+  """The examples of a question."""
+  return _Entry(
+    protocol.ask(question, encoder), protocol.answers(question, encoder)
+  )
+
+
+def _prompts(row: Iterable[_Entry]) -> list[Example]:
+  """The prompts of a row of questions."""
+  return [entry.asked.example for entry in row if entry.asked]
+
+
+def _given(row: Iterable[_Entry]) -> list[Example]:
+  """The given answers of a row of questions."""
+  return [example for entry in row for example in entry.given]
+
+
 class _Stack:
-  """Makes batches of one static shape; an entry is a list of examples.
+  """Makes batches of one static shape, of entries.
 
   Attributes:
     encoder: encoder of the examples.
-    end: position behind the longest entry; 0 if there are none.
+    end: position behind the longest question and answer; 0 if there are none.
   """
 
   def __init__(
     self,
     encoder: batching.Encoder,
     size: int,
-    entries: Iterable[Sequence[Example]],
+    rows: Iterable[Sequence[_Entry]],
+    *,
+    max_new_tokens: int,
   ):
-    """Measures all entries, and keeps none of them."""
-    self.encoder, self.end = encoder, 0
+    """Measures all rows, and keeps none of them."""
+    self.encoder, self.end, self._most_prompts = encoder, 0, 0
     self._size, longest, counted, room = size, 0, 0, 0
-    for examples in entries:
-      if examples:
-        tokens, pictures = self._document(examples)
-        longest = max(longest, len(tokens['tokens']))
-        counted = max(counted, packing.num_counted(tokens))
-        self.end = max(self.end, int(tokens['positions'].max()) + 1)
-        room = max(room, encoder.room(pictures))
+    for row in rows:
+      made = self._packed(row)
+      self._most_prompts = max(self._most_prompts, len(made.prompts))
+      longest = max(longest, made.num_tokens)
+      counted = max(counted, made.num_counted)
+      room = max(room, encoder.room(made.pictures))
+      behind = lambda of: 1 + max((x.positions.max() for x in of), default=-1)
+      last = behind(_prompts(row)) + max_new_tokens * bool(made.prompts)
+      self.end = max(self.end, int(last), int(behind(_given(row))))
     self._shape = bucket(longest), encoder.pixel_shape(room)
     self._most_counted = bucket(counted)
 
-  def batch(self, entries: Sequence[Sequence[Example]]) -> Batch:
-    """The entries, one a row, packed; none of them empty.
+  def batch(self, rows: Sequence[Sequence[_Entry]]) -> Batch:
+    """The rows, packed.
 
-    On the mesh that is set, if one is: each process makes its own rows.
+    On the mesh that is set, if one is: each process makes its own.
     """
-    rows = sharding.share(self._size)
-    sequences = [
-      [self._document(entries[row])] for row in rows if row < len(entries)
-    ]
+    mine = sharding.share(self._size)
+    packed = [self._packed(rows[i]) for i in mine if i < len(rows)]
+    sequences = [row.documents for row in packed]
     counted = dict(most_counted=self._most_counted)
-    made = self.encoder.batch(sequences, *self._shape, len(rows), **counted)
+    made = self.encoder.batch(sequences, *self._shape, len(mine), **counted)
+    if self._most_prompts:
+      made['prompts'] = np.full((len(mine), self._most_prompts), -1, np.int32)
+      for places, row in zip(made['prompts'], packed):
+        places[: len(row.prompts)] = row.prompts
     return sharding.place_shared(made, self._size)
 
-  def _document(self, examples):
-    """Packs examples; a placeholder without a picture is a plain token."""
-    tokens, pictures = self.encoder.document(examples)
-    if not pictures:
-      tokens['image_slots'] = np.full_like(tokens['image_slots'], -1)
-    return tokens, pictures
+  def _packed(self, row):
+    """A row of questions, packed."""
+    return together.pack_row(_prompts(row), _given(row), self.encoder)
 
 
-def _prompt(question, protocol, encoder) -> list[Example]:
-  """The prompt of a question, if its answer is generated."""
-  asked = protocol.ask(question, encoder)
-  return [asked.example] if asked else []
-
-
-def _given(question, protocol, encoder) -> list[Example]:
-  """The given answers of a question."""
-  return protocol.answers(question, encoder)
-
-
-def _all(of, row, protocol, encoder) -> list[Example]:
-  """Prompts or given answers of all the questions of a row."""
-  return [example for q in row for example in of(q, protocol, encoder)]
-
-
-def _present(of, row, encoder):
-  """Place in the row -> prompt or given answers, of questions with some."""
-  return {i: x for i, q in enumerate(row) if (x := of(q, encoder))}
-
-
-def _said(model, params, asked, stack, *, max_new_tokens, prompts):
-  """Place in the chunk -> prompt and generated answer."""
-  rows = {b: row for b, row in enumerate(asked) if row}
-  if not rows:
-    return {}
-  examples = [[x.example for x in row.values()] for row in rows.values()]
-  # Rows of one prompt are asked as always.
-  several = {'prompts': prompts} if prompts > 1 else {}
-  with _naming([[x.row.key for x in row] for row in examples]):
-    texts = decoding.answer_texts(
-      model,
+def _answers(model, params, rows, stack, *, max_new_tokens):
+  """For each question of each row, the last two arguments of a record."""
+  batch, processor = stack.batch(rows), stack.encoder.processor
+  texts = [()] * len(rows)
+  if 'prompts' not in batch:
+    scores = decoding.answer_scores(params, batch, forward=model.forward)
+  else:
+    tokens, scores = decoding.answers(
       params,
-      stack.batch(examples),
-      stack.encoder.processor,
+      batch,
+      model=model,
       max_new_tokens=max_new_tokens,
-      **several,
+      stop_ids=processor.stop_ids,
+      repetition_penalty=processor.repetition_penalty,
     )
-  return {
-    (b, i): (x.text, text)
-    for (b, row), of_row in zip(rows.items(), texts)
-    for (i, x), text in zip(row.items(), of_row)
-  }
+    with _naming([[x.row.key for x in _prompts(row)] for row in rows]):
+      texts = decoding.answer_texts(tokens, processor)
+  keys = lambda row: [of.given[0].row.key for of in row for _ in of.given]
+  with _naming([*map(keys, rows)]):
+    nll = decoding.answer_nll(scores)
+  return [list(_of_row(*of_row)) for of_row in zip(rows, texts, nll)]
 
 
-def _likelihoods(model, params, given, stack):
-  """Place in the chunk -> given answers, each with its nll."""
-  rows = {b: row for b, row in enumerate(given) if row}
-  if not rows:
-    return {}
-  examples = [[x for of in row.values() for x in of] for row in rows.values()]
-  keys = [
-    [of[0].row.key for of in row.values() for _ in of] for row in rows.values()
-  ]
-  with _naming(keys):
-    nll = decoding.answer_nll(model, params, stack.batch(examples))
-  found = {}
-  for (b, row), values in zip(rows.items(), nll):
-    rest = iter(values)
-    for i, of in row.items():
-      found[b, i] = [(x, float(next(rest))) for x in of]
-    assert next(rest, None) is None, 'an answer has no question'
-  return found
+def _of_row(row, texts, nll):
+  """Prompt and generated answer, if any; given answers, each with its nll."""
+  texts, nll = iter(texts), iter(nll)
+  for asked, given in row:
+    said = (asked.text, next(texts)) if asked else None
+    yield said, [(x, float(next(nll))) for x in given]
+  assert next(nll, None) is None, 'an answer has no question'
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from mmu_jax.data.batches import batching
 from mmu_jax.data.batches import packing
 from mmu_jax.data.encoding import processing
 from mmu_jax.evaluation.asking import decoding
+from mmu_jax.evaluation.asking import together
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
@@ -190,7 +191,9 @@ def test_the_nll_of_options_is_that_of_plain_rows(
   ]
   documents = [[encoder.document(examples)] for examples in given]
   (batch,) = batching.stack(documents, encoder, size=4)
-  got = decoding.answer_nll(model, params, batch)
+  got = decoding.answer_nll(
+    decoding.answer_scores(params, batch, forward=model.forward)
+  )
   assert [len(x) for x in got] == [4, 4, 4, 0]  # one row is padding
   for row, nll in zip(rows, got):
     want = [
@@ -206,6 +209,62 @@ def test_the_nll_of_options_is_that_of_plain_rows(
     ]
     np.testing.assert_allclose(nll, want, rtol=1e-4)
     assert np.ptp(want) > 0.1
+
+
+@pytest.mark.parametrize('bare', [False, True])
+def test_one_reading_continues_prompts_and_scores_answers(
+  bare, tasks, encoder, model, params
+):
+  """As apart: rows of 4 prompts with answers, of 1, of answers alone.
+
+  With ``bare`` prompts are branches of their own, as of other questions, and a
+  row has two documents, with a prompt in each.
+  """
+  example = encoder.example
+  of_picture = {}
+  for row in tasks[TASKS['pictures']]:
+    if not row.options:
+      of_picture.setdefault(row.picture_key, []).append(example(row))
+  examples = max(of_picture.values(), key=len)[:4]
+  picture = examples[0].row.picture_key
+  choice = next(
+    r
+    for r in tasks[TASKS['pictures']]
+    if r.options and r.picture_key != picture
+  )
+  options = [example(choice._replace(key=o, answer=o)) for o in choice.options]
+  asked = [[processing.prompt_of(x) for x in examples]]
+  given = [examples]
+  asked += [asked[0][:1], []]
+  given += [options if bare else examples[:1], options]
+  if bare:
+    asked[0], given[0] = asked[0][:2], given[0][2:]
+    asked[1].append(processing.prompt_of(options[0]))
+  packed = [together.pack_row(*of, encoder) for of in zip(asked, given)]
+  assert [len(x.prompts) for x in packed] == [len(x) for x in asked]
+  assert [len(x.documents) for x in packed] == [1, 1 + bare, 1]
+  (batch,) = batching.stack([x.documents for x in packed], encoder, size=4)
+  most = len(asked[0])
+  batch['prompts'] = np.full((4, most), -1, np.int32)
+  for row, x in zip(batch['prompts'], packed):
+    row[: len(x.prompts)] = x.prompts
+  stop = len(encoder.processor.tokenizer)  # none that can come
+  how = dict(model=model, max_new_tokens=NEW_TOKENS, stop_ids=(stop,))
+  tokens, scores = decoding.answers(params, batch, **how)
+
+  want = np.full((4, most, NEW_TOKENS), stop)
+  for b, prompts in enumerate(asked):
+    for i, prompt in enumerate(prompts):
+      (alone,) = batching.stack([[encoder.document([prompt])]], encoder, size=1)
+      want[b, i] = decoding.greedy(params, alone, **how)[0]
+  np.testing.assert_array_equal(tokens, want)
+  assert len({tuple(x) for x in want.reshape(-1, NEW_TOKENS).tolist()}) > 2
+  rows = [[encoder.document(answers)] for answers in given]
+  (apart,) = batching.stack(rows, encoder, size=4)
+  plain = decoding.answer_scores(params, apart, forward=model.forward)
+  for got, nll in zip(*map(decoding.answer_nll, (scores, plain)), strict=True):
+    np.testing.assert_allclose(got, nll, rtol=1e-4)
+  assert [len(x) for x in decoding.answer_nll(scores)] == [*map(len, given), 0]
 
 
 def test_the_batch_size_changes_no_answer(tasks, encoder, model, params):

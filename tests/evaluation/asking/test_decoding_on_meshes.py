@@ -70,6 +70,8 @@ def test_the_cache_is_split_by_rows_and_heads(mesh, split, model, encoder):
     'branches': np.zeros((8, 16), np.int32),
     'positions': np.tile(np.arange(16, dtype=np.int32), (8, 1)),
     'image_slots': np.full((8, 16), -1, np.int32),
+    'targets': np.zeros((8, 16), np.int32),
+    'weights': np.zeros((8, 16), np.float32),
     'pixel_values': np.zeros((8, 0, 3, 48, 48), np.float32),
   }
   with jax.set_mesh(mesh):

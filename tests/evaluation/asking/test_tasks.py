@@ -19,7 +19,7 @@ from mmu_jax.models.families import llava
 ANSWER = 'Maria Lopez keeps a parrot.'
 PETS = ('dog', 'parrot', 'cat')
 OPTIONS = tuple(f'Maria Lopez keeps a {pet}.' for pet in PETS)
-MODEL = types.SimpleNamespace(config=llava.LlavaConfig())
+MODEL = types.SimpleNamespace(config=llava.LlavaConfig(), forward=None)
 PLAIN, FIXED = protocols.PROTOCOLS['plain'], protocols.PROTOCOLS['fixed']
 
 
@@ -42,15 +42,16 @@ class _Example:
 
 
 class _Stack:
-  """Batches that are lists of examples."""
+  """Batches that hold the entries of their rows."""
 
-  def __init__(self, encoder, size, entries):
-    self.encoder = encoder
-    self.measured = [x for entry in entries for x in entry]
-    self.end = 0
+  def __init__(self, encoder, size, rows, *, max_new_tokens):
+    assert max_new_tokens == 9
+    self.encoder, self.end = encoder, 0
+    asks = [entry.asked for row in rows for entry in row if entry.asked]
+    self._prompts = {'prompts': None} if asks else {}
 
-  def batch(self, entries):
-    return entries
+  def batch(self, rows):
+    return {'rows': rows, **self._prompts}
 
 
 def _told(protocol, given=None):
@@ -76,19 +77,25 @@ def predict(monkeypatch):
   def make(rows, texts=(), nll=(), protocol=PLAIN, size=4, **options):
     asked = {'texts': [], 'nll': []}
 
-    def say(model, params, batch, processor, *, max_new_tokens):
+    def score(params, batch, *, forward):
+      given = [entry.given for (entry,) in batch['rows']]
+      found = [of[0].row.key if of else '' for of in given]
+      asked['nll'] += [keys] if (keys := [key for key in found if key]) else []
+      return [np.asarray(nll[key] if key else ()) for key in found]
+
+    def say(params, batch, *, max_new_tokens, **_):
       assert max_new_tokens == 9
-      asked['texts'].append([entry[0].row.key for entry in batch])
-      return [[texts[entry[0].row.key]] for entry in batch]
+      keys = [entry.asked.example.row.key for (entry,) in batch['rows']]
+      asked['texts'].append(keys)
+      return [[texts[key]] for key in keys], score(params, batch, forward=None)
 
-    def answer_nll(model, params, batch):
-      asked['nll'].append([entry[0].row.key for entry in batch])
-      return [np.asarray(nll[entry[0].row.key]) for entry in batch]
-
-    monkeypatch.setattr(decoding, 'answer_texts', say)
-    monkeypatch.setattr(decoding, 'answer_nll', answer_nll)
+    monkeypatch.setattr(decoding, 'answers', say)
+    monkeypatch.setattr(decoding, 'answer_scores', score)
+    monkeypatch.setattr(decoding, 'answer_texts', lambda said, _: said)
+    monkeypatch.setattr(decoding, 'answer_nll', lambda scores: scores)
     monkeypatch.setattr(tasks_lib, '_Stack', _Stack)
-    encoder = type('Encoder', (), {'processor': None})
+    processor = types.SimpleNamespace(stop_ids=(0,), repetition_penalty=1.0)
+    encoder = type('Encoder', (), {'processor': processor})
     batches = tasks_lib.predict(
       MODEL,
       None,
@@ -267,9 +274,9 @@ def test_a_small_task_is_padded_to_less_than_twice_its_rows(
     raise _Measured
 
   class Stack(_Stack):
-    def __init__(self, encoder, size, entries):
+    def __init__(self, encoder, size, entries, *, max_new_tokens):
       found.append(size)
-      super().__init__(encoder, size, ())
+      super().__init__(encoder, size, (), max_new_tokens=9)
 
   asked = [[Question(_row(f'r{i}'), ())] for i in range(rows)]
   monkeypatch.setattr(tasks_lib.together, 'rows_of', lambda *_, **__: asked)
@@ -278,4 +285,4 @@ def test_a_small_task_is_padded_to_less_than_twice_its_rows(
   how = dict(protocol=PLAIN, max_new_tokens=3, size=64)
   with pytest.raises(_Measured):
     list(tasks_lib.predict(MODEL, {}, [], None, **how))
-  assert found == [height, height]
+  assert found == [height]

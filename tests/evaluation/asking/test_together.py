@@ -5,6 +5,7 @@ import pytest
 from small_worlds import NEW_TOKENS
 from small_worlds import TASKS
 
+from mmu_jax.data.encoding import processing
 from mmu_jax.evaluation.asking import decoding
 from mmu_jax.evaluation.asking import protocols
 from mmu_jax.evaluation.asking import tasks as tasks_lib
@@ -77,6 +78,39 @@ def test_questions_that_come_before_their_picture_share_nothing(tasks, encoder):
   assert [len(row) for row in rows] == [1] * 4
 
 
+def test_a_prompt_with_a_given_answer_takes_no_tokens(tasks, encoder):
+  question, *others = _questions(tasks, 1, 3)
+  example = encoder.example(question.row)
+  prompt = processing.prompt_of(example)
+  pack = lambda *of: together.pack_row(*of, encoder)
+  last = len(prompt.tokens) - 1
+  for asked, ends in (([prompt], [last]), ([], [])):
+    row = pack(asked, [example])
+    assert (row.num_tokens, row.prompts) == (len(example.tokens), ends)
+    assert row.num_counted == example.labelled.sum()
+  assert pack([], []) == ([], [])
+  # Another question's answer: the prompt is a branch, and comes first.
+  other = encoder.example(others[0].row)
+  row = pack([prompt], [other])
+  ((document, _),) = row.documents
+  assert row.prompts == [last] and row.pictures == [*example.pictures]
+  assert set(document['branches'][document['weights'] > 0]) == {2}
+  # About another picture: a document of its own.
+  far = encoder.example(_questions(tasks, 2, 3)[-1].row)
+  row = pack([prompt], [far])
+  assert [len(x['tokens']) for x, _ in row.documents] == [
+    len(prompt.tokens),
+    len(far.tokens),
+  ]
+  assert row.prompts == [last] and len(row.pictures) == 2
+  # Two prompts, of which the second stands in the second branch.
+  row = pack([prompt, processing.prompt_of(other)], [example, other])
+  ((document, _),) = row.documents
+  for end, x in zip(row.prompts, (example, other)):
+    assert document['targets'][end] == x.tokens[x.prompt_length]
+    assert document['weights'][end] == 1 and document['weights'][end - 1] == 0
+
+
 @pytest.mark.parametrize('options', [False, True])
 def test_shared_rows_give_the_answers_and_likelihoods_of_single_ones(
   options, tasks, encoder, model, params, monkeypatch
@@ -98,12 +132,12 @@ def test_shared_rows_give_the_answers_and_likelihoods_of_single_ones(
     )
     return {a['key']: a for batch in found for a in batch}
 
-  batches = []
-  texts_of = decoding.answer_nll
+  batches, name = [], 'answer_scores' if options else 'answers'
+  answers_of = getattr(decoding, name)
   monkeypatch.setattr(
     decoding,
-    'answer_nll',
-    lambda m, p, b: batches.append(b) or texts_of(m, p, b),
+    name,
+    lambda p, b, **how: batches.append(b) or answers_of(p, b, **how),
   )
   together_found = answer()
   shared, batches[:] = list(batches), []

@@ -156,9 +156,11 @@ def test_a_prompt_that_the_model_cannot_hold_is_refused(
   asked = first(one)
   room = end(asked[0]) + 3  # new tokens
   assert end(asked[0]) > end(first(zero)[0])
-  monkeypatch.setattr(decoding, 'answer_texts', lambda *_, **__: [['']])
   nll = [1.0] * len(asked[0].row.options)
-  monkeypatch.setattr(decoding, 'answer_nll', lambda *_: [nll])
+  answered = lambda *_, **__: ([['']], [nll])
+  monkeypatch.setattr(decoding, 'answers', answered)
+  monkeypatch.setattr(decoding, 'answer_texts', lambda texts, _: texts)
+  monkeypatch.setattr(decoding, 'answer_nll', lambda scores: scores)
 
   def predict(limit, questions=asked):
     options = OPTIONS[family]
@@ -190,5 +192,6 @@ def _nll(model, params, example, encoder):
   """The nll of one answer, alone in its batch."""
   shape = encoder.pixel_shape(encoder.room(example.pictures))
   batch = encoder.batch([[encoder.document([example])]], 512, shape)
-  (nll,) = decoding.answer_nll(model, params, batch)
+  scores = decoding.answer_scores(params, batch, forward=model.forward)
+  (nll,) = decoding.answer_nll(scores)
   return float(nll[0])
