@@ -110,9 +110,19 @@ def _attend(how, query, key, value, mask):
   return _forward(how, query, key, value, mask)[0]
 
 
+def _exact(x):
+  """The dtype of scores and sums: float32, or float64 for such queries."""
+  return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _over(x, total):
+  """Values ``[B, L, H_kv, G, D]`` over numbers ``[B, H_kv, G, L, 1]``."""
+  return x / jnp.moveaxis(total, 3, 1)
+
+
 def _scores(how, query, key, mask):
   """Scaled scores ``[B, H_kv, G, L, S]``, lowest where a key is not seen."""
-  exact = jnp.promote_types(query.dtype, jnp.float32)
+  exact = _exact(query)
   product = functools.partial(jnp.einsum, preferred_element_type=exact)
   scores = product('blhgd,bshd->bhgls', query, key) * how.scale
   if mask is None:
@@ -121,7 +131,11 @@ def _scores(how, query, key, mask):
 
 
 def _forward(how, query, key, value, mask):
-  """The output, and what backward keeps."""
+  """The output, and what backward keeps.
+
+  The output is divided by the sum of the weights, for it is smaller than they.
+  """
+  product = functools.partial(jnp.einsum, preferred_element_type=_exact(query))
   outs, stats = [], []
   for queries, keys in how.blocks(query.shape[1]):
     seen = None if mask is None else mask[:, :, queries, keys]
@@ -129,8 +143,10 @@ def _forward(how, query, key, value, mask):
     highest = scores.max(-1, keepdims=True)
     weights = jnp.exp(scores - highest)
     total = weights.sum(-1, keepdims=True)
-    weights = (weights / total).astype(value.dtype)
-    outs.append(jnp.einsum('bhgls,bshd->blhgd', weights, value[:, keys]))
+    out = product(
+      'bhgls,bshd->blhgd', weights.astype(value.dtype), value[:, keys]
+    )
+    outs.append(_over(out, total).astype(value.dtype))
     stats.append(jnp.concatenate([highest, total], -1))
   out = checkpoint_name(jnp.concatenate(outs, 1), PRODUCT)
   stats = checkpoint_name(jnp.concatenate(stats, -2), PRODUCT)
@@ -150,11 +166,12 @@ def _backward(how, kept, grad):
     k, v = key[:, keys], value[:, keys]
     seen = None if mask is None else mask[:, :, queries, keys]
     highest, total = jnp.split(stats[..., queries, :], 2, -1)
-    weights = jnp.exp(_scores(how, q, k, seen) - highest) / total
+    weights = jnp.exp(_scores(how, q, k, seen) - highest)  # times the total
+    g = _over(g, total).astype(g.dtype)
     # Mean gradient of the weights, by the output that they made.
     mean = product('blhgd,blhgd->bhgl', g, o)[..., None]
     of_weights = product('blhgd,bshd->bhgls', g, v)
-    of_scores = weights * (of_weights - mean) * how.scale
+    of_scores = weights * (of_weights - mean)
     if seen is not None:  # also zero for a query that sees no key
       of_scores = jnp.where(seen[:, :, None], of_scores, 0)
     of_scores = of_scores.astype(q.dtype)
@@ -163,8 +180,8 @@ def _backward(how, kept, grad):
     of_key.append(padded(product('blhgd,bhgls->bshd', q, of_scores)))
     weights = weights.astype(g.dtype)
     of_value.append(padded(product('blhgd,bhgls->bshd', g, weights)))
-  of_query = jnp.concatenate(of_query, 1).astype(query.dtype)
-  of_key, of_value = sum(of_key), sum(of_value)
+  of_query = (how.scale * jnp.concatenate(of_query, 1)).astype(query.dtype)
+  of_key, of_value = how.scale * sum(of_key), sum(of_value)
   return of_query, of_key.astype(key.dtype), of_value.astype(value.dtype), None
 
 

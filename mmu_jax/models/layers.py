@@ -27,19 +27,22 @@ REMAT = {
 def _product(x: jax.Array, weight: jax.Array) -> jax.Array:
   """``x [..., D]`` times ``weight [D, F]``.
 
-  JAX itself makes the transpose of the weight's gradient and turns it round,
-  and XLA then copies what it is made of, transposed, on CPUs. Second
-  derivatives are in reverse mode alone.
+  For the weight's gradient XLA copies one of its factors, transposed, on CPUs,
+  with all that this is made of: here the narrower one, in JAX itself always the
+  gradient. Second derivatives are in reverse mode alone.
   """
   return jnp.dot(x, weight)
 
 
 def _backward(kept, grad):
-  """The gradients of both, each in its own order of axes."""
+  """The gradients of both."""
   x, weight = kept
   leading = tuple(range(x.ndim - 1))
   of_x = jax.lax.dot_general(grad, weight, (((grad.ndim - 1,), (1,)), ((), ())))
-  return of_x, jax.lax.dot_general(x, grad, ((leading, leading), ((), ())))
+  sums = (leading, leading), ((), ())
+  if x.shape[-1] > grad.shape[-1]:
+    return of_x, jax.lax.dot_general(grad, x, sums).T
+  return of_x, jax.lax.dot_general(x, grad, sums)
 
 
 _product.defvjp(lambda x, weight: (_product(x, weight), (x, weight)), _backward)
