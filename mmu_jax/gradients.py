@@ -192,8 +192,8 @@ def add_batch(loss, sums, params, batch, *, rules, parts, measure):
 def add_examples(loss, sums, params, batch, *, rules):
   """Adds the squared gradients of every row's own loss, one row at a time.
 
-  Several rows at once would hold a gradient each, and on a CPU take a third to
-  twice longer: the weights of a layer are multiplied with every row by itself.
+  Several rows at once would hold a gradient each. On a CPU two, four and eight
+  take 1.3 to 2.1 times as long (at 30 M and 1.3 M parameters).
 
   Args:
     loss: ``loss(params, batch) -> scalar``, one object over calls.

@@ -27,15 +27,15 @@ REMAT = {
 def _product(x: jax.Array, weight: jax.Array) -> jax.Array:
   """``x [..., D]`` times ``weight [D, F]``.
 
-  For the weight's gradient XLA copies one of its factors, transposed, on CPUs,
-  with all that this is made of: here the narrower one, in JAX itself always the
-  gradient. Second derivatives are in reverse mode alone.
+  For the weight's gradient XLA on CPUs copies one factor, transposed, together
+  with the computation that makes it. JAX always picks the gradient; here the
+  narrower factor is picked. Second derivatives are in reverse mode alone.
   """
   return jnp.dot(x, weight)
 
 
 def _backward(kept, grad):
-  """The gradients of both."""
+  """The gradients of both factors."""
   x, weight = kept
   leading = tuple(range(x.ndim - 1))
   of_x = jax.lax.dot_general(grad, weight, (((grad.ndim - 1,), (1,)), ((), ())))

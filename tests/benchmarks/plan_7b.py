@@ -61,6 +61,7 @@ def rows_of(model: models.Model, count: int) -> Rows:
 def jobs(model: models.Model, devices: int) -> list[Program]:
   """One program of each stage; three preserve sets for the mask."""
   rows = rows_of(model, max(ROWS, devices))
+  asked = rows._replace(counted=ANSWER)
   tx = optimizer.build(name='hf_adamw')
   found = []
   for name, (index, held) in TURNS.items():
@@ -70,8 +71,8 @@ def jobs(model: models.Model, devices: int) -> list[Program]:
     *found,
     Program('importance', '', rows),
     Program('mask', '', count=3),
-    Program('evaluate', 'decode', rows, count=ANSWER),
-    Program('evaluate', 'score', rows),
+    Program('evaluate', 'decode', asked, count=ANSWER),
+    Program('evaluate', 'score', asked),
   ]
 
 

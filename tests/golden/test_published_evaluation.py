@@ -124,14 +124,14 @@ def _scripted(monkeypatch, questions, calls, protocol, encoder):
     waiting.append(question.row.key)
     return protocol.ask(question, encoder)
 
-  def answers(params, batch, *, max_new_tokens, **_):
+  def say(params, batch, *, max_new_tokens, **_):
     assert max_new_tokens == 50
     counts = (batch['prompts'] >= 0).sum(axis=1)
     asked = iter(waiting[-sum(counts) :])
     said = [[says[next(asked)] for _ in range(n)] for n in counts if n]
     return said, [()] * len(said)
 
-  monkeypatch.setattr(decoding, 'answers', answers)
+  monkeypatch.setattr(decoding, 'continue_and_score', say)
   monkeypatch.setattr(decoding, 'answer_texts', lambda said, _: said)
   monkeypatch.setattr(decoding, 'answer_nll', lambda scores: scores)
   found = tasks_lib.predict(

@@ -29,15 +29,17 @@ def test_scanned_layers_are_a_loop_over_them(num_layers, remat):
   assert found.tolist() == (extras + 1).tolist()
 
 
-@pytest.mark.parametrize('shape', [(6, 3), (2, 5, 3), (2, 4, 5, 3)])
-def test_a_linear_layer_has_the_gradients_of_jax(shape):
+@pytest.mark.parametrize('width, out_width', [(3, 7), (7, 3), (4, 4)])
+@pytest.mark.parametrize('shape', [(6,), (2, 5), (2, 4, 5)])
+def test_a_linear_layer_has_the_gradients_of_jax(shape, width, out_width):
   rng = np.random.default_rng()
   with jax.enable_x64(True):
-    layer = layers.Linear(3, 7, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
-    x = rng.normal(size=shape)
-    weight, bias = rng.normal(size=(3, 7)), rng.normal(size=7)
+    sizes = width, out_width
+    layer = layers.Linear(*sizes, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    x = rng.normal(size=(*shape, width))
+    weight, bias = rng.normal(size=sizes), rng.normal(size=out_width)
     layer.kernel[...], layer.bias[...] = weight, bias
-    out = rng.normal(size=(*shape[:-1], 7))
+    out = rng.normal(size=(*shape, out_width))
     made = nnx.split(layer)
 
     def ours(params, x):

@@ -99,7 +99,7 @@ def test_attention_in_blocks_is_the_same_in_every_family(family, monkeypatch):
     config = dataclasses.replace(model.config, attention=way)
     made = models.build(config)
     loss = lambda p: jnp.sum(jnp.sin(made.forward(p, row)) @ weights)
-    said, _ = decoding.answers(
+    said, _ = decoding.continue_and_score(
       params, asked, model=made, max_new_tokens=NEW, stop_ids=(VOCAB,)
     )
     return said, jax.jit(jax.grad(loss))(params)
@@ -169,7 +169,7 @@ def test_packed_prompts_are_continued_as_each_of_them_alone(family, side):
   length = max(row['tokens'].shape[1] for row in rows) + 3
   batch = _joined(rows, side, length)
   batch['prompts'] = _ends(batch)
-  got, _ = decoding.answers(params, batch, **how)
+  got, _ = decoding.continue_and_score(params, batch, **how)
   np.testing.assert_array_equal(got, want)
   assert len({tuple(x) for row in got[:2].tolist() for x in row}) > 2
 

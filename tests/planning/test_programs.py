@@ -6,7 +6,6 @@ import pytest
 
 from mmu_jax import recipes
 from mmu_jax.data.batches import batching
-from mmu_jax.data.encoding.patches import bucket
 from mmu_jax.data.people import vocabulary
 from mmu_jax.data.row import Picture
 from mmu_jax.data.row import Row
@@ -62,25 +61,27 @@ def test_rows_are_those_of_the_streams_of_a_job():
     assert jobs[name].rows == want, name
 
 
-def test_prompts_are_read_with_their_given_answers():
-  """Of the people: options are scored alone; texts share all but an end."""
+def test_prompts_are_read_with_their_given_answers(monkeypatch):
+  """Of the people: options are scored alone; a prompt is its answer's start."""
+  monkeypatch.setattr(programs, 'bucket', lambda tokens: tokens)
   config = recipes.load('people:fast')
   jobs, _ = _read(config)
   decode, score = (jobs['evaluate', step] for step in ('decode', 'score'))
   assert decode.count == config.evaluation.max_new_tokens and not score.count
   data, _, scorer, _ = job_lib.load_world(config)
-  longest = {True: 0, False: 0}
+  longest = {'decode': 0, 'score': 0}
   for task in data.tasks.values():
     for row in task.rows:
-      texts = row.options or (row.answer, *row.perturbed)
-      made = [scorer.example(row._replace(answer=text)) for text in texts]
-      start = made[0].prompt_length - 1
-      end = bool(not row.options)  # the prompt, whose last token is its own
-      tokens = start + end + sum(len(x.tokens) - start for x in made)
-      asks = not row.options
-      longest[asks] = max(longest[asks], tokens)
-  assert decode.rows.length == bucket(longest[True])
-  assert score.rows.length == bucket(longest[False])
+      made = [scorer.example(row._replace(answer=x)) for x in row.options]
+      if row.task == 'generation':
+        made = [scorer.example(row)]
+      start = scorer.example(row).prompt_length
+      shared = start - (len(made) > 1)  # each has the prompt's last token
+      tokens = shared + sum(len(x.tokens) - shared for x in made)
+      step = 'score' if row.options else 'decode'
+      longest[step] = max(longest[step], tokens)
+  for step, program in (('decode', decode), ('score', score)):
+    assert program.rows.length == longest[step]
 
 
 @pytest.mark.parametrize('number', (3, 12, 18, 19))

@@ -123,7 +123,7 @@ def model(monkeypatch):
       found.append(rng.exponential(3, len(answers)))
     return found
 
-  monkeypatch.setattr(decoding, 'answers', answers)
+  monkeypatch.setattr(decoding, 'continue_and_score', answers)
   monkeypatch.setattr(decoding, 'answer_scores', scores)
   monkeypatch.setattr(decoding, 'answer_texts', lambda said, _: said)
   monkeypatch.setattr(decoding, 'answer_nll', lambda found: found)

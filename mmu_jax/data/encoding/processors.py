@@ -39,7 +39,7 @@ class Processor:
       positions.
     image_token: the placeholder that the template writes for a picture.
     stop_ids: tokens that end an answer, at least one.
-    repetition_penalty: number > 0, see ``decoding.answers``; 1 for none.
+    repetition_penalty: number > 0, see ``decoding``; 1 for none.
   """
 
   tokenizer: Any

@@ -1,7 +1,7 @@
 """Greedy decoding, and likelihoods of given answers: batches in, arrays out.
 
-Both come of one reading of a row: a picture that prompts and given answers
-stand behind is encoded once, and goes through the layers once.
+Both come of one reading of a row: a picture that a prompt and a given answer
+begin with alike is encoded once, and goes through the layers once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,17 +56,20 @@ class Scores(NamedTuple):
 
 
 def greedy(params: Params, batch: Batch, **how: Any) -> jax.Array:
-  """Continues prompts, one a row: the new tokens of ``answers``, ``[B, T]``.
+  """Continues prompts, one a row: new tokens ``[B, T]``.
 
   Args:
     params: parameters of the model.
-    batch: prompts ``[B, L]``, padded on either side.
-    **how: keyword arguments of ``answers``.
+    batch: prompts ``[B, L]``, padded on either side; nothing is scored.
+    **how: keyword arguments of ``continue_and_score``.
   """
-  return answers(params, batch, **how)[0][:, 0]
+  batch = batch | {'counted': np.zeros((len(batch['tokens']), 0), np.int32)}
+  out, _ = continue_and_score(params, batch, **how)
+  assert out.shape[1] == 1, 'continue_and_score takes several prompts a row'
+  return out[:, 0]
 
 
-def answers(
+def continue_and_score(
   params: Params,
   batch: Batch,
   *,
@@ -84,8 +87,8 @@ def answers(
 
   Args:
     params: parameters of the model.
-    batch: rows ``[B, L]``, see ``together.pack_row``; without the entry
-      ``'prompts'`` each row is one prompt, padded on either side.
+    batch: rows ``[B, L]``, see ``together.pack_row``; without ``'prompts'``
+      each row is one prompt, padded on either side.
     model: model from ``models.build`` or ``models.load``.
     max_new_tokens: T, the most tokens of an answer.
     stop_ids: tokens that end an answer, at least one.
@@ -107,9 +110,9 @@ def answers(
       f'{stop_ids}, max_new_tokens={max_new_tokens}.'
     )
   # The functions are static and not the model, whose parameters would stay.
-  return _answers(
+  return _continue_and_score(
     params,
-    {'counted': np.zeros((len(batch['tokens']), 0), np.int32)} | batch,
+    batch,
     prefill=model.prefill,
     extend=model.extend,
     max_new_tokens=max_new_tokens,
@@ -131,7 +134,7 @@ _NONE = -1  # the token that logits give which are not finite
     'repetition_penalty',
   ),
 )
-def _answers(
+def _continue_and_score(
   params,
   batch,
   *,
@@ -141,7 +144,7 @@ def _answers(
   stop_ids,
   repetition_penalty,
 ):
-  """The jitted part of ``answers``."""
+  """The jitted part of ``continue_and_score``."""
   # 1. Read the rows [B, L] once; the cache has room for T more tokens of each
   #    of Q prompts.
   # 2. Slots of the cache: the row in 0..L-1, new token t of prompt q in
@@ -154,7 +157,8 @@ def _answers(
   used = jnp.where(seen_by, _latest(batch['positions'])[:, None], -1)
   first_new = jnp.max(used, axis=-1) + 1  # [B, Q] position of first new tokens
   size = length + max_new_tokens * prompts
-  read = jnp.concatenate([at, batch['counted']], axis=1)
+  everywhere = jnp.broadcast_to(jnp.arange(length), (rows, length))
+  read = jnp.concatenate([at, batch.get('counted', everywhere)], axis=1)
   logits, cache = prefill(params, batch, jnp.maximum(read, 0), size)
   scores = _scores(logits[:, prompts:], batch)
   logits = logits[:, :prompts]
@@ -283,7 +287,7 @@ def generate(
   """
   texts = []
   for batch in prompt_batches(rows, encoder, size=size):
-    tokens, _ = answers(
+    tokens, _ = continue_and_score(
       params,
       batch,
       model=model,
@@ -299,7 +303,7 @@ def answer_texts(tokens: jax.Array, processor: Processor) -> list[list[str]]:
   """Returns answers as text, without special tokens or space around them.
 
   Args:
-    tokens: ``[B, Q, T]`` from ``answers``.
+    tokens: ``[B, Q, T]`` from ``continue_and_score``.
     processor: tokenizer of the model.
 
   Returns:
@@ -355,11 +359,11 @@ def _scores(logits: jax.Array, batch: Batch) -> Scores:
   """Scores of logits ``[B, K, V]`` where predictions count."""
   here = objectives.counted(batch)
   targets = here['targets']
-  answers = here['weights'], here['documents'], here['branches']
+  of = here['weights'], here['documents'], here['branches']
   log_probs = losses.token_log_probs(logits, targets)
-  nll, is_answer = losses.sum_by_answer(-log_probs, *answers)
+  nll, is_answer = losses.sum_by_answer(-log_probs, *of)
   wrong = jnp.argmax(logits, axis=-1) != targets
-  num_wrong, _ = losses.sum_by_answer(wrong, *answers)
+  num_wrong, _ = losses.sum_by_answer(wrong, *of)
   return Scores(nll, (num_wrong == 0) & is_answer, is_answer)
 
 

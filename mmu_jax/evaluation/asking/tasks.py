@@ -114,9 +114,16 @@ class _Entry(NamedTuple):
 
 def _entry(question, protocol, encoder) -> _Entry:
   """The examples of a question."""
-  return _Entry(
-    protocol.ask(question, encoder), protocol.answers(question, encoder)
+  asked, given = (
+    protocol.ask(question, encoder),
+    protocol.answers(question, encoder),
   )
+  if asked is None and not given:
+    raise UserError(
+      f'{question.row.key} is neither continued nor scored by the protocol '
+      f'{protocol.name!r}. A choice needs options.'
+    )
+  return _Entry(asked, given)
 
 
 def _prompts(row: Iterable[_Entry]) -> list[Example]:
@@ -188,7 +195,7 @@ def _answers(model, params, rows, stack, *, max_new_tokens):
   if 'prompts' not in batch:
     scores = decoding.answer_scores(params, batch, forward=model.forward)
   else:
-    tokens, scores = decoding.answers(
+    tokens, scores = decoding.continue_and_score(
       params,
       batch,
       model=model,

@@ -250,7 +250,7 @@ def test_one_reading_continues_prompts_and_scores_answers(
     row[: len(x.prompts)] = x.prompts
   stop = len(encoder.processor.tokenizer)  # none that can come
   how = dict(model=model, max_new_tokens=NEW_TOKENS, stop_ids=(stop,))
-  tokens, scores = decoding.answers(params, batch, **how)
+  tokens, scores = decoding.continue_and_score(params, batch, **how)
 
   want = np.full((4, most, NEW_TOKENS), stop)
   for b, prompts in enumerate(asked):

@@ -89,7 +89,7 @@ def predict(monkeypatch):
       asked['texts'].append(keys)
       return [[texts[key]] for key in keys], score(params, batch, forward=None)
 
-    monkeypatch.setattr(decoding, 'answers', say)
+    monkeypatch.setattr(decoding, 'continue_and_score', say)
     monkeypatch.setattr(decoding, 'answer_scores', score)
     monkeypatch.setattr(decoding, 'answer_texts', lambda said, _: said)
     monkeypatch.setattr(decoding, 'answer_nll', lambda scores: scores)

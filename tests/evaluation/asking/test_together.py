@@ -132,7 +132,7 @@ def test_shared_rows_give_the_answers_and_likelihoods_of_single_ones(
     )
     return {a['key']: a for batch in found for a in batch}
 
-  batches, name = [], 'answer_scores' if options else 'answers'
+  batches, name = [], 'answer_scores' if options else 'continue_and_score'
   answers_of = getattr(decoding, name)
   monkeypatch.setattr(
     decoding,

@@ -158,7 +158,7 @@ def test_a_prompt_that_the_model_cannot_hold_is_refused(
   assert end(asked[0]) > end(first(zero)[0])
   nll = [1.0] * len(asked[0].row.options)
   answered = lambda *_, **__: ([['']], [nll])
-  monkeypatch.setattr(decoding, 'answers', answered)
+  monkeypatch.setattr(decoding, 'continue_and_score', answered)
   monkeypatch.setattr(decoding, 'answer_texts', lambda texts, _: texts)
   monkeypatch.setattr(decoding, 'answer_nll', lambda scores: scores)
 
