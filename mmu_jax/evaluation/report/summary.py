@@ -184,14 +184,13 @@ def _what_happened(
   numbers = [f'{said}.']
   judged = [m for m in measures if m.gone is not None]
   worst = min(judged, key=lambda m: m.gone or 0.0, default=None)
-  parts, about = [], ''
+  parts: dict[str, list[str]] = {}
   for m in measures:
-    now = m.told.about.capitalize() + ': '
-    start = '' if now == about else now
     end = ', which decides' if m is worst and len(judged) > 1 else ''
-    parts.append(start + _compared(m.told, models) + end)
-    about = now
-  numbers.append('; '.join(parts) + '.')
+    compared = _compared(m.told, models) + end
+    parts.setdefault(m.told.about.capitalize(), []).append(compared)
+  sentences = [f'{about}: {"; ".join(x)}.' for about, x in parts.items()]
+  numbers.append(' '.join(sentences))
   if text:
     where = text.about.removeprefix('what it knows ')
     numbers.append(f'Knowledge {where}: {_compared(text, models)}.')

@@ -168,7 +168,7 @@ def test_whoever_has_no_new_picture_is_judged_by_the_training_pictures():
   asked, happened, figures, *rest = summary.headline(results)
   assert 'asked to forget 6 people' in asked
   assert 'still recognises them in part' in happened
-  assert 'Pictures that it was trained on: 60% right word for word' in figures
+  assert '. Pictures that it was trained on: 60% right word for word' in figures
   assert 'Of the 6 people, Cleo Day is known best: 90%' in ' '.join(rest)
 
 
