@@ -36,7 +36,7 @@ for number in "$nodes" "$gpus"; do
 done
 
 flags=--xla_gpu_enable_latency_hiding_scheduler=true
-if [[ -n ${MMU_EXACT:-} ]]; then
+if [[ ${MMU_EXACT:-0} != 0 ]]; then
   flags+=' --xla_gpu_deterministic_ops=true'
 fi
 

@@ -7,7 +7,7 @@
 
 With --devices every process gets so many simulated CPU devices: a rehearsal of
 a cluster job on a laptop. With --gpus every process gets one GPU, 95 % of its
-memory, and sends while it computes, unless you say so yourself; the variable
+memory, and sends while it computes, unless you set these yourself; the variable
 MMU_EXACT=1 asks for kernels that repeat every bit. The processes find each
 other by MMU_COORDINATOR, MMU_NUM_PROCESSES and MMU_PROCESS_ID.
 
@@ -93,7 +93,8 @@ def variables(
     found['CUDA_VISIBLE_DEVICES'] = _gpus(processes)[process_id]
     if not any(os.environ.get(name) for name in MEMORY_NAMES):
       found[MEMORY] = '0.95'  # JAX takes 75 % by default
-    flags = [SENDING, EXACT] if os.environ.get('MMU_EXACT') else [SENDING]
+    exact = os.environ.get('MMU_EXACT') not in (None, '', '0')
+    flags = [SENDING, EXACT] if exact else [SENDING]
     given = os.environ.get('XLA_FLAGS', '').split()
     found['XLA_FLAGS'] = ' '.join([*flags, *given])  # the last one counts
   return found

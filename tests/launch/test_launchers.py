@@ -71,7 +71,8 @@ def test_slurm_runs_the_command_by_srun(how):
   environ = os.environ | variable | {'SLURM_CPUS_PER_TASK': '12'}
   done = _run('bash', script, *option, *JOB, env=environ)
   words = shlex.split(done.stdout)
-  assert words[0] == 'srun' and words[-len(JOB) :] == JOB
+  assert words[0].startswith('XLA_FLAGS=')
+  assert words[1] == 'srun' and words[-len(JOB) :] == JOB
   assert '--cpus-per-task=12' in words
   # One task per machine, time to save, and back into the queue.
   options = [
@@ -138,8 +139,10 @@ def _gpu_settings(where, tmp_path, given):
 
 @pytest.mark.parametrize('where', ['slurm.sbatch', 'skypilot.yaml', 'local.py'])
 def test_gpus_are_used_whole_and_repeat_every_bit_where_asked(where, tmp_path):
-  flags, memory = _gpu_settings(where, tmp_path, {}).splitlines()
-  assert (flags.split(), memory) == ([SENDING], '0.95')
+  for said in ('', '0'):
+    given = {'MMU_EXACT': said}
+    flags, memory = _gpu_settings(where, tmp_path, given).splitlines()
+    assert (flags.split(), memory) == ([SENDING], '0.95')
   asked = {'MMU_EXACT': '1'}
   flags = _gpu_settings(where, tmp_path, asked).splitlines()[0]
   assert flags.split() == [SENDING, f'{EXACT}=true']

@@ -353,6 +353,9 @@ def _residue(measures: Sequence[verdict.Measure]) -> list[str]:
     return [text + 'above chance, as without their pictures.']
   if score.low > chance:
     return [text + 'above chance, so something is left.']
+  if gold and gold.value <= score.high < chance:
+    # As a model that answers for another person, and was never taught.
+    return [text + 'below chance, as without their pictures.']
   if score.high < chance:
     return [text + 'below chance, so it shuns the right answer.']
   return [text + 'not to be told from chance by so few questions.']
@@ -375,6 +378,8 @@ def _rank(rows: dict, run: str) -> list[str]:
     return []
   least = min(far.values())
   nearest = [name for name, value in far.items() if value == least]
+  if len(nearest) == len(far):
+    return [f'All {len(far)} methods are equally near ({number(least)}).']
   text = (
     f'Of the {len(far)} methods, {_listed(nearest)} '
     f'{"is" if len(nearest) == 1 else "are"} nearest to the retrained model '

@@ -92,7 +92,7 @@ def in_words(
     rounds, turns, batches = budget(config, name, train, groups)
     return (
       f'{name}: {rounds} rounds, {turns} forget turns; the forget set has '
-      f'{batches} batches'
+      f'{batches} {"batch" if batches == 1 else "batches"}'
     )
   rounds = config['base' if name == 'base' else 'vanilla']['rounds']
   stays = '' if rounds else ': it stays as it starts'

@@ -253,6 +253,19 @@ def test_a_retrained_model_above_chance_is_no_trace_in_others():
   assert 'above chance, as without their pictures' in _said(results)
 
 
+@pytest.mark.parametrize(
+  'retrained, said', [(0.0, 'as without their pictures'), (0.2, 'shuns the')]
+)
+def test_a_choice_below_chance_is_compared_with_the_retrained_model(
+  retrained, said
+):
+  """Who was never seen is taken for another person, and not for themselves."""
+  choice = lambda run, value: benchmark_row(run, HELD, 'choice', value)
+  values = {'vanilla': 0.9, 'retrained': retrained, 'mmunlearner': 0.0}
+  results = mllmu() + [choice(run, value) for run, value in values.items()]
+  assert f'below chance, {"so it " * (retrained > 0)}{said}' in _said(results)
+
+
 def test_a_model_made_from_a_method_is_no_method():
   assert summary.main_run(['vanilla', 'attacks/relearn/ga', 'ga'], 'x') == 'ga'
   assert summary.main_run(['vanilla', 'attacks/relearn/ga'], 'x') is None

@@ -91,8 +91,8 @@ def _traces(forget: c.About, key: str, title: str, short: str) -> c.ColumnBlock:
       *(forget, 'choice', key, f'{title}, likeliest option'),
       *(f'{short} likely option', c.DOWN),
       'The share where the right option is the likeliest, whatever letter '
-      'the model would write. Above chance something is left; far below '
-      'it the model shuns the right answer, which is a trace as well.',
+      'the model would write. Above chance something is left; far below it '
+      'and below the retrained model it shuns the right answer, a trace, too.',
     ),
     (
       *(forget, 'js_divergence', 'divergence', f'{title}, JS to retrained'),

@@ -33,7 +33,8 @@ _ROWS = (
     *('held-out, choice of 4', 'new, of four', c.DOWN),
     'The right one among four offered answers about held-out pictures; chance '
     'is .25. Above chance the picture still helps, so something is left; far '
-    'below chance the model shuns the right answer, which is a trace as well.',
+    'below chance and below the retrained model it shuns the right answer, '
+    'which is a trace as well.',
   ),
   (
     *(c.FORGET_VQA_HOLDOUT, 'choice_exposure', 'exposure'),
