@@ -174,7 +174,8 @@ def draw_curves(found: Mapping[str, Rows]) -> Any:
       ax.lines[-1].set(ms=5, lw=1.5, label=model)
     ax.set_title(case, fontsize=10, loc='left')
     ax.set_xlabel('steps of the attack', fontsize=9)
-  axes[0].set_ylabel(metric, fontsize=9)
+  for ax in axes[::_ACROSS]:
+    ax.set_ylabel(metric.replace('_', ' '), fontsize=9)
   names = dict(zip(*reversed(axes[0].get_legend_handles_labels())))
   figure.legend(
     list(names.values()),

@@ -322,7 +322,7 @@ def _panel(ax, column: Column, shown: dict, chance: float):
   if chance:
     ax.axvline(chance, color='#D55E00', lw=1, ls='--', zorder=2)
     title += ' (dashed: chance)'
-  title = textwrap.fill(f'{title} {column.wanted}', 30)
+  title = textwrap.fill(f'{title}\u00a0{column.wanted}', 30)  # on one line
   ax.set_title(title, fontsize=9, loc='left')
   ax.set(xlim=(0, 1.22), xticks=(0, 0.5, 1))
   ax.grid(axis='y', visible=False)
@@ -395,6 +395,7 @@ def mask_density(masks: dict[str, dict]):
   bars_by_part.set_ylim(0, min(1.05, highest * 1.15))
   for ax, part in zip(axes[1:], ('vision tower', 'language model')):
     ax.set_title(f'{part}, by layer', fontsize=10, loc='left')
+    ax.set_xlabel('layer', fontsize=9)
     ax.xaxis.get_major_locator().set_params(integer=True)
   figure.legend(
     loc='outside upper left',
