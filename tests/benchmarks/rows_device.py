@@ -123,7 +123,11 @@ def _shape(model, rows) -> memory.Rows:
 
 
 def _flops(model, shape) -> float:
-  """Operations of a loss and its gradient; nothing is computed again."""
+  """Operations of a loss and its gradient; nothing is computed again.
+
+  The last layer counts with every token, and runs where answers count alone:
+  of 32 layers 3 % too much, of one layer two thirds.
+  """
   config = dataclasses.replace(model.config, remat='none', attention='xla')
   return shape.count * roofline.row_flops(config, descend, *shape[1:])
 
