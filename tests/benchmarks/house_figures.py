@@ -44,7 +44,7 @@ WHAT = "'what' as a noun per 1,000 words"
 
 # No figure may exceed its limit.
 LIMITS = {
-  'package lines': 42_240,  # 22,000 were wanted; guards, attacks, methods since
+  'package lines': 42_220,  # 22,000 were wanted; guards, attacks, methods since
   TOP: 13,
   FULLEST: 10,
   SHARED: 15,

@@ -124,16 +124,10 @@ def continue_and_score(
 _NONE = -1  # the token that logits give which are not finite
 
 
-@functools.partial(
-  jax.jit,
-  static_argnames=(
-    'prefill',
-    'extend',
-    'max_new_tokens',
-    'stop_ids',
-    'repetition_penalty',
-  ),
-)
+_STATIC = 'prefill extend max_new_tokens stop_ids repetition_penalty'.split()
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
 def _continue_and_score(
   params,
   batch,
@@ -334,8 +328,7 @@ def prompt_batches(
     rows: questions, with pictures and without.
     encoder: encoder of the questions.
     size: B; the last batch is padded with empty rows.
-    padding: ``'right'`` or ``'left'``, the side where short prompts are
-      padded.
+    padding: side where short prompts are padded, ``'right'`` or ``'left'``.
   """
   prompts = [processing.prompt_of(encoder.example(row)) for row in rows]
   sequences = [[encoder.document([prompt])] for prompt in prompts]

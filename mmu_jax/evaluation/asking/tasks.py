@@ -114,10 +114,8 @@ class _Entry(NamedTuple):
 
 def _entry(question, protocol, encoder) -> _Entry:
   """The examples of a question."""
-  asked, given = (
-    protocol.ask(question, encoder),
-    protocol.answers(question, encoder),
-  )
+  asked = protocol.ask(question, encoder)
+  given = protocol.answers(question, encoder)
   if asked is None and not given:
     raise UserError(
       f'{question.row.key} is neither continued nor scored by the protocol '
