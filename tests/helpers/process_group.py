@@ -7,7 +7,9 @@ MMU_PROCESS_ID, so that a program begins with
   distributed.initialize()
 
 NUMBER is the id too, for programs that emulate a cluster. Collectives go
-through gloo. Two processes take some five seconds on two cores.
+through gloo, whose threads write on stdout, one into the line of another: what
+a program prints goes to stderr, and stdout to nobody. Two processes take some
+five seconds on two cores.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,11 +44,15 @@ MPI = {
 }
 
 
+# The first line of each program.
+PRINT_ON_STDERR = 'import sys; sys.stdout = sys.stderr\n'
+
+
 class Done(NamedTuple):
   """What became of a process."""
 
   returncode: int
-  output: str  # stdout and stderr together, without the lines of gloo
+  output: str  # the program's stdout and stderr together
 
 
 def free_port() -> int:
@@ -81,7 +87,7 @@ def run(
   port = free_port()
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / 'program.py'
-    path.write_text(textwrap.dedent(program))
+    path.write_text(PRINT_ON_STDERR + textwrap.dedent(program))
     logs = [pathlib.Path(folder) / f'{i}.log' for i in range(processes)]
     started = []
     for i, log in enumerate(logs):
@@ -93,12 +99,15 @@ def run(
               port, processes, i, devices, {'NUMBER': str(i), **(environ or {})}
             ),
             stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
+            stdout=subprocess.DEVNULL,
+            stderr=out,
           )
         )
     _wait(started, timeout)
-    return [Done(p.returncode, _text(log)) for p, log in zip(started, logs)]
+    return [
+      Done(p.returncode, log.read_text(errors='replace'))
+      for p, log in zip(started, logs)
+    ]
 
 
 def results(program: str, **options) -> list[str]:
@@ -135,9 +144,3 @@ def _wait(started, timeout):
       if process.poll() is None:
         process.kill()
       process.wait()
-
-
-def _text(log):
-  """What a process printed."""
-  lines = log.read_text(errors='replace').splitlines(keepends=True)
-  return ''.join(line for line in lines if not line.startswith('[Gloo]'))
