@@ -7,6 +7,8 @@
 # launch/gke.sh --dry_run ... prints the manifest and applies nothing; pipe it
 # into `kubectl apply --dry-run=server -f -` to have the cluster check it.
 #
+# The workdir is in /runs, the persistent volume of the manifest.
+#
 # With MMU_EXACT=1 a run that goes on is bit for bit the one that was evicted: by
 # deterministic kernels, which may be slower.
 #
@@ -33,6 +35,22 @@ for number in "$nodes" "$gpus"; do
     echo "gke.sh: NODES and GPUS are numbers >= 1; got '$number'" >&2
     exit 2
   fi
+done
+
+if [[ -z $dry_run && -z ${IMAGE:-} ]]; then
+  echo 'gke.sh: IMAGE names an image that the cluster can pull, as' \
+    'REGISTRY/mmu:1: build launch/Dockerfile, and push it' >&2
+  exit 2
+fi
+before=
+for word in "$@"; do
+  [[ $before == --workdir ]] && word=--workdir=$word
+  if [[ $word == --workdir=* && $word != --workdir=/runs/* ]]; then
+    echo "gke.sh: only /runs outlasts a pod; got '$word', and" \
+      '--workdir=/runs/NAME would be kept' >&2
+    exit 2
+  fi
+  before=$word
 done
 
 flags=--xla_gpu_enable_latency_hiding_scheduler=true

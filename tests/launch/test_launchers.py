@@ -294,7 +294,7 @@ def test_the_jobset_starts_all_pods_again_after_a_save_and_fails_otherwise():
 
 
 def test_gke_fills_in_the_manifest():
-  command = [*JOB, '--config.note=a "b" & \\c|d']
+  command = [*JOB[:-1], '--workdir=/runs/a b', '--config.note=a "b" & \\c|d']
   environ = os.environ | {
     'NAME': 'people',
     'NODES': '4',
@@ -314,8 +314,29 @@ def test_gke_fills_in_the_manifest():
   assert variables['XLA_FLAGS'].split() == [SENDING, f'{EXACT}=true']
   assert variables['MMU_COORDINATOR'] == 'people-workers-0-0.people:8476'
   assert 'gke.sh: ' not in done.stdout.split('apiVersion')[1]
-  done = _run(LAUNCH / 'gke.sh', *JOB, env=os.environ | {'NODES': 'two'})
-  assert done.returncode == 2 and "got 'two'" in done.stderr
+
+
+def test_gke_starts_nothing_whose_results_would_be_lost_or_not_begin(tmp_path):
+  called = tmp_path / 'called'
+  kubectl = tmp_path / 'kubectl'
+  kubectl.write_text(f'#!/bin/sh\ntouch {called}\n')
+  kubectl.chmod(0o755)
+  path = {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'IMAGE': 'here/mmu:2'}
+
+  def wrong(*words, **environ):
+    done = _run(LAUNCH / 'gke.sh', *words, env=os.environ | path | environ)
+    assert done.returncode == 2 and not called.exists()
+    return done.stderr
+
+  assert "got 'two'" in wrong(*JOB, NODES='two')
+  assert 'IMAGE names an image' in wrong(*JOB, IMAGE='')
+  job = JOB[:-1]
+  assert "got '--workdir=/tmp/runs/a'" in wrong(*job, '--workdir=/tmp/runs/a')
+  assert "got '--workdir=runs/a'" in wrong(*job, '--workdir', 'runs/a')
+  for words in ('--workdir=/runs/a',), ('--workdir', '/runs/a'):
+    called.unlink(missing_ok=True)
+    done = _run(LAUNCH / 'gke.sh', *job, *words, env=os.environ | path)
+    assert done.returncode == 0 and called.exists(), done.stderr
 
 
 def test_the_image_has_mmu_as_its_first_process():
