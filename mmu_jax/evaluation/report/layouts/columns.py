@@ -158,8 +158,8 @@ IN_TEXT = 'what it knows in text about them'
 SEEN = 'pictures that it was trained on'
 NAMES_ANOTHER = (
   'Answers about pictures of the forgotten that name somebody else who is '
-  'known: it was said of the wrong one, a harm of its own. The model before '
-  'unlearning and the retrained one tell how many there are anyway.'
+  'known: it was said of the wrong one, a harm of its own. But whoever does '
+  'not know a face names another, so the yardstick is the retrained model.'
 )
 EXPOSURE = (
   'How far the true answer stands out among answers that are true of others, '

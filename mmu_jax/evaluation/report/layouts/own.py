@@ -68,11 +68,14 @@ _METRICS = (
   ),
 )
 _TRACES = (
-  (*('names_another', 'names somebody else', 'names other'), c.NAMES_ANOTHER),
-  ('exposure', 'exposure in bits', 'bits', c.EXPOSURE),
-  ('nll', 'nats of the true answer', 'nats', c.NLL),
   (
-    *('js_divergence', 'JS of options to retrained', 'JS'),
+    *('names_another', 'names somebody else', 'names other', c.NEAR),
+    c.NAMES_ANOTHER,
+  ),
+  ('exposure', 'exposure in bits', 'bits', c.DOWN, c.EXPOSURE),
+  ('nll', 'nats of the true answer', 'nats', c.NEAR, c.NLL),
+  (
+    *('js_divergence', 'JS of options to retrained', 'JS', c.DOWN),
     'How differently the model and the retrained one weigh the options: '
     'Jensen-Shannon divergence, from 0 to 1 bit.',
   ),
@@ -96,9 +99,9 @@ def _traces() -> c.ColumnBlock:
   rows = (
     (
       *(about, metric, f'{who}/{metric}', f'{who}, {title}'),
-      *(f'{short} {brief}', c.NEAR if metric == 'nll' else c.DOWN, meaning),
+      *(f'{short} {brief}', wanted, meaning),
     )
-    for metric, title, brief, meaning in _TRACES
+    for metric, title, brief, wanted, meaning in _TRACES
     for who, short, about, _ in _WHO[:2]
   )
   return c.ColumnBlock('traces of the forgotten', '', c.columns_of(rows))

@@ -25,7 +25,7 @@ _ROWS = (
   ),
   (
     *(c.FORGET_VQA_HOLDOUT, 'names_another', 'another'),
-    *('held-out, names somebody else', 'new, names other', c.DOWN),
+    *('held-out, names somebody else', 'new, names other', c.NEAR),
     c.NAMES_ANOTHER,
   ),
   (
