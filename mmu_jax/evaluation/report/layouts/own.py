@@ -67,15 +67,13 @@ _METRICS = (
     'The share of rows with options that are answered with the right letter.',
   ),
 )
+_NEAR = ('names_another', 'nll')  # as in the retrained model
 _TRACES = (
+  (*('names_another', 'names somebody else', 'names other'), c.NAMES_ANOTHER),
+  ('exposure', 'exposure in bits', 'bits', c.EXPOSURE),
+  ('nll', 'nats of the true answer', 'nats', c.NLL),
   (
-    *('names_another', 'names somebody else', 'names other', c.NEAR),
-    c.NAMES_ANOTHER,
-  ),
-  ('exposure', 'exposure in bits', 'bits', c.DOWN, c.EXPOSURE),
-  ('nll', 'nats of the true answer', 'nats', c.NEAR, c.NLL),
-  (
-    *('js_divergence', 'JS of options to retrained', 'JS', c.DOWN),
+    *('js_divergence', 'JS of options to retrained', 'JS'),
     'How differently the model and the retrained one weigh the options: '
     'Jensen-Shannon divergence, from 0 to 1 bit.',
   ),
@@ -99,9 +97,9 @@ def _traces() -> c.ColumnBlock:
   rows = (
     (
       *(about, metric, f'{who}/{metric}', f'{who}, {title}'),
-      *(f'{short} {brief}', wanted, meaning),
+      *(f'{short} {brief}', c.NEAR if metric in _NEAR else c.DOWN, meaning),
     )
-    for metric, title, brief, wanted, meaning in _TRACES
+    for metric, title, brief, meaning in _TRACES
     for who, short, about, _ in _WHO[:2]
   )
   return c.ColumnBlock('traces of the forgotten', '', c.columns_of(rows))
@@ -118,10 +116,8 @@ def _told(who: str, about: str, *metrics: str) -> tuple[c.Told, ...]:
   }
   return tuple(
     c.Told(
-      f'{who}/{metric}',
-      f'{who}, {words[metric][0]}',
-      words[metric][1],
-      about,
+      *(f'{who}/{metric}', f'{who}, {words[metric][0]}'),
+      *(words[metric][1], about),
       right=metric not in ('rougeL', 'probability'),
       chance=0.25 if metric == 'choice' else 0.0,
     )
