@@ -13,15 +13,16 @@ from typing import NamedTuple
 
 from flax import nnx
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from mmu_jax import sharding
 from mmu_jax.errors import UserError
+from mmu_jax.models import attention as attention_lib
 from mmu_jax.models import layers as layers_lib
 from mmu_jax.models import rotary as rotary_lib
-from mmu_jax.models.attention import attend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,12 +169,15 @@ class LlamaAttention(nnx.Module):
       q, k = self.q_norm(q), self.k_norm(k)
     q = rotary_lib.rotate(q, pick(cos), pick(sin))
     k = rotary_lib.rotate(k, cos, sin)
+    if not self.qk_norm:  # whose backward pass reads the products before them
+      q, k = (checkpoint_name(x, attention_lib.PRODUCT) for x in (q, k))
     v = heads(self.v_proj(x))
     if cache is not None:
       cache = write_tokens(cache, k, v, *place)
       k, v = jax.tree.map(lambda x: x[place[0]], cache)
-    how = dict(causal=causal and at is None, implementation=implementation)
-    out = attend(q, k, v, pick(mask)[:, None], scale=self.scale, **how)
+    causal = causal and at is None
+    how = dict(causal=causal, implementation=implementation, scale=self.scale)
+    out = attention_lib.attend(q, k, v, pick(mask)[:, None], **how)
     return self.o_proj(out.reshape(*out.shape[:2], -1)), cache
 
 
@@ -182,9 +186,8 @@ class LlamaMlp(nnx.Module):
 
   def __init__(self, config: LlamaConfig, dtype, rngs: nnx.Rngs):
     d, hidden = config.hidden_size, config.intermediate_size
-    linear = lambda i, o: layers_lib.Linear(
-      i, o, use_bias=False, dtype=dtype, rngs=rngs
-    )
+    how = dict(use_bias=False, dtype=dtype, rngs=rngs)
+    linear = functools.partial(layers_lib.Linear, **how)
     self.gate_proj, self.up_proj = linear(d, hidden), linear(d, hidden)
     self.down_proj = linear(hidden, d)
     self.act = layers_lib.ACTIVATIONS[config.hidden_act]
