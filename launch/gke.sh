@@ -38,16 +38,18 @@ for number in "$nodes" "$gpus"; do
 done
 
 if [[ -z $dry_run && -z ${IMAGE:-} ]]; then
-  echo 'gke.sh: IMAGE names an image that the cluster can pull, as' \
-    'REGISTRY/mmu:1: build launch/Dockerfile, and push it' >&2
+  echo 'gke.sh: set IMAGE to an image that the cluster can pull, such as' \
+    'REGISTRY/mmu:1 (build launch/Dockerfile and push it)' >&2
   exit 2
 fi
 before=
 for word in "$@"; do
   [[ $before == --workdir ]] && word=--workdir=$word
-  if [[ $word == --workdir=* && $word != --workdir=/runs/* ]]; then
-    echo "gke.sh: only /runs outlasts a pod; got '$word', and" \
-      '--workdir=/runs/NAME would be kept' >&2
+  outside=
+  [[ $word == --workdir=/runs/?* && $word/ != */../* ]] || outside=1
+  if [[ $word == --workdir=* && -n $outside ]]; then
+    echo "gke.sh: only the volume /runs outlasts a pod; got '$word'." \
+      'Give --workdir=/runs/NAME' >&2
     exit 2
   fi
   before=$word

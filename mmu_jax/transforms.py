@@ -293,9 +293,8 @@ def hf_adamw(
   ) -> tuple[Any, Any]:
     del extra
     count = optax.safe_increment(state.count)
-    lr = (
-      learning_rate(state.count) if callable(learning_rate) else (learning_rate)
-    )
+    lr = learning_rate
+    lr = lr(state.count) if callable(lr) else lr
     mu = optax.tree.update_moment(updates, state.mu, b1, 1)
     nu = optax.tree.update_moment(updates, state.nu, b2, 2)
     correction = jnp.sqrt(1 - b2**count) / (1 - b1**count)

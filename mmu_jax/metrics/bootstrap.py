@@ -229,5 +229,4 @@ def _draw(
   size: int, num_resamples: int, seed: int | Sequence[int]
 ) -> np.ndarray:
   """Which of ``size`` units each resampling holds, ``[R, size]``."""
-  rng = np.random.default_rng(seed)
-  return rng.integers(size, size=(num_resamples, size))
+  return np.random.default_rng(seed).integers(size, size=(num_resamples, size))

@@ -17,7 +17,7 @@ from mmu_jax.models.attention import PRODUCT
 
 REMAT = {
   'none': None,  # keep every activation
-  # Keep what linear layers and attention give; norms, activations are cheap.
+  # Keep what linear layers, rotations and attention give; the rest is cheap.
   'products': jax.checkpoint_policies.save_only_these_names(PRODUCT),
   'full': jax.checkpoint_policies.nothing_saveable,  # keep layer inputs only
 }

@@ -8,8 +8,8 @@ MMU_PROCESS_ID, so that a program begins with
 
 NUMBER is the id too, for programs that emulate a cluster. Collectives go
 through gloo, whose threads write on stdout, one into the line of another: what
-a program prints goes to stderr, and stdout to nobody. Two processes take some
-five seconds on two cores.
+a program prints goes to stderr, and stdout is discarded. Two processes take
+some five seconds on two cores.
 """
 
 from collections.abc import Mapping, Sequence

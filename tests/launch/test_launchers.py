@@ -316,7 +316,7 @@ def test_gke_fills_in_the_manifest():
   assert 'gke.sh: ' not in done.stdout.split('apiVersion')[1]
 
 
-def test_gke_starts_nothing_whose_results_would_be_lost_or_not_begin(tmp_path):
+def test_gke_refuses_a_lost_workdir_no_image_and_a_wrong_number(tmp_path):
   called = tmp_path / 'called'
   kubectl = tmp_path / 'kubectl'
   kubectl.write_text(f'#!/bin/sh\ntouch {called}\n')
@@ -329,8 +329,14 @@ def test_gke_starts_nothing_whose_results_would_be_lost_or_not_begin(tmp_path):
     return done.stderr
 
   assert "got 'two'" in wrong(*JOB, NODES='two')
-  assert 'IMAGE names an image' in wrong(*JOB, IMAGE='')
   job = JOB[:-1]
+  assert 'set IMAGE to an image' in wrong(*job, IMAGE='')
+  done = _run(
+    *(LAUNCH / 'gke.sh', '--dry_run', *job), env=os.environ | {'IMAGE': ''}
+  )
+  assert done.returncode == 0 and 'image: mmu:latest' in done.stdout
+  assert "got '--workdir=/a'" in wrong('--dry_run', *job, '--workdir=/a')
+  assert "got '--workdir=/runs/../a'" in wrong(*job, '--workdir=/runs/../a')
   assert "got '--workdir=/tmp/runs/a'" in wrong(*job, '--workdir=/tmp/runs/a')
   assert "got '--workdir=runs/a'" in wrong(*job, '--workdir', 'runs/a')
   for words in ('--workdir=/runs/a',), ('--workdir', '/runs/a'):

@@ -185,8 +185,8 @@ def test_a_cache_goes_where_its_rules_say_on_a_mesh():
 
 
 @pytest.mark.parametrize('qk_norm', [False, True])
-def test_queries_are_kept_as_they_are_read_and_rotated_once(qk_norm):
-  """Heads of width 10: rotated, or as a product of width 20 for their norm."""
+def test_queries_and_keys_are_kept_as_they_are_read_and_rotated_once(qk_norm):
+  """Two heads of width 10 and one: rotated, or as products for a norm."""
   model = _model(20, 16, 24, 3, 2, 1, head_dim=10, qk_norm=qk_norm)
   definition, state = nnx.split(model)
   tokens = np.zeros((2, 12), int)
@@ -196,5 +196,6 @@ def test_queries_are_kept_as_they_are_read_and_rotated_once(qk_norm):
     return jax.vjp(run, state)[1]
 
   shapes = [x.shape for x in jax.tree.leaves(jax.eval_shape(backward, state))]
-  found = [shapes.count((3, 2, 12, *of)) for of in ((20,), (2, 10))]
-  assert found == ([1, 0] if qk_norm else [0, 1])
+  kinds = (20,), (2, 10), (10,), (1, 10)  # queries; keys, beside the values
+  found = [shapes.count((3, 2, 12, *kind)) for kind in kinds]
+  assert found == ([1, 0, 2, 0] if qk_norm else [0, 1, 1, 1])

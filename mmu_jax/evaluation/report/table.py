@@ -161,8 +161,7 @@ def _caption(results) -> str:
   """Explains the numbers, below the last table."""
   layout = scored.shown_layout(results)
   what = f'{layout.note or "value"}, below it the 95 % interval'
-  asked = asked_by(results)
-  said = '; '.join(filter(None, (asked, what, layout.derived)))
+  said = '; '.join(filter(None, (asked_by(results), what, layout.derived)))
   notes = scored.unusable(results).values()
   return '\n'.join([said, *(f'{scored.MARK} {note}' for note in notes)])
 

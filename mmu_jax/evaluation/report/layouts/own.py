@@ -116,8 +116,10 @@ def _told(who: str, about: str, *metrics: str) -> tuple[c.Told, ...]:
   }
   return tuple(
     c.Told(
-      *(f'{who}/{metric}', f'{who}, {words[metric][0]}'),
-      *(words[metric][1], about),
+      f'{who}/{metric}',
+      f'{who}, {words[metric][0]}',
+      words[metric][1],
+      about,
       right=metric not in ('rougeL', 'probability'),
       chance=0.25 if metric == 'choice' else 0.0,
     )

@@ -92,10 +92,12 @@ def test_every_measured_score_has_a_table_in_the_words_of_the_file():
     'forget VQA↓ holdout VQA↓ forget QA↑ holdout QA↑ retain VQA↑ retain QA↑ '
     'real VQA↑ real QA↑'
   )
-  traces = [c.metric for c in blocks['traces of the forgotten'].columns]
+  traces = [
+    f'{c.metric}{c.wanted}' for c in blocks['traces of the forgotten'].columns
+  ]
   assert traces == [
-    *('names_another', 'names_another', 'nll', 'nll'),
-    *('js_divergence', 'js_divergence'),
+    *('names_another≈', 'names_another≈', 'nll≈', 'nll≈'),
+    *('js_divergence↓', 'js_divergence↓'),
   ]
   assert scored.rows(results)['ga_diff']['holdout VQA/contains'].value == 0
 
