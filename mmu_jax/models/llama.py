@@ -169,7 +169,8 @@ class LlamaAttention(nnx.Module):
       q, k = self.q_norm(q), self.k_norm(k)
     q = rotary_lib.rotate(q, pick(cos), pick(sin))
     k = rotary_lib.rotate(k, cos, sin)
-    if not self.qk_norm:  # whose gradient reads what is not rotated yet
+    # Kept for the gradient; that of a norm needs what is not rotated as well.
+    if not self.qk_norm:
       q, k = (checkpoint_name(x, attention_lib.PRODUCT) for x in (q, k))
     v = heads(self.v_proj(x))
     if cache is not None:
